@@ -1,0 +1,73 @@
+"""NNX modules split once into a static graph and a flat dict of arrays.
+
+Everything outside `vpp_jax.models` (losses, optimizers, EMA, partition rules, checkpoints, conversion) sees `Params`: a flat
+dict from a parameter's dotted path, e.g. `down_blocks.0.resnets.0.spatial_res_block.norm1.scale`, to its array. `jax.jit` works
+on functions of such dicts; `nnx.jit` is never used, since it walks the module graph on every call.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import jax
+from flax import nnx
+
+Params = dict[str, jax.Array]
+ModuleT = TypeVar("ModuleT", bound=nnx.Module)
+
+
+def flatten(tree: nnx.State) -> Params:
+    """Nested NNX state -> {dotted path: array (or ShapeDtypeStruct)}, sorted by path."""
+    pairs = ((".".join(map(str, path)), variable.get_value()) for path, variable in nnx.to_flat_state(tree))
+    return dict(sorted(pairs))
+
+
+def with_prefix(prefix: str, params: Params) -> Params:
+    """Adds `prefix/` in front of every name: several modules share one dict."""
+    return {f"{prefix}/{name}": value for name, value in params.items()}
+
+
+def select(prefix: str, params: Params) -> Params:
+    """The parameters under `prefix/`, with the prefix removed; the inverse of `with_prefix`."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): value for name, value in params.items() if name.startswith(start)}
+
+
+def parameter_count(params: Params) -> int:
+    return sum(value.size for value in params.values())
+
+
+@dataclass(frozen=True)
+class PureModule(Generic[ModuleT]):
+    """An NNX module as a pair (static graph definition, abstract parameters).
+
+    `init(key)` makes concrete parameters, `bind(params)` rebuilds the module around them; both are meant to run inside `jax.jit`.
+    """
+
+    build: Callable[[nnx.Rngs], ModuleT]
+    graphdef: nnx.GraphDef
+    abstract: Params  # name -> jax.ShapeDtypeStruct
+
+    @classmethod
+    def of(cls, build: Callable[[nnx.Rngs], ModuleT]) -> "PureModule[ModuleT]":
+        """`build` makes the module from its random streams, e.g. `lambda rngs: SpatioTemporalUNet(config, rngs=rngs)`."""
+        abstract_module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+        graphdef, state = nnx.split(abstract_module, nnx.Param)
+        return cls(build, graphdef, flatten(state))
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters from one PRNG key."""
+        return flatten(nnx.state(self.build(nnx.Rngs(key)), nnx.Param))
+
+    def bind(self, params: Params) -> ModuleT:
+        """The module holding `params`. Raises ValueError when names or shapes are not this module's."""
+        if params.keys() != self.abstract.keys():
+            missing, unexpected = sorted(self.abstract.keys() - params.keys()), sorted(params.keys() - self.abstract.keys())
+            raise ValueError(f"parameters do not fit the module: missing {missing[:5]}, unexpected {unexpected[:5]}")
+        wrong = {name: (params[name].shape, spec.shape) for name, spec in self.abstract.items() if params[name].shape != spec.shape}
+        if wrong:
+            name, (got, want) = next(iter(wrong.items()))
+            raise ValueError(f"{len(wrong)} parameters have another shape, first {name}: {got}, expected {want}")
+        empty = nnx.split(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))), nnx.Param)[1]
+        leaves = [(path, variable.replace(params[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(empty)]
+        return nnx.merge(self.graphdef, nnx.from_flat_state(leaves))
