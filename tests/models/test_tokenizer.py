@@ -1,0 +1,84 @@
+"""CLIP's byte-pair encoding: known ids, padding, truncation, and its place outside JAX."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vpp_jax.models.tokenizer import END_OF_TEXT, START_OF_TEXT, CLIPTokenizer
+
+
+def test_known_ids():
+    ids, mask = CLIPTokenizer(8)(["a photo of a cat"])
+    np.testing.assert_array_equal(ids, [[49406, 320, 1125, 539, 320, 2368, 49407, 49407]])
+    np.testing.assert_array_equal(mask, [[True] * 7 + [False]])
+    assert ids.dtype == np.int32
+    assert mask.dtype == bool
+
+
+def test_case_and_spacing_do_not_matter():
+    ids, _ = CLIPTokenizer(20)(["push the red block", "  Push   THE red\nblock "])
+    np.testing.assert_array_equal(ids[0], ids[1])
+
+
+def test_rows_are_start_sentence_end_padding():
+    ids, mask = CLIPTokenizer(20)(["lift the red block from the drawer", "open the drawer", "don't push café 42!"])
+    for row, row_mask in zip(ids, mask, strict=True):
+        count = int(row_mask.sum())
+        assert row[0] == START_OF_TEXT
+        assert np.all(row_mask[:count])
+        assert not np.any(row_mask[count:])
+        assert np.argmax(row == END_OF_TEXT) == count - 1  # the first end token is the real one
+        assert np.all(row[count - 1 :] == END_OF_TEXT)
+
+
+def test_width_only_adds_padding():
+    short, long = (CLIPTokenizer(length)(["open the drawer"]) for length in (10, 77))
+    np.testing.assert_array_equal(short[0], long[0][:, :10])
+    np.testing.assert_array_equal(short[1], long[1][:, :10])
+    assert not long[1][:, 10:].any()
+
+
+def test_long_sentences_keep_their_end_token():
+    sentence = "a photo of a cat " * 30
+    (cut,), (cut_mask,) = CLIPTokenizer(20)([sentence])
+    (whole,), _ = CLIPTokenizer(77)([sentence])
+    np.testing.assert_array_equal(cut[:19], whole[:19])
+    assert cut[19] == END_OF_TEXT
+    assert cut_mask.all()
+
+
+@pytest.mark.parametrize("empty", ["", "   ", "\n\t"])
+def test_empty_instruction_is_refused(empty):
+    with pytest.raises(ValueError, match="instruction 1 of 2 is empty"):
+        CLIPTokenizer(20)(["open the drawer", empty])
+
+
+def test_one_string_is_refused():
+    with pytest.raises(TypeError, match="list of sentences"):
+        CLIPTokenizer(20)("open the drawer")
+
+
+@pytest.mark.parametrize("length", [0, 2, 78])
+def test_bad_length_is_refused(length):
+    with pytest.raises(ValueError, match="text length"):
+        CLIPTokenizer(length)
+
+
+def test_pickles_for_worker_processes():
+    tokenizer = CLIPTokenizer(20)
+    tokenizer(["open the drawer"])
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    np.testing.assert_array_equal(copy(["open the drawer"])[0], tokenizer(["open the drawer"])[0])
+
+
+def test_no_sentences_give_empty_arrays():
+    ids, mask = CLIPTokenizer(20)([])
+    assert ids.shape == mask.shape == (0, 20)
+
+
+def test_importing_it_leaves_jax_alone(project):
+    code = "import sys, vpp_jax.models.tokenizer; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=project, check=False).returncode == 0
