@@ -1,0 +1,74 @@
+"""What to read and how to cut it into examples. Frozen and checked when made."""
+
+from dataclasses import dataclass
+
+from data_pipelines.errors import DataError
+from data_pipelines.rlds.windows import CLIP_SAMPLING
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """One member of a mixture.
+
+    Attributes:
+      path: TFDS/RLDS directory, or its parent with version folders.
+      name: row of `data_pipelines.openx.registry`.
+      weight: share of the examples drawn from it, relative to the other members (a plain sampling weight, no size factor).
+      split, val_split: TFDS split names that stand for 'train' and 'val'.
+      views: views to use, by role ('primary', 'wrist', ...) or camera name; empty: the registry's.
+      clip_sampling: '' (the registry's), 'strided' or 'whole'.
+    """
+
+    path: str = ""
+    name: str = "calvin_mujoco"
+    weight: float = 1.0
+    split: str = "train"
+    val_split: str = "val"
+    views: tuple[str, ...] = ()
+    clip_sampling: str = ""
+
+    def __post_init__(self):
+        if not self.weight > 0:
+            raise DataError(f"data.datasets[{self.name}].weight is {self.weight}, expected a positive number")
+        if self.clip_sampling not in ("", *CLIP_SAMPLING):
+            raise DataError(f"data.datasets[{self.name}].clip_sampling is '{self.clip_sampling}', expected '' or one of "
+                            f"{', '.join(CLIP_SAMPLING)}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The training data.
+
+    Attributes:
+      batch_size: examples per step, over all processes.
+      clip_frames, clip_stride, clip_start_every: video windows, in steps of the episode (VPP on CALVIN: 16, 2, 2).
+      observation_stride: a policy example starts every so many steps.
+      chunk: actions per policy example.
+      threads: reader threads per process; 0 reads in the calling thread.
+      prefetch: examples read ahead per process.
+      on_bad_record: 'fail', or 'skip' (the next episode takes its place; counted and listed).
+      index_dir: where record indexes and statistics are kept; '' is beside the shards.
+      cache_mb, frame_cache_mb: memory for parsed episodes and for decoded, resized pictures, per dataset.
+    """
+
+    datasets: tuple[DatasetConfig, ...] = ()
+    batch_size: int = 16
+    clip_frames: int = 16
+    clip_stride: int = 2
+    clip_start_every: int = 2
+    observation_stride: int = 1
+    chunk: int = 10
+    threads: int = 2
+    prefetch: int = 32
+    on_bad_record: str = "fail"
+    index_dir: str = ""
+    cache_mb: int = 256
+    frame_cache_mb: int = 256
+
+    def __post_init__(self):
+        for name, least in (("batch_size", 1), ("clip_frames", 2), ("clip_stride", 1), ("clip_start_every", 1), ("observation_stride", 1),
+                            ("chunk", 1), ("threads", 0), ("prefetch", 0), ("cache_mb", 0), ("frame_cache_mb", 0)):
+            if getattr(self, name) < least:
+                raise DataError(f"data.{name} is {getattr(self, name)}, expected at least {least}")
+        if self.on_bad_record not in ("fail", "skip"):
+            raise DataError(f"data.on_bad_record is '{self.on_bad_record}', expected 'fail' or 'skip'")

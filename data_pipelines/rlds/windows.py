@@ -1,0 +1,53 @@
+"""Which steps of an episode make a training example. Pure functions of numbers; nothing here reads data."""
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+CLIP_SAMPLING = ("strided", "whole")
+
+
+def window_counts(lengths: Int[np.ndarray, "e"], start_every: int, first: int = 0) -> Int[np.ndarray, "e"]:
+    """Number of windows in episodes of `lengths` steps when one starts every `start_every` steps from step `first` on."""
+    return np.maximum(0, -(-(np.asarray(lengths, np.int64) - first) // start_every))
+
+
+def whole_clip(length: int, frames: int) -> Int[np.ndarray, "f"]:
+    """`frames` steps spread over the whole episode: trunc(linspace(0, length - 1, frames)), as VPP samples internet-like sources."""
+    return np.linspace(0, length - 1, frames).astype(np.int64)
+
+
+def strided_clip(length: int, start: int, frames: int, stride: int) -> Int[np.ndarray, "f"]:
+    """`frames` steps from `start` on, every `stride`-th, clamped to the last step of the episode, as VPP samples robot sources."""
+    return np.minimum(start + stride * np.arange(frames, dtype=np.int64), length - 1)
+
+
+def action_chunk(length: int, start: int, chunk: int) -> tuple[Int[np.ndarray, "k"], Bool[np.ndarray, "k"]]:
+    """Steps of the `chunk` actions that follow the observation at `start`, and which of them exist.
+
+    Beyond the episode's end the last step is repeated and the mask is False.
+    """
+    steps = start + np.arange(chunk, dtype=np.int64)
+    return np.minimum(steps, length - 1), steps < length
+
+
+class WindowTable:
+    """Numbers the windows of many episodes: `len(table)`, `table[i] -> (episode, window within it)`.
+
+    Holds one int64 per episode, so that a billion windows cost no more than their episodes.
+    """
+
+    def __init__(self, counts: Int[np.ndarray, "e"]):
+        self._stops = np.cumsum(np.asarray(counts, np.int64))
+
+    def __len__(self) -> int:
+        return int(self._stops[-1]) if len(self._stops) else 0
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        episode = int(np.searchsorted(self._stops, index, side="right"))
+        return episode, int(index - (self._stops[episode - 1] if episode else 0))
+
+    def next_episode(self, index: int) -> int:
+        """First window after the episode that window `index` belongs to; 0 after the last."""
+        return int(self._stops[self[index][0]]) % len(self)

@@ -1,0 +1,258 @@
+"""Training examples with random access: windows of episodes as dictionaries of NumPy arrays.
+
+A source is a function of its index alone: `len(source)`, `source[i]`. Order, mixing, batching and threads are the loader's.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from data_pipelines import statistics
+from data_pipelines.cache import ByteLRU
+from data_pipelines.config import DataConfig, DatasetConfig
+from data_pipelines.errors import BadRecordError, DataError
+from data_pipelines.openx.registry import DatasetSpec, dataset_spec
+from data_pipelines.rlds import windows
+from data_pipelines.rlds.dataset import Episode, RLDSDataset
+from data_pipelines.transforms import resize
+
+Example = dict[str, np.ndarray]
+# list[str] -> (ids int32[n l], mask bool[n l])
+Tokenizer = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
+
+
+class Source(Protocol):
+    """What the loader iterates."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Example: ...
+
+
+class _EpisodeSource:
+    """What clip and policy sources share: window numbering, pictures, sentences, and what happens to bad records.
+
+    Attributes:
+      skipped: "FILE record N: field: problem" of every record met and left out (on_bad_record=skip).
+    """
+
+    def __init__(self, dataset: RLDSDataset, spec: DatasetSpec, config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int,
+                 counts: np.ndarray):
+        self.dataset, self.spec, self.config = dataset, spec, config
+        self.image_size, self.text_length = image_size, text_length
+        self.skipped: dict[str, str] = {}
+        self._tokenizer = tokenizer
+        self._tokens: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._frames: ByteLRU[np.ndarray] = ByteLRU(config.frame_cache_mb << 20)
+        self._table = windows.WindowTable(counts)
+        fields = {**dataset.schema.steps, **dataset.schema.episode}
+        self._instruction = next((key for key in spec.instruction_keys if key in fields), None)
+        if self._instruction is None:
+            raise DataError(f"{dataset.directory}: none of the instruction fields of '{spec.name}' ({', '.join(spec.instruction_keys)}) "
+                            f"is in features.json (has {', '.join(fields)})")
+        if not len(self):
+            raise DataError(f"{dataset.directory} split {dataset.split}: {len(dataset)} episode(s) give no training window")
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> Example:
+        """Example `index`. A bad record raises, or (on_bad_record=skip) the first window of the next good episode stands in for it."""
+        index = int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        for _ in range(len(self.dataset)):
+            number, window = self._table[index]
+            try:
+                return self._example(self.dataset[number], number, window, index)
+            except BadRecordError as error:
+                if self.config.on_bad_record == "fail":
+                    raise
+                self.skipped[error.where] = f"{error.field}: {error.problem}" if error.field else error.problem
+                index = self._table.next_episode(index)
+        raise DataError(f"{self.dataset.directory} split {self.dataset.split}: no usable record; {len(self.skipped)} skipped")
+
+    def _example(self, episode: Episode, number: int, window: int, index: int) -> Example:
+        raise NotImplementedError
+
+    def _frame(self, episode: Episode, number: int, camera: str, step: int) -> np.ndarray:
+        def make() -> tuple[np.ndarray, int]:
+            frame = resize(episode.frame(camera, step), self.image_size)
+            return frame, frame.nbytes
+
+        return self._frames.get((number, camera, step), make)
+
+    def _text(self, episode: Episode, step: int) -> Example:
+        sentence = episode.text(self._instruction, step).strip()
+        if not sentence:
+            raise episode.bad(self._instruction, "empty instruction")
+        if sentence not in self._tokens:
+            ids, mask = self._tokenizer([sentence])
+            if ids.shape != (1, self.text_length):
+                raise DataError(f"the tokenizer gives shape {ids.shape}, expected {(1, self.text_length)} (text_length)")
+            self._tokens[sentence] = np.asarray(ids[0], np.int32), np.asarray(mask[0], bool)
+        ids, mask = self._tokens[sentence]
+        return {"text_ids": ids, "text_mask": mask}
+
+
+class ClipSource(_EpisodeSource):
+    """Video clips with their sentence: {video uint8[t s s 3], text_ids int32[l], text_mask bool[l]}.
+
+    Each window is seen from one view, drawn with the dataset's probabilities as a function of the window's number.
+    """
+
+    def __init__(self, dataset: RLDSDataset, spec: DatasetSpec, config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int,
+                 *, views: Sequence[str] = (), sampling: str = "", seed: int = 0):
+        self.sampling = sampling or spec.clip_sampling
+        whole = self.sampling == "whole"
+        counts = np.ones(len(dataset), np.int64) if whole else windows.window_counts(dataset.lengths, config.clip_start_every)
+        super().__init__(dataset, spec, config, image_size, tokenizer, text_length, counts)
+        views = tuple(views) or tuple(spec.clip_views)
+        self.cameras = tuple(spec.camera(view, dataset.schema.cameras, str(dataset.directory)) for view in views)
+        # views outside the row's table count as often as the others on average
+        weights = np.array([spec.clip_views.get(view, 1.0 / max(len(views), 1)) for view in views])
+        self._cumulative = np.cumsum(weights / weights.sum())
+        self._seed = seed
+
+    def metadata(self) -> dict:
+        return {"dataset": self.dataset.name, "version": self.dataset.version, "cameras": list(self.cameras), "sampling": self.sampling,
+                "windows": len(self)}
+
+    def _example(self, episode: Episode, number: int, window: int, index: int) -> Example:
+        draw = np.random.default_rng((self._seed, index)).random()
+        camera = self.cameras[min(int(np.searchsorted(self._cumulative, draw, side="right")), len(self.cameras) - 1)]
+        if self.sampling == "whole":
+            steps = windows.whole_clip(len(episode), self.config.clip_frames)
+        else:
+            start = window * self.config.clip_start_every
+            steps = windows.strided_clip(len(episode), start, self.config.clip_frames, self.config.clip_stride)
+        video = np.stack([self._frame(episode, number, camera, int(step)) for step in steps])
+        return {"video": video, **self._text(episode, int(steps[0]))}
+
+
+class PolicySource(_EpisodeSource):
+    """Observation and action chunk: {images/VIEW uint8[s s 3], proprio float32[p], action float32[k a], action_mask bool[k],
+    text_ids int32[l], text_mask bool[l]}. Action and proprio are normalised.
+
+    Attributes:
+      statistics: of the training split, whatever split is read.
+      action_normalizer, proprio_normalizer: as applied; `inverse` gives back what a robot understands.
+    """
+
+    def __init__(self, dataset: RLDSDataset, spec: DatasetSpec, config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int,
+                 *, views: Sequence[str] = (), action_dim: int | None = None, training_split: RLDSDataset | None = None):
+        counts = windows.window_counts(dataset.lengths, config.observation_stride, spec.first_step)
+        super().__init__(dataset, spec, config, image_size, tokenizer, text_length, counts)
+        where = str(dataset.directory)
+        self.views = tuple(views) or spec.policy_views
+        self.cameras = tuple(spec.camera(view, dataset.schema.cameras, where) for view in self.views)
+        _check_width(dataset, spec.action_key, spec.action_width, f"registry row '{spec.name}'")
+        if action_dim is not None:
+            _check_width(dataset, spec.action_key, action_dim, "the model's action_dim")
+        if spec.proprio_key:
+            _check_width(dataset, spec.proprio_key, spec.proprio_width, f"registry row '{spec.name}'")
+        self.statistics = statistics.load_or_compute(training_split or dataset, spec, index_dir=config.index_dir or None,
+                                                     on_bad_record=config.on_bad_record)
+        self.action_normalizer = self.statistics.action_normalizer(spec)
+        self.proprio_normalizer = self.statistics.proprio_normalizer()
+
+    def metadata(self) -> dict:
+        """What a checkpoint must carry to use a policy trained on this: JSON."""
+        return {
+            "dataset": self.dataset.name, "version": self.dataset.version, "registry": self.spec.name, "control_hz": self.spec.control_hz,
+            "views": dict(zip(self.views, self.cameras, strict=True)), "windows": len(self),
+            "action": self.action_normalizer.to_json(), "proprio": self.proprio_normalizer.to_json(),
+            "statistics": self.statistics.to_json(), "statistics_hash": self.statistics.hash,
+        }
+
+    def _example(self, episode: Episode, number: int, window: int, index: int) -> Example:
+        start = self.spec.first_step + window * self.config.observation_stride
+        steps, mask = windows.action_chunk(len(episode), start, self.config.chunk)
+        cameras = zip(self.views, self.cameras, strict=True)
+        example = {f"images/{view}": self._frame(episode, number, camera, start) for view, camera in cameras}
+        actions = statistics.finite(episode, self.spec.action_key)[steps]
+        if self.spec.proprio_key:
+            proprio = statistics.finite(episode, self.spec.proprio_key)[start]
+        else:
+            proprio = np.zeros(0, np.float32)
+        return {**example, "proprio": self.proprio_normalizer.forward(proprio), "action": self.action_normalizer.forward(actions),
+                "action_mask": mask, **self._text(episode, start)}
+
+
+class Mixture:
+    """Several sources one after another; the loader draws from them by weight. As a plain source it is their concatenation."""
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float]):
+        if not sources or len(sources) != len(weights):
+            raise DataError(f"a mixture needs one weight per dataset, got {len(sources)} datasets and {len(weights)} weights")
+        self.sources, self.weights = tuple(sources), tuple(float(weight) for weight in weights)
+        self.starts = tuple(np.cumsum([0, *map(len, sources)]).tolist())
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def __getitem__(self, index: int) -> Example:
+        member = int(np.searchsorted(self.starts, index, side="right")) - 1
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        return self.sources[member][index - self.starts[member]]
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        return {where: problem for source in self.sources for where, problem in source.skipped.items()}
+
+    def metadata(self) -> dict:
+        return {"datasets": [source.metadata() for source in self.sources], "weights": list(self.weights)}
+
+
+def clip_source(config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int, split: str = "train", *,
+                seed: int = 0) -> Mixture:
+    """Video clips of every dataset of `config`. `split`: 'train' or 'val' (mapped by each DatasetConfig), or a TFDS split name."""
+    def make(entry: DatasetConfig, spec: DatasetSpec) -> ClipSource:
+        return ClipSource(open_dataset(config, entry, split), spec, config, image_size, tokenizer, text_length,
+                          views=entry.views, sampling=entry.clip_sampling, seed=seed)
+
+    return _mixture(config, make)
+
+
+def policy_source(config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int, split: str = "train", *,
+                  views: Sequence[str] = (), action_dim: int | None = None) -> Mixture:
+    """Observations with action chunks of every dataset of `config`.
+
+    Args:
+      views: views of every example; default the DatasetConfig's, else the registry's.
+      action_dim: width the model expects; another one in the data is an error here, not inside a jitted function.
+    """
+    def make(entry: DatasetConfig, spec: DatasetSpec) -> PolicySource:
+        dataset = open_dataset(config, entry, split)
+        training = dataset if dataset.split == entry.split else open_dataset(config, entry, "train")
+        return PolicySource(dataset, spec, config, image_size, tokenizer, text_length, views=tuple(views) or entry.views,
+                            action_dim=action_dim, training_split=training)
+
+    mixture = _mixture(config, make)
+    widths = {(source.action_normalizer.width, source.proprio_normalizer.width, source.views) for source in mixture.sources}
+    if len(widths) > 1:
+        found = "; ".join(f"{source.dataset.name}: action {source.action_normalizer.width}, proprio {source.proprio_normalizer.width}, "
+                          f"views {','.join(source.views)}" for source in mixture.sources)
+        raise DataError(f"datasets of one policy must agree in action width, proprio width and views, but: {found}")
+    return mixture
+
+
+def open_dataset(config: DataConfig, entry: DatasetConfig, split: str = "train") -> RLDSDataset:
+    """The split of a member: 'train' and 'val' are the names its configuration gives them."""
+    name = {"train": entry.split, "val": entry.val_split}.get(split, split)
+    return RLDSDataset(entry.path, name, index_dir=config.index_dir or None, on_bad_record=config.on_bad_record,
+                       cache_bytes=config.cache_mb << 20)
+
+
+def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], Source]) -> Mixture:
+    if not config.datasets:
+        raise DataError("data.datasets is empty; name at least one dataset directory")
+    return Mixture([make(entry, dataset_spec(entry.name)) for entry in config.datasets], [entry.weight for entry in config.datasets])
+
+
+def _check_width(dataset: RLDSDataset, key: str, width: int, whose: str) -> None:
+    shape = dataset.schema.step(key, str(dataset.directory)).shape
+    if shape != (width,):
+        raise DataError(f"{dataset.directory}: field '{key}' has shape {list(shape)} in features.json, but {whose} says [{width}]. "
+                        "Choose the dataset or the configuration that belongs to the other")

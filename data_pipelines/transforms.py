@@ -1,0 +1,93 @@
+"""The one place that resizes pictures and the one place that scales actions: training, serving and evaluation all call these."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+NORMALIZATIONS = ("none", "mean_std", "quantile")
+# Below this spread a dimension is taken as constant: dividing by it would blow rounding noise up to the size of a signal.
+MIN_SPREAD = 1e-6
+
+
+def resize(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """Antialiased bilinear resize to a square, rounded back to uint8 (what VPP trains on; Pillow and torchvision agree on it).
+
+    A picture that is not square is squeezed, not cropped: nothing that the camera saw is lost.
+    """
+    if image.shape[:2] == (size, size):
+        return np.ascontiguousarray(image)
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """x -> (x - shift) / scale per dimension, and back.
+
+    `kind` says where the numbers come from: 'none' (identity), 'mean_std', or 'quantile' (1st and 99th percentile to -1 and 1, and
+    what lies outside is clipped, so there `inverse` is exact only inside). Dimensions left alone have shift 0 and scale 1.
+
+    Attributes:
+      clipped: per dimension, whether `forward` clips to [-1, 1].
+    """
+
+    kind: str
+    shift: tuple[float, ...]
+    scale: tuple[float, ...]
+    clipped: tuple[bool, ...]
+
+    def __post_init__(self):
+        if self.kind not in NORMALIZATIONS:
+            raise ValueError(f"normalisation '{self.kind}' is not one of {', '.join(NORMALIZATIONS)}")
+        if not len(self.shift) == len(self.scale) == len(self.clipped):
+            lengths = f"{len(self.shift)} shifts, {len(self.scale)} scales, {len(self.clipped)} clip flags"
+            raise ValueError(f"normalisation has {lengths}; expected as many of each")
+        if not all(scale > 0 for scale in self.scale):
+            raise ValueError(f"normalisation scales must be positive, got {self.scale}")
+
+    @property
+    def width(self) -> int:
+        return len(self.shift)
+
+    def forward(self, x: Float[np.ndarray, "*b d"]) -> Float[np.ndarray, "*b d"]:
+        """Raw to normalised, float32."""
+        y = (np.asarray(x, np.float64) - self.shift) / self.scale
+        return np.where(self.clipped, np.clip(y, -1.0, 1.0), y).astype(np.float32)
+
+    def inverse(self, y: Float[np.ndarray, "*b d"]) -> Float[np.ndarray, "*b d"]:
+        """Normalised to raw, float32."""
+        return (np.asarray(y, np.float64) * self.scale + self.shift).astype(np.float32)
+
+    def to_json(self) -> dict:
+        return {"kind": self.kind, "shift": list(self.shift), "scale": list(self.scale), "clipped": list(self.clipped)}
+
+    @classmethod
+    def from_json(cls, tree: dict) -> "Normalizer":
+        return cls(tree["kind"], tuple(map(float, tree["shift"])), tuple(map(float, tree["scale"])), tuple(map(bool, tree["clipped"])))
+
+    @classmethod
+    def identity(cls, width: int) -> "Normalizer":
+        return cls("none", (0.0,) * width, (1.0,) * width, (False,) * width)
+
+    @classmethod
+    def mean_std(cls, mean: Sequence[float], std: Sequence[float], mask: Sequence[bool] | None = None) -> "Normalizer":
+        """`mask`: False leaves a dimension as it is (grippers, which are already 0..1 or +-1)."""
+        used = (True,) * len(mean) if mask is None else tuple(mask)
+        return cls("mean_std", _where(used, mean, 0.0), _where(used, [_spread(value) for value in std], 1.0), (False,) * len(used))
+
+    @classmethod
+    def quantile(cls, q01: Sequence[float], q99: Sequence[float], mask: Sequence[bool] | None = None) -> "Normalizer":
+        used = (True,) * len(q01) if mask is None else tuple(mask)
+        middle = [(low + high) / 2 for low, high in zip(q01, q99, strict=True)]
+        half = [_spread((high - low) / 2) for low, high in zip(q01, q99, strict=True)]
+        return cls("quantile", _where(used, middle, 0.0), _where(used, half, 1.0), used)
+
+
+def _spread(value: float) -> float:
+    return float(value) if value > MIN_SPREAD else 1.0
+
+
+def _where(mask: Sequence[bool], values: Sequence[float], other: float) -> tuple[float, ...]:
+    return tuple(float(value) if keep else other for keep, value in zip(mask, values, strict=True))
