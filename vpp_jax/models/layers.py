@@ -6,7 +6,7 @@
     GroupNorm, LayerNorm           statistics in float32; LayerNorm with or without bias
     TimestepMLP                    linear_1 -> SiLU -> linear_2
     GEGLU, FeedForward             `net.0.proj`, `net.2`: the gated feed-forward of Stable Diffusion
-    MLP                            plain two-layer GELU perceptron with names of the caller's choice, optional biases and dropout
+    MLP                            plain two-layer perceptron, names and activation of the caller's choice, optional biases and dropout
     MixingGate                     sigmoid(mix_factor) blend of a spatial and a temporal branch
     Placeholder                    keeps the numbering of a published nn.Sequential where an entry has no parameters
 
@@ -16,6 +16,7 @@ from scratch begins as the identity. Loading published weights is unaffected.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -144,8 +145,10 @@ class TemporalConv(nnx.Module):
 class GroupNorm(nnx.Module):
     """Group normalisation over all axes between the first and the last: x [b ... c] -> [b ... c].
 
-    Statistics are per-channel sums and sums of squares in float32, averaged within groups of channels; the result is one affine map per
+    Statistics are per-channel sums of y and y² in float32, averaged within groups of channels; the result is one affine map per
     (example, channel). The array is never reshaped to groups, which makes this several times faster than `nnx.GroupNorm` on CPU.
+    y is x minus the group's mean at the first position: the variance does not depend on such a shift, and without it the difference
+    of two large sums loses all precision in groups that are nearly constant (small images have many of those).
     """
 
     def __init__(self, channels: int, *, groups: int = 32, eps: float = 1e-6, dtype: DTypeLike = "float32", rngs: nnx.Rngs):
@@ -160,17 +163,19 @@ class GroupNorm(nnx.Module):
     def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s c"]:
         batch, channels = x.shape[0], x.shape[-1]
         axes = tuple(range(1, x.ndim - 1))
-        wide = x.astype(jnp.float32)
-        mean = jnp.mean(wide, axes)
-        mean_square = jnp.mean(lax.square(wide), axes)
-        mean, mean_square = (
-            jnp.repeat(m.reshape(batch, self.groups, -1).mean(-1), channels // self.groups, axis=-1) for m in (mean, mean_square)
-        )
-        variance = jnp.maximum(mean_square - lax.square(mean), 0.0)
+
+        def group_mean(per_channel: jax.Array) -> jax.Array:
+            return jnp.repeat(per_channel.reshape(batch, self.groups, -1).mean(-1), channels // self.groups, axis=-1)
+
+        def spread(per_channel: jax.Array) -> jax.Array:
+            return jnp.expand_dims(per_channel, axes)
+
+        x = x.astype(jnp.float32)
+        y = x - spread(group_mean(lax.stop_gradient(x[(slice(None), *(0,) * len(axes))])))
+        mean = group_mean(jnp.mean(y, axes))
+        variance = jnp.maximum(group_mean(jnp.mean(lax.square(y), axes)) - lax.square(mean), 0.0)
         gain = self.scale[...] * lax.rsqrt(variance + self.eps)
-        offset = self.bias[...] - mean * gain
-        gain, offset = (v.reshape(batch, *(1,) * len(axes), channels) for v in (gain, offset))
-        return (wide * gain + offset).astype(self.dtype)
+        return (y * spread(gain) + spread(self.bias[...] - mean * gain)).astype(self.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -227,7 +232,7 @@ class FeedForward(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Plain perceptron: [... c] -> Linear -> exact GELU -> Linear -> dropout -> [... o]. `names` are the attributes of the two Linears."""
+    """Plain perceptron: [... c] -> Linear -> activation -> Linear -> dropout -> [... o]. `names` are the attributes of the two Linears."""
 
     def __init__(
         self,
@@ -236,19 +241,21 @@ class MLP(nnx.Module):
         outputs: int | None = None,
         *,
         use_bias: bool = True,
+        activation: Callable[[Array], Array] = gelu,
         dropout_rate: float = 0.0,
         names: tuple[str, str] = ("c_fc", "c_proj"),
         dtype: DTypeLike = "float32",
         rngs: nnx.Rngs,
     ):
         self.names = names
+        self.activation = activation
         self.dropout_rate = dropout_rate
         setattr(self, names[0], Linear(channels, hidden, use_bias=use_bias, dtype=dtype, rngs=rngs))
         setattr(self, names[1], Linear(hidden, channels if outputs is None else outputs, use_bias=use_bias, dtype=dtype, rngs=rngs))
 
     def __call__(self, x: Float[Array, "*b c"], *, key: Key[Array, ""] | None = None) -> Float[Array, "*b o"]:
         first, second = (getattr(self, name) for name in self.names)
-        return dropout(second(gelu(first(x))), self.dropout_rate, key)
+        return dropout(second(self.activation(first(x))), self.dropout_rate, key)
 
 
 class MixingGate(nnx.Module):
