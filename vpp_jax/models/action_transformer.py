@@ -1,0 +1,205 @@
+"""Diffusion transformer over action chunks (paper, section 3.4; the network is MDT's, Reuss et al. 2024).
+
+An encoder turns [goal sentence, Video Former tokens, (proprioception)] into context, once per chunk. A decoder with AdaLN
+conditioning on the noise level denoises the chunk, once per sampling step. There are no positions anywhere: the causal masks of the
+decoder are all that tells action steps apart.
+
+Parameter names are the published ones below `inner_model.`. Published tensors that no forward pass reads are not built: `pos_emb`,
+`goal_emb` (a twin of `lang_emb`) and, when proprio_dim is 0, `proprio_emb`. Where proprioception is used, its embedding is trained
+(it was published frozen at random values).
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from vpp_jax.models.attention import Attention
+from vpp_jax.models.initialization import normal_linears
+from vpp_jax.models.layers import MLP, LayerNorm, Linear, Placeholder, dropout, silu, sinusoidal_embedding
+
+
+@dataclass(frozen=True)
+class ActionTransformerConfig:
+    """The defaults are the published CALVIN policy: 21,520,903 parameters.
+
+    action_dim, chunk:       numbers per action and actions per chunk
+    width, heads:            of encoder and decoder; MLPs are 4·width, embeddings have a hidden layer of 2·width
+    goal_dim, token_dim:     widths of the sentence vector and of the Video Former's tokens
+    proprio_dim:             width of the proprioceptive state, 0 for none
+    causal_cross_attention:  action i sees context tokens 0…i only, as published; off, every action sees all of the context
+    *_dropout:               of attention weights, attention outputs and MLP outputs, active when a key is passed
+    init_std:                kernels start from N(0, init_std²), the AdaLN modulation included; biases from zero
+    """
+
+    action_dim: int = 7
+    chunk: int = 10
+    width: int = 384
+    heads: int = 8
+    encoder_layers: int = 4
+    decoder_layers: int = 4
+    goal_dim: int = 512
+    token_dim: int = 384
+    proprio_dim: int = 0
+    causal_cross_attention: bool = True
+    attention_dropout: float = 0.3
+    residual_dropout: float = 0.1
+    mlp_dropout: float = 0.05
+    init_std: float = 0.02
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for name in ("action_dim", "chunk", "width", "heads", "encoder_layers", "decoder_layers", "goal_dim", "token_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"action transformer: {name} must be at least 1, got {getattr(self, name)}")
+        if self.proprio_dim < 0:
+            raise ValueError(f"action transformer: proprio_dim must not be negative, got {self.proprio_dim}")
+        if self.width % self.heads or self.width % 2 or self.width < 4:
+            raise ValueError(f"action transformer: width {self.width} must be even, at least 4 and a multiple of heads {self.heads}")
+        for name in ("attention_dropout", "residual_dropout", "mlp_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"action transformer: {name} must be in [0, 1), got {getattr(self, name)}")
+        if not self.init_std > 0:
+            raise ValueError(f"action transformer: init_std must be positive, got {self.init_std}")
+
+
+class ActionTransformer(nnx.Module):
+    """`encode` the conditions, then `decode` noisy actions at a noise level."""
+
+    def __init__(self, config: ActionTransformerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width, dtype = config.width, config.dtype
+        self.tok_emb = Linear(config.token_dim, width, dtype=dtype, rngs=rngs)
+        self.lang_emb = MLP(config.goal_dim, 2 * width, width, names=("0", "2"), dtype=dtype, rngs=rngs)
+        if config.proprio_dim:
+            names = ("0", "2")
+            self.proprio_emb = MLP(config.proprio_dim, 2 * width, width, activation=jax.nn.mish, names=names, dtype=dtype, rngs=rngs)
+        # the noise level steers scale and shift of everything: embedded in float32 whatever the compute type
+        self.sigma_emb = MLP(width, 2 * width, width, activation=jax.nn.mish, names=("1", "3"), rngs=rngs)
+        self.action_emb = Linear(config.action_dim, width, dtype=dtype, rngs=rngs)
+        self.action_pred = Linear(width, config.action_dim, dtype=dtype, rngs=rngs)
+        self.encoder = _Stack([_EncoderBlock(config, rngs=rngs) for _ in range(config.encoder_layers)], config, rngs=rngs)
+        self.decoder = _Stack([_DecoderBlock(config, rngs=rngs) for _ in range(config.decoder_layers)], config, rngs=rngs)
+        normal_linears(self, config.init_std, rngs)
+
+    def encode(
+        self,
+        tokens: Float[Array, "b n d"],
+        goal: Float[Array, "b g"],
+        proprio: Float[Array, "b p"] | None = None,
+        *,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b m w"]:
+        """Conditions -> context of m = 1 + n (+ 1) tokens: goal, Video Former tokens, proprioception. `key` switches dropout on."""
+        if (proprio is not None) != bool(self.config.proprio_dim):
+            given = "none" if proprio is None else f"shape {proprio.shape}"
+            raise ValueError(f"the action transformer is configured with proprio_dim={self.config.proprio_dim}, proprio given: {given}")
+        parts = [self.lang_emb(goal)[:, None], self.tok_emb(tokens)]
+        if proprio is not None:
+            parts.append(self.proprio_emb(proprio)[:, None])
+        return self.encoder(jnp.concatenate(parts, axis=1), key=key)
+
+    def decode(
+        self,
+        noisy_actions: Float[Array, "b k a"],
+        sigma: Float[Array, "b"],
+        context: Float[Array, "b m w"],
+        *,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b k a"]:
+        """Network output F, float32, for actions already scaled by c_in; EDM preconditioning stands outside. `key` switches dropout on.
+
+        All arguments share the batch: to denoise several samples per observation, repeat the context.
+        """
+        level = 0.25 * jnp.log(sigma.astype(jnp.float32))
+        condition = self.sigma_emb(sinusoidal_embedding(level, self.config.width, sine_first=True, include_last=True))[:, None]
+        if self.config.causal_cross_attention:
+            # the mask hides everything from token k on: projecting keys and values of those would be waste
+            context = context[:, : noisy_actions.shape[1]]
+        actions = self.decoder(self.action_emb(noisy_actions), condition, context, key=key)
+        return self.action_pred(actions).astype(jnp.float32)
+
+
+class _Stack(nnx.Module):
+    """Blocks, each called with the same further arguments and a key of its own, then a layer norm."""
+
+    def __init__(self, blocks: list[nnx.Module], config: ActionTransformerConfig, *, rngs: nnx.Rngs):
+        self.blocks = nnx.List(blocks)
+        self.ln = LayerNorm(config.width, use_bias=False, dtype=config.dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n w"], *conditions: Array, key: Key[Array, ""] | None) -> Float[Array, "b n w"]:
+        for block, block_key in zip(self.blocks, _split(key, len(self.blocks)), strict=True):
+            x = block(x, *conditions, key=block_key)
+        return self.ln(x)
+
+
+class _EncoderBlock(nnx.Module):
+    def __init__(self, config: ActionTransformerConfig, *, rngs: nnx.Rngs):
+        self.residual_dropout = config.residual_dropout
+        self.ln_1 = LayerNorm(config.width, use_bias=False, dtype=config.dtype, rngs=rngs)
+        self.attn = _attention(config, causal=False, rngs=rngs)
+        self.ln_2 = LayerNorm(config.width, use_bias=False, dtype=config.dtype, rngs=rngs)
+        self.mlp = _mlp(config, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b m w"], *, key: Key[Array, ""] | None) -> Float[Array, "b m w"]:
+        keys = _split(key, 3)
+        x = x + dropout(self.attn(self.ln_1(x), key=keys[0]), self.residual_dropout, keys[1])
+        return x + self.mlp(self.ln_2(x), key=keys[2])
+
+
+class _DecoderBlock(nnx.Module):
+    """Causal self-attention and MLP, both modulated by the noise level, around an unmodulated, ungated cross-attention."""
+
+    def __init__(self, config: ActionTransformerConfig, *, rngs: nnx.Rngs):
+        self.residual_dropout = config.residual_dropout
+        self.ln_1 = LayerNorm(config.width, use_bias=False, dtype=config.dtype, rngs=rngs)
+        self.attn = _attention(config, causal=True, rngs=rngs)
+        self.ln3 = LayerNorm(config.width, dtype=config.dtype, rngs=rngs)
+        self.cross_att = _attention(config, causal=config.causal_cross_attention, rngs=rngs)
+        self.ln_2 = LayerNorm(config.width, use_bias=False, dtype=config.dtype, rngs=rngs)
+        self.mlp = _mlp(config, rngs=rngs)
+        self.adaLN_zero = _Modulation(config, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b k w"], condition: Float[Array, "b 1 w"], context: Float[Array, "b m w"], *, key: Key[Array, ""] | None
+    ) -> Float[Array, "b k w"]:
+        keys = _split(key, 5)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.adaLN_zero(condition)
+        attended = self.attn(shift_1 + scale_1 * self.ln_1(x), key=keys[0])
+        x = x + gate_1 * dropout(attended, self.residual_dropout, keys[1])
+        x = x + dropout(self.cross_att(self.ln3(x), context, key=keys[2]), self.residual_dropout, keys[3])
+        return x + gate_2 * self.mlp(shift_2 + scale_2 * self.ln_2(x), key=keys[4])
+
+
+class _Modulation(nnx.Module):
+    """SiLU -> Linear -> (shift, scale, gate) of self-attention, then of the MLP. A modulated norm is shift + scale·LN(x), without 1 +."""
+
+    def __init__(self, config: ActionTransformerConfig, *, rngs: nnx.Rngs):
+        self.modulation = nnx.List([Placeholder(), Linear(config.width, 6 * config.width, dtype=config.dtype, rngs=rngs)])
+
+    def __call__(self, condition: Float[Array, "b 1 w"]) -> list[Float[Array, "b 1 w"]]:
+        return jnp.split(self.modulation[1](silu(condition)), 6, axis=-1)
+
+
+def _attention(config: ActionTransformerConfig, *, causal: bool, rngs: nnx.Rngs) -> Attention:
+    return Attention(
+        config.width,
+        heads=config.heads,
+        qkv_bias=True,
+        out_bias=False,
+        causal=causal,
+        dropout_rate=config.attention_dropout,
+        names=("query", "key", "value", "c_proj"),
+        dtype=config.dtype,
+        rngs=rngs,
+    )
+
+
+def _mlp(config: ActionTransformerConfig, *, rngs: nnx.Rngs) -> MLP:
+    return MLP(config.width, 4 * config.width, use_bias=False, dropout_rate=config.mlp_dropout, dtype=config.dtype, rngs=rngs)
+
+
+def _split(key: Key[Array, ""] | None, count: int) -> list[Key[Array, ""] | None]:
+    return [None] * count if key is None else list(jax.random.split(key, count))

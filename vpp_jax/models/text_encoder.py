@@ -1,0 +1,136 @@
+"""CLIP's text transformer (Radford et al. 2021), with Hugging Face's parameter names.
+
+Pre-norm blocks with causal attention and quick-GELU. The published system passes the padding mask on, so padding never serves as a
+key; its own output vectors are still computed and the video model attends to all of them.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+from jaxtyping import Array, Bool, Float, Int
+
+from vpp_jax.models.attention import Attention
+from vpp_jax.models.layers import MLP, LayerNorm, Linear
+from vpp_jax.models.tokenizer import END_OF_TEXT, VOCABULARY_SIZE
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """The defaults are CLIP ViT-B/32's text model: 63,428,096 parameters."""
+
+    vocab_size: int = VOCABULARY_SIZE
+    width: int = 512
+    layers: int = 12
+    heads: int = 8
+    mlp_width: int = 2048
+    max_positions: int = 77
+    projection_dim: int = 512
+    end_of_text: int = END_OF_TEXT  # the token whose first occurrence is pooled
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for name in ("vocab_size", "width", "layers", "heads", "mlp_width", "max_positions", "projection_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"text encoder: {name} must be at least 1, got {getattr(self, name)}")
+        if self.width % self.heads:
+            raise ValueError(f"text encoder: width {self.width} is not a multiple of heads {self.heads}")
+        if not 0 <= self.end_of_text < self.vocab_size:
+            raise ValueError(f"text encoder: end_of_text {self.end_of_text} is outside the vocabulary of {self.vocab_size}")
+
+
+@struct.dataclass
+class TextOutput:
+    """hidden: states after the final layer norm. pooled: projection of the state at the end-of-text token, not normalised."""
+
+    hidden: Float[Array, "b l w"]
+    pooled: Float[Array, "b p"]
+
+
+class CLIPTextEncoder(nnx.Module):
+    """Token ids and mask -> TextOutput."""
+
+    def __init__(self, config: TextEncoderConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.text_model = _TextModel(config, rngs=rngs)
+        self.text_projection = Linear(config.width, config.projection_dim, use_bias=False, dtype=config.dtype, rngs=rngs)
+        _redraw(self, config, rngs)
+
+    def __call__(self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> TextOutput:
+        """mask: True on real tokens (start, sentence and end), False on padding."""
+        if ids.shape[1] > self.config.max_positions:
+            raise ValueError(f"text of {ids.shape[1]} tokens is longer than the encoder's {self.config.max_positions} positions")
+        hidden = self.text_model(ids, mask)
+        # padding repeats the end-of-text token: argmax takes the first one, which is the real one
+        end = jnp.argmax(ids == self.config.end_of_text, axis=1)
+        pooled = self.text_projection(jnp.take_along_axis(hidden, end[:, None, None], axis=1)[:, 0])
+        return TextOutput(hidden, pooled)
+
+
+class _Embeddings(nnx.Module):
+    def __init__(self, config: TextEncoderConfig, *, rngs: nnx.Rngs):
+        def table(rows: int) -> nnx.Embed:
+            init = nnx.initializers.normal(0.02)
+            return nnx.Embed(rows, config.width, embedding_init=init, dtype=jnp.dtype(config.dtype), rngs=rngs)
+
+        self.token_embedding = table(config.vocab_size)
+        self.position_embedding = table(config.max_positions)
+
+    def __call__(self, ids: Int[Array, "b l"]) -> Float[Array, "b l w"]:
+        return self.token_embedding(ids) + self.position_embedding(jnp.arange(ids.shape[1]))
+
+
+class _TextModel(nnx.Module):
+    def __init__(self, config: TextEncoderConfig, *, rngs: nnx.Rngs):
+        self.embeddings = _Embeddings(config, rngs=rngs)
+        self.encoder = _Encoder(config, rngs=rngs)
+        self.final_layer_norm = LayerNorm(config.width, dtype=config.dtype, rngs=rngs)
+
+    def __call__(self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> Float[Array, "b l w"]:
+        return self.final_layer_norm(self.encoder(self.embeddings(ids), mask))
+
+
+class _Encoder(nnx.Module):
+    def __init__(self, config: TextEncoderConfig, *, rngs: nnx.Rngs):
+        self.layers = nnx.List([_Block(config, rngs=rngs) for _ in range(config.layers)])
+
+    def __call__(self, x: Float[Array, "b l w"], mask: Bool[Array, "b l"]) -> Float[Array, "b l w"]:
+        for layer in self.layers:
+            x = layer(x, mask)
+        return x
+
+
+class _Block(nnx.Module):
+    def __init__(self, config: TextEncoderConfig, *, rngs: nnx.Rngs):
+        width, dtype = config.width, config.dtype
+        self.layer_norm1 = LayerNorm(width, dtype=dtype, rngs=rngs)
+        names = ("q_proj", "k_proj", "v_proj", "out_proj")
+        self.self_attn = Attention(width, heads=config.heads, qkv_bias=True, causal=True, names=names, dtype=dtype, rngs=rngs)
+        self.layer_norm2 = LayerNorm(width, dtype=dtype, rngs=rngs)
+        self.mlp = MLP(width, config.mlp_width, activation=_quick_gelu, names=("fc1", "fc2"), dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b l w"], mask: Bool[Array, "b l"]) -> Float[Array, "b l w"]:
+        x = x + self.self_attn(self.layer_norm1(x), mask=mask[:, None, :])
+        return x + self.mlp(self.layer_norm2(x))
+
+
+def _quick_gelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def _redraw(model: CLIPTextEncoder, config: TextEncoderConfig, rngs: nnx.Rngs) -> None:
+    """CLIP's starting weights: branches that write into the residual stream shrink with depth, biases are zero."""
+    narrow, branch = config.width**-0.5, (2 * config.layers) ** -0.5
+    stds = {
+        "q_proj": narrow * branch,
+        "k_proj": narrow * branch,
+        "v_proj": narrow * branch,
+        "out_proj": narrow,
+        "fc1": (2 * config.width) ** -0.5,
+        "fc2": narrow * branch,
+        "text_projection": narrow,
+    }
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, Linear):
+            module.kernel[...] = stds[path[-1]] * jax.random.normal(rngs.params(), module.kernel[...].shape)

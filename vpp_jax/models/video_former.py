@@ -1,0 +1,140 @@
+"""Video Former (paper, section 3.3): predictive features of all frames and views -> a few tokens for the policy.
+
+Every frame has its own small set of learnt latent queries. In each layer they read the frame's features (spatial attention),
+exchange along time (temporal attention, absent in the 2D variant) and pass a feed-forward. The linear variant of the ablation
+projects every feature token and pools nothing. Parameter names are the published ones.
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from vpp_jax.models.attention import FusedAttention, attend
+from vpp_jax.models.initialization import uniform_linears
+from vpp_jax.models.layers import MLP, LayerNorm, Linear, Placeholder, gelu
+
+VARIANTS = ("3d", "2d", "linear")
+
+
+@dataclass(frozen=True)
+class VideoFormerConfig:
+    """The defaults are the published CALVIN model: 17,713,536 parameters, 16 x 14 tokens of width 384.
+
+    variant:          '3d', '2d' (without temporal attention) or 'linear'; the latter reads only dim, frames and condition_dim
+    dim, depth:       token width and number of layers; the feed-forward is 4·dim wide
+    heads, dim_head:  spatial attention has an inner width of heads·dim_head; temporal attention splits dim into the same heads
+    frames:           frames of the features
+    tokens_per_frame: latent queries per frame
+    condition_dim:    channels of the features
+    """
+
+    variant: str = "3d"
+    dim: int = 384
+    depth: int = 6
+    heads: int = 8
+    dim_head: int = 64
+    frames: int = 16
+    tokens_per_frame: int = 14
+    condition_dim: int = 2560
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.variant not in VARIANTS:
+            raise ValueError(f"video former variant {self.variant!r} is unknown; one of {VARIANTS}")
+        for name in ("dim", "depth", "heads", "dim_head", "frames", "tokens_per_frame", "condition_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"video former: {name} must be at least 1, got {getattr(self, name)}")
+        if self.variant == "3d" and self.dim % self.heads:
+            raise ValueError(f"video former: temporal attention needs dim {self.dim} to be a multiple of heads {self.heads}")
+
+
+class VideoFormer(nnx.Module):
+    """Features [b t n c] -> tokens [b t·tokens_per_frame dim], frame-major; linear variant: [b t·n dim]."""
+
+    def __init__(self, config: VideoFormerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        dim, dtype = config.dim, config.dtype
+        if config.variant == "linear":
+            self.proj = Linear(config.condition_dim, dim, dtype=dtype, rngs=rngs)
+        else:
+            self.latents = nnx.Param(jax.random.normal(rngs.params(), (config.frames, config.tokens_per_frame, dim)))
+            self.time_pos_emb = nnx.Param(jax.random.normal(rngs.params(), (config.frames, 1, dim)))
+            # "goal_emb" is the published name; it embeds the features
+            self.goal_emb = MLP(config.condition_dim, 2 * dim, dim, names=("0", "2"), dtype=dtype, rngs=rngs)
+            self.layers = nnx.List([self._layer(config, rngs) for _ in range(config.depth)])
+            self.norm = LayerNorm(dim, dtype=dtype, rngs=rngs)
+        uniform_linears(self, rngs)
+
+    @staticmethod
+    def _layer(config: VideoFormerConfig, rngs: nnx.Rngs) -> nnx.List:
+        dim, dtype = config.dim, config.dtype
+        spatial = PerceiverAttention(dim, heads=config.heads, dim_head=config.dim_head, dtype=dtype, rngs=rngs)
+        temporal = [FusedAttention(dim, heads=config.heads, dtype=dtype, rngs=rngs)] if config.variant == "3d" else []
+        feed_forward = nnx.List(
+            [
+                LayerNorm(dim, dtype=dtype, rngs=rngs),
+                Linear(dim, 4 * dim, use_bias=False, dtype=dtype, rngs=rngs),
+                Placeholder(),
+                Linear(4 * dim, dim, use_bias=False, dtype=dtype, rngs=rngs),
+            ]
+        )
+        return nnx.List([spatial, *temporal, feed_forward])
+
+    def __call__(self, features: Float[Array, "b t n c"]) -> Float[Array, "b m d"]:
+        config = self.config
+        batch, frames, _, channels = features.shape
+        if (frames, channels) != (config.frames, config.condition_dim):
+            raise ValueError(
+                f"video former expects features of {config.frames} frames and {config.condition_dim} channels, got shape {features.shape}"
+            )
+        if config.variant == "linear":
+            return self.proj(features).reshape(batch, -1, config.dim)
+
+        media = self.goal_emb(features) + self.time_pos_emb[...].astype(config.dtype)
+        tokens = jnp.broadcast_to(self.latents[...].astype(config.dtype), (batch, *self.latents[...].shape))
+        for layer in self.layers:
+            tokens = tokens + layer[0](tokens, media)
+            if config.variant == "3d":
+                # published without a norm in front
+                tokens = tokens + layer[1](tokens.swapaxes(1, 2)).swapaxes(1, 2)
+            norm, first, _, second = layer[-1]
+            tokens = tokens + second(gelu(first(norm(tokens))))
+        return self.norm(tokens.reshape(batch, -1, config.dim))
+
+
+class PerceiverAttention(nnx.Module):
+    """Latents [... n d] attend to media [... m d] and to themselves (Flamingo's resampler, Alayrac et al. 2022) -> [... n d].
+
+    There are few latents and many media tokens, so keys and values are never made. With q_h = W_q,h z, the score of a normalised token
+    x is q_h·(W_k,h x) = (W_k,hᵀ q_h)·x and the result is W_v,h Σ a x: the key projection moves to the queries and the value projection
+    behind the weighted mean. What is left is attention of heads·n queries to the normalised tokens themselves, the same for all heads.
+    That costs n·heads·d per token instead of heads·dim_head·d, less while n < dim_head, and stores no keys and values for the gradient.
+    """
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int, dtype: DTypeLike = "float32", rngs: nnx.Rngs):
+        self.heads = heads
+        self.norm_media = LayerNorm(dim, dtype=dtype, rngs=rngs)
+        self.norm_latents = LayerNorm(dim, dtype=dtype, rngs=rngs)
+        inner = heads * dim_head
+        self.to_q, self.to_k, self.to_v = (Linear(dim, inner, use_bias=False, dtype=dtype, rngs=rngs) for _ in range(3))
+        self.to_out = Linear(inner, dim, use_bias=False, dtype=dtype, rngs=rngs)
+
+    def __call__(self, latents: Float[Array, "*b n d"], media: Float[Array, "*b m d"]) -> Float[Array, "*b n d"]:
+        latents = self.norm_latents(latents)
+        context = jnp.concatenate([self.norm_media(media), latents], axis=-2)
+        dim = context.shape[-1]
+        key_maps, value_maps = (to.kernel[...].astype(context.dtype).reshape(dim, self.heads, -1) for to in (self.to_k, self.to_v))
+        dim_head = key_maps.shape[-1]
+
+        queries = self.to_q(latents).reshape(*latents.shape[:-1], self.heads, dim_head)
+        # `attend` divides by the root of the width it sees, which is now dim; the scale belongs to dim_head
+        queries = jnp.einsum("...nhc,dhc->...nhd", queries, key_maps) * math.sqrt(dim / dim_head)
+        pooled = attend(queries.reshape(*latents.shape[:-2], -1, dim), context, context, heads=1)
+        pooled = pooled.reshape(*latents.shape[:-1], self.heads, dim)
+        values = jnp.einsum("...nhd,dhc->...nhc", pooled, value_maps)
+        return self.to_out(values.reshape(*latents.shape[:-1], -1))
