@@ -1,0 +1,56 @@
+"""What every simulator offers: a dm_env environment whose goal is a sentence.
+
+`step` is the dm_env call and always renders. Evaluation and data generation that look only now and then use `advance` (physics and task check)
+and `observation` (rendering) apart: rendering costs about ten times the physics.
+"""
+
+import abc
+from typing import Any, NamedTuple
+
+import dm_env
+import numpy as np
+
+
+class Outcome(NamedTuple):
+    """What one control step led to.
+
+    Attributes:
+      success: the task of the episode is solved in the state reached.
+      done: the episode is over: solved, out of steps, or the simulation left its bounds.
+      steps: control steps since the task began.
+    """
+
+    success: bool
+    done: bool
+    steps: int
+
+
+class LanguageEnvironment(dm_env.Environment):
+    """A dm_env environment with an instruction, optional rendering and, where one exists, a scripted expert."""
+
+    instruction: str = ""
+
+    @abc.abstractmethod
+    def reset(self, *, task: str | None = None, scene: str | None = None, seed: int | None = None, **initial_state: Any) -> dm_env.TimeStep:
+        """Starts an episode of `task` in `scene`; `seed` decides the initial state, or `initial_state` gives it."""
+
+    @abc.abstractmethod
+    def step(self, action: np.ndarray) -> dm_env.TimeStep:
+        """`advance` and `observation` in one call."""
+
+    @abc.abstractmethod
+    def advance(self, action: np.ndarray) -> Outcome:
+        """Physics and task check of one control step, without rendering."""
+
+    @abc.abstractmethod
+    def observation(self, render: bool = True) -> dict[str, np.ndarray]:
+        """The current observation: state vectors float32 and, if `render`, one uint8 image [h w 3] per camera."""
+
+    def expert_action(self, rng: np.random.Generator) -> np.ndarray | None:
+        """Action of a privileged scripted policy for the current task and state; None where there is none."""
+        del rng
+        return None
+
+    @abc.abstractmethod
+    def random_action(self, rng: np.random.Generator) -> np.ndarray:
+        """An action drawn from the whole action range: the baseline everything is compared with."""

@@ -1,0 +1,112 @@
+"""Assembles and compiles one scene; compiled scenes are kept for the life of the process."""
+
+import dataclasses
+import functools
+
+from typing import Literal
+
+import mujoco
+import numpy as np
+
+from eval.envs.calvin_mujoco.cameras import add_cameras
+from eval.envs.calvin_mujoco.panda import add_panda
+from eval.envs.calvin_mujoco.scenes import WOODS, Scene, get_scene
+from eval.envs.calvin_mujoco.table import add_button, add_table
+from eval.envs.calvin_mujoco.textures import checker_texture, wood_texture
+
+Quality = Literal["fast", "faithful"]
+PHYSICS_STEP = 1.0 / 240.0
+SUBSTEPS = 8
+MOTOR_DOFS = 10  # arm 7, fingers 2, button 1: the leading joints, all driven by motors
+MAX_IMAGE = 512
+# One directional light from above and slightly from the robot's side; fitted to the shading of the original's faces.
+AMBIENT, DIFFUSE = 0.56, 0.52
+LIGHT_DIRECTION = (0.0, 0.265, -0.964)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SceneModel:
+    """A compiled scene and where its parts are."""
+
+    scene: Scene
+    quality: Quality
+    model: mujoco.MjModel
+    slide: int  # qpos and dof index of each table joint (all joints have one dof)
+    drawer: int
+    button: int
+    switch: int
+    tcp: int
+    led_geom: int
+    bulb_geom: int
+
+
+@functools.lru_cache(maxsize=16)
+def compile_scene(name: str, quality: Quality = "fast") -> SceneModel:
+    """The compiled scene `name`; the same object for the same arguments. Environments share it and must not change it."""
+    if quality not in ("fast", "faithful"):
+        raise ValueError(f"quality must be 'fast' or 'faithful', not {quality!r}")
+    scene = get_scene(name)
+    model = build_spec(scene, quality).compile()
+    model.stat.extent = 1.0  # clip planes and the shadow's reach are multiples of it
+    model.stat.center[:] = (0.0, 0.0, 0.4)
+    index = {model.joint(i).name: model.joint(i).qposadr[0] for i in range(model.njnt)}
+    if [model.joint(i).name for i in range(MOTOR_DOFS)][-1] != "base__button" or model.nq != model.nv:
+        raise RuntimeError("the leading joints must be arm, fingers and button, one coordinate each")
+    return SceneModel(
+        scene, quality, model, int(index["base__slide"]), int(index["base__drawer"]), int(index["base__button"]), int(index["base__switch"]),
+        model.site("tcp").id, model.geom("led").id, model.geom("bulb").id,
+    )
+
+
+def build_spec(scene: Scene, quality: Quality) -> mujoco.MjSpec:
+    """The scene as an editable MuJoCo specification."""
+    spec = mujoco.MjSpec()
+    spec.modelname = f"calvin_{scene.name}"
+    spec.compiler.degree = False
+    option = spec.option
+    option.timestep, option.gravity = PHYSICS_STEP, [0.0, 0.0, -9.8]
+    option.integrator, option.solver = mujoco.mjtIntegrator.mjINT_EULER, mujoco.mjtSolver.mjSOL_NEWTON
+    option.iterations, option.ls_iterations, option.tolerance = 30, 20, 1e-9
+    option.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET  # a diverged state must be seen, not silently replaced
+    _add_looks(spec, scene, quality)
+    add_panda(spec)
+    add_button(spec, scene)
+    add_table(spec, scene)
+    add_cameras(spec)
+    return spec
+
+
+def _add_looks(spec: mujoco.MjSpec, scene: Scene, quality: Quality) -> None:
+    """Textures, materials, lights, floor, the robot's pedestal, and the render settings of `quality`."""
+    visual = spec.visual
+    visual.global_.offwidth = visual.global_.offheight = MAX_IMAGE
+    visual.quality.offsamples = 0
+    visual.quality.shadowsize = 2048 if quality == "faithful" else 0
+    visual.map.znear, visual.map.zfar, visual.map.shadowclip = 0.01, 12.0, 1.2
+    visual.headlight.ambient, visual.headlight.diffuse, visual.headlight.specular = [AMBIENT] * 3, [0.0] * 3, [0.0] * 3
+    direction = np.array(LIGHT_DIRECTION)
+    spec.worldbody.add_light(
+        name="sun", type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=direction.tolist(), pos=(np.array([0.0, -0.1, 0.4]) - 3 * direction).tolist(),
+        ambient=[0.0] * 3, diffuse=[DIFFUSE] * 3, specular=[0.0] * 3, castshadow=quality == "faithful")
+    _texture(spec, "wood", wood_texture(WOODS[scene.wood], seed=1))
+    _texture(spec, "panel", wood_texture(WOODS[scene.panel_wood], seed=2))
+    _texture(spec, "floor", checker_texture())
+    for name, repeat in (("wood", 1.0), ("panel", 1.0), ("floor", 0.5)):
+        material = spec.add_material(name=name, specular=0.0, shininess=0.0, reflectance=0.0, texrepeat=[repeat, repeat], texuniform=name == "floor")
+        textures = material.textures
+        textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
+        material.textures = textures
+    spec.add_material(name="plain", specular=0.0, shininess=0.0, reflectance=0.0)
+    spec.add_texture(name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT, width=8, height=48,
+                     rgb1=[1, 1, 1], rgb2=[1, 1, 1])
+    spec.worldbody.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[8.0, 8.0, 1.0], material="floor", contype=0, conaffinity=3, priority=1,
+                            friction=[1.0, 0.001, 0.0001])
+    spec.worldbody.add_geom(name="pedestal", type=mujoco.mjtGeom.mjGEOM_CYLINDER, pos=[-0.39, -0.46, 0.12], size=[0.13, 0.12, 0.0], material="plain",
+                            rgba=[0.97, 0.97, 0.97, 1.0], contype=0, conaffinity=0)
+
+
+def _texture(spec: mujoco.MjSpec, name: str, image: np.ndarray) -> None:
+    spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, height=image.shape[0], width=image.shape[1], nchannel=3,
+                     data=image.ravel().tolist())
+
+

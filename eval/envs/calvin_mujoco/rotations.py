@@ -1,0 +1,45 @@
+"""Small rotation functions: 3x3 matrices, fixed-axis xyz Euler angles (R = Rz Ry Rx, as PyBullet's), rotation vectors, wxyz quaternions."""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+
+
+def matrix_from_euler(euler: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
+    """Fixed-axis xyz angles (roll, pitch, yaw) [rad] -> rotation matrix Rz(yaw) Ry(pitch) Rx(roll)."""
+    (cr, cp, cy), (sr, sp, sy) = (math.cos(a) for a in euler), (math.sin(a) for a in euler)
+    return np.array([
+        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+        [-sp, cp * sr, cp * cr],
+    ])
+
+
+def euler_from_matrix(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
+    """Inverse of `matrix_from_euler`: roll and yaw in (-pi, pi], pitch in [-pi/2, pi/2]; yaw is 0 at gimbal lock."""
+    horizontal = math.hypot(matrix[0, 0], matrix[1, 0])
+    pitch = math.atan2(-matrix[2, 0], horizontal)
+    if horizontal < 1e-9:
+        return np.array([math.atan2(-matrix[1, 2], matrix[1, 1]), pitch, 0.0])
+    return np.array([math.atan2(matrix[2, 1], matrix[2, 2]), pitch, math.atan2(matrix[1, 0], matrix[0, 0])])
+
+
+def rotation_vector(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
+    """Axis times angle [rad] of a rotation matrix, angle in [0, pi)."""
+    axis = np.array([matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]])
+    sine = 0.5 * math.sqrt(axis @ axis)
+    angle = math.atan2(sine, 0.5 * (matrix[0, 0] + matrix[1, 1] + matrix[2, 2] - 1.0))
+    return axis * (0.5 if sine < 1e-9 else 0.5 * angle / sine)
+
+
+def quaternion_from_euler(roll: float, pitch: float, yaw: float) -> list[float]:
+    """Unit quaternion (w, x, y, z) of fixed-axis xyz angles [rad]."""
+    cr, cp, cy = math.cos(roll / 2), math.cos(pitch / 2), math.cos(yaw / 2)
+    sr, sp, sy = math.sin(roll / 2), math.sin(pitch / 2), math.sin(yaw / 2)
+    return [cr * cp * cy + sr * sp * sy, sr * cp * cy - cr * sp * sy, cr * sp * cy + sr * cp * sy, cr * cp * sy - sr * sp * cy]
+
+
+def wrap(angle: np.ndarray) -> np.ndarray:
+    """Angles [rad] to (-pi, pi]."""
+    return -((np.pi - angle) % (2.0 * np.pi) - np.pi)

@@ -1,0 +1,80 @@
+"""The four CALVIN scenes as one table of numbers (metres, world frame: +x right, +y away from the robot, z up).
+
+The table's shape is the same in all four; what differs is where things sit on it, how far the door slides, and the wood.
+Blocks are listed (size and yaml order) but not built yet.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Wood:
+    """Mean colour of a wooden texture (0..255), its standard deviation, and how stretched its grain is along u."""
+
+    rgb: tuple[int, int, int]
+    std: float
+    grain: float = 8.0
+
+
+WOODS: dict[str, Wood] = {
+    "dark": Wood((121, 70, 46), 9.0),
+    "light": Wood((244, 196, 140), 7.0),
+    "medium": Wood((159, 108, 64), 10.0),
+    "brownish": Wood((157, 117, 78), 15.0),
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene.
+
+    Attributes:
+      button_x, switch_x, led_x, bulb_x, drawer_x, plank_x: world x of the part [m].
+      slide_x: world x of the sliding door's origin at q = 0; the door covers slide_x - q ... slide_x + 0.28 - q.
+      slide_max: the door's travel [m].
+      cavity: x range of the cabinet's opening.
+      wood, panel_wood: keys of WOODS for the table, and for drawer and door.
+      block_colours: colours of the small, middle and big block.
+      block_order: order of the blocks in the original's scene_obs.
+    """
+
+    name: str
+    button_x: float
+    switch_x: float
+    slide_x: float
+    slide_max: float
+    drawer_x: float
+    led_x: float
+    bulb_x: float
+    plank_x: float
+    cavity: tuple[float, float]
+    wood: str
+    panel_wood: str
+    block_colours: tuple[str, str, str]
+    block_order: tuple[str, str, str]
+
+
+SCENES: dict[str, Scene] = {
+    scene.name: scene
+    for scene in (
+        Scene("A", -0.28, 0.30, -0.10, 0.28, 0.10, -0.28, 0.30, -0.10, (-0.36, 0.16), "dark", "dark",
+              ("pink", "red", "blue"), ("pink", "blue", "red")),
+        Scene("B", 0.28, -0.32, 0.088, 0.304, 0.18, 0.28, -0.32, 0.08, (-0.18, 0.34), "light", "light",
+              ("red", "pink", "blue"), ("red", "blue", "pink")),
+        Scene("C", -0.12, -0.32, 0.06, 0.24, 0.10, -0.12, -0.32, 0.08, (-0.18, 0.34), "medium", "dark",
+              ("blue", "pink", "red"), ("blue", "red", "pink")),
+        Scene("D", -0.12, 0.30, -0.10, 0.28, 0.18, -0.12, 0.30, -0.10, (-0.36, 0.16), "brownish", "brownish",
+              ("blue", "red", "pink"), ("red", "blue", "pink")),
+    )
+}
+
+DRAWER_MAX = 0.22
+BUTTON_MAX = 0.02
+SWITCH_MAX = 0.088
+
+
+def get_scene(name: str) -> Scene:
+    """The scene called `name` ('A'...'D')."""
+    if name not in SCENES:
+        raise ValueError(f"unknown CALVIN scene {name!r}: expected one of {', '.join(SCENES)}")
+    return SCENES[name]

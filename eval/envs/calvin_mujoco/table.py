@@ -1,0 +1,183 @@
+"""The play table: static body, drawer, sliding door, switch, button and lights, for any of the four scenes.
+
+Every link has one visual mesh per material and invisible boxes for contact (group 3). Parts of the table never touch each other (as in the original,
+where they are links of one body); they touch whatever has the bits of TOUCHES_TABLE in its contype.
+"""
+
+import math
+
+import mujoco
+
+from eval.envs.calvin_mujoco.meshes import MeshBuilder
+from eval.envs.calvin_mujoco.rotations import quaternion_from_euler
+from eval.envs.calvin_mujoco.scenes import BUTTON_MAX, DRAWER_MAX, SWITCH_MAX, Scene
+
+ROBOT_BIT, BLOCK_BIT = 1, 2
+TOUCHES_TABLE = ROBOT_BIT | BLOCK_BIT
+TABLE_FRICTION = 0.5
+JOINT_FRICTION = 4.0  # N, Coulomb: the original holds these joints with a velocity motor of target 0 and at most 4 N
+GRAY = (0.29, 0.30, 0.31, 1.0)
+SLOPE = math.radians(60.0)  # the cabinet's inclined front
+# Contacts and dry friction as stiff as a step of 1/240 s allows: twice the step.
+SOLREF = [2.0 / 240.0, 1.0]
+SOLIMP = [0.95, 0.99, 0.001, 0.5, 2.0]
+FRICTION_SOLIMP = [0.9999, 0.9999, 0.001, 0.5, 2.0]
+
+Range = tuple[float, float]
+
+
+def _contact_box(body: mujoco.MjsBody, name: str, x: Range, y: Range, z: Range) -> None:
+    body.add_geom(
+        name=name, type=mujoco.mjtGeom.mjGEOM_BOX, group=3, contype=0, conaffinity=TOUCHES_TABLE, condim=3, priority=1,
+        friction=[TABLE_FRICTION, 0.001, 0.0001], solref=SOLREF, solimp=SOLIMP, mass=0.0,
+        pos=[(a + b) / 2 for a, b in (x, y, z)], size=[(b - a) / 2 for a, b in (x, y, z)],
+    )
+
+
+def _contact_prism(spec: mujoco.MjSpec, body: mujoco.MjsBody, name: str, section: list[tuple[float, float]], x: Range) -> None:
+    mesh = spec.add_mesh(name=name)
+    mesh.uservert = [c for end in x for p in section for c in (end, *p)]
+    body.add_geom(
+        name=name, type=mujoco.mjtGeom.mjGEOM_MESH, meshname=name, group=3, contype=0, conaffinity=TOUCHES_TABLE, condim=3, priority=1,
+        friction=[TABLE_FRICTION, 0.001, 0.0001], solref=SOLREF, solimp=SOLIMP, mass=0.0,
+    )
+
+
+def _link(parent: mujoco.MjsBody, name: str, pos: list[float], tilt: float, mass: float, centre: list[float]) -> mujoco.MjsBody:
+    body = parent.add_body(name=name, pos=pos, quat=quaternion_from_euler(tilt, 0.0, 0.0))
+    body.explicitinertial = True
+    body.mass, body.ipos, body.inertia = mass, centre, [0.01 * mass] * 3
+    return body
+
+
+def _slide(body: mujoco.MjsBody, name: str, axis: list[float], travel: float, friction: float) -> None:
+    """A prismatic joint; `axis` is in the link's frame."""
+    body.add_joint(
+        name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis, range=[0.0, travel], limited=True, frictionloss=friction,
+        solref_friction=SOLREF, solimp_friction=FRICTION_SOLIMP, solref_limit=SOLREF, solimp_limit=[0.99, 0.999, 0.001, 0.5, 2.0],
+    )
+
+
+def add_button(spec: mujoco.MjSpec, scene: Scene) -> None:
+    """The push button; its return motor is in the controller. Added before the other links: motors act on the leading joints."""
+    body = _link(spec.worldbody, "button_link", [scene.button_x, -0.12, 0.46], math.pi / 2, 0.1538, [0.0, 0.012, 0.0])
+    _slide(body, "base__button", [0.0, -1.0, 0.0], BUTTON_MAX, 0.0)
+    MeshBuilder().tube((0, 0, 0), (0, 0.024, 0), 0.032, slices=20).add_to(spec, body, "button", material="plain", rgba=(0.0, 0.0, 0.0, 1))
+    body.add_geom(
+        name="button_contact", type=mujoco.mjtGeom.mjGEOM_CYLINDER, fromto=[0, 0, 0, 0, 0.024, 0], size=[0.032, 0, 0], group=3, contype=0,
+        conaffinity=TOUCHES_TABLE, condim=3, priority=1, friction=[TABLE_FRICTION, 0.001, 0.0001], solref=SOLREF, solimp=SOLIMP, mass=0.0,
+    )
+
+
+def add_table(spec: mujoco.MjSpec, scene: Scene) -> None:
+    """Everything of the table except the button."""
+    _add_base(spec, scene)
+    _add_door(spec, scene)
+    _add_drawer(spec, scene)
+    _add_switch(spec, scene)
+    _add_lights(spec, scene)
+
+
+def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
+    base = spec.worldbody.add_body(name="base_link")
+    c0, c1 = scene.cavity
+    d0, d1 = scene.drawer_x - 0.20, scene.drawer_x + 0.20
+    boxes: dict[str, tuple[Range, Range, Range]] = {
+        "top": ((-0.44, 0.44), (-0.18, 0.18), (0.40, 0.44)),
+        "carcass_left": ((-0.42, d0), (-0.16, 0.16), (0.30, 0.40)),
+        "carcass_right": ((d1, 0.42), (-0.16, 0.16), (0.30, 0.40)),
+        "carcass_back": ((d0, d1), (0.06, 0.16), (0.30, 0.40)),
+        "carcass_floor": ((d0, d1), (-0.16, 0.06), (0.30, 0.32)),
+        "cabinet_back": ((c0, c1), (0.16, 0.18), (0.44, 0.6478)),
+    }
+    legs = {
+        f"leg_{i}{j}": (tuple(sorted((0.40 * i, 0.44 * i))), tuple(sorted((0.148 * j, 0.18 * j))), (0.0, 0.40)) for i in (-1, 1) for j in (-1, 1)
+    }
+    wedge = [(0.02, 0.44), (0.18, 0.44), (0.18, 0.6478), (0.14, 0.6478)]
+    roof = [(0.1285, 0.6278), (0.16, 0.6278), (0.16, 0.6478), (0.14, 0.6478)]
+    wood = MeshBuilder()
+    for name, ranges in boxes.items():
+        wood.box(*ranges)
+        _contact_box(base, f"base_{name}", *ranges)
+    for ranges in legs.values():  # the robot cannot reach them
+        wood.box(*ranges)
+    for name, x in (("left", (-0.44, c0)), ("right", (c1, 0.44))):
+        wood.prism(wedge, x)
+        _contact_prism(spec, base, f"base_cabinet_{name}", wedge, x)
+    wood.prism(roof, (c0, c1))
+    _contact_box(base, "base_roof", (c0, c1), (0.13, 0.16), (0.6278, 0.6478))
+    p = scene.plank_x  # its top is flush with the work surface: drawn a hair above, and part of base_top for contact
+    wood.box((p - 0.26, p + 0.26), (0.02, 0.16), (0.435, 0.4402))
+    wood.tube((scene.button_x, -0.12, 0.44), (scene.button_x, -0.12, 0.46), 0.04, slices=20, inner=0.03)
+    wood.add_to(spec, base, "base_wood", material="wood")
+    grooves = MeshBuilder()
+    for side in (-0.05, 0.05):  # the switch's two slots, as dark inlays
+        x0, x1 = scene.switch_x + side - 0.008, scene.switch_x + side + 0.008
+        lift = 0.0015
+        grooves.polygon([(x0, 0.057 - 0.866 * lift, 0.488 + 0.5 * lift + 0.0162), (x1, 0.057 - 0.866 * lift, 0.488 + 0.5 * lift + 0.0162),
+                         (x1, 0.117 - 0.866 * lift, 0.608 + 0.5 * lift), (x0, 0.117 - 0.866 * lift, 0.608 + 0.5 * lift)])
+    grooves.add_to(spec, base, "base_grooves", material="wood", rgba=(0.55, 0.55, 0.55, 1.0))
+
+
+def _add_door(spec: mujoco.MjSpec, scene: Scene) -> None:
+    body = _link(spec.worldbody, "slide_link", [scene.slide_x, 0.075, 0.53526], SLOPE, 1.5435, [0.14, 0.0, 0.02])
+    _slide(body, "base__slide", [-1.0, 0.0, 0.0], scene.slide_max, JOINT_FRICTION)
+    panel = ((0.0, 0.28), (-0.11, 0.11), (0.0, 0.02))
+    MeshBuilder().box(*panel).add_to(spec, body, "slide_panel", material="panel")
+    _contact_box(body, "slide_panel_contact", *panel)
+    handle = {
+        "post_low": ((0.12, 0.16), (-0.08, -0.06), (0.02, 0.06)),
+        "post_high": ((0.12, 0.16), (0.06, 0.08), (0.02, 0.06)),
+        "bar": ((0.12, 0.16), (-0.08, 0.08), (0.06, 0.08)),
+    }
+    _add_handle(spec, body, "slide", handle)
+
+
+def _add_drawer(spec: mujoco.MjSpec, scene: Scene) -> None:
+    body = _link(spec.worldbody, "drawer_link", [scene.drawer_x, 0.0, 0.32], math.pi / 2, 4.2313, [0.0, 0.03, 0.06])
+    _slide(body, "base__drawer", [0.0, 0.0, 1.0], DRAWER_MAX, JOINT_FRICTION)
+    boxes: dict[str, tuple[Range, Range, Range]] = {
+        "floor": ((-0.20, 0.20), (0.0, 0.02), (-0.06, 0.16)),
+        "left": ((-0.20, -0.18), (0.0, 0.08), (-0.06, 0.16)),
+        "right": ((0.18, 0.20), (0.0, 0.08), (-0.06, 0.16)),
+        "back": ((-0.18, 0.18), (0.0, 0.08), (-0.06, -0.04)),
+        "front": ((-0.22, 0.22), (-0.02, 0.08), (0.16, 0.18)),
+    }
+    wood = MeshBuilder()
+    for name, ranges in boxes.items():
+        wood.box(*ranges)
+        _contact_box(body, f"drawer_{name}", *ranges)
+    wood.add_to(spec, body, "drawer_wood", material="panel")
+    handle = {
+        "post_left": ((-0.12, -0.096), (0.02, 0.06), (0.18, 0.24)),
+        "post_right": ((0.096, 0.12), (0.02, 0.06), (0.18, 0.24)),
+        "bar": ((-0.12, 0.12), (0.02, 0.06), (0.24, 0.26)),
+    }
+    _add_handle(spec, body, "drawer", handle)
+
+
+def _add_switch(spec: mujoco.MjSpec, scene: Scene) -> None:
+    body = _link(spec.worldbody, "switch_link", [scene.switch_x, 0.06093, 0.49489], math.radians(150.0), 0.2388, [0.0, 0.04, -0.008])
+    _slide(body, "base__switch", [0.0, 0.0, -1.0], SWITCH_MAX, JOINT_FRICTION)
+    handle = {
+        "post_left": ((-0.06, -0.04), (0.0, 0.044), (-0.024, 0.008)),
+        "post_right": ((0.04, 0.06), (0.0, 0.044), (-0.024, 0.008)),
+        "bar": ((-0.06, 0.06), (0.044, 0.064), (-0.024, 0.008)),
+    }
+    _add_handle(spec, body, "switch", handle)
+
+
+def _add_handle(spec: mujoco.MjSpec, body: mujoco.MjsBody, name: str, boxes: dict[str, tuple[Range, Range, Range]]) -> None:
+    mesh = MeshBuilder()
+    for part, ranges in boxes.items():
+        mesh.box(*ranges)
+        _contact_box(body, f"{name}_{part}", *ranges)
+    mesh.add_to(spec, body, f"{name}_handle", material="plain", rgba=GRAY)
+
+
+def _add_lights(spec: mujoco.MjSpec, scene: Scene) -> None:
+    base = spec.worldbody.add_body(name="lights")
+    MeshBuilder().box((scene.led_x - 0.08, scene.led_x + 0.08), (0.14, 0.18), (0.6478, 0.6638)).add_to(spec, base, "led", material="plain")
+    bulb = (scene.bulb_x, 0.16)
+    MeshBuilder().tube((*bulb, 0.66895), (*bulb, 0.66905), 0.028, slices=16, round_ends=4).tube(
+        (*bulb, 0.6478), (*bulb, 0.652), 0.02, slices=12).add_to(spec, base, "bulb", material="plain")
