@@ -1,0 +1,18 @@
+"""The base of errors whose message is meant for the person at the terminal.
+
+Every exception class this project defines is such an error: one paragraph that says what was expected, what came, where, and what to
+do. The command line prints those without a traceback; any other exception is a defect and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class VppError(Exception):
+    """Something the user can put right; the message says how."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The most similar known name as a clause ', did you mean ...?', or '' where none is similar."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f", did you mean '{close[0]}'?" if close else ""

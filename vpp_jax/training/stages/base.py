@@ -1,0 +1,96 @@
+"""What a training stage is to the training loop: parameters, a loss, data, and pictures of what it does."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+from jaxtyping import Array, Float
+
+from vpp_jax.config import ExperimentConfig
+from vpp_jax.errors import VppError
+from vpp_jax.functional import Params
+
+
+class StageSource(Protocol):
+    """Random-access training examples: dicts of arrays, of the same shapes for every index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+
+    def metadata(self) -> dict[str, Any]:
+        """JSON that a checkpoint must carry to use what was trained on this: dataset names, statistics and their hash."""
+        ...
+
+
+class Stage(Protocol):
+    """One of `vae`, `video`, `policy`. Stateless: parameters come in, losses go out.
+
+    Trainable and frozen parameters are two flat dicts whose keys start with a group, e.g. `unet/down_blocks.0...`; gradient norms are
+    reported per group. The loop shards both, updates the first, and saves the second once beside the checkpoints.
+    """
+
+    config: ExperimentConfig
+
+    def abstract_trainable(self) -> Params:
+        """ShapeDtypeStructs of what this stage trains."""
+        ...
+
+    def abstract_frozen(self) -> Params:
+        """ShapeDtypeStructs of what the loss reads besides; {} if nothing."""
+        ...
+
+    def init_trainable(self, key: jax.Array) -> Params:
+        """Fresh parameters; runs inside `jax.jit`."""
+        ...
+
+    def load_frozen(self, shardings: dict[str, Sharding]) -> Params:
+        """Frozen parameters from the checkpoints named in `config.init`, placed on `shardings`."""
+        ...
+
+    def source(self, split: str, frozen: Params, workdir: Path) -> StageSource:
+        """Examples of split 'train' or 'val'. `frozen` and `workdir` serve sources that cache what frozen networks compute."""
+        ...
+
+    def loss(
+        self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Loss and further metrics, means over the batch. Pure; jitted and differentiated by the loop."""
+        ...
+
+    def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
+        """A PNG of the batch as the model sees it."""
+        ...
+
+    def preview(self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array, path: Path) -> None:
+        """A PNG of what the model makes of `batch`; called at evaluation steps with the averaged parameters."""
+        ...
+
+    def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, Array]]) -> dict[str, Any]:
+        """JSON for the last checkpoint's metadata, e.g. the latent scaling factor, from the averaged parameters."""
+        ...
+
+
+class StageError(VppError):
+    """A stage that does not exist."""
+
+
+def make_stage(config: ExperimentConfig) -> Stage:
+    """The stage named in `config`. Imported when asked for: a stage pulls in its models and data code."""
+    match config.stage:
+        case "vae":
+            from vpp_jax.training.stages.vae import VAEStage
+
+            return VAEStage(config)
+        case "video":
+            from vpp_jax.training.stages.video import VideoStage
+
+            return VideoStage(config)
+        case "policy":
+            from vpp_jax.training.stages.policy import PolicyStage
+
+            return PolicyStage(config)
+    raise StageError(f"stage '{config.stage}' does not exist; one of vae, video, policy")
