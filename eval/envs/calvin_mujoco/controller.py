@@ -18,9 +18,12 @@ MOTOR_GAIN = 0.1 / PHYSICS_STEP
 MAX_VELOCITY = np.array([2.0] * 7 + [1.0] * 2 + [1e3])
 MAX_FORCE = np.array([200.0] * 7 + [200.0] * 2 + [4.0])
 OPEN_FORCE, CLOSE_FORCE = 2.0, 200.0
-# Damping of the least squares step. The original's iterative solver stops about 7% short of a 2 cm displacement and closes the gap over the next
-# steps; a damped step of these values does the same.
-POSITION_DAMPING, ROTATION_DAMPING = 0.02, 0.002
+# The original's iterative solver stops short of the target and closes the gap over the next steps; so do these shares of the error.
+POSITION_SHARE, ROTATION_SHARE = 0.88, 0.95
+DAMPING = 1e-4  # [m^2, rad^2] keeps the step finite where the arm is stretched out
+# Share of the difference to the commanded velocity that a joint gains per physics step. The original's constraint solver does not converge at once,
+# least of all for the light last link; fitted to its measured step responses.
+VELOCITY_SHARE = np.array([0.7] * 6 + [0.25] + [1.0] * 3)
 NULL_SPACE_GAIN = 0.1
 
 
@@ -75,12 +78,12 @@ class Controller:
         mujoco.mj_jacSite(self.model, self.data, self._jacobian[:3], self._jacobian[3:], self.compiled.tcp)
         jacobian = self._jacobian[:, :ARM_JOINTS]
         error = np.empty(6)
-        error[:3] = position - self.data.site_xpos[self.compiled.tcp]
-        error[3:] = rotation_vector(rotation @ self.tcp_matrix().T)
+        error[:3] = POSITION_SHARE * (position - self.data.site_xpos[self.compiled.tcp])
+        error[3:] = ROTATION_SHARE * rotation_vector(rotation @ self.tcp_matrix().T)
         rest = NULL_SPACE_GAIN * (NEUTRAL_JOINTS - q)
-        # dq = rest + J^T (J J^T + damping)^-1 (error - J rest): `rest` acts only where it does not move the hand
+        # dq = rest + J^T (J J^T + damping)^-1 (error - J rest): the rest term acts only where it does not move the hand
         gram = jacobian @ jacobian.T
-        gram.flat[::7] += _DAMPING
+        gram.flat[::7] += DAMPING
         dq = rest + jacobian.T @ np.linalg.solve(gram, error - jacobian @ rest)
         return np.clip(q + dq, SOFT_LIMITS[:, 0], SOFT_LIMITS[:, 1])
 
@@ -91,7 +94,7 @@ class Controller:
         acceleration, limit, force = self._acceleration, self._max_force, self._force
         for _ in range(substeps):
             command = np.minimum(np.maximum(MOTOR_GAIN * (self._goal - q), -MAX_VELOCITY), MAX_VELOCITY)
-            acceleration[:n] = (command - v) / PHYSICS_STEP
+            acceleration[:n] = (command - v) * _RESPONSE
             mujoco.mj_mulM(model, data, force, acceleration)
             applied[:] = np.minimum(np.maximum(force[:n] + bias, -limit), limit)
             mujoco.mj_step2(model, data)
@@ -104,5 +107,4 @@ class Controller:
             mujoco.mj_kinematics(self.model, self.data)
             mujoco.mj_comPos(self.model, self.data)
 
-
-_DAMPING = np.array([POSITION_DAMPING] * 3 + [ROTATION_DAMPING] * 3)
+_RESPONSE = VELOCITY_SHARE / PHYSICS_STEP
