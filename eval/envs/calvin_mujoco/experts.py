@@ -23,7 +23,10 @@ SERVO_GAIN = 0.35  # share of the distance to the goal commanded per control ste
 TOOL_EULER = np.array([math.pi, 0.0, math.pi / 2])  # fingers straight down, opening along world x
 TIP = 0.0148  # the fingertips' distance beyond the TCP
 X, Y, Z = np.eye(3)
+# The switch is at the end of the arm's reach for a vertical hand: there the fingers point at the cabinet's inclined face.
+SWITCH_EULER = np.array([math.pi, -math.radians(45.0), math.pi / 2])
 SLOPE_UP = np.array([0.0, 0.5, math.sqrt(0.75)])
+SLOPE_OUT = np.array([0.0, -math.sqrt(0.75), 0.5])
 ENGAGED, FREE = 0.020, 0.040  # distance to the contact point [m] at which the stroke is at full strength, and at which it begins
 
 
@@ -35,6 +38,7 @@ class Stroke(NamedTuple):
       approach: unit vector the hand comes from.
       clearance: distance kept along `approach` while misaligned [m].
       push: unit vector of the push; speed: its size in action units.
+      euler: the tool's orientation [rad].
     """
 
     contact: Float[np.ndarray, "3"]
@@ -42,6 +46,7 @@ class Stroke(NamedTuple):
     clearance: float
     push: Float[np.ndarray, "3"]
     speed: float
+    euler: Float[np.ndarray, "3"] = TOOL_EULER
 
 
 def _drawer(direction: float) -> Callable[["CalvinEnvironment"], Stroke]:
@@ -58,16 +63,11 @@ def _slider(direction: float) -> Callable[["CalvinEnvironment"], Stroke]:
     return program
 
 
-def _switch_bar(env: "CalvinEnvironment") -> np.ndarray:
-    return np.array([env.compiled.scene.switch_x, 0.0182, 0.5288]) + env.task_state().switch * SLOPE_UP
-
-
-def _switch_up(env: "CalvinEnvironment") -> Stroke:
-    return Stroke(_switch_bar(env) + np.array([0.0, -0.036, -0.026]), -Y, 0.07, SLOPE_UP, 0.7)
-
-
-def _switch_down(env: "CalvinEnvironment") -> Stroke:
-    return Stroke(_switch_bar(env) + 0.022 * SLOPE_UP + np.array([0.0, 0.004, TIP + 0.004]), Z, 0.06, -SLOPE_UP, 0.7)
+def _switch(direction: float) -> Callable[["CalvinEnvironment"], Stroke]:
+    def program(env: "CalvinEnvironment") -> Stroke:
+        bar = np.array([env.compiled.scene.switch_x, 0.0182, 0.5288]) + env.task_state().switch * SLOPE_UP
+        return Stroke(bar - direction * 0.033 * SLOPE_UP - 0.008 * SLOPE_OUT, SLOPE_OUT, 0.07, direction * SLOPE_UP, 0.7, SWITCH_EULER)
+    return program
 
 
 def _button(env: "CalvinEnvironment") -> Stroke:
@@ -82,8 +82,8 @@ PROGRAMS: dict[str, Callable[["CalvinEnvironment"], Stroke]] = {
     "close_drawer": _drawer(+1.0),
     "move_slider_left": _slider(-1.0),
     "move_slider_right": _slider(+1.0),
-    "turn_on_lightbulb": _switch_up,
-    "turn_off_lightbulb": _switch_down,
+    "turn_on_lightbulb": _switch(+1.0),
+    "turn_off_lightbulb": _switch(-1.0),
     "turn_on_led": _button,
     "turn_off_led": _button,
 }
@@ -96,13 +96,15 @@ def expert_action(task: str, env: "CalvinEnvironment") -> Float[np.ndarray, "7"]
     measured, commanded = controller.tcp_position(), controller.target_position
     offset = stroke.contact - measured
     across = offset - (offset @ stroke.approach) * stroke.approach
-    back = stroke.clearance * _smoothstep(float(np.linalg.norm(across)), 0.010, 0.075)
+    turn_left = wrap(stroke.euler - controller.target_euler)
+    misaligned = float(np.linalg.norm(across)) + 0.1 * max(float(np.linalg.norm(turn_left)) - 0.1, 0.0)
+    back = stroke.clearance * _smoothstep(misaligned, 0.010, 0.075)
     servo = SERVO_GAIN * (stroke.contact + back * stroke.approach - commanded) / POSITION_SCALE
     hold = SERVO_GAIN * (stroke.contact - commanded) / POSITION_SCALE
     push = stroke.speed * stroke.push + hold - (hold @ stroke.push) * stroke.push
     engaged = 1.0 - _smoothstep(float(np.linalg.norm(offset)), ENGAGED, FREE)
     move = (1.0 - engaged) * _limit(servo) + engaged * _limit(push)
-    turn = _limit(SERVO_GAIN * wrap(TOOL_EULER - controller.target_euler) / ROTATION_SCALE, 0.5)
+    turn = _limit(SERVO_GAIN * turn_left / ROTATION_SCALE)
     return np.concatenate([move, turn, [-1.0]]).astype(np.float32)
 
 
