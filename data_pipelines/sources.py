@@ -140,11 +140,13 @@ class PolicySource(_EpisodeSource):
     """
 
     def __init__(self, dataset: RLDSDataset, spec: DatasetSpec, config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int,
-                 *, views: Sequence[str] = (), action_dim: int | None = None, training_split: RLDSDataset | None = None):
+                 *, views: Sequence[str] = (), action_dim: int | None = None, training_split: RLDSDataset | None = None,
+                 with_images: bool = True):
         counts = windows.window_counts(dataset.lengths, config.observation_stride, spec.first_step)
         super().__init__(dataset, spec, config, image_size, tokenizer, text_length, counts)
         where = str(dataset.directory)
         self.views = tuple(views) or spec.policy_views
+        self.with_images = with_images
         self.cameras = tuple(spec.camera(view, dataset.schema.cameras, where) for view in self.views)
         _check_width(dataset, spec.action_key, spec.action_width, f"registry row '{spec.name}'")
         if action_dim is not None:
@@ -169,7 +171,7 @@ class PolicySource(_EpisodeSource):
         start = self.spec.first_step + window * self.config.observation_stride
         steps, mask = windows.action_chunk(len(episode), start, self.config.chunk)
         cameras = zip(self.views, self.cameras, strict=True)
-        example = {f"images/{view}": self._frame(episode, number, camera, start) for view, camera in cameras}
+        example = {f"images/{view}": self._frame(episode, number, camera, start) for view, camera in cameras if self.with_images}
         actions = statistics.finite(episode, self.spec.action_key)[steps]
         if self.spec.proprio_key:
             proprio = statistics.finite(episode, self.spec.proprio_key)[start]
@@ -216,10 +218,11 @@ def clip_source(config: DataConfig, image_size: int, tokenizer: Tokenizer, text_
 
 
 def policy_source(config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int, split: str = "train", *,
-                  views: Sequence[str] = (), action_dim: int | None = None) -> Mixture:
+                  views: Sequence[str] = (), action_dim: int | None = None, with_images: bool = True) -> Mixture:
     """Observations with action chunks of every dataset of `config`.
 
     Args:
+      with_images: False leaves the pictures out and decodes nothing, for training from cached features.
       views: views of every example; default the DatasetConfig's, else the registry's.
       action_dim: width the model expects; another one in the data is an error here, not inside a jitted function.
     """
@@ -227,7 +230,7 @@ def policy_source(config: DataConfig, image_size: int, tokenizer: Tokenizer, tex
         dataset = open_dataset(config, entry, split)
         training = dataset if dataset.split == entry.split else open_dataset(config, entry, "train")
         return PolicySource(dataset, spec, config, image_size, tokenizer, text_length, views=tuple(views) or entry.views,
-                            action_dim=action_dim, training_split=training)
+                            action_dim=action_dim, training_split=training, with_images=with_images)
 
     mixture = _mixture(config, make)
     widths = {(source.action_normalizer.width, source.proprio_normalizer.width, source.views) for source in mixture.sources}

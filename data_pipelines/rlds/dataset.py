@@ -164,7 +164,7 @@ class RLDSDataset:
         self.defects: tuple[Defect, ...] = (
             *(Defect(file, 0, "listed in dataset_info.json but absent", fatal=True) for file in listed.absent),
             *(defect for shard in shards for defect in shard.defects),
-            *(Defect(shard.name, len(shard.offsets), f"{len(shard.offsets)} records, but dataset_info.json lists {expected[shard.name]}", True)
+            *(Defect(shard.name, len(shard.offsets), f"{len(shard.offsets)} records instead of {expected[shard.name]}", fatal=True)
               for shard in shards if len(shard.offsets) != expected[shard.name] and not any(defect.fatal for defect in shard.defects)),
         )
         if self.defects:

@@ -1,0 +1,232 @@
+"""Demonstrations of the CALVIN table in MuJoCo: a scripted expert under action noise, written as RLDS.
+
+The executed xyz motion carries Ornstein-Uhlenbeck noise, the label is what the expert wanted to do in the state it was in: the
+states are wider than the expert's own path, and every label leads back to it. Only solved episodes are kept. An episode is a
+function of (seed, split, scene, task, number) alone.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipelines.builders import writer
+from data_pipelines.builders.sharded import Recorded
+from data_pipelines.errors import DataError
+from data_pipelines.rlds import images
+from data_pipelines.rlds import schema as rlds
+from data_pipelines.rlds.schema import Feature, Schema
+
+ROBOT_OBS, SCENE_OBS, ACTION_WIDTH = 15, 24, 7
+# The tasks of the table that need no grasp.
+TASKS = ("open_drawer", "close_drawer", "move_slider_left", "move_slider_right", "turn_on_lightbulb", "turn_off_lightbulb",
+         "turn_on_led", "turn_off_led")
+TEXTS = ("scene", "task", "episode_id", "renderer", "environment_version")
+
+
+class Job(NamedTuple):
+    """One episode to record."""
+
+    split: str
+    scene: str
+    task: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to record; everything here decides the bytes written.
+
+    Attributes:
+      episodes, val_episodes: per scene and task.
+      action_noise: standard deviation of the noise on the executed xyz action, in action units (1 = 2 cm per step).
+      noise_memory: share of the noise kept from one step to the next.
+      hold_steps: steps recorded after success with the arm held still, so that action chunks end calmly.
+      max_attempts: tries per episode, each with its own seed; then the episode is left out.
+      max_steps: an attempt that takes longer is given up.
+      static_size, gripper_size, jpeg_quality, quality: pictures; `quality` is the environment's rendering preset.
+    """
+
+    scenes: tuple[str, ...] = ("A", "B", "C")
+    tasks: tuple[str, ...] = TASKS
+    episodes: int = 10
+    val_episodes: int = 0
+    seed: int = 0
+    action_noise: float = 0.3
+    noise_memory: float = 0.8
+    hold_steps: int = 3
+    max_attempts: int = 5
+    max_steps: int = 360
+    static_size: int = 200
+    gripper_size: int = 84
+    jpeg_quality: int = 95
+    quality: str = "fast"
+    episodes_per_shard: int = 16
+
+    def __post_init__(self):
+        if not self.scenes or not self.tasks:
+            raise DataError("a build needs at least one scene and one task")
+        for name, least in (("episodes", 1), ("val_episodes", 0), ("seed", 0), ("action_noise", 0), ("hold_steps", 0), ("max_attempts", 1),
+                            ("max_steps", 1), ("static_size", 8), ("gripper_size", 8), ("episodes_per_shard", 1)):
+            if getattr(self, name) < least:
+                raise DataError(f"--{name} is {getattr(self, name)}, expected at least {least}")
+        if not 0 <= self.noise_memory < 1 or not 1 <= self.jpeg_quality <= 100:
+            raise DataError(f"noise_memory {self.noise_memory} must be in [0, 1), jpeg_quality {self.jpeg_quality} in [1, 100]")
+
+
+def real_environment(settings: Settings):
+    """The simulator with the settings' cameras."""
+    from eval.envs.registry import make_environment  # needed to build, not to read
+
+    return make_environment("calvin_mujoco", static_size=settings.static_size, gripper_size=settings.gripper_size, quality=settings.quality)
+
+
+def real_sentences(task: str) -> Sequence[str]:
+    """The sentences `task` is trained with; never the one it is evaluated with."""
+    from eval.envs.calvin_mujoco.tasks import training_sentences
+
+    return training_sentences(task)
+
+
+@dataclass(frozen=True)
+class CalvinMujocoRecipe:
+    """The recipe `data_pipelines.builders.sharded.build` follows.
+
+    Attributes:
+      make_environment: settings -> LanguageEnvironment with an expert; importable, since it is sent to worker processes.
+      sentences: task -> instructions to choose from; importable.
+    """
+
+    plan: Settings
+    make_environment: Callable[[Settings], Any] = real_environment
+    sentences: Callable[[str], Sequence[str]] = real_sentences
+    name: str = "calvin_mujoco"
+    version: str = "1.0.0"
+    description: str = "Scripted demonstrations on the CALVIN table simulated in MuJoCo.\nOnly solved episodes; noise on the executed xyz."
+
+    @property
+    def episodes_per_shard(self) -> int:
+        return self.plan.episodes_per_shard
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.plan)
+
+    def schema(self) -> Schema:
+        return episode_schema(self.plan)
+
+    def jobs(self) -> dict[str, list[Job]]:
+        plan = self.plan
+        return {split: [Job(split, scene, task, number) for scene in plan.scenes for task in plan.tasks for number in range(count)]
+                for split, count in (("train", plan.episodes), ("val", plan.val_episodes)) if count}
+
+    def group(self, job: Job) -> str:
+        return f"{job.scene}/{job.task}"
+
+    def open(self) -> Any:
+        return self.make_environment(self.plan)
+
+    def record(self, resource: Any, job: Job) -> Recorded:
+        """Attempts with new seeds until one is solved."""
+        schema = self.schema()
+        for attempt in range(self.plan.max_attempts):
+            seed = episode_seed(self.plan.seed, job, attempt)
+            steps = record_attempt(resource, self.plan, job, self.sentences(job.task), seed)
+            if steps is None:
+                continue
+            origin = {"renderer": getattr(resource, "renderer", ""), "environment_version": getattr(resource, "version", "")}
+            metadata = {"scene": job.scene, "task": job.task, "seed": seed, "episode_id": "/".join(map(str, job))} | origin
+            columns = {name: np.asarray(values, feature.dtype) if feature.kind == "tensor" else values
+                       for name, feature in schema.steps.items() for values in [steps[name]]}
+            payload = writer.encode_episode(schema, columns, {f"episode_metadata/{name}": value for name, value in metadata.items()})
+            return Recorded(payload, attempt + 1)
+        return Recorded(None, self.plan.max_attempts)
+
+
+def episode_schema(plan: Settings) -> Schema:
+    """Columns of the dataset."""
+    def picture(size: int, text: str) -> Feature:
+        return Feature("image", "uint8", (size, size, 3), "jpeg", text)
+
+    def vector(width: int, text: str) -> Feature:
+        return Feature("tensor", "float32", (width,), "none", text)
+
+    scalar, flag = Feature("tensor", "float32"), Feature("tensor", "bool")
+    return Schema(
+        steps={
+            "observation/rgb_static": picture(plan.static_size, "Static camera."),
+            "observation/rgb_gripper": picture(plan.gripper_size, "Camera on the gripper."),
+            "observation/robot_obs": vector(ROBOT_OBS, "TCP xyz, TCP euler xyz, gripper width, 7 joint angles, last gripper command."),
+            "observation/scene_obs": vector(SCENE_OBS, "Slider, drawer, button, switch, bulb, LED, three block poses."),
+            rlds.ACTION: vector(ACTION_WIDTH, "Wanted by the expert: relative xyz / 0.02 m, euler / 0.05 rad, gripper -1 closed, 1 open."),
+            "action_executed": vector(ACTION_WIDTH, "The action with noise on xyz, clipped to [-1, 1]."),
+            rlds.REWARD: scalar, rlds.DISCOUNT: scalar, rlds.IS_FIRST: flag, rlds.IS_LAST: flag, rlds.IS_TERMINAL: flag,
+            rlds.LANGUAGE_INSTRUCTION: Feature("text"),
+        },
+        episode={**{f"episode_metadata/{name}": Feature("text") for name in TEXTS}, "episode_metadata/seed": Feature("tensor", "int64")},
+    )
+
+
+def episode_seed(seed: int, job: Job, attempt: int) -> int:
+    """31-bit seed of one attempt at one episode."""
+    words = [seed, *(zlib.crc32(text.encode()) for text in (job.split, job.scene, job.task)), job.number, attempt]
+    return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
+
+
+def record_attempt(environment: Any, plan: Settings, job: Job, sentences: Sequence[str], seed: int) -> dict[str, list] | None:
+    """Step columns of one attempt, or None when the expert did not solve the task.
+
+    Args:
+      environment: an `eval.envs.base.LanguageEnvironment` with an expert.
+      sentences: instructions to choose from.
+      seed: decides the initial state, the noise and the sentence.
+    """
+    expert_rng, noise_rng, text_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
+    instruction = sentences[int(text_rng.integers(len(sentences)))]
+    environment.reset(task=job.task, scene=job.scene, seed=seed)
+    noise = plan.action_noise * noise_rng.standard_normal(3)
+    fresh = plan.action_noise * np.sqrt(1 - plan.noise_memory**2)  # keeps the standard deviation constant over time
+    columns: dict[str, list] = {name: [] for name in episode_schema(plan).steps}
+    solved = False
+    for _ in range(plan.max_steps):
+        wanted = environment.expert_action(expert_rng)
+        if wanted is None:
+            return None
+        action = np.asarray(wanted, np.float32)
+        executed = action.copy()
+        executed[:3] = np.clip(action[:3] + noise, -1, 1)
+        noise = plan.noise_memory * noise + fresh * noise_rng.standard_normal(3)
+        _append_observation(columns, environment.observation(), plan)
+        outcome = environment.advance(executed)
+        _append_step(columns, action, executed, float(outcome.success))
+        if outcome.done or outcome.success:
+            solved = outcome.success
+            break
+    if not solved:
+        return None
+    hold = np.concatenate([np.zeros(ACTION_WIDTH - 1), action[-1:]]).astype(np.float32)
+    for step in range(plan.hold_steps + 1):  # the last one only shows what the motion before it led to
+        _append_observation(columns, environment.observation(), plan)
+        _append_step(columns, hold, hold, 0.0)
+        if step < plan.hold_steps:
+            environment.advance(hold)
+    steps = len(columns[rlds.ACTION])
+    columns[rlds.DISCOUNT] = [1.0] * steps
+    columns[rlds.IS_FIRST] = [step == 0 for step in range(steps)]
+    columns[rlds.IS_LAST] = columns[rlds.IS_TERMINAL] = [step == steps - 1 for step in range(steps)]
+    columns[rlds.LANGUAGE_INSTRUCTION] = [instruction] * steps
+    return columns
+
+
+def _append_observation(columns: dict[str, list], observation: dict[str, np.ndarray], plan: Settings) -> None:
+    for name in ("rgb_static", "rgb_gripper"):
+        columns[f"observation/{name}"].append(images.encode_jpeg(observation[name], plan.jpeg_quality))
+    for name in ("robot_obs", "scene_obs"):
+        columns[f"observation/{name}"].append(np.asarray(observation[name], np.float32))
+
+
+def _append_step(columns: dict[str, list], action: np.ndarray, executed: np.ndarray, reward: float) -> None:
+    columns[rlds.ACTION].append(action)
+    columns["action_executed"].append(executed)
+    columns[rlds.REWARD].append(reward)

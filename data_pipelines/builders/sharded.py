@@ -1,0 +1,190 @@
+"""Builds a dataset shard by shard in worker processes, so that it can be interrupted and continued.
+
+A recipe says which episodes there are and how one is recorded. Each worker records the episodes of one shard and writes that file;
+a shard is a function of its episodes alone, so the number of workers changes nothing.
+"""
+
+import json
+import multiprocessing
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from data_pipelines.builders import writer
+from data_pipelines.errors import DataError
+from data_pipelines.files import write_atomically
+from data_pipelines.rlds.schema import Schema
+from data_pipelines.rlds.tfrecord import write_records
+
+PROGRESS_DIRECTORY, PLAN_FILE, REPORT_FILE = "unfinished", "build_plan.json", "build_report.json"
+Progress = Callable[[int, int, str], None]
+
+
+class Recorded(NamedTuple):
+    """What came of one job: the record, or None when no attempt was good enough to keep."""
+
+    payload: bytes | None
+    attempts: int
+
+
+class Recipe(Protocol):
+    """What a dataset consists of. Sent to worker processes, so it must pickle."""
+
+    name: str
+    version: str
+    description: str
+    episodes_per_shard: int
+
+    def schema(self) -> Schema: ...
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the bytes written, as JSON."""
+    def jobs(self) -> dict[str, list[Any]]:
+        """Split -> episodes to record, in order."""
+    def group(self, job: Any) -> str:
+        """What the share of kept attempts is reported by, e.g. the task."""
+    def open(self) -> Any:
+        """What recording needs (a simulator), made once per shard; has `close()`."""
+    def record(self, resource: Any, job: Any) -> Recorded: ...
+
+
+class Shard(NamedTuple):
+    """One file to write."""
+
+    split: str
+    file: str
+    jobs: tuple[Any, ...]
+
+
+def plan_shards(recipe: Recipe) -> list[Shard]:
+    shards = []
+    for split, jobs in recipe.jobs().items():
+        parts = [jobs[start:start + recipe.episodes_per_shard] for start in range(0, len(jobs), recipe.episodes_per_shard)]
+        names = [writer.shard_name(recipe.name, split, number, len(parts)) for number in range(len(parts))]
+        shards += [Shard(split, name, tuple(part)) for name, part in zip(names, parts, strict=True)]
+    return shards
+
+
+def build(recipe: Recipe, directory: Path, workers: int = 1, progress: Progress | None = None) -> dict:
+    """Writes the dataset; shards that a former run of the same recipe finished are kept. Returns the report (also in REPORT_FILE).
+
+    Args:
+      workers: processes; 0 records in this one.
+      progress: called with (episodes done, episodes planned, what was just finished).
+    Raises:
+      DataError: `directory` holds something else or a build with other settings, or a shard came out empty.
+    """
+    directory = Path(directory)
+    _claim(recipe, directory)
+    shards = plan_shards(recipe)
+    finished = {shard.file: entry for shard in shards if (entry := _finished(directory, shard)) is not None}
+    total, done = sum(len(shard.jobs) for shard in shards), sum(len(shard.jobs) for shard in shards if shard.file in finished)
+    if progress is not None and finished:
+        progress(done, total, f"{len(finished)} shard(s) kept from an earlier run")
+    for shard, entry in _run(recipe, [shard for shard in shards if shard.file not in finished], directory, workers):
+        finished[shard.file] = entry
+        done += len(shard.jobs)
+        if progress is not None:
+            progress(done, total, shard.file)
+    return _finish(recipe, directory, shards, finished)
+
+
+def write_shard(recipe: Recipe, shard: Shard, directory: Path) -> dict:
+    """Records the episodes of one shard and writes it; returns (and notes on disk) what it holds. Runs in a worker process."""
+    payloads, attempts, kept = [], {}, {}
+    resource = recipe.open()
+    try:
+        for job in shard.jobs:
+            recorded, group = recipe.record(resource, job), recipe.group(job)
+            attempts[group] = attempts.get(group, 0) + recorded.attempts
+            kept[group] = kept.get(group, 0) + (recorded.payload is not None)
+            if recorded.payload is not None:
+                payloads.append(recorded.payload)
+    finally:
+        resource.close()
+    if not payloads:
+        raise DataError(f"{shard.file}: none of {sum(attempts.values())} attempts was worth keeping ({', '.join(sorted(attempts))})")
+    size = write_records(directory / shard.file, payloads)
+    entry = {"file": shard.file, "split": shard.split, "episodes": len(payloads), "bytes": size, "attempts": attempts, "kept": kept}
+    write_atomically(directory / PROGRESS_DIRECTORY / f"{shard.file}.json", json.dumps(entry).encode())
+    return entry
+
+
+def _run(recipe: Recipe, shards: Sequence[Shard], directory: Path, workers: int) -> Iterator[tuple[Shard, dict]]:
+    if workers <= 0 or not shards:
+        for shard in shards:
+            yield shard, write_shard(recipe, shard, directory)
+        return
+    # spawn: a forked child would share the parent's graphics context and threads
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=context, initializer=_quiet_interrupt) as pool:
+        futures = {pool.submit(write_shard, recipe, shard, directory): shard for shard in shards}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _quiet_interrupt() -> None:
+    # Ctrl-C reaches the whole process group: a worker just ends, without a traceback, and its shard is not finished
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _claim(recipe: Recipe, directory: Path) -> None:
+    """Makes `directory` this recipe's, or checks that it already is."""
+    path, asked = directory / PLAN_FILE, json.loads(json.dumps({"dataset": recipe.name, "version": recipe.version, **recipe.settings()}))
+    if path.is_file():
+        found = json.loads(path.read_text())
+        names = [name for name in sorted(asked | found) if found.get(name) != asked.get(name)]
+        if names:
+            changed = "; ".join(f"{name}: {found.get(name)} there, {asked.get(name)} asked" for name in names)
+            raise DataError(f"{directory} holds a build with other settings ({changed}). Use another --out, or remove that directory")
+    elif directory.is_dir() and any(directory.iterdir()):
+        raise DataError(f"{directory} is not empty and no build of {recipe.name}; use another --out")
+    else:
+        write_atomically(path, json.dumps(asked, indent=1).encode())
+
+
+def _finished(directory: Path, shard: Shard) -> dict | None:
+    """The notes of a shard that is complete on disk."""
+    notes, report = directory / PROGRESS_DIRECTORY / f"{shard.file}.json", directory / REPORT_FILE
+    entries = []
+    if notes.is_file():
+        entries = [json.loads(notes.read_text())]
+    elif report.is_file():
+        entries = json.loads(report.read_text())["shards"]
+    entry = next((entry for entry in entries if entry["file"] == shard.file), None)
+    path = directory / shard.file
+    return entry if entry is not None and path.is_file() and path.stat().st_size == entry["bytes"] else None
+
+
+def _finish(recipe: Recipe, directory: Path, shards: Sequence[Shard], finished: dict[str, dict]) -> dict:
+    """Metadata and report of a complete build."""
+    entries = [finished[shard.file] for shard in shards]
+    splits = {}
+    for split in dict.fromkeys(shard.split for shard in shards):
+        mine = [entry for entry in entries if entry["split"] == split]
+        splits[split] = writer.WrittenSplit(tuple(entry["episodes"] for entry in mine), sum(entry["bytes"] for entry in mine))
+    attempts = _total(entry["attempts"] for entry in entries)
+    kept = _total(entry["kept"] for entry in entries)
+    report = {
+        "dataset": recipe.name, "version": recipe.version, "settings": recipe.settings(), "attempts": attempts, "kept": kept,
+        "share_kept": {group: kept[group] / count for group, count in attempts.items()},
+        "episodes": {split: sum(written.shard_lengths) for split, written in splits.items()},
+        "bytes": {split: written.num_bytes for split, written in splits.items()}, "shards": entries,
+    }
+    write_atomically(directory / REPORT_FILE, json.dumps(report, indent=1).encode())
+    writer.write_metadata(directory, recipe.schema(), recipe.name, recipe.version, splits, recipe.description)
+    shutil.rmtree(directory / PROGRESS_DIRECTORY, ignore_errors=True)
+    return report
+
+
+def _total(tallies: Iterator[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for tally in tallies:
+        for group, count in tally.items():
+            total[group] = total.get(group, 0) + count
+    return dict(sorted(total.items()))

@@ -1,0 +1,115 @@
+"""Writes TFDS/RLDS directories without TensorFlow: features.json, dataset_info.json, TFRecord shards.
+
+`tfds.builder_from_directory` opens the result. Every file appears under its final name only when it is whole.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.errors import DataError
+from data_pipelines.files import write_atomically
+from data_pipelines.rlds import examples
+from data_pipelines.rlds.dataset import DEFAULT_TEMPLATE
+from data_pipelines.rlds.schema import NUMERIC_IN_FLOAT_LIST, NUMERIC_IN_INT64_LIST, STEPS, Feature, Schema
+
+FEATURES = "tensorflow_datasets.core.features"
+Columns = Mapping[str, "np.ndarray | list[bytes] | list[str]"]
+
+
+@dataclass(frozen=True)
+class WrittenSplit:
+    """What dataset_info.json says of a split: records per shard, and bytes of all of them."""
+
+    shard_lengths: tuple[int, ...]
+    num_bytes: int
+
+
+def shard_name(dataset: str, split: str, shard: int, shards: int) -> str:
+    return f"{dataset}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
+
+
+def encode_episode(schema: Schema, steps: Columns, metadata: Mapping[str, object]) -> bytes:
+    """One record.
+
+    Args:
+      steps: every step feature of `schema`: arrays [steps, *shape], lists of encoded pictures (bytes) or of texts (str).
+      metadata: every episode feature: numbers or strings.
+    """
+    if steps.keys() != schema.steps.keys() or metadata.keys() != schema.episode.keys():
+        wrong = sorted(set(steps) ^ set(schema.steps) | set(metadata) ^ set(schema.episode))
+        raise DataError(f"an episode must have exactly the fields of its schema; missing or unknown: {', '.join(wrong)}")
+    lengths = {name: len(values) for name, values in steps.items()}
+    if len(set(lengths.values())) != 1 or not min(lengths.values()):
+        raise DataError(f"step columns must be equally long and not empty, got {lengths}")
+    columns = {f"{STEPS}/{name}": _column(name, schema.steps[name], values) for name, values in steps.items()}
+    for name, value in metadata.items():
+        feature = schema.episode[name]
+        columns[name] = _column(name, feature, [value] if feature.kind == "text" else np.asarray(value)[None])
+    return examples.encode(columns)
+
+
+def _column(name: str, feature: Feature, values) -> np.ndarray | list[bytes]:
+    if feature.kind == "text":
+        return [value.encode() if isinstance(value, str) else bytes(value) for value in values]
+    if feature.kind == "image":
+        return [bytes(value) for value in values]
+    array = np.asarray(values)
+    if array.shape[1:] != feature.shape:
+        raise DataError(f"field '{name}': shape {array.shape[1:]} per step, the schema says {feature.shape}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"field '{name}': NaN or infinite values")
+    stored = NUMERIC_IN_FLOAT_LIST if array.dtype.kind == "f" else NUMERIC_IN_INT64_LIST
+    if feature.dtype not in stored:
+        raise DataError(f"field '{name}': got {array.dtype}, the schema says {feature.dtype}")
+    return array
+
+
+def features_json(schema: Schema) -> dict:
+    """The tree TFDS's `FeaturesDict` writes for this schema."""
+    steps = {"pythonClassName": f"{FEATURES}.dataset_feature.Dataset", "sequence": {"feature": _dict(schema.steps), "length": "-1"}}
+    tree = _dict(schema.episode)
+    tree["featuresDict"]["features"][STEPS] = steps
+    return tree
+
+
+def _dict(leaves: Mapping[str, Feature]) -> dict:
+    """FeaturesDict of joined names; our own names have no "/" of their own, so here they may be split."""
+    features: dict[str, dict] = {}
+    groups: dict[str, dict[str, Feature]] = {}
+    for name, feature in leaves.items():
+        group, _, rest = name.partition("/")
+        if rest:
+            groups.setdefault(group, {})[rest] = feature
+        else:
+            features[name] = _leaf(feature)
+    features |= {name: _dict(members) for name, members in groups.items()}
+    return {"pythonClassName": f"{FEATURES}.features_dict.FeaturesDict", "featuresDict": {"features": features}}
+
+
+def _leaf(feature: Feature) -> dict:
+    shape = {"dimensions": [str(size) for size in feature.shape]} if feature.shape else {}
+    description = {"description": feature.description} if feature.description else {}
+    if feature.kind == "text":
+        return {"pythonClassName": f"{FEATURES}.text_feature.Text", "text": {}, **description}
+    if feature.kind == "image":
+        body = {"shape": shape, "dtype": feature.dtype, "encodingFormat": feature.encoding}
+        return {"pythonClassName": f"{FEATURES}.image_feature.Image", "image": body, **description}
+    python_class = "tensor_feature.Tensor" if feature.shape else "scalar.Scalar"
+    body = {"shape": shape, "dtype": feature.dtype, "encoding": feature.encoding}
+    return {"pythonClassName": f"{FEATURES}.{python_class}", "tensor": body, **description}
+
+
+def write_metadata(directory: Path, schema: Schema, name: str, version: str, splits: Mapping[str, WrittenSplit], description: str) -> None:
+    """features.json and then dataset_info.json: the latter is what makes a directory a dataset, so it comes last."""
+    info = {
+        "citation": "", "description": description, "fileFormat": "tfrecord", "moduleName": __name__, "name": name,
+        "releaseNotes": {version: description.splitlines()[0]}, "version": version,
+        "splits": [{"filepathTemplate": DEFAULT_TEMPLATE, "name": split, "numBytes": str(written.num_bytes),
+                    "shardLengths": [str(length) for length in written.shard_lengths]} for split, written in splits.items()],
+    }
+    write_atomically(directory / "features.json", json.dumps(features_json(schema), indent=1).encode())
+    write_atomically(directory / "dataset_info.json", json.dumps(info, indent=1).encode())

@@ -1,0 +1,131 @@
+"""The order of the data: a function of (seed, step), whatever the number of processes and threads, and resumable at any step."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from data_pipelines import loader
+from data_pipelines.config import DataConfig, DatasetConfig
+from data_pipelines.errors import BadRecordError, DataError
+from data_pipelines.loader import clip_source, eval_batches, example_order, make_iterator
+from data_pipelines.sources import Mixture
+
+
+class Numbers:
+    """A source whose example is its own number."""
+
+    def __init__(self, length: int, start: int = 0, bad: int | None = None):
+        self.length, self.start, self.bad = length, start, bad
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if index == self.bad:
+            raise BadRecordError("file record 3", "action", "NaN")
+        return {"number": np.int64(self.start + index), "row": np.full(2, index, np.float32)}
+
+
+def batches(count, *arguments, **options):
+    return [batch["number"].tolist() for batch in itertools.islice(make_iterator(*arguments, **options), count)]
+
+
+MIXED = Mixture([Numbers(40), Numbers(9, start=100), Numbers(25, start=1000)], [2, 1, 1])
+
+
+@pytest.mark.parametrize("source", [Numbers(37), MIXED], ids=["single", "mixture"])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_global_batches_do_not_depend_on_processes_or_threads(source, shuffle):
+    whole = batches(30, source, 8, seed=5, threads=0, shuffle=shuffle)
+    for processes, threads in itertools.product((1, 2, 4), (0, 3)):
+        parts = [batches(30, source, 8, 5, process, processes, threads, shuffle) for process in range(processes)]
+        joined = [list(itertools.chain(*rows)) for rows in zip(*parts, strict=True)]
+        assert joined == whole
+    order = example_order(source, 5, shuffle)
+    assert whole == [[int(source[int(order[8 * step + row])]["number"]) for row in range(8)] for step in range(30)]
+
+
+@pytest.mark.parametrize("small", [1 << 16, 0], ids=["table", "grain"])
+def test_every_epoch_is_another_permutation(monkeypatch, small):
+    monkeypatch.setattr(loader, "SMALL", small)
+    order = example_order(Numbers(23), 0)
+    epochs = np.array([int(order[index]) for index in range(23 * 4)]).reshape(4, 23)
+    assert (np.sort(epochs, 1) == np.arange(23)).all()
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_order_without_shuffling():
+    plain = example_order(Numbers(5), 0, shuffle=False)
+    assert [int(plain[index]) for index in range(12)] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+
+
+def test_seeds_give_different_orders():
+    assert batches(4, Numbers(50), 10, seed=0) != batches(4, Numbers(50), 10, seed=1)
+    assert batches(4, Numbers(50), 10, seed=0) == batches(4, Numbers(50), 10, seed=0)
+
+
+def test_mixture_follows_its_weights_and_visits_everything():
+    drawn = np.concatenate(batches(100, MIXED, 10, seed=2))
+    shares = [np.mean(drawn < 40), np.mean((drawn >= 100) & (drawn < 109)), np.mean(drawn >= 1000)]
+    np.testing.assert_allclose(shares, [0.5, 0.25, 0.25], atol=0.01)
+    assert len(np.unique(drawn)) == len(MIXED)
+    assert [int(MIXED[index]["number"]) for index in (0, 39, 40, 48, 49, 73)] == [0, 39, 100, 108, 1000, 1024]
+
+
+@pytest.mark.parametrize("stop", [0, 1, 7, 19])
+@pytest.mark.parametrize("threads", [0, 2])
+def test_resume_is_exact_at_any_step(stop, threads):
+    whole = batches(25, MIXED, 6, seed=3, threads=threads)
+    iterator = make_iterator(MIXED, 6, 3, threads=threads)
+    head = [next(iterator)["number"].tolist() for _ in range(stop)]
+    state = iterator.get_state()
+    assert len(json.dumps(state)) < 100
+    for _ in range(3):
+        next(iterator)  # what was read after the checkpoint is read again
+    other = make_iterator(MIXED, 6, 3, threads=threads)
+    other.set_state(state)
+    assert head + [next(other)["number"].tolist() for _ in range(25 - stop)] == whole
+
+
+def test_real_batches_resume_bit_for_bit(built, tokenizer):
+    source = clip_source(DataConfig(datasets=(DatasetConfig(str(built)),), clip_frames=3), 16, tokenizer, 6)
+    iterator = make_iterator(source, 4, 0)
+    first = [next(iterator) for _ in range(5)]
+    other = make_iterator(source, 4, 0)
+    for _ in range(2):
+        next(other)
+    third = make_iterator(source, 4, 0, threads=0)
+    third.set_state(other.get_state())
+    for expected in first[2:]:
+        for name, value in next(third).items():
+            np.testing.assert_array_equal(value, expected[name])
+            assert value.dtype == expected[name].dtype
+
+
+def test_eval_batches_pass_once_and_mask_the_rest():
+    for processes in (1, 2, 4):
+        seen, counts = [], []
+        for process in range(processes):
+            made = list(eval_batches(Numbers(21), 8, process, processes))
+            counts.append(len(made))
+            for batch in made:
+                assert batch["number"].shape == (8 // processes,)
+                seen += batch["number"][batch["valid"]].tolist()
+        assert sorted(seen) == list(range(21))
+        assert counts == [3] * processes
+    limited = list(eval_batches(Numbers(100), 4, limit=5))
+    numbers = np.concatenate([batch["number"][batch["valid"]] for batch in limited])
+    assert numbers.tolist() == [0, 24, 49, 74, 99]
+
+
+def test_a_bad_record_reaches_the_caller():
+    iterator = make_iterator(Numbers(6, bad=4), 6, 0, threads=2)
+    with pytest.raises(BadRecordError, match="file record 3, field 'action': NaN"):
+        next(iterator)
+
+
+def test_batch_must_fit_the_processes():
+    with pytest.raises(DataError, match="batch_size 6 cannot be split over 4"):
+        make_iterator(Numbers(9), 6, 0, 0, 4)

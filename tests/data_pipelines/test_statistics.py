@@ -1,0 +1,86 @@
+"""Numbers that scale actions: right, of the training split, and tied to the shards they came from."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data_pipelines import statistics
+from data_pipelines.errors import BadRecordError
+from data_pipelines.openx.registry import dataset_spec
+from data_pipelines.rlds.dataset import RLDSDataset
+
+SPEC = dataset_spec("calvin_mujoco")
+
+
+def test_columns_match_numpy(write_dataset):
+    dataset = RLDSDataset(write_dataset([5, 9, 3]))
+    made = statistics.compute(dataset, SPEC)
+    state = np.concatenate([episode.column("observation/robot_obs") for episode in dataset]).astype(np.float64)
+    column = made.columns["proprio"]
+    assert (made.episodes, made.steps, column.count) == (3, 17, 17)
+    for name, value in {"mean": state.mean(0), "std": state.std(0), "min": state.min(0), "max": state.max(0),
+                        "q01": np.quantile(state, 0.01, axis=0), "q99": np.quantile(state, 0.99, axis=0)}.items():
+        np.testing.assert_allclose(getattr(column, name), value, rtol=1e-12)
+    scaled = made.proprio_normalizer().forward(state)
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(scaled.std(0), 1, atol=1e-5)
+    assert made.action_normalizer(SPEC).kind == "none"
+
+
+def test_stored_reused_and_recomputed_when_the_shards_change(dataset_copy, monkeypatch):
+    calls = []
+    compute = statistics.compute
+    monkeypatch.setattr(statistics, "compute", lambda *arguments: calls.append(1) or compute(*arguments))
+    first = statistics.load_or_compute(RLDSDataset(dataset_copy), SPEC)
+    again = statistics.load_or_compute(RLDSDataset(dataset_copy), SPEC)
+    assert len(calls) == 1
+    assert first == again
+    assert first.hash == again.hash
+    stored = json.loads((dataset_copy / "statistics-train.json").read_text())
+    assert (stored["dataset"], stored["version"], stored["split"], stored["hash"]) == ("calvin_mujoco", "1.0.0", "train", first.hash)
+    assert stored["columns"]["action"]["count"] == first.steps
+    shard = next(dataset_copy.glob("*train*00000-of*"))
+    shard.write_bytes(next(dataset_copy.glob("*train*00001-of*")).read_bytes())
+    assert statistics.load_or_compute(RLDSDataset(dataset_copy), SPEC).hash != first.hash
+    assert len(calls) == 2
+
+
+def test_edited_file_is_not_believed(dataset_copy):
+    dataset = RLDSDataset(dataset_copy)
+    made = statistics.load_or_compute(dataset, SPEC)
+    path = statistics.statistics_path(dataset)
+    tree = json.loads(path.read_text())
+    tree["columns"]["action"]["mean"][0] += 1
+    path.write_text(json.dumps(tree))
+    assert statistics.load_or_compute(dataset, SPEC) == made
+
+
+def test_hash_does_not_depend_on_where_the_shards_lie(built, dataset_copy):
+    assert statistics.compute(RLDSDataset(built), SPEC).hash == statistics.compute(RLDSDataset(dataset_copy), SPEC).hash
+
+
+def test_nan_is_named_or_left_out(write_dataset):
+    def spoil(episode, steps):
+        if episode == 1:
+            steps["action"][2, 3] = np.nan
+
+    dataset = RLDSDataset(write_dataset([4, 4, 4], spoil))
+    with pytest.raises(BadRecordError, match=r"record 1, field 'action': NaN or infinite values at step 2"):
+        statistics.compute(dataset, SPEC)
+    made = statistics.compute(dataset, SPEC, "skip")
+    assert made.episodes == 2
+    assert made.steps == 8
+    assert "record 1: action: NaN" in made.skipped[0]
+
+
+def test_first_steps_of_bridge_are_left_out(shared_data):
+    dataset = RLDSDataset(shared_data / "openx" / "bridge_dataset", index_dir=None)
+    spec = dataset_spec("bridge_dataset")
+    made = statistics.compute(dataset, spec)
+    assert made.steps == 25 * 9
+    normalizer = made.action_normalizer(spec)
+    assert normalizer.shift[6] == 0
+    assert normalizer.scale[6] == 1
+    actions = np.concatenate([episode.column("action")[1:] for episode in dataset])
+    np.testing.assert_allclose(normalizer.forward(actions)[:, :6].std(0), 1, atol=1e-4)

@@ -1,0 +1,73 @@
+"""The one resize and the one action scaling."""
+
+import numpy as np
+import pytest
+
+from data_pipelines.transforms import Normalizer, resize
+
+
+def triangle_resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Antialiased bilinear resize from its definition: a triangle filter as wide as the shrinking factor, rows then columns."""
+    def weights(old: int) -> np.ndarray:
+        scale = old / size
+        support = max(scale, 1.0)
+        centers = (np.arange(size) + 0.5) * scale
+        distance = np.abs(np.arange(old) + 0.5 - centers[:, None]) / support
+        table = np.clip(1 - distance, 0, None)
+        return table / table.sum(1, keepdims=True)
+
+    return np.einsum("ih,hwc,jw->ijc", weights(image.shape[0]), image.astype(float), weights(image.shape[1]))
+
+
+@pytest.mark.parametrize(("shape", "size"), [((200, 200), 64), ((84, 84), 64), ((24, 32), 64), ((48, 64), 40)])
+def test_resize_is_the_triangle_filter(shape, size):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    out = resize(image, size)
+    assert out.shape == (size, size, 3)
+    assert out.dtype == np.uint8
+    # Pillow rounds to 8 bits after each of the two passes and uses fixed-point weights: one step of error
+    assert np.abs(out.astype(float) - triangle_resize(image, size)).max() <= 1.01
+
+
+def test_resize_keeps_what_already_fits_and_what_is_flat():
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(resize(image, 16), image)
+    flat = np.full((50, 30, 3), 77, np.uint8)
+    np.testing.assert_array_equal(resize(flat, 20), np.full((20, 20, 3), 77))
+
+
+def test_mean_std_round_trip_and_moments():
+    x = np.random.default_rng(0).normal(3, [0.1, 5, 2], (1000, 3))
+    normalizer = Normalizer.mean_std(x.mean(0), x.std(0), (True, True, False))
+    y = normalizer.forward(x)
+    np.testing.assert_allclose(y[:, :2].mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(y[:, :2].std(0), 1, atol=1e-5)
+    np.testing.assert_allclose(y[:, 2], x[:, 2], rtol=1e-6)
+    np.testing.assert_allclose(normalizer.inverse(y), x, rtol=1e-5, atol=1e-5)
+
+
+def test_quantile_maps_the_percentiles_to_one_and_clips():
+    normalizer = Normalizer.quantile((-2.0, 0.0), (4.0, 0.5), (True, True))
+    np.testing.assert_allclose(normalizer.forward(np.array([[-2, 0], [4, 0.5], [1, 0.25], [100, -7]])), [[-1, -1], [1, 1], [0, 0], [1, -1]])
+    inside = np.random.default_rng(0).uniform((-2, 0), (4, 0.5), (50, 2))
+    np.testing.assert_allclose(normalizer.inverse(normalizer.forward(inside)), inside, atol=1e-6)
+
+
+def test_constant_dimensions_do_not_explode():
+    for normalizer in (Normalizer.mean_std((5.0,), (0.0,)), Normalizer.quantile((5.0,), (5.0,))):
+        np.testing.assert_allclose(normalizer.forward(np.array([5.0, ])), 0.0)
+        np.testing.assert_allclose(normalizer.inverse(np.array([0.0])), 5.0)
+
+
+def test_json_round_trip_and_identity():
+    normalizer = Normalizer.quantile((-2.0, 0.1), (4.0, 0.5), (True, False))
+    assert Normalizer.from_json(normalizer.to_json()) == normalizer
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype("f")
+    np.testing.assert_array_equal(Normalizer.identity(3).forward(x), x)
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(ValueError, match="not one of"):
+        Normalizer("minmax", (0.0,), (1.0,), (False,))
+    with pytest.raises(ValueError, match="positive"):
+        Normalizer("mean_std", (0.0,), (0.0,), (False,))
