@@ -27,7 +27,7 @@ X, Y, Z = np.eye(3)
 SWITCH_EULER = np.array([math.pi, -math.radians(45.0), math.pi / 2])
 SLOPE_UP = np.array([0.0, 0.5, math.sqrt(0.75)])
 SLOPE_OUT = np.array([0.0, -math.sqrt(0.75), 0.5])
-ENGAGED, FREE = 0.020, 0.040  # distance to the contact point [m] at which the stroke is at full strength, and at which it begins
+FREE_PLAY = 0.020  # distance from the contact point to touching the part [m]
 
 
 class Stroke(NamedTuple):
@@ -38,6 +38,7 @@ class Stroke(NamedTuple):
       approach: unit vector the hand comes from.
       clearance: distance kept along `approach` while misaligned [m].
       push: unit vector of the push; speed: its size in action units.
+      tolerance: misalignment that does not matter [m]; beyond it the hand stays back and the push fades.
       euler: the tool's orientation [rad].
     """
 
@@ -46,35 +47,36 @@ class Stroke(NamedTuple):
     clearance: float
     push: Float[np.ndarray, "3"]
     speed: float
+    tolerance: float
     euler: Float[np.ndarray, "3"] = TOOL_EULER
 
 
 def _drawer(direction: float) -> Callable[["CalvinEnvironment"], Stroke]:
     def program(env: "CalvinEnvironment") -> Stroke:
         slot = np.array([env.compiled.scene.drawer_x, -0.211 - env.task_state().drawer, 0.364])  # between handle bar and front plate
-        return Stroke(slot, Z, 0.11, direction * Y, 0.7)
+        return Stroke(slot, Z, 0.11, direction * Y, 0.7, 0.012)
     return program
 
 
 def _slider(direction: float) -> Callable[["CalvinEnvironment"], Stroke]:
     def program(env: "CalvinEnvironment") -> Stroke:
         handle_x = env.compiled.scene.slide_x + 0.14 - env.task_state().slide
-        return Stroke(np.array([handle_x - direction * 0.036, -0.002, 0.556]), -Y, 0.085, direction * X, 0.7)
+        return Stroke(np.array([handle_x - direction * 0.045, -0.002, 0.556]), -Y, 0.085, direction * X, 0.7, 0.008)
     return program
 
 
 def _switch(direction: float) -> Callable[["CalvinEnvironment"], Stroke]:
     def program(env: "CalvinEnvironment") -> Stroke:
         bar = np.array([env.compiled.scene.switch_x, 0.0182, 0.5288]) + env.task_state().switch * SLOPE_UP
-        return Stroke(bar - direction * 0.033 * SLOPE_UP - 0.008 * SLOPE_OUT, SLOPE_OUT, 0.07, direction * SLOPE_UP, 0.7, SWITCH_EULER)
+        return Stroke(bar - direction * 0.033 * SLOPE_UP - 0.008 * SLOPE_OUT, SLOPE_OUT, 0.07, direction * SLOPE_UP, 0.7, 0.014, SWITCH_EULER)
     return program
 
 
 def _button(env: "CalvinEnvironment") -> Stroke:
     top = np.array([env.compiled.scene.button_x, -0.12, 0.484 + TIP + 0.004])
     if env.lights.button_pressed:  # pressed without effect, or held from before: let it come up first
-        return Stroke(top + 0.03 * Z, Z, 0.05, Z, 0.5)
-    return Stroke(top, Z, 0.07, -Z, 0.5)
+        return Stroke(top + 0.03 * Z, Z, 0.05, Z, 0.5, 0.020)
+    return Stroke(top, Z, 0.07, -Z, 0.5, 0.020)
 
 
 PROGRAMS: dict[str, Callable[["CalvinEnvironment"], Stroke]] = {
@@ -95,14 +97,20 @@ def expert_action(task: str, env: "CalvinEnvironment") -> Float[np.ndarray, "7"]
     controller = env.controller
     measured, commanded = controller.tcp_position(), controller.target_position
     offset = stroke.contact - measured
+    ahead = max(-float(offset @ stroke.push), 0.0)  # in contact the hand is ahead of the contact point by the free play
+    offset = offset + min(ahead, FREE_PLAY) * stroke.push
     across = offset - (offset @ stroke.approach) * stroke.approach
     turn_left = wrap(stroke.euler - controller.target_euler)
     misaligned = float(np.linalg.norm(across)) + 0.1 * max(float(np.linalg.norm(turn_left)) - 0.1, 0.0)
-    back = stroke.clearance * _smoothstep(misaligned, 0.010, 0.075)
+    back = stroke.clearance * _smoothstep(misaligned, stroke.tolerance, stroke.tolerance + 0.045)
     servo = SERVO_GAIN * (stroke.contact + back * stroke.approach - commanded) / POSITION_SCALE
+    # too deep for where it is: out first, then across, or the hand drags the part along
+    too_deep = back + float(offset @ stroke.approach)
+    outward = (servo @ stroke.approach) * stroke.approach
+    servo = outward + (1.0 - _smoothstep(too_deep, 0.015, 0.045)) * (servo - outward)
     hold = SERVO_GAIN * (stroke.contact - commanded) / POSITION_SCALE
     push = stroke.speed * stroke.push + hold - (hold @ stroke.push) * stroke.push
-    engaged = 1.0 - _smoothstep(float(np.linalg.norm(offset)), ENGAGED, FREE)
+    engaged = 1.0 - _smoothstep(float(np.linalg.norm(offset)), stroke.tolerance + 0.006, stroke.tolerance + 0.028)
     move = (1.0 - engaged) * _limit(servo) + engaged * _limit(push)
     turn = _limit(SERVO_GAIN * turn_left / ROTATION_SCALE)
     return np.concatenate([move, turn, [-1.0]]).astype(np.float32)
