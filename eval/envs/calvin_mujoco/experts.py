@@ -27,7 +27,6 @@ X, Y, Z = np.eye(3)
 SWITCH_EULER = np.array([math.pi, -math.radians(45.0), math.pi / 2])
 SLOPE_UP = np.array([0.0, 0.5, math.sqrt(0.75)])
 SLOPE_OUT = np.array([0.0, -math.sqrt(0.75), 0.5])
-FREE_PLAY = 0.020  # distance from the contact point to touching the part [m]
 
 
 class Stroke(NamedTuple):
@@ -38,6 +37,7 @@ class Stroke(NamedTuple):
       approach: unit vector the hand comes from.
       clearance: distance kept along `approach` while misaligned [m].
       push: unit vector of the push; speed: its size in action units.
+      free_play: distance along `push` from the contact point to touching the part [m].
       tolerance: misalignment that does not matter [m]; beyond it the hand stays back and the push fades.
       euler: the tool's orientation [rad].
     """
@@ -47,6 +47,7 @@ class Stroke(NamedTuple):
     clearance: float
     push: Float[np.ndarray, "3"]
     speed: float
+    free_play: float
     tolerance: float
     euler: Float[np.ndarray, "3"] = TOOL_EULER
 
@@ -54,29 +55,29 @@ class Stroke(NamedTuple):
 def _drawer(direction: float) -> Callable[["CalvinEnvironment"], Stroke]:
     def program(env: "CalvinEnvironment") -> Stroke:
         slot = np.array([env.compiled.scene.drawer_x, -0.211 - env.task_state().drawer, 0.364])  # between handle bar and front plate
-        return Stroke(slot, Z, 0.11, direction * Y, 0.7, 0.012)
+        return Stroke(slot, Z, 0.11, direction * Y, 0.7, 0.020, 0.012)
     return program
 
 
 def _slider(direction: float) -> Callable[["CalvinEnvironment"], Stroke]:
     def program(env: "CalvinEnvironment") -> Stroke:
         handle_x = env.compiled.scene.slide_x + 0.14 - env.task_state().slide
-        return Stroke(np.array([handle_x - direction * 0.045, -0.002, 0.556]), -Y, 0.085, direction * X, 0.7, 0.008)
+        return Stroke(np.array([handle_x - direction * 0.045, -0.002, 0.556]), -Y, 0.085, direction * X, 0.7, 0.018, 0.008)
     return program
 
 
 def _switch(direction: float) -> Callable[["CalvinEnvironment"], Stroke]:
     def program(env: "CalvinEnvironment") -> Stroke:
         bar = np.array([env.compiled.scene.switch_x, 0.0182, 0.5288]) + env.task_state().switch * SLOPE_UP
-        return Stroke(bar - direction * 0.033 * SLOPE_UP - 0.008 * SLOPE_OUT, SLOPE_OUT, 0.07, direction * SLOPE_UP, 0.7, 0.014, SWITCH_EULER)
+        return Stroke(bar - direction * 0.033 * SLOPE_UP - 0.008 * SLOPE_OUT, SLOPE_OUT, 0.07, direction * SLOPE_UP, 0.7, 0.010, 0.014, SWITCH_EULER)
     return program
 
 
 def _button(env: "CalvinEnvironment") -> Stroke:
     top = np.array([env.compiled.scene.button_x, -0.12, 0.484 + TIP + 0.004])
     if env.lights.button_pressed:  # pressed without effect, or held from before: let it come up first
-        return Stroke(top + 0.03 * Z, Z, 0.05, Z, 0.5, 0.020)
-    return Stroke(top, Z, 0.07, -Z, 0.5, 0.020)
+        return Stroke(top + 0.03 * Z, Z, 0.05, Z, 0.5, 0.030, 0.020)
+    return Stroke(top, Z, 0.07, -Z, 0.5, 0.030, 0.020)
 
 
 PROGRAMS: dict[str, Callable[["CalvinEnvironment"], Stroke]] = {
@@ -98,10 +99,11 @@ def expert_action(task: str, env: "CalvinEnvironment") -> Float[np.ndarray, "7"]
     measured, commanded = controller.tcp_position(), controller.target_position
     offset = stroke.contact - measured
     ahead = max(-float(offset @ stroke.push), 0.0)  # in contact the hand is ahead of the contact point by the free play
-    offset = offset + min(ahead, FREE_PLAY) * stroke.push
+    overshoot = max(ahead - stroke.free_play, 0.0)  # more than that: it is in front of the part, or on its other side
+    offset = offset + (ahead - overshoot) * stroke.push
     across = offset - (offset @ stroke.approach) * stroke.approach
     turn_left = wrap(stroke.euler - controller.target_euler)
-    misaligned = float(np.linalg.norm(across)) + 0.1 * max(float(np.linalg.norm(turn_left)) - 0.1, 0.0)
+    misaligned = float(np.linalg.norm(across)) + 2.0 * overshoot + 0.1 * max(float(np.linalg.norm(turn_left)) - 0.1, 0.0)
     back = stroke.clearance * _smoothstep(misaligned, stroke.tolerance, stroke.tolerance + 0.045)
     servo = SERVO_GAIN * (stroke.contact + back * stroke.approach - commanded) / POSITION_SCALE
     # too deep for where it is: out first, then across, or the hand drags the part along
