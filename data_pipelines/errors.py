@@ -1,7 +1,10 @@
 """Errors of the data side. Each message is one paragraph: what was expected, what came, where, and what to do."""
 
 
-class DataError(ValueError):
+from vpp_jax.errors import VppError
+
+
+class DataError(VppError, ValueError):
     """A dataset, a configuration or a request that cannot be served."""
 
 

@@ -85,9 +85,17 @@ def real_environment(settings: Settings):
 
 def real_sentences(task: str) -> Sequence[str]:
     """The sentences `task` is trained with; never the one it is evaluated with."""
-    from eval.envs.calvin_mujoco.tasks import training_sentences
+    from eval.envs.calvin_mujoco.instructions import training_sentences
 
     return training_sentences(task)
+
+
+def real_origin() -> dict[str, str]:
+    """What drew the pictures and which version of the environment it was."""
+    from eval.envs.calvin_mujoco.environment import VERSION
+    from eval.envs.calvin_mujoco.rendering import renderer_name
+
+    return {"renderer": renderer_name(), "environment_version": VERSION}
 
 
 @dataclass(frozen=True)
@@ -97,11 +105,13 @@ class CalvinMujocoRecipe:
     Attributes:
       make_environment: settings -> LanguageEnvironment with an expert; importable, since it is sent to worker processes.
       sentences: task -> instructions to choose from; importable.
+      origin: () -> renderer and environment_version, noted with every episode; importable.
     """
 
     plan: Settings
     make_environment: Callable[[Settings], Any] = real_environment
     sentences: Callable[[str], Sequence[str]] = real_sentences
+    origin: Callable[[], dict[str, str]] = real_origin
     name: str = "calvin_mujoco"
     version: str = "1.0.0"
     description: str = "Scripted demonstrations on the CALVIN table simulated in MuJoCo.\nOnly solved episodes; noise on the executed xyz."
@@ -135,8 +145,7 @@ class CalvinMujocoRecipe:
             steps = record_attempt(resource, self.plan, job, self.sentences(job.task), seed)
             if steps is None:
                 continue
-            origin = {"renderer": getattr(resource, "renderer", ""), "environment_version": getattr(resource, "version", "")}
-            metadata = {"scene": job.scene, "task": job.task, "seed": seed, "episode_id": "/".join(map(str, job))} | origin
+            metadata = {"scene": job.scene, "task": job.task, "seed": seed, "episode_id": "/".join(map(str, job))} | self.origin()
             columns = {name: np.asarray(values, feature.dtype) if feature.kind == "tensor" else values
                        for name, feature in schema.steps.items() for values in [steps[name]]}
             payload = writer.encode_episode(schema, columns, {f"episode_metadata/{name}": value for name, value in metadata.items()})
@@ -178,13 +187,13 @@ def record_attempt(environment: Any, plan: Settings, job: Job, sentences: Sequen
     """Step columns of one attempt, or None when the expert did not solve the task.
 
     Args:
-      environment: an `eval.envs.base.LanguageEnvironment` with an expert.
+      environment: a `CalvinEnvironment`, or anything with its interface.
       sentences: instructions to choose from.
       seed: decides the initial state, the noise and the sentence.
     """
     expert_rng, noise_rng, text_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
     instruction = sentences[int(text_rng.integers(len(sentences)))]
-    environment.reset(task=job.task, scene=job.scene, seed=seed)
+    environment.reset(task=job.task, scene=job.scene, seed=seed, render=False)
     noise = plan.action_noise * noise_rng.standard_normal(3)
     fresh = plan.action_noise * np.sqrt(1 - plan.noise_memory**2)  # keeps the standard deviation constant over time
     columns: dict[str, list] = {name: [] for name in episode_schema(plan).steps}
@@ -210,6 +219,7 @@ def record_attempt(environment: Any, plan: Settings, job: Job, sentences: Sequen
         _append_observation(columns, environment.observation(), plan)
         _append_step(columns, hold, hold, 0.0)
         if step < plan.hold_steps:
+            environment.begin_task(job.task)  # the solved episode is over, its state goes on
             environment.advance(hold)
     steps = len(columns[rlds.ACTION])
     columns[rlds.DISCOUNT] = [1.0] * steps

@@ -40,7 +40,8 @@ def tokenizer() -> WordTokenizer:
 @pytest.fixture(scope="session")
 def recipe():
     """Settings -> recipe over the stand-in simulator."""
-    return lambda **changes: CalvinMujocoRecipe(Settings(**{**SETTINGS, **changes}), fake_table.make, fake_table.sentences)
+    parts = (fake_table.make, fake_table.sentences, fake_table.origin)
+    return lambda **changes: CalvinMujocoRecipe(Settings(**{**SETTINGS, **changes}), *parts)
 
 
 @pytest.fixture(scope="session")

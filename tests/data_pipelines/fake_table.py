@@ -8,17 +8,16 @@ SENTENCES = {"go_left": ("go to the left", "move left please"), "go_right": ("go
 
 
 class FakeTable:
-    """The dot starts somewhere near 0 and is to reach -1 or +1; with bad luck (one seed in four) the expert gives up."""
-
-    renderer, version = "numbers", "0.1"
+    """The dot starts somewhere near 0 and is to reach -1 or +1; with bad luck (one seed in three) the expert gives up."""
 
     def __init__(self, settings):
         self._sizes = {"rgb_static": settings.static_size, "rgb_gripper": settings.gripper_size}
         self.closed = False
 
-    def reset(self, *, task, scene, seed):
+    def reset(self, *, task, scene, seed, render):
+        self._over = False
         self._goal = {"go_left": -1.0, "go_right": 1.0, "never": 1e9}[task]
-        self._shade, self._steps, self._hopeless = ord(scene), 0, seed % 4 == 0
+        self._shade, self._steps, self._hopeless = ord(scene), 0, seed % 3 == 0
         self._place = float(np.random.default_rng(seed).uniform(-0.3, 0.3))
 
     def expert_action(self, rng):
@@ -27,12 +26,17 @@ class FakeTable:
         return np.array([np.sign(self._goal - self._place), 0.1 * rng.standard_normal(), 0, 0, 0, 0, -1.0])
 
     def advance(self, action):
+        assert not self._over
         assert action.shape == (7,)
         assert np.abs(action[:3]).max() <= 1
         self._place += 0.1 * float(action[0])
         self._steps += 1
         success = self._place * np.sign(self._goal) >= abs(self._goal)
-        return Outcome(success, success or self._steps >= 40, self._steps)
+        self._over = success or self._steps >= 40
+        return Outcome(success, self._over, self._steps)
+
+    def begin_task(self, task):
+        self._over, self._steps = False, 0
 
     def observation(self):
         frames = {}
@@ -51,6 +55,10 @@ class FakeTable:
 
 def make(settings):
     return FakeTable(settings)
+
+
+def origin():
+    return {"renderer": "numbers", "environment_version": "0.1"}
 
 
 def sentences(task):
