@@ -1,0 +1,138 @@
+"""One closed-loop evaluation in one directory: identity check, journal, loop, videos, `results.json`.
+
+The directory holds `evaluation.json` (what is evaluated, written first), `episodes.jsonl` (one line per finished episode), `videos/`,
+`logs/` and, at the end, `results.json`. The same call on the same directory continues; another configuration is refused.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from eval.host_loop import Episode, EvaluationError, HostLoop, LoopOptions, LoopReport
+from eval.policies import Policy
+from eval.results import Journal, plain, read_json, write_json, write_results
+from eval.worker_process import WorkerCommand
+
+CONTROL_HZ = 30.0
+
+
+def evaluate(
+    out: Path,
+    *,
+    episodes: Sequence[Episode],
+    actor: Policy | str,
+    command: WorkerCommand,
+    options: LoopOptions,
+    protocol: Mapping[str, Any],
+    summarize: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]],
+    argv: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Runs `episodes` with `actor` (a policy, 'expert' or 'random') and returns the content of `results.json`.
+
+    Args:
+      protocol: names what is measured; with the policy and the simulator it is the identity that a continued run must share.
+      summarize: journal lines -> metrics.
+    """
+    started = time.time()
+    loop_identity = {"execute": options.execute, "max_steps": options.max_steps}
+    config = plain(
+        {
+            "protocol": protocol,
+            "policy": actor if isinstance(actor, str) else asdict(actor.metadata),
+            "environment": {"name": command.environment, "kwargs": command.kwargs},
+            "loop": loop_identity if isinstance(actor, str) else loop_identity | {"execute": options.execute or actor.metadata.execute},
+        }
+    )
+    _check_identity(out / "evaluation.json", config)
+    with Journal(out / "episodes.jsonl") as journal:
+        _check_journal(journal, episodes)
+        continued = len(journal.records)
+        loop = HostLoop(actor, command, journal, options, out / "logs", on_recording=_video_writer(out, options))
+        report = loop.run(episodes)
+        records = sorted(journal.records, key=lambda record: record["index"])
+    complete = len(records) == len(episodes)
+    previous = read_json(out / "results.json") if (out / "results.json").exists() and continued == len(episodes) else None
+    if previous is not None and previous.get("config") == config:
+        return previous  # nothing was left to do: the first run's figures about itself stay
+    results = {
+        "complete": complete,
+        "episodes": len(records),
+        "continued_episodes": continued,
+        "simulator": report.simulator,
+        "workers": {"processes": options.workers, "batch_size": loop.batch_size, "python": command.python},
+        "failures": {
+            "worker_restarts": report.restarts,
+            "failed_attempts": report.retried,
+            "unscored": report.unscored,
+        },
+        "timing": _timing(report, len(records) - continued),
+    }
+    path = write_results(
+        out / "results.json",
+        metrics=summarize(records),
+        config=config,
+        started=started,
+        seconds=time.time() - started,
+        command=argv,
+        **results,
+    )
+    return read_json(path)
+
+
+def choose_recorded(episodes: Sequence[Episode], count: int) -> frozenset[int]:
+    """The first `count` episodes of the list, fixed before anything is run: videos are never chosen by their outcome."""
+    return frozenset(episode.index for episode in episodes[:count])
+
+
+def _check_identity(path: Path, config: Mapping[str, Any]) -> None:
+    if not path.exists():
+        write_json(path, config)
+        return
+    stored = read_json(path)
+    if stored != config:
+        before, now = _leaves(stored), _leaves(config)
+        keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        listed = "; ".join(f"{key}: there {before.get(key)!r}, now {now.get(key)!r}" for key in keys[:8])
+        raise EvaluationError(f"{path.parent} holds another evaluation ({listed}). Choose another --out, or remove that directory.")
+
+
+def _check_journal(journal: Journal, episodes: Sequence[Episode]) -> None:
+    seeds = {episode.index: episode.seed for episode in episodes}
+    seen: set[int] = set()
+    for record in journal.records:
+        if record["index"] in seen or seeds.get(record["index"]) != record["seed"]:
+            raise EvaluationError(f"{journal.path}: episode {record['index']} is listed twice or is not of this protocol")
+        seen.add(record["index"])
+
+
+def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {path: tree}
+    return {key: leaf for name, item in tree.items() for key, leaf in _leaves(item, f"{path}.{name}" if path else str(name)).items()}
+
+
+def _video_writer(out: Path, options: LoopOptions) -> Callable[[dict[str, Any], dict[str, Any]], str]:
+    def write(record: dict[str, Any], recording: dict[str, Any]) -> str:
+        from eval.recording import write_rollout  # only recorded evaluations need a video encoder
+
+        task = record["tasks"][0]["task"] if len(record["tasks"]) == 1 else "chain"
+        path = out / "videos" / f"{record['index']:05d}_{record['scene']}_{task}.mp4"
+        write_rollout(path, recording, record, CONTROL_HZ, options.record_every)
+        return str(path.relative_to(out))
+
+    return write
+
+
+def _timing(report: LoopReport, episodes: int) -> dict[str, Any]:
+    later_calls = max(report.policy_calls - 1, 0)
+    return {
+        "seconds": report.seconds,
+        "episodes_per_second": episodes / report.seconds if report.seconds else None,
+        "policy_calls": report.policy_calls,
+        "policy_first_call_seconds": report.first_call_seconds,
+        "policy_call_seconds": report.policy_seconds / later_calls if later_calls else None,
+        "policy_rows_used": report.policy_rows / report.policy_calls if report.policy_calls else None,
+        "waiting_for_simulators_seconds": report.waiting_seconds,
+    }

@@ -1,0 +1,367 @@
+"""Closed-loop evaluation: many simulator processes, one batched policy.
+
+Workers step physics; whenever a full batch of them waits for actions (or nobody is left to wait for) the policy is called once, always
+with the same batch shape: free rows repeat the first one and their actions are dropped, so a jitted policy compiles once. A worker
+draws an observation only when a chunk has been executed and the task is still open. With more workers than batch rows, some simulate
+while the policy computes.
+
+What is guaranteed: an episode's initial state and random numbers depend on its own seed (and the number of the chunk) alone, and it is
+scored exactly once. Its result does not depend on the number of workers, their order, or on restarts as long as a row of the policy's
+result does not depend on its neighbours. Compiled matrix products may round a row differently at another position of the batch; that,
+not the random numbers, is what may differ between two runs.
+
+A worker that dies, hangs or raises is replaced and its episode starts again from its beginning, at most `retries` times; after that it is
+listed as unscored, never counted as a failure of the policy.
+"""
+
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.policies import Observations, Policy, chunk_seed
+from eval.progress import Progress
+from eval.results import Journal
+from eval.worker_process import WorkerCommand, WorkerFailure, WorkerProcess, hello, wait_for
+
+
+class EvaluationError(RuntimeError):
+    """The evaluation cannot go on; what is finished stays in the journal."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A chain of tasks from one initial state; it ends at the first task not solved. Single-task episodes have a chain of one."""
+
+    index: int  # place in the protocol's list: identifies the episode in the journal
+    tasks: tuple[str, ...]
+    scene: str | None
+    seed: int
+    initial_state: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    workers: int = 2
+    batch_size: int = 0  # rows of the policy's batch; 0: as many as workers
+    execute: int = 0  # control steps per predicted chunk; 0: the policy's own number
+    max_steps: int = 120  # control steps per task
+    retries: int = 2
+    max_unscored: int = 3  # give up once so many episodes could not be scored: something is systematically wrong
+    request_timeout: float = 60.0
+    start_timeout: float = 300.0
+    record: frozenset[int] = frozenset()  # indices of the episodes to record
+    record_every: int = 2  # control steps per recorded frame
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.max_steps < 1 or self.record_every < 1 or self.retries < 0:
+            raise ValueError("workers, max_steps and record_every must be at least 1, retries at least 0")
+        if not 0 <= self.batch_size <= self.workers:
+            raise ValueError(f"batch_size={self.batch_size} must lie between 1 and workers={self.workers} (0: as many as workers)")
+
+
+class Phase(Enum):
+    STARTING = "starting"  # the process builds its environment
+    IDLE = "idle"  # waits for an episode
+    BUSY = "busy"  # resets or simulates
+    READY = "ready"  # has an observation, waits for actions
+    RECORDING = "recording"  # the finished episode's frames are on their way
+
+
+@dataclass
+class Attempt:
+    """An episode on its way through one worker."""
+
+    episode: Episode
+    started: float
+    instruction: str = ""
+    initial_state_id: str = ""
+    observation: dict[str, Any] | None = None
+    steps: int = 0  # of the present task
+    chunks: int = 0
+    finished_tasks: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def task(self) -> str:
+        return self.episode.tasks[len(self.finished_tasks)]
+
+
+@dataclass
+class Slot:
+    number: int
+    process: WorkerProcess
+    phase: Phase = Phase.STARTING
+    attempt: Attempt | None = None
+
+
+@dataclass(frozen=True)
+class LoopReport:
+    """What the loop measured about itself; the episodes' results are in the journal."""
+
+    simulator: dict[str, Any]  # the workers' hello
+    restarts: int
+    retried: dict[int, int]  # episode -> failed attempts
+    unscored: dict[int, str]  # episode -> the last failure
+    policy_calls: int
+    policy_rows: int  # rows that belonged to an episode
+    first_call_seconds: float  # contains compilation
+    policy_seconds: float  # of all later calls
+    waiting_seconds: float  # the policy waited for simulators
+    seconds: float
+
+
+class HostLoop:
+    """Runs episodes to their end. `actor` is a policy, or 'expert' / 'random' for the actions of the simulators themselves."""
+
+    def __init__(
+        self,
+        actor: Policy | str,
+        command: WorkerCommand,
+        journal: Journal,
+        options: LoopOptions,
+        log_directory: Path,
+        on_recording: Callable[[dict[str, Any], dict[str, Any]], str] | None = None,
+    ) -> None:
+        self.source = actor if isinstance(actor, str) else None
+        self.policy = None if isinstance(actor, str) else actor
+        if self.source not in (None, "expert", "random"):
+            raise ValueError(f"unknown actor {actor!r}: a policy, 'expert' or 'random'")
+        self.command, self.journal, self.options, self.log_directory = command, journal, options, log_directory
+        self.on_recording = on_recording  # (journal record, {images, steps}) -> path of the video, added to the record
+        self.batch_size = options.batch_size or options.workers
+        self.execute = options.execute or (self.policy.metadata.execute if self.policy else options.max_steps)
+        if self.policy and self.execute > self.policy.metadata.chunk:
+            raise ValueError(f"execute={self.execute} is more than the policy predicts (chunk={self.policy.metadata.chunk})")
+        self.pending: deque[Episode] = deque()
+        self.slots: list[Slot] = []
+        self.failures: Counter[int] = Counter()
+        self.unscored: dict[int, str] = {}
+        self.simulator: dict[str, Any] = {}
+        self.restarts = self.failed_starts = self.policy_calls = self.policy_rows = 0
+        self.first_call_seconds = self.policy_seconds = self.waiting_seconds = 0.0
+
+    def run(self, episodes: Sequence[Episode]) -> LoopReport:
+        """Runs the episodes that the journal does not hold yet."""
+        started = time.monotonic()
+        done = {record["index"] for record in self.journal.records}
+        self.pending.extend(episode for episode in episodes if episode.index not in done)
+        self.progress = Progress(len(episodes), self.journal.records)
+        try:
+            for number in range(min(self.options.workers, len(self.pending))):
+                self.slots.append(Slot(number, self._start_process(number)))
+            while self.pending or any(slot.attempt for slot in self.slots):
+                self._turn()
+        finally:
+            self.progress.close()
+            finished_cleanly = sys.exc_info()[0] is None
+            for slot in self.slots:
+                slot.process.close() if finished_cleanly and not slot.process.waiting else slot.process.kill()
+        return LoopReport(
+            simulator=self.simulator,
+            restarts=self.restarts,
+            retried=dict(self.failures),
+            unscored=self.unscored,
+            policy_calls=self.policy_calls,
+            policy_rows=self.policy_rows,
+            first_call_seconds=self.first_call_seconds,
+            policy_seconds=self.policy_seconds,
+            waiting_seconds=self.waiting_seconds,
+            seconds=time.monotonic() - started,
+        )
+
+    # --- one turn: hand out episodes, call the policy if a batch is complete, otherwise wait for a worker -----------------------
+
+    def _turn(self) -> None:
+        for slot in self.slots:
+            if slot.phase is Phase.IDLE and self.pending:
+                self._begin(slot, self.pending.popleft())
+        ready = [slot for slot in self.slots if slot.phase is Phase.READY]
+        busy = [slot for slot in self.slots if slot.process.waiting]
+        # a starting worker is not waited for: its first episode has not been handed out
+        arriving = any(slot.attempt for slot in busy)
+        if len(ready) >= self.batch_size or (ready and not arriving):
+            self._act(ready[: self.batch_size])
+            return
+        if not busy:
+            raise EvaluationError("no worker is left although episodes are open")
+        before = time.monotonic()
+        wait_for([slot.process for slot in busy], min(slot.process.deadline for slot in busy) - before + 0.01)
+        self.waiting_seconds += time.monotonic() - before
+        for slot in busy:
+            self._collect(slot)
+
+    def _start_process(self, number: int) -> WorkerProcess:
+        process = WorkerProcess(self.command, self.log_directory / f"worker_{number}.log")
+        process.send(hello(), self.options.start_timeout)
+        return process
+
+    def _begin(self, slot: Slot, episode: Episode) -> None:
+        slot.attempt = Attempt(episode, time.monotonic())
+        self._send(
+            slot,
+            {
+                "command": "reset",
+                "task": episode.tasks[0],
+                "scene": episode.scene,
+                "seed": episode.seed,
+                "initial_state": episode.initial_state,
+                "render": self.policy is not None,
+                "record_every": self.options.record_every if episode.index in self.options.record else 0,
+            },
+        )
+
+    def _send(self, slot: Slot, request: dict[str, Any], phase: Phase = Phase.BUSY) -> None:
+        slot.phase = phase
+        try:
+            slot.process.send(request, self.options.request_timeout)
+        except WorkerFailure as failure:
+            self._replace(slot, failure)
+
+    def _collect(self, slot: Slot) -> None:
+        try:
+            reply = slot.process.receive()
+        except WorkerFailure as failure:
+            self._replace(slot, failure)
+            return
+        if reply is None:
+            return
+        if slot.phase is Phase.STARTING:
+            self.simulator, self.failed_starts = self.simulator or reply, 0
+            slot.phase = Phase.IDLE
+        elif slot.phase is Phase.RECORDING:
+            self._finish(slot, reply)
+        else:
+            self._progress_episode(slot, reply)
+
+    # --- an episode's way ---------------------------------------------------------------------------------------------------------
+
+    def _progress_episode(self, slot: Slot, reply: dict[str, Any]) -> None:
+        attempt = slot.attempt
+        assert attempt is not None
+        attempt.instruction = reply.get("instruction", attempt.instruction)
+        attempt.initial_state_id = reply.get("initial_state_id", attempt.initial_state_id)
+        attempt.observation = reply.get("observation")
+        attempt.steps += reply.get("executed", 0)
+        outcome = reply["outcome"]
+        if not (outcome["success"] or outcome["done"] or attempt.steps >= self.options.max_steps):
+            self._ask_for_actions(slot)
+            return
+        attempt.finished_tasks.append(
+            {
+                "task": attempt.task,
+                "instruction": attempt.instruction,
+                "success": outcome["success"],
+                "steps": attempt.steps,
+                "chunks": attempt.chunks,
+            }
+        )
+        if outcome["success"] and len(attempt.finished_tasks) < len(attempt.episode.tasks):
+            attempt.steps = attempt.chunks = 0
+            self._send(slot, {"command": "start_task", "task": attempt.task, "render": self.policy is not None})
+        elif attempt.episode.index in self.options.record:
+            self._send(slot, {"command": "recording"}, Phase.RECORDING)
+        else:
+            self._finish(slot, None)
+
+    def _ask_for_actions(self, slot: Slot) -> None:
+        attempt = slot.attempt
+        assert attempt is not None
+        if self.source is None:
+            slot.phase = Phase.READY
+            return
+        seed = chunk_seed(attempt.episode.seed, len(attempt.finished_tasks), attempt.chunks)
+        attempt.chunks += 1
+        steps = min(self.execute, self.options.max_steps - attempt.steps)
+        self._send(slot, {"command": "advance", "source": self.source, "steps": steps, "seed": seed, "render": False})
+
+    def _act(self, slots: Sequence[Slot]) -> None:
+        attempts = [slot.attempt for slot in slots if slot.attempt is not None]
+        assert self.policy is not None
+        before = time.monotonic()
+        actions = call_policy(self.policy, attempts, self.batch_size)
+        elapsed = time.monotonic() - before
+        if self.policy_calls:
+            self.policy_seconds += elapsed
+        else:
+            self.first_call_seconds = elapsed
+        self.policy_calls += 1
+        self.policy_rows += len(attempts)
+        for slot, attempt, chunk in zip(slots, attempts, actions, strict=True):
+            attempt.chunks += 1
+            attempt.observation = None
+            steps = min(self.execute, self.options.max_steps - attempt.steps)
+            last = attempt.steps + steps >= self.options.max_steps  # nobody will look at another observation
+            self._send(slot, {"command": "advance", "actions": chunk[:steps], "render": not last})
+
+    def _finish(self, slot: Slot, recording: dict[str, Any] | None) -> None:
+        attempt = slot.attempt
+        assert attempt is not None
+        episode = attempt.episode
+        record: dict[str, Any] = {
+            "index": episode.index,
+            "scene": episode.scene,
+            "seed": episode.seed,
+            "initial_state_id": attempt.initial_state_id,
+            "solved": sum(task["success"] for task in attempt.finished_tasks),
+            "tasks": attempt.finished_tasks,
+            "failed_attempts": self.failures[episode.index],
+            "seconds": round(time.monotonic() - attempt.started, 3),
+        }
+        if recording is not None and self.on_recording is not None:
+            record["video"] = self.on_recording(record, recording)
+        self.journal.append(record)
+        self.progress.update(record)
+        slot.attempt, slot.phase = None, Phase.IDLE
+
+    def _replace(self, slot: Slot, failure: WorkerFailure) -> None:
+        """A new process for the slot; its episode goes back to the queue, or to the list of the unscored."""
+        slot.process.kill()
+        attempt = slot.attempt
+        if slot.phase is Phase.STARTING:
+            self.failed_starts += 1
+            if not self.simulator or self.failed_starts > self.options.retries:
+                raise EvaluationError(f"a simulator process does not start: {failure}") from failure
+        self.restarts += 1
+        if attempt is not None:
+            index = attempt.episode.index
+            self.failures[index] += 1
+            self.progress.note(f"episode {index}: {failure}")
+            if self.failures[index] > self.options.retries:
+                self.unscored[index] = str(failure)
+                if len(self.unscored) >= self.options.max_unscored:
+                    raise EvaluationError(f"{len(self.unscored)} episodes could not be scored, last: {failure}") from failure
+            else:
+                self.pending.append(attempt.episode)
+        slot.attempt, slot.phase, slot.process = None, Phase.STARTING, self._start_process(slot.number)
+
+
+def call_policy(policy: Policy, attempts: Sequence[Attempt], batch_size: int) -> np.ndarray:
+    """Actions [n k a] for n <= batch_size attempts; the policy always sees `batch_size` rows, free ones repeat the first."""
+    metadata = policy.metadata
+    rows = [*attempts, *[attempts[0]] * (batch_size - len(attempts))]
+    observations = [attempt.observation for attempt in rows]
+    missing = [view for view in metadata.views if view not in observations[0]]
+    if missing:
+        raise EvaluationError(f"the policy needs views {missing}, the simulator's observation has {', '.join(sorted(observations[0]))}")
+    batch = Observations(
+        images={view: np.stack([observation[view] for observation in observations]) for view in metadata.views},
+        proprio=np.stack([np.asarray(observation["robot_obs"], np.float32) for observation in observations]),
+        text=[attempt.instruction for attempt in rows],
+    )
+    seeds = [chunk_seed(attempt.episode.seed, len(attempt.finished_tasks), attempt.chunks) for attempt in rows]
+    actions = np.asarray(policy.act(batch, np.asarray(seeds, np.uint32)))
+    expected = (batch_size, metadata.chunk, metadata.action_dim)
+    if actions.shape != expected:
+        raise EvaluationError(f"the policy returned actions of shape {actions.shape}, expected {expected}")
+    actions = actions[: len(attempts)]
+    for attempt, chunk in zip(attempts, actions, strict=True):
+        if not np.isfinite(chunk).all():
+            where = f"episode {attempt.episode.index}, '{attempt.instruction}', step {attempt.steps}"
+            raise EvaluationError(f"the policy returned NaN or infinite actions in {where}")
+    return actions

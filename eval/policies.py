@@ -1,0 +1,69 @@
+"""What the host loop and the policy server call: a batch of observations in, a batch of action chunks out."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float, UInt8, UInt32
+
+
+@dataclass(frozen=True)
+class Observations:
+    """A batch of what robots see, exactly as their cameras give it: resizing and normalising are the policy's work."""
+
+    images: dict[str, UInt8[np.ndarray, "b h w 3"]]
+    proprio: Float[np.ndarray, "b p"]
+    text: list[str]
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+
+@dataclass(frozen=True)
+class PolicyMetadata:
+    """What a caller must know of a policy. `chunk` actions are predicted, the first `execute` of them are meant to be run."""
+
+    views: dict[str, int]  # observation key of the camera -> image size in pixels the model works at
+    action_dim: int
+    chunk: int
+    execute: int
+    proprio_dim: int = 0  # 0: the policy does not look at it
+    name: str = "policy"
+    checkpoint: str = ""
+    checkpoint_step: int | None = None
+    config_hash: str = ""
+    statistics_hash: str = ""
+    options: dict[str, str | int | float | bool] = field(default_factory=dict)  # e.g. denoising steps
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.execute <= self.chunk:
+            raise ValueError(f"execute={self.execute} must lie between 1 and chunk={self.chunk}")
+
+
+class Policy(Protocol):
+    """A stateless policy. Row i of the result depends on row i of the arguments only."""
+
+    @property
+    def metadata(self) -> PolicyMetadata: ...
+
+    def act(self, observations: Observations, seeds: UInt32[np.ndarray, "b"]) -> Float[np.ndarray, "b k a"]:
+        """One chunk of unnormalised actions per row; `seeds` start each row's random numbers."""
+        ...
+
+
+class RandomPolicy:
+    """Uniform actions in [-1, 1], the last one (the gripper) -1 or +1, from each row's seed. For tests and latency floors."""
+
+    def __init__(self, action_dim: int = 7, chunk: int = 10, execute: int = 10, views: dict[str, int] | None = None) -> None:
+        self.metadata = PolicyMetadata(views=views or {}, action_dim=action_dim, chunk=chunk, execute=execute, name="random")
+
+    def act(self, observations: Observations, seeds: UInt32[np.ndarray, "b"]) -> Float[np.ndarray, "b k a"]:
+        shape = (self.metadata.chunk, self.metadata.action_dim)
+        actions = np.stack([np.random.default_rng(int(seed)).uniform(-1.0, 1.0, shape) for seed in seeds]).astype(np.float32)
+        actions[..., -1] = np.where(actions[..., -1] > 0, 1.0, -1.0)
+        return actions
+
+
+def chunk_seed(episode_seed: int, subtask: int, chunk: int) -> int:
+    """32-bit seed of the policy's random numbers for one chunk: a function of these three numbers, whatever else is running."""
+    return int(np.random.SeedSequence((episode_seed, subtask, chunk)).generate_state(1)[0])

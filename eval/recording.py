@@ -1,0 +1,93 @@
+"""Rollout videos: all cameras side by side above a strip with the instruction and the outcome, H.264 that every browser plays."""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+HEIGHT = 200  # pixels of every view
+STRIP = 44
+HOLD_SECONDS = 1.0  # the last frame stays, with the outcome
+BACKGROUND, INK, MUTED, SOLVED, FAILED = (17, 20, 26), (240, 242, 245), (150, 158, 170), (86, 180, 233), (230, 159, 0)
+
+
+def write_rollout(path: Path, recording: Mapping[str, Any], record: Mapping[str, Any], control_hz: float = 30.0, every: int = 2) -> Path:
+    """Writes one finished episode at its real speed.
+
+    `recording`: images {view: uint8 [n h w 3]} and steps int [n] since the reset; `record`: the episode's line of the journal.
+    """
+    steps = [int(step) for step in recording["steps"]]
+    views = sorted(recording["images"].items(), key=lambda item: (-item[1].shape[2], item[0]))  # the largest camera first
+    frames = []
+    for number, step in enumerate(steps):
+        picture = side_by_side([images[number] for _, images in views])
+        frames.append(with_caption(picture, record, step, last=number == len(steps) - 1))
+    rate = control_hz / every
+    frames += [frames[-1]] * round(HOLD_SECONDS * rate)
+    return write_video(path, np.stack(frames), rate)
+
+
+def side_by_side(images: list[UInt8[np.ndarray, "h w 3"]], height: int = HEIGHT) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Images of any sizes brought to one height, left to right."""
+    scaled = []
+    for image in images:
+        width = round(image.shape[1] * height / image.shape[0])
+        same = image.shape[0] == height
+        scaled.append(image if same else np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)))
+    return np.concatenate(scaled, axis=1)
+
+
+def with_caption(picture: UInt8[np.ndarray, "h w 3"], record: Mapping[str, Any], step: int, last: bool) -> UInt8[np.ndarray, "h2 w 3"]:
+    """`picture` above a strip: the sentence of the running task, then scene and step, on the last frame the outcome."""
+    task, task_step = _running_task(record["tasks"], step)
+    height, width = picture.shape[:2]
+    canvas = Image.new("RGB", (width + width % 2, height + STRIP + (height + STRIP) % 2), BACKGROUND)
+    canvas.paste(Image.fromarray(picture), (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    draw.text((8, height + 5), _fitted(draw, task["instruction"], width - 16, 14), fill=INK, font=ImageFont.load_default(14))
+    if last:
+        verdict = f"solved after {task['steps']} steps" if task["success"] else f"not solved within {task['steps']} steps"
+        colour = SOLVED if task["success"] else FAILED
+    else:
+        verdict, colour = f"step {task_step}", MUTED
+    scene = f"scene {record['scene']}  ·  " if record.get("scene") else ""
+    draw.text((8, height + 24), scene + verdict, fill=colour, font=ImageFont.load_default(12))
+    return np.asarray(canvas)
+
+
+def _running_task(tasks: list[dict[str, Any]], step: int) -> tuple[dict[str, Any], int]:
+    """The task under way at a step counted from the reset, and the step within it."""
+    for task in tasks[:-1]:
+        if step < task["steps"]:
+            return task, step
+        step -= task["steps"]
+    return tasks[-1], step
+
+
+def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
+    font = ImageFont.load_default(size)
+    if draw.textlength(text, font=font) <= width:
+        return text
+    while text and draw.textlength(text + "…", font=font) > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def write_video(path: Path, frames: UInt8[np.ndarray, "t h w 3"], rate: float, crf: int = 27) -> Path:
+    """H.264, yuv420p, index in front: plays in browsers, also from a data URI. Odd sides lose their last row or column."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": str(crf), "preset": "medium", "threads": "1"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode(None))
+    return path

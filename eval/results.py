@@ -1,0 +1,180 @@
+"""What a measurement leaves on disk: `results.json`, one shape for every verb that measures, and an append-only journal.
+
+`results.json` holds schema_version, command, config and its hash, git revision, library versions, device, start, seconds and metrics.
+The journal (`episodes.jsonl`) gets one line per finished unit of work, flushed as it ends, so that a stopped run continues from it.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+LIBRARIES = ("vpp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "mujoco", "dm-control", "dm-env", "av")
+
+
+def plain(value: Any) -> Any:
+    """`value` with numpy numbers, arrays, paths and tuples turned into what JSON knows; NaN and infinities become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in a JSON file: {value!r}")
+
+
+def config_hash(config: Any) -> str:
+    """SHA-256 of the canonical JSON of `config` (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(plain(config), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def git_revision(directory: Path | None = None) -> str | None:
+    """Commit of the checkout this code runs from, `-dirty` added when tracked files differ; None outside a checkout."""
+    directory = directory or Path(__file__).resolve().parent
+    git = ["git", "-C", str(directory)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True, timeout=30
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("-dirty" if changes.strip() else "")
+
+
+def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    """Versions of the installed ones among `names`, and of Python."""
+    versions = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def device_description() -> dict[str, Any]:
+    """Host processor and memory; the accelerator as JAX names it, if this process has loaded JAX (it is not loaded for this)."""
+    description: dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "platform": platform.platform(),
+    }
+    if hasattr(os, "sysconf"):
+        description["memory_gib"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    if "jax" in sys.modules:
+        devices = sys.modules["jax"].devices()
+        description |= {"backend": devices[0].platform, "accelerator": devices[0].device_kind, "accelerators": len(devices)}
+    return description
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Writes JSON so that `path` never holds half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_results(
+    path: Path,
+    *,
+    metrics: Mapping[str, Any],
+    config: Mapping[str, Any],
+    started: float,
+    seconds: float,
+    command: Sequence[str] | None = None,
+    **extra: Any,
+) -> Path:
+    """Writes `results.json` at `path`.
+
+    `started` is a Unix time, `seconds` what this process took, `command` defaults to this process's own; `extra` entries (say, the
+    simulator's versions) stand beside the common ones.
+    """
+    common = {
+        "schema_version": SCHEMA_VERSION,
+        "command": list(command if command is not None else sys.argv),
+        "config": config,
+        "config_hash": config_hash(config),
+        "git_revision": git_revision(),
+        "versions": library_versions(),
+        "device": device_description(),
+        "start": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+    }
+    clash = common.keys() & extra.keys()
+    if clash:
+        raise ValueError(f"results.json already has an entry named {', '.join(sorted(clash))}")
+    return write_json(path, {**common, **extra, "metrics": metrics})
+
+
+class Journal:
+    """An append-only file of JSON lines. A line is on its way to the disk before `append` returns.
+
+    A last line without its newline was cut off by a kill: it is dropped and its work is done again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[dict[str, Any]] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            content = path.read_bytes()
+            complete = content[: content.rfind(b"\n") + 1]
+            for number, line in enumerate(complete.decode("utf-8").splitlines(), start=1):
+                try:
+                    self.records.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"{path}, line {number}: not JSON ({error}); move the file away to start over") from error
+            if len(complete) < len(content):
+                os.truncate(path, len(complete))
+        self._file = path.open("a", encoding="utf-8")
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.records.append(plain(record))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

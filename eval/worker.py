@@ -1,0 +1,203 @@
+"""One simulator in one process: reads commands from stdin, answers on stdout, never imports JAX.
+
+    PYTHON -m eval.worker --environment calvin_mujoco --kwargs '{"image_size": 200}'
+
+`PYTHON` is any interpreter with numpy, msgpack and the simulator: each simulator may live in its own virtual environment. Messages are
+framed by `eval.protocol`. Commands and their answers:
+
+| command | fields | answer |
+|---|---|---|
+| hello | protocol | protocol, environment, environment_version, renderer, versions, python, tasks, scenes |
+| reset | task, scene, seed, initial_state {}, render, record_every | instruction, outcome, initial_state_id, observation if `render` |
+| start_task | task, render | instruction, outcome, observation if `render`; the scene stays as it is (the next link of a chain) |
+| advance | actions [k a] — or source 'expert' / 'random', steps, seed — and render | executed, outcome, observation if `render` |
+| recording | | images {view: uint8 [n h w 3]}, steps int [n] since the reset, taken every `record_every` control steps |
+| close | | the process ends |
+
+`advance` steps the physics without drawing anything, stops early once the task is solved or the episode is over, and draws at most one
+observation, at its end and only if the task is still open. A failing command answers {'error': message, 'traceback': text}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import traceback
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from eval.protocol import PROTOCOL_VERSION, ConnectionClosed, read_message, write_message
+
+VERSIONED = ("mujoco", "dm-control", "dm-env", "numpy", "scipy", "msgpack", "metaworld", "pybullet", "libero")
+
+
+def build_environment(name: str, kwargs: dict[str, Any]) -> Any:
+    """`name` is `module:Class` or a name of `eval.envs.registry`."""
+    if ":" in name:
+        module, attribute = name.split(":", 1)
+        return getattr(importlib.import_module(module), attribute)(**kwargs)
+    from eval.envs.registry import make_environment
+
+    return make_environment(name, **kwargs)
+
+
+class Worker:
+    """Answers one command after the other for one environment."""
+
+    def __init__(self, name: str, environment: Any) -> None:
+        self.name = name
+        self.environment = environment
+        self.record_every = 0
+        self.steps = 0
+        self.recorded_steps: list[int] = []
+        self.recorded: list[dict[str, np.ndarray]] = []
+
+    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        command = message.get("command")
+        handlers = {
+            "hello": self.hello,
+            "reset": self.reset,
+            "start_task": self.start_task,
+            "advance": self.advance,
+            "recording": self.recording,
+        }
+        if command not in handlers:
+            raise ValueError(f"unknown command {command!r}; this worker knows {', '.join(handlers)} and close")
+        return handlers[command](**{key: value for key, value in message.items() if key != "command"})
+
+    def hello(self, protocol: int) -> dict[str, Any]:
+        if protocol != PROTOCOL_VERSION:
+            raise ValueError(f"the evaluator speaks protocol {protocol}, this worker {PROTOCOL_VERSION}: use one checkout for both")
+        versions = {}
+        for package in VERSIONED:
+            try:
+                versions[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return {
+            "protocol": PROTOCOL_VERSION,
+            "environment": self.name,
+            "environment_version": str(getattr(self.environment, "version", "")),
+            "renderer": str(getattr(self.environment, "renderer", "")),
+            "tasks": list(getattr(self.environment, "tasks", ())),
+            "scenes": list(getattr(self.environment, "scenes", ())),
+            "versions": versions,
+            "python": platform.python_version(),
+        }
+
+    def reset(
+        self, task: str, scene: str | None, seed: int, initial_state: dict[str, Any], render: bool, record_every: int
+    ) -> dict[str, Any]:
+        self.environment.reset(task=task, scene=scene, seed=seed, **initial_state)
+        self.steps = 0
+        self.record_every = record_every
+        self.recorded, self.recorded_steps = [], []
+        if record_every:
+            self._record()
+        state = self.environment.observation(render=False)
+        digest = hashlib.sha256(b"".join(np.asarray(state[key]).tobytes() for key in sorted(state))).hexdigest()
+        outcome = {"success": False, "done": False}
+        return {"instruction": self.environment.instruction, "initial_state_id": digest[:16], **self._result(outcome, render)}
+
+    def start_task(self, task: str, render: bool) -> dict[str, Any]:
+        self.environment.start_task(task)
+        return {"instruction": self.environment.instruction, **self._result({"success": False, "done": False}, render)}
+
+    def advance(
+        self, render: bool, actions: np.ndarray | None = None, source: str | None = None, steps: int = 0, seed: int = 0
+    ) -> dict[str, Any]:
+        if (actions is None) == (source is None):
+            raise ValueError("advance needs either actions or a source")
+        choose = self._source(source, seed) if source else iter(actions).__next__
+        count = steps if source else len(actions)
+        outcome, executed = {"success": False, "done": False}, 0
+        while executed < count and not (outcome["success"] or outcome["done"]):
+            result = self.environment.advance(choose())
+            executed += 1
+            self.steps += 1
+            outcome = {"success": bool(result.success), "done": bool(result.done)}
+            if self.record_every and (self.steps % self.record_every == 0 or outcome["success"] or outcome["done"]):
+                self._record()
+        return {"executed": executed, **self._result(outcome, render)}
+
+    def recording(self) -> dict[str, Any]:
+        views = {view: np.stack([frame[view] for frame in self.recorded]) for view in (self.recorded[0] if self.recorded else {})}
+        steps = np.asarray(self.recorded_steps, np.int32)
+        self.recorded, self.recorded_steps = [], []
+        return {"images": views, "steps": steps}
+
+    def _source(self, source: str, seed: int) -> Any:
+        rng = np.random.default_rng(seed)
+        if source == "random":
+            return lambda: self.environment.random_action(rng)
+        if source != "expert":
+            raise ValueError(f"unknown action source {source!r}: 'expert' or 'random'")
+
+        def expert() -> np.ndarray:
+            action = self.environment.expert_action(rng)
+            if action is None:
+                raise ValueError(f"{self.name} has no scripted expert for this task")
+            return action
+
+        return expert
+
+    def _result(self, outcome: dict[str, bool], render: bool) -> dict[str, Any]:
+        result: dict[str, Any] = {"outcome": outcome}
+        if render and not (outcome["success"] or outcome["done"]):
+            result["observation"] = self.environment.observation(render=True)
+        return result
+
+    def _record(self) -> None:
+        observation = self.environment.observation(render=True)
+        self.recorded.append({key: np.array(value) for key, value in observation.items() if np.ndim(value) == 3})
+        self.recorded_steps.append(self.steps)
+
+
+def serve(worker: Worker, requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answers until `close` or the end of `requests` (the evaluator has gone)."""
+    while True:
+        try:
+            message = read_message(requests)
+        except ConnectionClosed:
+            return
+        if message.get("command") == "close":
+            return
+        try:
+            reply = worker.answer(message)
+        except Exception as error:
+            reply = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        write_message(replies, reply)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m eval.worker", description="One simulator process of the closed-loop evaluator.")
+    parser.add_argument("--environment", required=True, help="name in eval.envs.registry, or module:Class")
+    parser.add_argument("--kwargs", type=json.loads, default={}, help="JSON object of constructor arguments")
+    arguments = parser.parse_args(argv)
+    # The pipes belong to the protocol: whatever the simulator prints, from Python or C, goes to stderr.
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    try:
+        worker = Worker(arguments.environment, build_environment(arguments.environment, arguments.kwargs))
+    except Exception as error:
+        write_message(replies, {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
+        return 1
+    serve(worker, requests, replies)
+    close = getattr(worker.environment, "close", None)
+    if close is not None:
+        close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""The evaluator's end of one simulator process: start it, send one request at a time, notice when it dies or hangs."""
+
+import contextlib
+import fcntl
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.protocol import PROTOCOL_VERSION, FrameBuffer, ProtocolError, pack
+
+PROJECT = Path(__file__).resolve().parents[1]
+_PIPE_BYTES = 1 << 20  # one observation fits, so a worker can answer while the evaluator is busy with the policy
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}  # simulators scale over processes
+_SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, Linux only
+
+
+class WorkerFailure(RuntimeError):
+    """The worker died, hung, or answered with an error; its episode has no result."""
+
+
+@dataclass(frozen=True)
+class WorkerCommand:
+    """How to start a worker: the simulator's name and arguments, the interpreter, and variables on top of this process's own."""
+
+    environment: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    python: str = sys.executable
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def arguments(self) -> list[str]:
+        return [self.python, "-m", "eval.worker", "--environment", self.environment, "--kwargs", json.dumps(dict(self.kwargs))]
+
+    def process_environment(self) -> dict[str, str]:
+        variables = {**_ONE_THREAD, **os.environ, **self.variables}
+        paths = [str(PROJECT), *filter(None, [variables.get("PYTHONPATH")])]
+        return {**variables, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+class WorkerProcess:
+    """One worker. After `send`, `receive` returns None until the answer is complete; at most one request is under way."""
+
+    def __init__(self, command: WorkerCommand, log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._log = log
+        self._buffer = FrameBuffer()
+        self._deadline: float | None = None
+        self._request = ""
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                command.arguments(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=command.process_environment()
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        os.set_blocking(self._stdout.fileno(), False)
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # over the user's limit: slower, not wrong
+                fcntl.fcntl(self._stdout.fileno(), _SET_PIPE_SIZE, _PIPE_BYTES)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def fileno(self) -> int:
+        return self._stdout.fileno()
+
+    @property
+    def waiting(self) -> bool:
+        return self._deadline is not None
+
+    @property
+    def deadline(self) -> float:
+        """`time.monotonic()` until which the present request may take; infinity without one."""
+        return self._deadline if self._deadline is not None else float("inf")
+
+    def send(self, request: Mapping[str, Any], timeout: float) -> None:
+        """Starts a request that must be answered within `timeout` seconds."""
+        if self.waiting:
+            raise RuntimeError(f"{request['command']} sent while {self._request} is not answered")
+        self._request, self._deadline = str(request["command"]), time.monotonic() + timeout
+        try:
+            self._stdin.write(pack(dict(request)))
+            self._stdin.flush()
+        except (BrokenPipeError, OSError) as error:
+            raise WorkerFailure(self._death()) from error
+
+    def receive(self) -> dict[str, Any] | None:
+        """The answer if it has arrived. Raises WorkerFailure on an error answer, on death, and after the deadline."""
+        closed = self._drain()
+        try:
+            message = self._buffer.next_message()
+        except ProtocolError as error:
+            raise WorkerFailure(f"worker {self.pid}: {error}") from error
+        if message is None:
+            if closed:
+                raise WorkerFailure(self._death())
+            if time.monotonic() > self.deadline:
+                raise WorkerFailure(f"worker {self.pid} did not answer '{self._request}' in time{self._log_tail()}")
+            return None
+        self._deadline = None
+        if "error" in message:
+            raise WorkerFailure(f"'{self._request}' failed in the worker: {message['error']}\n{message.get('traceback', '')}".rstrip())
+        return message
+
+    def request(self, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        """`send`, then wait for the answer."""
+        self.send(request, timeout)
+        while True:
+            message = self.receive()
+            if message is not None:
+                return message
+            wait_for([self], self.deadline - time.monotonic())
+
+    def kill(self) -> None:
+        """Ends the process now; safe to call twice."""
+        self._process.kill()
+        self._process.wait()
+        self._close_pipes()
+
+    def close(self, patience: float = 5.0) -> None:
+        """Asks the worker to end, kills it if it does not."""
+        try:
+            self._stdin.write(pack({"command": "close"}))
+            self._stdin.close()
+            self._process.wait(patience)
+        except (OSError, ValueError, subprocess.TimeoutExpired):
+            pass
+        self.kill()
+
+    def _drain(self) -> bool:
+        """Reads what has arrived; true at the end of the stream."""
+        while True:
+            try:
+                data = os.read(self._stdout.fileno(), _PIPE_BYTES)
+            except BlockingIOError:
+                return False
+            if not data:
+                return True
+            self._buffer.feed(data)
+
+    def _death(self) -> str:
+        try:
+            status = self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            return f"worker {self.pid} closed its pipe{self._log_tail()}"
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        return f"worker {self.pid} {how} during '{self._request or 'start'}'{self._log_tail()}"
+
+    def _log_tail(self, limit: int = 2000) -> str:
+        try:
+            text = self._log.read_bytes()[-limit:].decode("utf-8", "replace").strip()
+        except OSError:
+            return ""
+        return f"\nlast output ({self._log}):\n{text}" if text else ""
+
+    def _close_pipes(self) -> None:
+        for pipe in (self._stdin, self._stdout):
+            try:
+                pipe.close()
+            except OSError:
+                continue
+
+
+def hello() -> dict[str, Any]:
+    """The first request to every worker."""
+    return {"command": "hello", "protocol": PROTOCOL_VERSION}
+
+
+def wait_for(workers: Sequence[WorkerProcess], seconds: float) -> None:
+    """Returns once one of the workers has something to read, or after `seconds`."""
+    with selectors.DefaultSelector() as selector:
+        for worker in workers:
+            selector.register(worker.fileno(), selectors.EVENT_READ)
+        selector.select(max(0.0, seconds))

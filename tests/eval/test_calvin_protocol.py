@@ -1,0 +1,59 @@
+"""The list of episodes and the counting of outcomes."""
+
+import pytest
+
+from eval.benchmarks.calvin import TASKS, SingleTasks, summarize
+from eval.statistics import wilson_interval
+
+
+def test_every_cell_has_its_episodes_and_every_prefix_is_balanced():
+    episodes = SingleTasks(scenes=("A", "D"), tasks=TASKS, episodes=3).all_episodes()
+    assert [episode.index for episode in episodes] == list(range(48))
+    cells = [(episode.scene, episode.tasks[0]) for episode in episodes]
+    assert len(set(cells[:16])) == 16
+    assert all(cells.count(cell) == 3 for cell in set(cells))
+    assert len({episode.seed for episode in episodes}) == 48
+
+
+def test_an_initial_state_does_not_depend_on_what_else_is_evaluated():
+    def seeds(protocol):
+        found = {}
+        for episode in protocol.all_episodes():
+            found.setdefault((episode.scene, episode.tasks[0]), []).append(episode.seed)
+        return found
+
+    everything, little = seeds(SingleTasks(episodes=4)), seeds(SingleTasks(scenes=("D",), tasks=("turn_on_led",), episodes=2))
+    assert everything["D", "turn_on_led"][:2] == little["D", "turn_on_led"]
+    assert seeds(SingleTasks(episodes=1, seed=1))["A", "open_drawer"] != everything["A", "open_drawer"][:1]
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="unknown scene 'E'; known: A, B, C, D"):
+        SingleTasks(scenes=("E",))
+    with pytest.raises(ValueError, match="unknown task 'open_door'"):
+        SingleTasks(tasks=("open_door",))
+    with pytest.raises(ValueError, match="named twice"):
+        SingleTasks(scenes=("A", "A"))
+
+
+def test_summary_counts_by_hand():
+    def line(scene, task, success, steps):
+        return {"scene": scene, "tasks": [{"task": task, "success": success, "steps": steps}]}
+
+    records = [
+        line("A", "open_drawer", True, 30),
+        line("A", "open_drawer", True, 50),
+        line("A", "open_drawer", False, 120),
+        line("A", "turn_on_led", False, 120),
+        line("D", "open_drawer", True, 10),
+    ]
+    summary = summarize(records, scenes=("A", "D"), tasks=("open_drawer", "turn_on_led"))
+    drawer = summary["scenes"]["A"]["tasks"]["open_drawer"]
+    assert (drawer["successes"], drawer["trials"], drawer["mean_steps"]) == (2, 3, 40)
+    assert (drawer["low"], drawer["high"]) == wilson_interval(2, 3)
+    assert summary["scenes"]["A"]["overall"]["trials"] == 4
+    assert summary["overall"]["successes"] == 3
+    assert summary["tasks"]["open_drawer"]["trials"] == 4
+    assert summary["scenes"]["D"]["tasks"]["turn_on_led"] | {} == {
+        "successes": 0, "trials": 0, "rate": None, "low": 0.0, "high": 1.0, "mean_steps": None
+    }  # fmt: skip

@@ -1,0 +1,264 @@
+"""The host loop with a fake simulator: fixed batches, retries, continuation, independence of the number of workers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.closed_loop import choose_recorded, evaluate
+from eval.host_loop import Episode, EvaluationError, HostLoop, LoopOptions
+from eval.policies import PolicyMetadata, chunk_seed
+from eval.results import Journal, read_json
+from eval.worker_process import WorkerCommand
+
+HERE = str(Path(__file__).parent)
+EPISODES = [Episode(index, ("count_up",), "A", 100 + index) for index in range(7)]
+
+
+class Drifting:
+    """Rows are independent: the action depends on the observed state, the sentence and the row's seed. Remembers every call."""
+
+    def __init__(self, chunk: int = 6, execute: int = 4, strength: float = 0.035) -> None:
+        self.metadata = PolicyMetadata(views={"rgb_static": 64, "rgb_gripper": 64}, action_dim=7, chunk=chunk, execute=execute)
+        self.strength = strength
+        self.calls: list[dict] = []
+
+    def act(self, observations, seeds):
+        self.calls.append(
+            {
+                "shapes": {view: image.shape for view, image in observations.images.items()} | {"proprio": observations.proprio.shape},
+                "rows": len(observations),
+                "seeds": seeds.tolist(),
+            }
+        )
+        sign = np.array([1.0 if text == "count up" else -1.0 for text in observations.text])
+        noise = np.stack([np.random.default_rng(int(seed)).normal(size=(self.metadata.chunk, 7)) for seed in seeds])
+        pull = self.strength * sign - 0.02 * observations.proprio[:, 0]
+        return (pull[:, None, None] + 0.2 * noise).astype(np.float32)
+
+
+def command(**kwargs) -> WorkerCommand:
+    return WorkerCommand("fake_simulator:Counter", kwargs, variables={"PYTHONPATH": HERE})
+
+
+def run(directory: Path, actor=None, episodes=EPISODES, environment=None, **options):
+    actor = actor or Drifting()
+    options = {"workers": 2, "max_steps": 40, "request_timeout": 20.0} | options
+    with Journal(directory / "episodes.jsonl") as journal:
+        loop = HostLoop(actor, command(**(environment or {})), journal, LoopOptions(**options), directory / "logs")
+        report = loop.run(episodes)
+        records = sorted(journal.records, key=lambda record: record["index"])
+    return records, report
+
+
+def comparable(records):
+    """Journal lines without what may differ between runs: the clock and the failures on the way."""
+    return [{key: value for key, value in record.items() if key not in ("seconds", "failed_attempts")} for record in records]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """One undisturbed run."""
+    records, report = run(tmp_path_factory.mktemp("reference"))
+    assert report.restarts == 0
+    return comparable(records)
+
+
+def test_reference_run_is_complete_and_mixed(reference):
+    assert [record["index"] for record in reference] == list(range(7))
+    assert {record["solved"] for record in reference} == {0, 1}  # otherwise equality below would prove little
+    for record in reference:
+        (task,) = record["tasks"]
+        assert task["steps"] <= 40
+        assert task["chunks"] == -(-task["steps"] // 4)
+
+
+@pytest.mark.parametrize(("workers", "batch_size"), [(1, 0), (3, 0), (4, 2)])
+def test_results_do_not_depend_on_the_number_of_workers(reference, tmp_path, workers, batch_size):
+    records, _ = run(tmp_path, workers=workers, batch_size=batch_size, environment={"delay": 0.001})
+    assert comparable(records) == reference
+
+
+def test_the_policy_sees_one_batch_shape(tmp_path):
+    policy = Drifting()
+    _, report = run(tmp_path, policy, workers=3)
+    shapes = {json.dumps(call["shapes"], sort_keys=True) for call in policy.calls}
+    assert shapes == {'{"proprio": [3, 15], "rgb_gripper": [3, 84, 84, 3], "rgb_static": [3, 200, 200, 3]}'}
+    assert {call["rows"] for call in policy.calls} == {3}
+    assert report.policy_calls == len(policy.calls)
+    assert report.policy_rows < 3 * report.policy_calls  # 7 episodes on 3 rows: some calls were padded
+    # padding repeats the first row; every real row's seed belongs to exactly one (episode, chunk)
+    allowed = {chunk_seed(episode.seed, 0, chunk): (episode.index, chunk) for episode in EPISODES for chunk in range(10)}
+    real = [seed for call in policy.calls for place, seed in enumerate(call["seeds"]) if place == 0 or seed != call["seeds"][0]]
+    assert len(real) == len(set(real)) == report.policy_rows
+    assert set(real) <= allowed.keys()
+
+
+def test_execute_never_exceeds_the_chunk(tmp_path):
+    with pytest.raises(ValueError, match=r"execute=7 is more than the policy predicts \(chunk=6\)"):
+        run(tmp_path, execute=7)
+    with pytest.raises(ValueError, match="execute=9 must lie between 1 and chunk=6"):
+        Drifting(execute=9)
+
+
+def test_one_drawing_per_executed_chunk(tmp_path):
+    log = tmp_path / "renders"
+    records, _ = run(tmp_path, environment={"render_log": str(log)})
+    # one drawing per prediction: none for the last chunk, whose observation nobody would use
+    assert len(log.read_text().splitlines()) == sum(record["tasks"][0]["chunks"] for record in records)
+
+
+def test_a_killed_worker_costs_time_but_no_result(reference, tmp_path):
+    records, report = run(tmp_path, environment={"trouble": {"kill": 102}, "once": str(tmp_path / "once")})
+    assert report.restarts == 1
+    assert report.retried == {2: 1}
+    assert [record["failed_attempts"] for record in records] == [0, 0, 1, 0, 0, 0, 0]
+    assert comparable(records) == reference
+
+
+def test_a_hanging_worker_is_replaced(reference, tmp_path):
+    records, report = run(tmp_path, environment={"trouble": {"hang": 101}, "once": str(tmp_path / "once")}, request_timeout=1.5)
+    assert report.retried == {1: 1}
+    assert comparable(records) == reference
+
+
+def test_an_episode_that_always_breaks_is_never_scored(reference, tmp_path):
+    records, report = run(tmp_path, environment={"trouble": {"raise": 103}}, retries=1)
+    assert report.retried == {3: 2}
+    assert "the simulation diverged" in report.unscored[3]
+    assert comparable(records) == [record for record in reference if record["index"] != 3]
+
+
+def test_systematic_failure_stops_with_the_reason(tmp_path):
+    episodes = [Episode(index, ("fly",), "A", index) for index in range(20)]
+    with pytest.raises(EvaluationError, match=r"3 episodes could not be scored(.|\n)*unknown task 'fly'"):
+        run(tmp_path, episodes=episodes, retries=0)
+    with pytest.raises(EvaluationError, match=r"does not start(.|\n)*no_such_argument"):
+        run(tmp_path, environment={"no_such_argument": 1})
+
+
+def test_a_chain_goes_on_from_the_state_reached_and_ends_at_the_first_failure(tmp_path):
+    episodes = [
+        Episode(0, ("count_up", "count_down", "count_up"), "D", 1, {"state": 0.0}),
+        Episode(1, ("count_down", "count_up"), "D", 2, {"state": 0.0}),
+    ]
+    records, _ = run(tmp_path, "expert", episodes)
+    assert [record["solved"] for record in records] == [3, 2]
+    assert [task["instruction"] for task in records[0]["tasks"]] == ["count up", "count down", "count up"]
+
+    class Upwards(Drifting):
+        def act(self, observations, seeds):
+            return np.abs(super().act(observations, seeds))
+
+    records, _ = run(tmp_path / "upwards", Upwards(), episodes)
+    assert [record["solved"] for record in records] == [1, 0]
+    assert [len(record["tasks"]) for record in records] == [2, 1]
+
+
+def test_nan_actions_and_wrong_shapes_are_refused(tmp_path):
+    class Broken(Drifting):
+        def act(self, observations, seeds):
+            actions = super().act(observations, seeds)
+            actions[0, 0, 0] = np.nan
+            return actions
+
+    with pytest.raises(EvaluationError, match="NaN or infinite actions in episode 0, 'count up', step 0"):
+        run(tmp_path, Broken(), workers=1)
+
+    class Narrow(Drifting):
+        def act(self, observations, seeds):
+            return super().act(observations, seeds)[..., :6]
+
+    with pytest.raises(EvaluationError, match=r"shape \(1, 6, 6\), expected \(1, 6, 7\)"):
+        run(tmp_path, Narrow(), workers=1)
+
+    blind = Drifting()
+    blind.metadata.views["rgb_wrist"] = 64
+    with pytest.raises(EvaluationError, match=r"needs views \['rgb_wrist'\]"):
+        run(tmp_path, blind, workers=1)
+
+
+# --- the whole directory: evaluation.json, journal, videos, results.json ------------------------------------------------------------
+
+
+def whole(out: Path, actor="expert", episodes=EPISODES, environment=None, protocol=None, **options):
+    return evaluate(
+        out,
+        episodes=episodes,
+        actor=actor,
+        command=command(**(environment or {})),
+        options=LoopOptions(**{"workers": 2, "max_steps": 40} | options),
+        protocol=protocol or {"benchmark": "counting"},
+        summarize=lambda records: {"solved": sum(record["solved"] for record in records), "of": len(records)},
+        argv=["vpp", "eval", "counting"],
+    )
+
+
+def journal_lines(directory: Path):
+    lines = (directory / "episodes.jsonl").read_text().splitlines()
+    return sorted((json.loads(line) for line in lines), key=lambda record: record["index"])
+
+
+def test_directory_of_an_evaluation(tmp_path):
+    results = whole(tmp_path, record=choose_recorded(EPISODES, 2))
+    assert results["complete"]
+    assert results["metrics"] == {"solved": 7, "of": 7}
+    assert results == read_json(tmp_path / "results.json")
+    assert results["simulator"]["environment_version"] == "fake-1"
+    videos = [json.loads(line).get("video") for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+    assert sorted(filter(None, videos)) == ["videos/00000_A_count_up.mp4", "videos/00001_A_count_up.mp4"]
+    first = (tmp_path / "results.json").read_bytes()
+    whole(tmp_path, record=choose_recorded(EPISODES, 2))
+    assert (tmp_path / "results.json").read_bytes() == first  # nothing left to do, nothing rewritten
+
+
+def test_recording_does_not_change_results(tmp_path):
+    plain, filmed = Drifting(), Drifting()
+    whole(tmp_path / "plain", plain)
+    whole(tmp_path / "filmed", filmed, record=choose_recorded(EPISODES, 7))
+    lines = [journal_lines(tmp_path / name) for name in ("plain", "filmed")]
+    for record in lines[1]:
+        del record["video"]
+    assert comparable(lines[0]) == comparable(lines[1])
+
+
+def test_a_stopped_evaluation_continues(reference, tmp_path):
+    class Stopping(Drifting):
+        def act(self, observations, seeds):
+            if len(self.calls) == 17:
+                raise KeyboardInterrupt
+            return super().act(observations, seeds)
+
+    with pytest.raises(KeyboardInterrupt):
+        whole(tmp_path, Stopping())
+    finished = len((tmp_path / "episodes.jsonl").read_text().splitlines())
+    assert 0 < finished < 7
+    assert not (tmp_path / "results.json").exists()
+    results = whole(tmp_path, Drifting())
+    assert results["continued_episodes"] == finished
+    assert comparable(journal_lines(tmp_path)) == reference
+
+
+def test_another_configuration_is_refused(tmp_path):
+    whole(tmp_path)
+    with pytest.raises(EvaluationError, match=r"loop\.max_steps: there 40, now 50"):
+        whole(tmp_path, max_steps=50)
+    with pytest.raises(EvaluationError, match="policy: there 'expert', now 'random'"):
+        whole(tmp_path, actor="random")
+
+
+def test_unscored_episodes_make_the_results_incomplete_and_are_tried_again(tmp_path):
+    trouble = {"trouble": {"raise": 103}, "once": ""}
+    results = whole(tmp_path, environment=trouble, retries=0)
+    assert not results["complete"]
+    assert results["metrics"] == {"solved": 6, "of": 6}
+    assert list(results["failures"]["unscored"]) == ["3"]
+    assert whole(tmp_path, environment=trouble, retries=0)["continued_episodes"] == 6
+
+
+def test_the_loop_itself_needs_no_jax(project):
+    code = "import sys, eval.host_loop, eval.closed_loop, eval.benchmarks.calvin, vpp_jax.cli.eval; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=project)

@@ -1,0 +1,178 @@
+"""The worker as a process: protocol, errors, what it must not import, and what it must not draw."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.protocol import PROTOCOL_VERSION, ConnectionClosed, FrameBuffer, ProtocolError, pack, read_message, unpack
+from eval.worker_process import WorkerCommand, WorkerFailure, WorkerProcess, hello
+
+HERE = str(Path(__file__).parent)
+
+
+def fake(**kwargs) -> WorkerCommand:
+    return WorkerCommand("fake_simulator:Counter", kwargs, variables={"PYTHONPATH": HERE})
+
+
+@pytest.fixture
+def start(tmp_path):
+    processes = []
+
+    def starter(**kwargs) -> WorkerProcess:
+        processes.append(WorkerProcess(fake(**kwargs), tmp_path / "worker.log"))
+        return processes[-1]
+
+    yield starter
+    for process in processes:
+        process.kill()
+
+
+def reset(**changes) -> dict:
+    request = {"command": "reset", "task": "count_up", "scene": "A", "seed": 1, "initial_state": {}, "render": True, "record_every": 0}
+    return request | changes
+
+
+def test_messages_survive_the_frame():
+    message = {
+        "text": "schiebe die Tür – nach links",
+        "image": np.random.default_rng(0).integers(0, 255, (5, 4, 3), dtype=np.uint8),
+        "vector": np.linspace(0, 1, 7, dtype=np.float32),
+        "nested": {"scalar": np.float64(0.1), "flag": True, "nothing": None, "list": [1, 2]},
+    }
+    frame = pack(message)
+    assert (unpack(frame[4:])["image"] == message["image"]).all()
+    buffer = FrameBuffer()
+    received = []
+    for start in range(0, len(frame) * 2, 11):  # two frames, arriving in pieces that respect no border
+        buffer.feed((frame + frame)[start : start + 11])
+        while (complete := buffer.next_message()) is not None:
+            received.append(complete)
+    assert len(received) == 2
+    for copy in received:
+        assert copy["text"] == message["text"]
+        assert copy["vector"].dtype == np.float32
+        assert (copy["vector"] == message["vector"]).all()
+        assert copy["nested"] == {"scalar": 0.1, "flag": True, "nothing": None, "list": [1, 2]}
+
+
+def test_protocol_refuses_objects_garbage_and_giants():
+    with pytest.raises(ProtocolError, match="object"):
+        pack({"actions": np.array([{}], dtype=object)})
+    with pytest.raises(ProtocolError, match="cannot be sent"):
+        pack({"actions": object()})
+    with pytest.raises(ProtocolError, match="not valid msgpack"):
+        unpack(b"\xc1\xc1")
+    with pytest.raises(ProtocolError, match="announces"):
+        read_message(io.BytesIO(b"\xff\xff\xff\xff"))
+    with pytest.raises(ConnectionClosed):
+        read_message(io.BytesIO(pack({"a": 1})[:-1]))
+
+
+def test_worker_answers_every_command(start):
+    worker = start()
+    greeting = worker.request(hello(), 30)
+    assert greeting["protocol"] == PROTOCOL_VERSION
+    assert greeting["environment_version"] == "fake-1"
+    assert greeting["tasks"] == ["count_up", "count_down"]
+    assert "numpy" in greeting["versions"]
+
+    begun = worker.request(reset(initial_state={"state": 0.5}), 30)
+    assert begun["instruction"] == "count up"
+    assert begun["observation"]["rgb_static"].shape == (200, 200, 3)
+    assert begun["observation"]["robot_obs"][0] == 0.5
+    assert worker.request(reset(initial_state={"state": 0.5}), 30)["initial_state_id"] == begun["initial_state_id"]
+    assert worker.request(reset(initial_state={"state": 0.6}), 30)["initial_state_id"] != begun["initial_state_id"]
+
+    # the goal is passed after 11 steps of 0.1 (binary 0.1 rounds so that ten do not exceed 1): the rest of the chunk is not executed
+    early = worker.request({"command": "advance", "actions": np.full((4, 7), 0.1), "render": True}, 30)
+    assert (early["executed"], early["outcome"]["success"]) == (4, False)
+    late = worker.request({"command": "advance", "actions": np.full((20, 7), 0.1), "render": True}, 30)
+    assert late["outcome"]["success"]
+    assert late["executed"] < 20
+    assert "observation" not in late
+
+
+def test_sources_run_inside_the_worker_and_repeat(start):
+    worker = start()
+    outcomes = []
+    for _ in range(2):
+        worker.request(reset(render=False), 30)
+        outcomes.append(worker.request({"command": "advance", "source": "random", "steps": 9, "seed": 5, "render": True}, 30))
+    assert outcomes[0]["observation"]["robot_obs"].tobytes() == outcomes[1]["observation"]["robot_obs"].tobytes()
+    worker.request(reset(render=False), 30)
+    expert = worker.request({"command": "advance", "source": "expert", "steps": 100, "seed": 5, "render": False}, 30)
+    assert expert["outcome"]["success"]
+
+
+def test_nothing_is_drawn_between_observations(start, tmp_path):
+    log = tmp_path / "renders"
+    worker = start(render_log=str(log))
+    worker.request(reset(), 30)
+    worker.request({"command": "advance", "actions": np.zeros((6, 7)), "render": True}, 30)
+    worker.request({"command": "advance", "actions": np.zeros((6, 7)), "render": False}, 30)
+    assert log.read_text().splitlines() == ["1 0", "1 6"]
+
+
+def test_recording_returns_frames_of_the_episode(start):
+    worker = start()
+    worker.request(reset(record_every=4, render=False), 30)
+    worker.request({"command": "advance", "source": "expert", "steps": 100, "seed": 0, "render": False}, 30)
+    recording = worker.request({"command": "recording"}, 30)
+    steps = recording["steps"].tolist()
+    assert steps[:3] == [0, 4, 8]
+    assert steps[-1] in (10, 11)  # the solving step is in the video whatever the rhythm
+    assert recording["images"]["rgb_gripper"].shape == (len(steps), 84, 84, 3)
+
+
+def test_an_exception_comes_back_with_its_traceback_and_the_worker_lives(start):
+    worker = start()
+    with pytest.raises(WorkerFailure, match=r"unknown task 'fly'(.|\n)*fake_simulator\.py"):
+        worker.request(reset(task="fly"), 30)
+    with pytest.raises(WorkerFailure, match="unknown command 'jump'"):
+        worker.request({"command": "jump"}, 30)
+    assert worker.request(reset(), 30)["instruction"] == "count up"
+
+
+def test_an_environment_that_cannot_be_built_says_why(start):
+    with pytest.raises(WorkerFailure, match="unexpected keyword argument 'colour'"):
+        start(colour="red").request(hello(), 30)
+
+
+def test_another_protocol_is_refused(start):
+    with pytest.raises(WorkerFailure, match="protocol 99"):
+        start().request({"command": "hello", "protocol": 99}, 30)
+
+
+def test_death_names_signal_and_last_output(start):
+    worker = start(trouble={"kill": 1})
+    worker.request(reset(), 30)
+    with pytest.raises(WorkerFailure, match=r"killed by signal 9 during 'advance'(.|\n)*trouble ahead"):
+        worker.request({"command": "advance", "actions": np.zeros((6, 7)), "render": True}, 30)
+
+
+def test_a_hanging_worker_is_noticed(start):
+    worker = start(trouble={"hang": 1})
+    worker.request(reset(), 30)
+    with pytest.raises(WorkerFailure, match="did not answer 'advance' in time"):
+        worker.request({"command": "advance", "actions": np.zeros((6, 7)), "render": True}, 0.5)
+
+
+def test_worker_ends_when_the_evaluator_is_gone(tmp_path):
+    command = fake()
+    process = subprocess.Popen(
+        command.arguments(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=command.process_environment()
+    )
+    process.communicate(pack(hello()), timeout=30)  # closes the pipe after one request
+    assert process.returncode == 0
+
+
+def test_worker_and_environments_import_no_jax(project):
+    code = (
+        "import sys, eval.worker, eval.envs.registry, eval.envs.base; eval.worker.build_environment('fake_simulator:Counter', {}); "
+        "heavy = {'jax', 'flax', 'tensorflow', 'torch', 'vpp_jax'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=fake().process_environment(), cwd=project)
