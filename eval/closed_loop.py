@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.host_loop import Episode, EvaluationError, HostLoop, LoopOptions, LoopReport
+from eval.errors import EvaluationError
+from eval.host_loop import Episode, HostLoop, LoopOptions, LoopReport
 from eval.policies import Policy
 from eval.results import Journal, plain, read_json, write_json, write_results
 from eval.worker_process import WorkerCommand
@@ -27,6 +28,7 @@ def evaluate(
     options: LoopOptions,
     protocol: Mapping[str, Any],
     summarize: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]],
+    cameras: Mapping[str, str] | None = None,
     argv: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Runs `episodes` with `actor` (a policy, 'expert' or 'random') and returns the content of `results.json`.
@@ -34,6 +36,7 @@ def evaluate(
     Args:
       protocol: names what is measured; with the policy and the simulator it is the identity that a continued run must share.
       summarize: journal lines -> metrics.
+      cameras: name of the policy's view -> key of the simulator's camera, where they differ.
     """
     started = time.time()
     loop_identity = {"execute": options.execute, "max_steps": options.max_steps}
@@ -49,7 +52,7 @@ def evaluate(
     with Journal(out / "episodes.jsonl") as journal:
         _check_journal(journal, episodes)
         continued = len(journal.records)
-        loop = HostLoop(actor, command, journal, options, out / "logs", on_recording=_video_writer(out, options))
+        loop = HostLoop(actor, command, journal, options, out / "logs", on_recording=_video_writer(out, options), cameras=cameras)
         report = loop.run(episodes)
         records = sorted(journal.records, key=lambda record: record["index"])
     complete = len(records) == len(episodes)

@@ -17,7 +17,7 @@ listed as unscored, never counted as a failure of the policy.
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -25,14 +25,11 @@ from typing import Any
 
 import numpy as np
 
+from eval.errors import EvaluationError, WorkerFailure
 from eval.policies import Observations, Policy, chunk_seed
 from eval.progress import Progress
 from eval.results import Journal
-from eval.worker_process import WorkerCommand, WorkerFailure, WorkerProcess, hello, wait_for
-
-
-class EvaluationError(RuntimeError):
-    """The evaluation cannot go on; what is finished stays in the journal."""
+from eval.worker_process import WorkerCommand, WorkerProcess, hello, wait_for
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,9 @@ class LoopOptions:
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.max_steps < 1 or self.record_every < 1 or self.retries < 0:
-            raise ValueError("workers, max_steps and record_every must be at least 1, retries at least 0")
+            raise EvaluationError("workers, max_steps and record_every must be at least 1, retries at least 0")
         if not 0 <= self.batch_size <= self.workers:
-            raise ValueError(f"batch_size={self.batch_size} must lie between 1 and workers={self.workers} (0: as many as workers)")
+            raise EvaluationError(f"batch_size={self.batch_size} must lie between 1 and workers={self.workers} (0: as many as workers)")
 
 
 class Phase(Enum):
@@ -127,17 +124,19 @@ class HostLoop:
         options: LoopOptions,
         log_directory: Path,
         on_recording: Callable[[dict[str, Any], dict[str, Any]], str] | None = None,
+        cameras: Mapping[str, str] | None = None,
     ) -> None:
         self.source = actor if isinstance(actor, str) else None
         self.policy = None if isinstance(actor, str) else actor
         if self.source not in (None, "expert", "random"):
-            raise ValueError(f"unknown actor {actor!r}: a policy, 'expert' or 'random'")
+            raise EvaluationError(f"unknown actor {actor!r}: a policy, 'expert' or 'random'")
         self.command, self.journal, self.options, self.log_directory = command, journal, options, log_directory
         self.on_recording = on_recording  # (journal record, {images, steps}) -> path of the video, added to the record
+        self.cameras = cameras or {}  # the policy's view -> the simulator's camera, where the names differ
         self.batch_size = options.batch_size or options.workers
         self.execute = options.execute or (self.policy.metadata.execute if self.policy else options.max_steps)
         if self.policy and self.execute > self.policy.metadata.chunk:
-            raise ValueError(f"execute={self.execute} is more than the policy predicts (chunk={self.policy.metadata.chunk})")
+            raise EvaluationError(f"execute={self.execute} is more than the policy predicts (chunk={self.policy.metadata.chunk})")
         self.pending: deque[Episode] = deque()
         self.slots: list[Slot] = []
         self.failures: Counter[int] = Counter()
@@ -263,7 +262,7 @@ class HostLoop:
         )
         if outcome["success"] and len(attempt.finished_tasks) < len(attempt.episode.tasks):
             attempt.steps = attempt.chunks = 0
-            self._send(slot, {"command": "start_task", "task": attempt.task, "render": self.policy is not None})
+            self._send(slot, {"command": "begin_task", "task": attempt.task, "render": self.policy is not None})
         elif attempt.episode.index in self.options.record:
             self._send(slot, {"command": "recording"}, Phase.RECORDING)
         else:
@@ -284,7 +283,7 @@ class HostLoop:
         attempts = [slot.attempt for slot in slots if slot.attempt is not None]
         assert self.policy is not None
         before = time.monotonic()
-        actions = call_policy(self.policy, attempts, self.batch_size)
+        actions = call_policy(self.policy, attempts, self.batch_size, self.cameras)
         elapsed = time.monotonic() - before
         if self.policy_calls:
             self.policy_seconds += elapsed
@@ -341,16 +340,18 @@ class HostLoop:
         slot.attempt, slot.phase, slot.process = None, Phase.STARTING, self._start_process(slot.number)
 
 
-def call_policy(policy: Policy, attempts: Sequence[Attempt], batch_size: int) -> np.ndarray:
+def call_policy(policy: Policy, attempts: Sequence[Attempt], batch_size: int, cameras: Mapping[str, str]) -> np.ndarray:
     """Actions [n k a] for n <= batch_size attempts; the policy always sees `batch_size` rows, free ones repeat the first."""
     metadata = policy.metadata
     rows = [*attempts, *[attempts[0]] * (batch_size - len(attempts))]
     observations = [attempt.observation for attempt in rows]
-    missing = [view for view in metadata.views if view not in observations[0]]
+    keys = {view: cameras.get(view, view) for view in metadata.views}
+    missing = [f"{view} ({key})" for view, key in keys.items() if key not in observations[0]]
     if missing:
-        raise EvaluationError(f"the policy needs views {missing}, the simulator's observation has {', '.join(sorted(observations[0]))}")
+        offered = ", ".join(sorted(observations[0]))
+        raise EvaluationError(f"the policy needs {', '.join(missing)}, the simulator's observation has {offered}")
     batch = Observations(
-        images={view: np.stack([observation[view] for observation in observations]) for view in metadata.views},
+        images={view: np.stack([observation[key] for observation in observations]) for view, key in keys.items()},
         proprio=np.stack([np.asarray(observation["robot_obs"], np.float32) for observation in observations]),
         text=[attempt.instruction for attempt in rows],
     )

@@ -6,6 +6,8 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, UInt8, UInt32
 
+from eval.errors import EvaluationError
+
 
 @dataclass(frozen=True)
 class Observations:
@@ -23,7 +25,7 @@ class Observations:
 class PolicyMetadata:
     """What a caller must know of a policy. `chunk` actions are predicted, the first `execute` of them are meant to be run."""
 
-    views: dict[str, int]  # observation key of the camera -> image size in pixels the model works at
+    views: dict[str, int]  # name of the view, e.g. primary -> image size in pixels the model works at
     action_dim: int
     chunk: int
     execute: int
@@ -37,7 +39,7 @@ class PolicyMetadata:
 
     def __post_init__(self) -> None:
         if not 1 <= self.execute <= self.chunk:
-            raise ValueError(f"execute={self.execute} must lie between 1 and chunk={self.chunk}")
+            raise EvaluationError(f"execute={self.execute} must lie between 1 and chunk={self.chunk}")
 
 
 class Policy(Protocol):

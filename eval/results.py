@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from eval.errors import EvaluationError
+
 SCHEMA_VERSION = 1
 LIBRARIES = ("vpp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "mujoco", "dm-control", "dm-env", "av")
 
@@ -159,7 +161,7 @@ class Journal:
                 try:
                     self.records.append(json.loads(line))
                 except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}, line {number}: not JSON ({error}); move the file away to start over") from error
+                    raise EvaluationError(f"{path}, line {number}: not JSON ({error}); move the file away to start over") from error
             if len(complete) < len(content):
                 os.truncate(path, len(complete))
         self._file = path.open("a", encoding="utf-8")

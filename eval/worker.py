@@ -9,7 +9,7 @@ framed by `eval.protocol`. Commands and their answers:
 |---|---|---|
 | hello | protocol | protocol, environment, environment_version, renderer, versions, python, tasks, scenes |
 | reset | task, scene, seed, initial_state {}, render, record_every | instruction, outcome, initial_state_id, observation if `render` |
-| start_task | task, render | instruction, outcome, observation if `render`; the scene stays as it is (the next link of a chain) |
+| begin_task | task, render | instruction, outcome, observation if `render`; the scene stays as it is (the next link of a chain) |
 | advance | actions [k a] — or source 'expert' / 'random', steps, seed — and render | executed, outcome, observation if `render` |
 | recording | | images {view: uint8 [n h w 3]}, steps int [n] since the reset, taken every `record_every` control steps |
 | close | | the process ends |
@@ -64,7 +64,7 @@ class Worker:
         handlers = {
             "hello": self.hello,
             "reset": self.reset,
-            "start_task": self.start_task,
+            "begin_task": self.begin_task,
             "advance": self.advance,
             "recording": self.recording,
         }
@@ -95,7 +95,7 @@ class Worker:
     def reset(
         self, task: str, scene: str | None, seed: int, initial_state: dict[str, Any], render: bool, record_every: int
     ) -> dict[str, Any]:
-        self.environment.reset(task=task, scene=scene, seed=seed, **initial_state)
+        self.environment.reset(task=task, scene=scene, seed=seed, render=False, **initial_state)
         self.steps = 0
         self.record_every = record_every
         self.recorded, self.recorded_steps = [], []
@@ -106,8 +106,8 @@ class Worker:
         outcome = {"success": False, "done": False}
         return {"instruction": self.environment.instruction, "initial_state_id": digest[:16], **self._result(outcome, render)}
 
-    def start_task(self, task: str, render: bool) -> dict[str, Any]:
-        self.environment.start_task(task)
+    def begin_task(self, task: str, render: bool) -> dict[str, Any]:
+        self.environment.begin_task(task)
         return {"instruction": self.environment.instruction, **self._result({"success": False, "done": False}, render)}
 
     def advance(

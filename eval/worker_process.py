@@ -13,16 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.errors import WorkerFailure
 from eval.protocol import PROTOCOL_VERSION, FrameBuffer, ProtocolError, pack
 
 PROJECT = Path(__file__).resolve().parents[1]
 _PIPE_BYTES = 1 << 20  # one observation fits, so a worker can answer while the evaluator is busy with the policy
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}  # simulators scale over processes
 _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, Linux only
-
-
-class WorkerFailure(RuntimeError):
-    """The worker died, hung, or answered with an error; its episode has no result."""
 
 
 @dataclass(frozen=True)

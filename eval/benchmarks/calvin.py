@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.errors import EvaluationError
 from eval.host_loop import Episode
 from eval.statistics import success_rate
 
@@ -26,6 +27,7 @@ TASKS = (
     "turn_on_led",
     "turn_off_led",
 )
+CAMERAS = {"primary": "rgb_static", "wrist": "rgb_gripper"}  # view of a policy -> camera of the simulator
 PARTIAL_NOTE = (
     "Partial protocol: success of single tasks from random initial states. "
     "Not comparable with CALVIN's average length over 1000 chains of five tasks."
@@ -45,7 +47,7 @@ class SingleTasks:
         _check_names("scene", self.scenes, SCENES)
         _check_names("task", self.tasks, TASKS)
         if self.episodes < 1:
-            raise ValueError(f"episodes={self.episodes}: at least one per scene and task is needed")
+            raise EvaluationError(f"episodes={self.episodes}: at least one per scene and task is needed")
 
     def all_episodes(self) -> list[Episode]:
         """All episodes; the first ones already cover all scenes and tasks, so a stopped evaluation is balanced."""
@@ -87,9 +89,9 @@ def _cell(attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _check_names(kind: str, names: Sequence[str], known: Sequence[str]) -> None:
     if not names:
-        raise ValueError(f"no {kind} is chosen; choose from {', '.join(known)}")
+        raise EvaluationError(f"no {kind} is chosen; choose from {', '.join(known)}")
     for name in names:
         if name not in known:
-            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+            raise EvaluationError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
     if len(set(names)) < len(names):
-        raise ValueError(f"a {kind} is named twice in {', '.join(names)}")
+        raise EvaluationError(f"a {kind} is named twice in {', '.join(names)}")

@@ -33,14 +33,15 @@ class Counter:
         self.trouble, self.once, self.delay, self.render_log, self.goal = trouble or {}, once, delay, render_log, goal
         self.seed = self.steps = 0
 
-    def reset(self, *, task=None, scene=None, seed=None, **initial_state):
+    def reset(self, *, task=None, scene=None, seed=None, render=True, **initial_state):
+        del render
         if task not in self.tasks:
             raise ValueError(f"unknown task {task!r}")
         self.rng = np.random.default_rng(seed)
         self.seed, self.scene, self.state = seed, scene, float(initial_state.get("state", self.rng.normal() * 0.1))
-        self.start_task(task)
+        self.begin_task(task)
 
-    def start_task(self, task):
+    def begin_task(self, task):
         self.task, self.steps, self.start = task, 0, self.state
         self.instruction = task.replace("_", " ")
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from eval.closed_loop import choose_recorded, evaluate
-from eval.host_loop import Episode, EvaluationError, HostLoop, LoopOptions
+from eval.errors import EvaluationError
+from eval.host_loop import Episode, HostLoop, LoopOptions
 from eval.policies import PolicyMetadata, chunk_seed
 from eval.results import Journal, read_json
 from eval.worker_process import WorkerCommand
 
+CAMERAS = {"primary": "rgb_static"}
 HERE = str(Path(__file__).parent)
 EPISODES = [Episode(index, ("count_up",), "A", 100 + index) for index in range(7)]
 
@@ -22,7 +24,7 @@ class Drifting:
     """Rows are independent: the action depends on the observed state, the sentence and the row's seed. Remembers every call."""
 
     def __init__(self, chunk: int = 6, execute: int = 4, strength: float = 0.035) -> None:
-        self.metadata = PolicyMetadata(views={"rgb_static": 64, "rgb_gripper": 64}, action_dim=7, chunk=chunk, execute=execute)
+        self.metadata = PolicyMetadata(views={"primary": 64, "rgb_gripper": 64}, action_dim=7, chunk=chunk, execute=execute)
         self.strength = strength
         self.calls: list[dict] = []
 
@@ -48,7 +50,7 @@ def run(directory: Path, actor=None, episodes=EPISODES, environment=None, **opti
     actor = actor or Drifting()
     options = {"workers": 2, "max_steps": 40, "request_timeout": 20.0} | options
     with Journal(directory / "episodes.jsonl") as journal:
-        loop = HostLoop(actor, command(**(environment or {})), journal, LoopOptions(**options), directory / "logs")
+        loop = HostLoop(actor, command(**(environment or {})), journal, LoopOptions(**options), directory / "logs", cameras=CAMERAS)
         report = loop.run(episodes)
         records = sorted(journal.records, key=lambda record: record["index"])
     return records, report
@@ -86,7 +88,7 @@ def test_the_policy_sees_one_batch_shape(tmp_path):
     policy = Drifting()
     _, report = run(tmp_path, policy, workers=3)
     shapes = {json.dumps(call["shapes"], sort_keys=True) for call in policy.calls}
-    assert shapes == {'{"proprio": [3, 15], "rgb_gripper": [3, 84, 84, 3], "rgb_static": [3, 200, 200, 3]}'}
+    assert shapes == {'{"primary": [3, 200, 200, 3], "proprio": [3, 15], "rgb_gripper": [3, 84, 84, 3]}'}
     assert {call["rows"] for call in policy.calls} == {3}
     assert report.policy_calls == len(policy.calls)
     assert report.policy_rows < 3 * report.policy_calls  # 7 episodes on 3 rows: some calls were padded
@@ -177,7 +179,7 @@ def test_nan_actions_and_wrong_shapes_are_refused(tmp_path):
 
     blind = Drifting()
     blind.metadata.views["rgb_wrist"] = 64
-    with pytest.raises(EvaluationError, match=r"needs views \['rgb_wrist'\]"):
+    with pytest.raises(EvaluationError, match=r"needs rgb_wrist \(rgb_wrist\), the simulator's observation has rgb_gripper, rgb_static"):
         run(tmp_path, blind, workers=1)
 
 
@@ -193,6 +195,7 @@ def whole(out: Path, actor="expert", episodes=EPISODES, environment=None, protoc
         options=LoopOptions(**{"workers": 2, "max_steps": 40} | options),
         protocol=protocol or {"benchmark": "counting"},
         summarize=lambda records: {"solved": sum(record["solved"] for record in records), "of": len(records)},
+        cameras=CAMERAS,
         argv=["vpp", "eval", "counting"],
     )
 

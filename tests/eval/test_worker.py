@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eval.errors import WorkerFailure
 from eval.protocol import PROTOCOL_VERSION, ConnectionClosed, FrameBuffer, ProtocolError, pack, read_message, unpack
-from eval.worker_process import WorkerCommand, WorkerFailure, WorkerProcess, hello
+from eval.worker_process import WorkerCommand, WorkerProcess, hello
 
 HERE = str(Path(__file__).parent)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.calvin import PARTIAL_NOTE, SCENES, TASKS, SingleTasks, summarize
+from eval.benchmarks.calvin import CAMERAS, PARTIAL_NOTE, SCENES, TASKS, SingleTasks, summarize
 from eval.closed_loop import choose_recorded, evaluate
 from eval.host_loop import LoopOptions
 from eval.worker_process import WorkerCommand
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
         max_steps=arguments.max_steps,
         retries=arguments.retries,
         request_timeout=arguments.timeout,
-        record=choose_recorded(episodes, arguments.record),
+        record=choose_recorded(episodes, arguments.record * len(protocol.scenes) * len(protocol.tasks)),
         record_every=arguments.record_every,
     )
     print(PARTIAL_NOTE, file=sys.stderr)
@@ -51,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
             "seed": protocol.seed,
         },
         summarize=lambda records: summarize(records, protocol.scenes, protocol.tasks),
+        cameras=CAMERAS,
         argv=["vpp", "eval", *argv],
     )
     print(table(results))
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     calvin.add_argument("--seed", type=int, default=0, help="decides initial states and the policy's noise")
     calvin.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="simulator processes")
     calvin.add_argument("--batch_size", type=int, default=0, help="rows of the policy's batch; 0: as many as workers")
-    calvin.add_argument("--record", type=int, default=0, help="write videos of the first N episodes")
+    calvin.add_argument("--record", type=int, default=0, help="write videos of the first N episodes of every scene and task")
     calvin.add_argument("--record_every", type=int, default=2, help="control steps per video frame")
     calvin.add_argument("--retries", type=int, default=2, help="further attempts at an episode whose simulator died")
     calvin.add_argument("--timeout", type=float, default=60.0, help="seconds a simulator may take for one answer")

@@ -1,0 +1,11 @@
+"""Errors of the evaluator that the person who started it can act on."""
+
+from vpp_jax.errors import VppError
+
+
+class EvaluationError(VppError, ValueError):
+    """The evaluation cannot start or go on; what is finished stays in its journal."""
+
+
+class WorkerFailure(VppError, RuntimeError):
+    """A simulator process died, hung, or answered with an error; its episode has no result."""
