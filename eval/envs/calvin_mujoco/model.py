@@ -19,9 +19,10 @@ PHYSICS_STEP = 1.0 / 240.0
 SUBSTEPS = 8
 MOTOR_DOFS = 10  # arm 7, fingers 2, button 1: the leading joints, all driven by motors
 MAX_IMAGE = 512
-# One directional light from above and slightly from the robot's side; fitted to the shading of the original's faces.
-AMBIENT, DIFFUSE = 0.56, 0.52
-LIGHT_DIRECTION = (0.0, 0.265, -0.964)
+# Light from straight above, a little from the robot's side; fitted to the shading of the original's faces (top, inclined, front). Its shadows are
+# faint: they take only SHADOW of the light.
+AMBIENT, DIFFUSE, SHADOW = 0.69, 0.34, 0.12
+LIGHT_DIRECTION = (0.0, 0.18, -0.984)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,12 +83,14 @@ def _add_looks(spec: mujoco.MjSpec, scene: Scene, quality: Quality) -> None:
     visual.global_.offwidth = visual.global_.offheight = MAX_IMAGE
     visual.quality.offsamples = 0
     visual.quality.shadowsize = 2048 if quality == "faithful" else 0
-    visual.map.znear, visual.map.zfar, visual.map.shadowclip = 0.01, 12.0, 1.2
+    visual.map.znear, visual.map.zfar, visual.map.shadowclip = 0.01, 40.0, 1.2
     visual.headlight.ambient, visual.headlight.diffuse, visual.headlight.specular = [AMBIENT] * 3, [0.0] * 3, [0.0] * 3
     direction = np.array(LIGHT_DIRECTION)
-    spec.worldbody.add_light(
-        name="sun", type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=direction.tolist(), pos=(np.array([0.0, -0.1, 0.4]) - 3 * direction).tolist(),
-        ambient=[0.0] * 3, diffuse=[DIFFUSE] * 3, specular=[0.0] * 3, castshadow=quality == "faithful")
+    parts = {"sun": (DIFFUSE - SHADOW, False), "shadow_sun": (SHADOW, True)} if quality == "faithful" else {"sun": (DIFFUSE, False)}
+    for name, (strength, shadow) in parts.items():
+        spec.worldbody.add_light(
+            name=name, type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=direction.tolist(), pos=(np.array([0.0, -0.1, 0.4]) - 3 * direction).tolist(),
+            ambient=[0.0] * 3, diffuse=[strength] * 3, specular=[0.0] * 3, castshadow=shadow)
     _texture(spec, "wood", wood_texture(WOODS[scene.wood], seed=1))
     _texture(spec, "panel", wood_texture(WOODS[scene.panel_wood], seed=2))
     _texture(spec, "floor", checker_texture())
@@ -99,7 +102,7 @@ def _add_looks(spec: mujoco.MjSpec, scene: Scene, quality: Quality) -> None:
     spec.add_material(name="plain", specular=0.0, shininess=0.0, reflectance=0.0)
     spec.add_texture(name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT, width=8, height=48,
                      rgb1=[1, 1, 1], rgb2=[1, 1, 1])
-    spec.worldbody.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[8.0, 8.0, 1.0], material="floor", contype=0, conaffinity=3, priority=1,
+    spec.worldbody.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[20.0, 20.0, 1.0], material="floor", contype=0, conaffinity=3, priority=1,
                             friction=[1.0, 0.001, 0.0001])
     spec.worldbody.add_geom(name="pedestal", type=mujoco.mjtGeom.mjGEOM_CYLINDER, pos=[-0.39, -0.46, 0.12], size=[0.13, 0.12, 0.0], material="plain",
                             rgba=[0.97, 0.97, 0.97, 1.0], contype=0, conaffinity=0)

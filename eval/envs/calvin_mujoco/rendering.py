@@ -6,6 +6,7 @@ The context is made when the first image is asked for, so that environments with
 
 import functools
 import importlib
+import math
 import os
 from typing import Any
 
@@ -71,7 +72,7 @@ class SceneRenderer:
         self._camera = mujoco.MjvCamera()
         self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
         self._scene.flags[:] = 0
-        self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = 1
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = 1
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = int(compiled.quality == "faithful")
         self._flipped: dict[int, np.ndarray] = {}
 
@@ -86,6 +87,7 @@ class SceneRenderer:
         if not 8 <= size <= MAX_IMAGE:
             raise ValueError(f"image size must be 8...{MAX_IMAGE} pixels, not {size}")
         self._camera.fixedcamid = self.model.camera(camera).id
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = int(_sees_sky(self.model, data, self._camera.fixedcamid))
         mujoco.mjv_updateCamera(self.model, data, self._camera, self._scene)
         image = self._flipped.setdefault(size, np.empty((size, size, 3), np.uint8))
         rectangle = mujoco.MjrRect(0, 0, size, size)
@@ -93,6 +95,13 @@ class SceneRenderer:
         mujoco.mjr_render(rectangle, self._scene, self._context)
         mujoco.mjr_readPixels(image, None, rectangle, self._context)
         return np.ascontiguousarray(image[::-1])  # OpenGL's rows start at the bottom
+
+
+def _sees_sky(model: mujoco.MjModel, data: mujoco.MjData, camera: int) -> bool:
+    """Whether some corner of the image looks above the floor's far edge. The white sky costs as much as half of the table: drawn only when seen."""
+    half = math.tan(math.radians(model.cam_fovy[camera]) / 2)
+    x, y, z = data.cam_xmat[camera].reshape(3, 3)[2]  # vertical components of the camera's right, up and backward axes
+    return half * (abs(x) + abs(y)) - z > -0.03 * math.sqrt(1 + 2 * half * half)
 
 
 @functools.lru_cache(maxsize=16)

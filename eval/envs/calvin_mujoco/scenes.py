@@ -9,18 +9,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Wood:
-    """Mean colour of a wooden texture (0..255), its standard deviation, and how stretched its grain is along u."""
+    """Look of a wooden texture: mean colour (0..255), its standard deviation, how stretched the grain is, and whether it runs along y instead of x."""
 
     rgb: tuple[int, int, int]
     std: float
     grain: float = 8.0
+    across: bool = False
 
 
 WOODS: dict[str, Wood] = {
-    "dark": Wood((121, 70, 46), 9.0),
-    "light": Wood((244, 196, 140), 7.0),
-    "medium": Wood((159, 108, 64), 10.0),
-    "brownish": Wood((157, 117, 78), 15.0),
+    "dark": Wood((121, 70, 46), 6.0, grain=3.0),
+    "light": Wood((246, 197, 141), 5.0, grain=12.0, across=True),
+    "medium": Wood((156, 104, 61), 8.0, grain=16.0, across=True),
+    "brownish": Wood((160, 119, 79), 6.0, grain=6.0),
 }
 
 

@@ -16,7 +16,7 @@ ROBOT_BIT, BLOCK_BIT = 1, 2
 TOUCHES_TABLE = ROBOT_BIT | BLOCK_BIT
 TABLE_FRICTION = 0.5
 JOINT_FRICTION = 4.0  # N, Coulomb: the original holds these joints with a velocity motor of target 0 and at most 4 N
-GRAY = (0.29, 0.30, 0.31, 1.0)
+GRAY = (0.40, 0.40, 0.40, 1.0)
 SLOPE = math.radians(60.0)  # the cabinet's inclined front
 # Contacts and dry friction as stiff as a step of 1/240 s allows: twice the step.
 SOLREF = [2.0 / 240.0, 1.0]

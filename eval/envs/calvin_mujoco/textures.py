@@ -18,7 +18,8 @@ def wood_texture(wood: Wood, size: int = 256, seed: int = 0) -> UInt8[np.ndarray
     grey = (grey - grey.mean()) / grey.std()
     colour = np.asarray(wood.rgb, np.float64)
     image = colour + wood.std * np.clip(grey, -2.5, 2.5)[..., None] * (colour / colour.mean()) ** 0.5
-    return np.clip(np.round(image), 0, 255).astype(np.uint8)
+    image = np.clip(np.round(image), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(image.transpose(1, 0, 2)) if wood.across else image
 
 
 def checker_texture(bright: int = 255, dark: int = 222, size: int = 64) -> UInt8[np.ndarray, "size size 3"]:
