@@ -1,0 +1,79 @@
+"""TFDS and TensorFlow read what we write, and `rlds` calls the fields what we call them. One subprocess: TensorFlow is slow to import."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import json, sys
+from unittest.mock import MagicMock
+import numpy as np
+sys.modules.setdefault("reverb", MagicMock())  # rlds wants it, has no wheel, and needs it for replay buffers only
+import tensorflow as tf
+import tensorflow_datasets as tfds
+import rlds
+from data_pipelines.rlds import schema
+from data_pipelines.rlds.dataset import RLDSDataset
+
+names = {"STEPS": schema.STEPS, "OBSERVATION": schema.OBSERVATION, "ACTION": schema.ACTION, "REWARD": schema.REWARD,
+         "DISCOUNT": schema.DISCOUNT, "IS_FIRST": schema.IS_FIRST, "IS_LAST": schema.IS_LAST, "IS_TERMINAL": schema.IS_TERMINAL}
+assert {name: getattr(rlds, name) for name in names} == names
+
+builder = tfds.builder_from_directory(sys.argv[1])
+builder.info.features.save_config(sys.argv[2])
+found = {"name": builder.name, "version": str(builder.version), "splits": {}}
+for split in builder.info.splits:
+    ours = RLDSDataset(sys.argv[1], split)
+    count = 0
+    for theirs, episode in zip(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)), ours, strict=True):
+        steps = list(theirs["steps"])
+        assert len(steps) == len(episode)
+        for name in ("action", "action_executed", "reward", "discount", "is_first", "is_last", "is_terminal"):
+            np.testing.assert_array_equal(np.stack([step[name] for step in steps]), episode.column(name))
+        for name in ("robot_obs", "scene_obs"):
+            np.testing.assert_array_equal(np.stack([step["observation"][name] for step in steps]), episode.column(f"observation/{name}"))
+        assert [step["language_instruction"].decode() for step in steps] == episode.column("language_instruction")
+        for camera in ("rgb_static", "rgb_gripper"):
+            theirs_image, our_image = steps[-1]["observation"][camera], episode.frame(f"observation/{camera}", len(steps) - 1)
+            assert theirs_image.shape == our_image.shape
+            assert np.abs(theirs_image.astype(int) - our_image).mean() <= 4  # TensorFlow decodes with its fast, rough transform ...
+            exact = tf.io.decode_jpeg(episode.encoded(f"observation/{camera}", len(steps) - 1), dct_method="INTEGER_ACCURATE")
+            np.testing.assert_array_equal(exact, our_image)  # ... unless told otherwise
+        assert theirs["episode_metadata"]["scene"].decode() == episode.metadata("episode_metadata/scene")
+        assert theirs["episode_metadata"]["seed"] == episode.metadata("episode_metadata/seed")
+        count += 1
+    found["splits"][split] = [count, builder.info.splits[split].num_examples]
+print("RESULT" + json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_tfds_opens_our_directory(built, project, tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", PROGRAM, str(built), str(tmp_path)]
+    run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+    if "No module named 'tensorflow'" in run.stderr:
+        pytest.skip("TensorFlow is not installed")
+    assert run.returncode == 0, run.stderr[-3000:]
+    found = json.loads(run.stdout.split("RESULT")[1])
+    assert found["name"] == "calvin_mujoco"
+    assert found["version"] == "1.0.0"
+    assert found["splits"] == {"train": [12, 12], "val": [4, 4]}
+    # what TFDS would write for these features is what we wrote
+    assert json.loads((tmp_path / "features.json").read_text()) == json.loads((built / "features.json").read_text())
+
+
+def test_nothing_on_the_training_path_imports_tensorflow_or_a_simulator(project):
+    check = ("import sys, data_pipelines.sources, data_pipelines.statistics, data_pipelines.builders.calvin_mujoco, "
+             "data_pipelines.builders.sharded\n"
+             "bad = {'jax', 'tensorflow', 'tensorflow_datasets', 'torch', 'mujoco', 'matplotlib'} & set(sys.modules)\n"
+             "assert not bad, bad\n"
+             "import data_pipelines.loader\n"
+             "bad = {'tensorflow', 'tensorflow_datasets', 'torch', 'mujoco'} & set(sys.modules)\n"
+             "assert not bad, bad\n")
+    run = subprocess.run([sys.executable, "-c", check], cwd=project, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
