@@ -21,7 +21,7 @@ MOTOR_DOFS = 10  # arm 7, fingers 2, button 1: the leading joints, all driven by
 MAX_IMAGE = 512
 # Light from straight above, a little from the robot's side; fitted to the shading of the original's faces (top, inclined, front). Its shadows are
 # faint: they take only SHADOW of the light.
-AMBIENT, DIFFUSE, SHADOW = 0.69, 0.34, 0.12
+AMBIENT, DIFFUSE, SHADOW = 0.69, 0.34, 0.15
 LIGHT_DIRECTION = (0.0, 0.18, -0.984)
 
 
@@ -93,7 +93,7 @@ def _add_looks(spec: mujoco.MjSpec, scene: Scene, quality: Quality) -> None:
             ambient=[0.0] * 3, diffuse=[strength] * 3, specular=[0.0] * 3, castshadow=shadow)
     _texture(spec, "wood", wood_texture(WOODS[scene.wood], seed=1))
     _texture(spec, "panel", wood_texture(WOODS[scene.panel_wood], seed=2))
-    _texture(spec, "floor", checker_texture())
+    _texture(spec, "floor", checker_texture(size=512))
     for name, repeat in (("wood", 1.0), ("panel", 1.0), ("floor", 0.5)):
         material = spec.add_material(name=name, specular=0.0, shininess=0.0, reflectance=0.0, texrepeat=[repeat, repeat], texuniform=name == "floor")
         textures = material.textures

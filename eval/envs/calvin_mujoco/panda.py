@@ -34,13 +34,13 @@ NEUTRAL_JOINTS = np.array([-1.21779206, 1.03987646, 2.11978261, -2.34205014, -0.
 FINGER_MAX = 0.04
 WHITE = (0.97, 0.97, 0.98, 1.0)
 DARK = (0.42, 0.42, 0.45, 1.0)
-FINGER_GRAY = (0.86, 0.86, 0.86, 1.0)
+FINGER_GRAY = (0.98, 0.98, 0.98, 1.0)
 
 
 def add_panda(spec: mujoco.MjSpec) -> None:
     """Adds the arm, hand, fingers, TCP site and gripper camera frame to the world body."""
     base = spec.worldbody.add_body(name="panda_link0", pos=list(BASE_POSITION))
-    MeshBuilder().tube((-0.05, 0, 0.055), (0.02, 0, 0.06), 0.075, round_ends=3).tube((0, 0, 0.02), (0, 0, 0.19), 0.085, 0.065).add_to(
+    MeshBuilder().tube((-0.05, 0, 0.055), (0.02, 0, 0.06), 0.075, round_ends=3).tube((0, 0, 0.0), (0, 0, 0.19), 0.105, 0.065).add_to(
         spec, base, "link0", material="plain", rgba=WHITE)
     body = base
     for i, (origin, roll) in enumerate(JOINT_ORIGINS):
@@ -82,9 +82,10 @@ def _link_meshes(link: int) -> list[tuple[str, MeshBuilder, tuple[float, ...]]]:
         white.tube((0, 0.07, -0.06), (0, 0.03, -0.005), 0.046, round_ends=2)
         white.tube((0, 0.02, 0), (0, 0.075, 0), 0.05, round_ends=2)
     elif link == 6:
-        white.tube((0, 0, -0.075), (0, 0, 0.01), 0.05, 0.052, round_ends=2).tube((0, 0, 0), (0.088, 0, 0), 0.05, 0.046)
-        white.tube((0.088, -0.045, 0), (0.088, 0.055, 0), 0.05, round_ends=2)
-        dark.tube((0, 0, -0.1015), (0, 0, -0.098), 0.036, inner=0.02).tube((0, 0, 0.035), (0, 0, 0.0375), 0.036, inner=0.02)
+        white.tube((0, 0, -0.055), (0, 0, 0.055), 0.055).tube((0, 0, 0), (0.088, 0, 0), 0.052, 0.050, caps=False)
+        white.tube((0.088, -0.045, 0), (0.088, 0.072, 0), 0.051)
+        dark.tube((0, 0, 0.0552), (0, 0, 0.057), 0.055, inner=0.042).tube((0, 0, 0.0552), (0, 0, 0.057), 0.018, slices=8)
+        dark.tube((0.088, 0.0722, 0), (0.088, 0.074, 0), 0.04, inner=0.03, slices=10)
     else:
         white.tube((0, 0, -0.01), (0, 0, 0.085), 0.046, 0.043)
         dark.tube((0, 0, 0.085), (0, 0, 0.107), 0.034)
@@ -98,8 +99,10 @@ def _add_hand(spec: mujoco.MjSpec, flange_parent: mujoco.MjsBody) -> None:
     hand = flange_parent.add_body(name="panda_hand", pos=[0, 0, 0.107], quat=quaternion_from_euler(0.0, 0.0, -math.pi / 4))
     hand.explicitinertial = True
     hand.mass, hand.ipos, hand.inertia = 0.81 + 0.2, [-0.02, 0, 0.03], [0.004, 0.003, 0.003]
-    body_mesh = MeshBuilder().tube((0, 0, -0.02), (0, 0, 0.01), 0.034, 0.031)
-    body_mesh.frustum((0.028, 0.080), (0.030, 0.098), (-0.004, 0.022)).frustum((0.030, 0.098), (0.012, 0.092), (0.022, 0.066))
+    body_mesh = MeshBuilder().tube((0, 0, -0.02), (0, 0, -0.01), 0.034, 0.034)
+    body_mesh.frustum((0.030, 0.085), (0.0316, 0.100), (-0.012, 0.022)).frustum((0.0316, 0.100), (0.027, 0.098), (0.022, 0.046))
+    body_mesh.frustum((0.027, 0.098), (0.0135, 0.093), (0.046, 0.066))
+    body_mesh.box((-0.108, -0.092), (-0.045, 0.045), (-0.0125, 0.0125))  # the camera: seen from inside its faces are culled
     body_mesh.add_to(spec, hand, "hand", material="plain", rgba=WHITE)
     _contact(hand, "hand_upper_contact", mujoco.mjtGeom.mjGEOM_BOX, pos=[0, -0.002, 0.008], size=[0.0316, 0.102, 0.034])
     _contact(hand, "hand_lower_contact", mujoco.mjtGeom.mjGEOM_BOX, pos=[0, -0.002, 0.054], size=[0.018, 0.095, 0.012])

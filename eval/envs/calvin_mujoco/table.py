@@ -112,7 +112,7 @@ def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
     wood.add_to(spec, base, "base_wood", material="wood")
     grooves = MeshBuilder()
     for side in (-0.05, 0.05):  # the switch's two slots, as dark inlays
-        x0, x1 = scene.switch_x + side - 0.008, scene.switch_x + side + 0.008
+        x0, x1 = scene.switch_x + side - 0.005, scene.switch_x + side + 0.005
         lift = 0.0015
         grooves.polygon([(x0, 0.057 - 0.866 * lift, 0.488 + 0.5 * lift + 0.0162), (x1, 0.057 - 0.866 * lift, 0.488 + 0.5 * lift + 0.0162),
                          (x1, 0.117 - 0.866 * lift, 0.608 + 0.5 * lift), (x0, 0.117 - 0.866 * lift, 0.608 + 0.5 * lift)])
