@@ -1,0 +1,53 @@
+"""The device mesh and where batches go on it."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vpp_jax.config import MeshConfig
+from vpp_jax.config_checks import ConfigError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_SPEC = P(("data", "fsdp"))
+
+
+def axis_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
+    """Sizes of the mesh axes on so many devices; the -1 of `config` takes what the others leave."""
+    sizes = {name: getattr(config, name) for name in AXES}
+    fixed = int(np.prod([size for size in sizes.values() if size != -1]))
+    filled = {name: devices // fixed if size == -1 else size for name, size in sizes.items()}
+    if int(np.prod(list(filled.values()))) != devices:
+        asked = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        raise ConfigError(f"mesh {asked} does not fit {devices} device(s): the product must be {devices}; -1 fills one axis")
+    return filled
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Mesh (data, fsdp, tensor) with axes the compiler propagates (Auto): convolutions do not type-check on Explicit ones."""
+    devices = jax.devices() if devices is None else devices
+    sizes = axis_sizes(config, len(devices))
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The leading axis split over data x fsdp."""
+    return NamedSharding(mesh, BATCH_SPEC)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % ways:
+        raise ConfigError(f"data.batch_size is {batch_size}, expected a multiple of {ways} (mesh data x fsdp)")
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows of a batch -> global arrays on the mesh."""
+    sharding = batch_sharding(mesh)
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}

@@ -1,0 +1,278 @@
+"""Checkpoints: a facade over Orbax that never shows a half-written one and always restores onto shardings that it is given.
+
+    WORKDIR/checkpoints/STEP/    params, ema, opt_state   tensors, read one item at a time
+                                 index                    names, shapes and types of all tensors
+                                 metadata, data           JSON: configuration, statistics, versions, ...; position of the data iterator
+    WORKDIR/checkpoints/frozen/  frozen, index            what the stage's loss reads besides, written once
+
+A directory is written under a temporary name and renamed when complete; old ones are renamed before they are removed.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import Sharding
+
+from vpp_jax.errors import VppError
+from vpp_jax.functional import Params
+from vpp_jax.training.packing import PACK_UP_TO, flatten, index_of, pack, packed_lengths, unflatten, unpack
+from vpp_jax.training.state import TrainState
+
+SCHEMA_VERSION = 1
+ITEMS = ("params", "ema", "opt_state")
+FROZEN = "frozen"
+_COMMITTED = "commit_success.txt"  # Orbax writes it last; on buckets, which cannot rename, it alone tells a complete directory
+_DELETING = "deleting-"
+
+
+class CheckpointError(VppError):
+    """A checkpoint that is not there, or does not hold what is asked of it."""
+
+
+# --- reading: later stages, evaluation, serving -------------------------------------------------------------------------------------
+
+
+def load_params(
+    directory: str | Path,
+    abstract: Params,
+    shardings: Mapping[str, Sharding] | None = None,
+    *,
+    item: str = "ema",
+    step: int | str = "latest",
+    stage: str | None = None,
+) -> Params:
+    """Parameters of a trained stage, placed on `shardings` (default: the first device) with the types of `abstract`.
+
+    Opens only `item` ('ema', or 'params'; where no average was kept 'ema' means 'params') and, for names it does not have, the stage's
+    frozen parameters. Tensors of the checkpoint that `abstract` does not name are not read.
+
+    Args:
+      directory: a work directory, its `checkpoints`, or one checkpoint.
+      abstract: name -> ShapeDtypeStruct.
+      stage: the stage that must have written it.
+    """
+    path = locate(directory, step)
+    if stage is not None:
+        check_stage(directory, read_metadata(directory, step), stage)
+    index = _index(path)
+    item = "params" if item == "ema" and "ema" not in index else item
+    if item not in index:
+        raise CheckpointError(f"{path} has no item '{item}' (has {', '.join(index)})")
+    frozen_path = path.parent / FROZEN
+    frozen_index = _index(frozen_path)[FROZEN] if (frozen_path / _COMMITTED).exists() else {}
+    own = {name for name in abstract if name in index[item]}
+    rest = abstract.keys() - own
+    report = compare({name: frozen_index[name] for name in rest if name in frozen_index} | index[item], abstract)
+    if report.missing or report.wrong_shape:
+        raise CheckpointError(f"{path} ({item}) does not hold the parameters asked for. {report}")
+    placed = _on_device(abstract, shardings)
+    params = _restore(path, item, index[item], {name: placed[name] for name in own})
+    if rest:
+        params |= _restore(frozen_path, FROZEN, frozen_index, {name: placed[name] for name in rest})
+    return {name: params[name] for name in abstract}
+
+
+def read_metadata(directory: str | Path, step: int | str = "latest") -> dict[str, Any]:
+    """The metadata of a checkpoint: stage, step, config, config_hash, data, statistics_hash, versions, ..., and what the stage added."""
+    return _document(locate(directory, step), "metadata")
+
+
+def check_stage(directory: str | Path, metadata: Mapping[str, Any], stage: str) -> None:
+    if metadata["stage"] != stage:
+        hint = f"; set --config.init.{stage} to a work directory of stage {stage}" if stage in ("vae", "video") else ""
+        raise CheckpointError(f"{directory} holds stage {metadata['stage']}, expected {stage}{hint}")
+
+
+def locate(directory: str | Path, step: int | str = "latest") -> epath.Path:
+    """The directory of one complete checkpoint."""
+    root = epath.Path(directory).expanduser()
+    if not root.exists():
+        raise CheckpointError(f"checkpoint directory {directory} does not exist")
+    if (root / "metadata").exists() and (root / _COMMITTED).exists():
+        return root
+    folder = root / "checkpoints" if (root / "checkpoints").exists() else root
+    steps = complete_steps(folder)
+    if not steps:
+        raise CheckpointError(f"{directory} is not a checkpoint: expected a work directory with a complete checkpoints/STEP, or one such")
+    if step == "latest":
+        return folder / str(steps[-1])
+    if step not in steps:
+        raise CheckpointError(f"{directory} has no checkpoint of step {step} (has {', '.join(map(str, steps))})")
+    return folder / str(step)
+
+
+def complete_steps(folder: epath.Path) -> list[int]:
+    """Steps with a complete checkpoint, ascending."""
+    if not folder.exists():
+        return []
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit() and (entry / _COMMITTED).exists())
+
+
+# --- what fits and what does not ----------------------------------------------------------------------------------------------------
+
+
+class TensorReport:
+    """Three lists: names missing from a checkpoint, names nobody asked for, and shapes that differ."""
+
+    def __init__(self, missing: list[str], unexpected: list[str], wrong_shape: list[str]):
+        self.missing, self.unexpected, self.wrong_shape = missing, unexpected, wrong_shape
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.wrong_shape)
+
+    def __str__(self) -> str:
+        lists = (("missing", self.missing), ("unexpected", self.unexpected), ("wrong shape", self.wrong_shape))
+        return "; ".join(f"{len(names)} {title}{': ' if names else ''}{_some(names)}" for title, names in lists)
+
+
+def compare(index: Mapping[str, list], wanted: Mapping[str, Any]) -> TensorReport:
+    """A checkpoint's index against name -> array or ShapeDtypeStruct."""
+    shapes = {name: tuple(entry[0]) for name, entry in index.items()}
+    differ = {name: value.shape for name, value in wanted.items() if shapes.get(name, value.shape) != value.shape}
+    wrong = [f"{name} {shapes[name]}, expected {shape}" for name, shape in differ.items()]
+    return TensorReport(sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys()), sorted(wrong))
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
+
+
+# --- writing and resuming: the training loop ----------------------------------------------------------------------------------------
+
+
+class Checkpoints:
+    """The checkpoints of one run. Saving returns when the state is copied; files are finished in the background (`wait`, `close`)."""
+
+    def __init__(self, directory: str | Path, keep: int):
+        self._folder = epath.Path(directory).absolute()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._keep = keep
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        if jax.process_index() == 0:
+            self._remove_leftovers()
+
+    def latest(self) -> int | None:
+        return max(complete_steps(self._folder), default=None)
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        return _document(self._folder / str(step), "metadata")
+
+    def data_state(self, step: int) -> Any:
+        return _document(self._folder / str(step), "data")["state"]
+
+    def save(self, step: int, state: TrainState, metadata: Mapping[str, Any], data_state: Any) -> None:
+        """Writes checkpoint `step`; waits for the one before first."""
+        self.wait()
+        trees = {name: flatten(getattr(state, name)) for name in ITEMS}
+        document = {"schema_version": SCHEMA_VERSION, "step": step, **metadata}
+        self._write(self._folder / str(step), trees, {"metadata": document, "data": {"state": data_state}})
+
+    def restore(self, step: int, abstract: TrainState, shardings: TrainState) -> TrainState:
+        """The state of `step`; anything missing, unexpected or of another shape is an error with all three lists."""
+        path = self._folder / str(step)
+        index, items = _index(path), {}
+        for name in ITEMS:
+            wanted = flatten(getattr(abstract, name))
+            report = compare(index.get(name, {}), wanted)
+            if report:
+                raise CheckpointError(f"{path} ({name}) does not fit the configured model. {report}")
+            placed = _on_device(wanted, flatten(getattr(shardings, name)))
+            items[name] = unflatten(getattr(abstract, name), _restore(path, name, index[name], placed) if wanted else {})
+        return TrainState(step=_place({"step": np.int32(step)}, {"step": shardings.step})["step"], **items)
+
+    def save_frozen(self, params: Params) -> None:
+        """Replaces the frozen parameters."""
+        self.wait()
+        if (self._folder / FROZEN).exists() and jax.process_index() == 0:
+            self._remove(FROZEN)
+        if params:
+            self._write(self._folder / FROZEN, {FROZEN: params}, {})
+
+    def restore_frozen(self, abstract: Params, shardings: Mapping[str, Sharding]) -> Params | None:
+        """What `save_frozen` wrote; None where it did not, or something else."""
+        path = self._folder / FROZEN
+        if not (path / _COMMITTED).exists():
+            return None
+        index = _index(path)[FROZEN]
+        return None if compare(index, abstract) else _restore(path, FROZEN, index, _on_device(abstract, shardings))
+
+    def wait(self) -> None:
+        """Blocks until everything saved so far is complete on disk, then removes what is too old."""
+        self._writer.wait_until_finished()
+        if jax.process_index() == 0:
+            for step in complete_steps(self._folder)[: -self._keep]:
+                self._remove(str(step))
+
+    def close(self) -> None:
+        self.wait()
+        self._writer.close()
+
+    def _write(self, path: epath.Path, trees: dict[str, dict[str, Any]], documents: dict[str, Any]) -> None:
+        arguments: dict[str, Any] = {name: ocp.args.PyTreeSave(pack(leaves)) for name, leaves in trees.items() if leaves}
+        documents = documents | {"index": {name: index_of(leaves) for name, leaves in trees.items() if leaves}}
+        arguments |= {name: ocp.args.JsonSave(document) for name, document in documents.items()}
+        self._writer.save(path, args=ocp.args.Composite(**arguments))
+
+    def _remove(self, name: str) -> None:
+        doomed = self._folder / f"{_DELETING}{name}"
+        if doomed.exists():
+            doomed.rmtree()
+        (self._folder / name).rename(doomed)
+        doomed.rmtree()
+
+    def _remove_leftovers(self) -> None:
+        """What a killed process left: unfinished writes and unfinished removals."""
+        for entry in self._folder.iterdir():
+            if entry.name.startswith(_DELETING) or ".orbax-checkpoint-tmp" in entry.name:
+                entry.rmtree()
+
+
+# --- tensors ------------------------------------------------------------------------------------------------------------------------
+
+
+def _document(path: epath.Path, name: str) -> Any:
+    if not (path / name).exists():
+        raise CheckpointError(f"{path} has no '{name}': it was not written by this program")
+    reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    return reader.restore(path, args=ocp.args.Composite(**{name: ocp.args.JsonRestore()}))[name]
+
+
+def _index(path: epath.Path) -> dict[str, dict[str, list]]:
+    return _document(path, "index")
+
+
+def _on_device(abstract: Mapping[str, Any], shardings: Mapping[str, Sharding] | None) -> dict[str, jax.ShapeDtypeStruct]:
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0]) if shardings is None else None
+    return {
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=default or shardings[name]) for name, value in abstract.items()
+    }
+
+
+def _restore(path: epath.Path, item: str, index: Mapping[str, list], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+    """The tensors `wanted` of one item, each straight onto its sharding."""
+    large = {name: spec for name, spec in wanted.items() if spec.size > PACK_UP_TO}
+    kinds = {index[name][1] for name, spec in wanted.items() if spec.size <= PACK_UP_TO}
+    vectors = {kind: np.empty(length, kind) for kind, length in packed_lengths(index).items() if kind in kinds}
+    tree = {group: value for group, value in (("large", large), ("packed", vectors)) if value}
+    if not tree:
+        return {}
+    arguments = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True)
+    restored = ocp.Checkpointer(ocp.CompositeCheckpointHandler()).restore(path, args=ocp.args.Composite(**{item: arguments}))[item]
+    packed = {kind: np.asarray(vector) for kind, vector in restored.get("packed", {}).items()}
+    small = unpack({name: entry for name, entry in index.items() if entry[1] in kinds}, packed, wanted.keys() - large.keys())
+    cast = {name: value.astype(wanted[name].dtype) for name, value in small.items()}
+    params = restored.get("large", {}) | _place(cast, {name: wanted[name].sharding for name in cast})
+    return {name: params[name] for name in wanted}
+
+
+def _place(values: Mapping[str, np.ndarray], shardings: Mapping[str, Sharding]) -> Params:
+    """Host arrays, equal on every process, onto their shardings; copies, since the training step donates what it gets."""
+    names = list(values)
+    if jax.process_count() == 1:
+        return dict(zip(names, jax.device_put([values[n] for n in names], [shardings[n] for n in names], may_alias=False), strict=True))
+    return {name: jax.make_array_from_callback(values[name].shape, shardings[name], lambda part, n=name: values[n][part]) for name in names}

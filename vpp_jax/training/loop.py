@@ -1,0 +1,245 @@
+"""The training loop of every stage, as one story.
+
+Order matters, because resuming depends on it:
+
+    for step: evaluate?(step); save?(step, state, iterator); batch = next(iterator); state = train_step(state, batch)
+
+A checkpoint of `step` therefore holds the state after that many updates and an iterator that has given exactly the batches before them;
+metrics.jsonl then holds the entries up to `step`. The same command goes on from the newest checkpoint, and ends with the same parameters,
+averages, moments, data order and logged numbers as a run that was never stopped.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from data_pipelines.loader import eval_batches, make_iterator
+from vpp_jax.config import ConfigError, ExperimentConfig, config_hash, differences, from_config_dict, to_dict, to_json
+from vpp_jax.functional import Params, parameter_count
+from vpp_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh, put_batch, replicated
+from vpp_jax.parallel.partition import partition
+from vpp_jax.provenance import device_name, git_revision, library_versions
+from vpp_jax.training.checkpoints import Checkpoints, check_stage
+from vpp_jax.training.metrics import JSON_LINES, MetricLog, append_line, open_log, rewind
+from vpp_jax.training.preemption import StopRequest
+from vpp_jax.training.recorder import Clock, Recorder
+from vpp_jax.training.stages.base import Stage, StageSource
+from vpp_jax.training.state import Trainer
+
+# Random streams beside the training steps', which use fold_in(key(seed), step).
+INIT_STREAM, EVAL_STREAM = 0x1A17, 0xE7A1
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """How a call of `train` ended. exit_code: 0, or 143 / 130 where SIGTERM / SIGINT stopped it after saving."""
+
+    step: int
+    finished: bool
+    exit_code: int
+    compile_s: float
+    train_s: float
+
+
+def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None) -> TrainOutcome:
+    """Trains `stage` to `config.train.steps` updates in `workdir`, from its newest checkpoint if there is one."""
+    config, workdir, primary = stage.config, Path(workdir), jax.process_index() == 0
+    mesh = make_mesh(config.mesh) if mesh is None else mesh
+    check_batch_size(config.data.batch_size, mesh)
+
+    with closing(Checkpoints(workdir / "checkpoints", config.train.keep)) as checkpoints, jax.set_mesh(mesh):
+        # === where an earlier run stopped ===========================================================================================
+        start = checkpoints.latest()
+        saved = checkpoints.metadata(start) if start is not None else {"window": [], "train_s": 0.0, "evaluated": False}
+        if start is not None:
+            _refuse_another_run(workdir, config, saved)
+        if start is not None and start >= config.train.steps:
+            return _nothing_left(workdir, start, saved)
+        if primary:
+            (workdir / "config.json").write_text(to_json(config) + "\n")
+            rewind(workdir / JSON_LINES, -1 if start is None else start, saved["evaluated"])
+
+        # === parameters: abstract -> shardings -> arrays ============================================================================
+        trainer = Trainer(stage)
+        abstract, shardings = trainer.abstract(), trainer.shardings(mesh)
+        frozen = _frozen(stage, mesh, checkpoints, resumed=start is not None)
+        if start is None:
+            key = jax.random.fold_in(jax.random.key(config.seed), INIT_STREAM)
+            state = jax.jit(trainer.init, out_shardings=shardings)(key)
+        else:
+            state = checkpoints.restore(start, abstract, shardings)
+
+        # === data ===================================================================================================================
+        source = stage.source("train", frozen, workdir)
+        held_out = stage.source("val", frozen, workdir) if config.train.eval_every else None
+        data = source.metadata()
+        statistics = statistics_hash(data)
+        if saved.get("statistics_hash", statistics) != statistics:
+            raise ConfigError(
+                f"{workdir} was trained on data with statistics hash {saved['statistics_hash']}, the data now has {statistics}: restore "
+                "the old shards, or train in a new work directory"
+            )
+        iterator = make_iterator(
+            source, config.data.batch_size, config.seed, jax.process_index(), jax.process_count(), config.data.threads,
+            prefetch=config.data.prefetch,
+        )  # fmt: skip
+        if start is not None:
+            iterator.set_state(checkpoints.data_state(start))
+
+        # === compilation, ahead of time and timed apart =============================================================================
+        begin = time.perf_counter()
+        train_step = compile_step(trainer, mesh, frozen, source[0])
+        compile_s = time.perf_counter() - begin
+        step = start or 0
+        run = {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"), "step": step, "compile_s": round(compile_s, 3),
+            "device": device_name(), "mesh": dict(mesh.shape), "versions": library_versions(), "git_revision": git_revision(),
+        }  # fmt: skip
+        if primary:
+            append_line(workdir / "runs.jsonl", run)
+            print(
+                f"stage {config.stage}: {parameter_count(abstract.params):,} parameters, and {parameter_count(frozen):,} frozen ones; "
+                f"{len(source):,} examples; {run['device']}; compiled in {compile_s:.1f} s; steps {step} to {config.train.steps}",
+                flush=True,
+            )
+        about = {
+            "stage": config.stage, "config": to_dict(config), "config_hash": config_hash(config), "data": data,
+            "statistics_hash": statistics, "versions": run["versions"], "git_revision": run["git_revision"], "device": run["device"],
+        }  # fmt: skip
+
+        # === the loop ===============================================================================================================
+        clock = Clock(total=saved["train_s"])
+        evaluation = Evaluation(stage, mesh, frozen, held_out, workdir) if held_out is not None else None
+        last_saved, evaluated = start, saved["evaluated"]
+        with closing(open_log(workdir, config, step) if primary else MetricLog([])) as log, StopRequest() as stop:
+            recorder = Recorder(log, clock, config.train.log_every, config.data.batch_size, window=saved["window"])
+            clock.start()
+            while True:
+                finished = step >= config.train.steps
+
+                # --- evaluate?(step) ------------------------------------------------------------------------------------------------
+                due = finished or (step > 0 and config.train.eval_every and step % config.train.eval_every == 0)
+                if evaluation and due and not evaluated and (finished or not stop.requested):
+                    recorder.settle()
+                    with clock.paused():
+                        values = evaluation(state.averaged, step, stop=None if finished else stop)
+                    if values is not None:
+                        log.write("eval", step, values)
+                        evaluated = True
+
+                # --- save?(step, state, iterator) -----------------------------------------------------------------------------------
+                due = finished or stop.requested or (step > 0 and step % config.train.save_every == 0)
+                if due and step != (last_saved or 0):
+                    recorder.settle()
+                    with clock.paused():
+                        progress = {"finished": finished, "evaluated": evaluated, "window": list(recorder.window), "train_s": clock.total}
+                        added = stage.finalize(state.averaged, frozen, _whole_batches(source, config, mesh)) if finished else {}
+                        checkpoints.save(step, state, about | progress | added, iterator.get_state())
+                    last_saved = step
+                if finished or stop.requested:
+                    break
+
+                # --- batch = next(iterator) -----------------------------------------------------------------------------------------
+                with clock.waits():
+                    batch = next(iterator)
+                    on_device = put_batch(batch, mesh)
+                if step == 0 and primary:
+                    with clock.paused():
+                        stage.draw_batch(batch, workdir / "first_batch.png")
+
+                # --- state = train_step(state, batch) -------------------------------------------------------------------------------
+                with jax.transfer_guard("disallow"):
+                    state, metrics, squares = train_step(state, frozen, on_device)
+                step, evaluated = step + 1, False
+                recorder.push(step, metrics, squares, batch)
+            checkpoints.wait()
+    return TrainOutcome(step, finished, 0 if finished else stop.exit_code, compile_s, clock.total)
+
+
+def compile_step(trainer: Trainer, mesh: Mesh, frozen: Params, example: dict[str, np.ndarray]) -> Callable:
+    """The training step, compiled for this mesh with every sharding pinned and the state donated."""
+    shardings, rows = trainer.shardings(mesh), trainer.stage.config.data.batch_size
+    batch = {name: jax.ShapeDtypeStruct((rows, *np.shape(value)), np.asarray(value).dtype) for name, value in example.items()}
+    placed = ({name: value.sharding for name, value in frozen.items()}, {name: batch_sharding(mesh) for name in batch})
+    step = jax.jit(
+        trainer.step, donate_argnums=0, in_shardings=(shardings, *placed), out_shardings=(shardings, replicated(mesh), replicated(mesh))
+    )
+    abstract_frozen = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in frozen.items()}
+    return step.lower(trainer.abstract(), abstract_frozen, batch).compile()
+
+
+class Evaluation:
+    """Mean loss over fixed held-out batches with fixed noise, and pictures."""
+
+    def __init__(self, stage: Stage, mesh: Mesh, frozen: Params, source: StageSource, workdir: Path):
+        self._stage, self._mesh, self._frozen, self._source, self._workdir = stage, mesh, frozen, source, workdir
+        self._loss = jax.jit(stage.loss)
+
+    def __call__(self, params: Params, step: int, stop: StopRequest | None) -> dict[str, float] | None:
+        """Metrics with averaged parameters; None where a stop request came in between."""
+        root = jax.random.fold_in(jax.random.key(self._stage.config.seed), EVAL_STREAM)
+        rows: list[dict[str, float]] = []
+        for index, batch in enumerate(_whole_batches(self._source, self._stage.config, self._mesh)):
+            if stop is not None and stop.requested:
+                return None
+            key = jax.random.fold_in(root, index)
+            loss, metrics = self._loss(params, self._frozen, batch, key)
+            rows.append({name: float(value) for name, value in jax.device_get({"loss": loss, **metrics}).items()})
+            if index == 0:
+                self._stage.preview(params, self._frozen, batch, key, self._workdir / "previews" / f"step_{step:08d}.png")
+        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+
+
+def statistics_hash(data: dict[str, Any]) -> str:
+    """The hash of the statistics in a source's metadata; of several datasets, the hash of their hashes; '' where there are none."""
+    hashes = [entry["statistics_hash"] for entry in data.get("datasets", [data]) if "statistics_hash" in entry]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(json.dumps(hashes).encode()).hexdigest() if hashes else ""
+
+
+def _whole_batches(source: StageSource, config: ExperimentConfig, mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
+    """At most `eval_batches` batches spread evenly over `source`, always the same ones, all of full size.
+
+    Means over batches are then means over examples. A source smaller than one batch gives one batch, its last example repeated.
+    """
+    size = config.data.batch_size
+    count = min(config.train.eval_batches, max(len(source) // size, 1))
+    batches = eval_batches(source, size, jax.process_index(), jax.process_count(), config.data.threads, limit=count * size)
+    for batch in batches:
+        yield put_batch({name: value for name, value in batch.items() if name != "valid"}, mesh)
+
+
+def _frozen(stage: Stage, mesh: Mesh, checkpoints: Checkpoints, resumed: bool) -> Params:
+    """Frozen parameters on the mesh. A resumed run reads its own copy: the earlier stage may have trained on since."""
+    abstract = stage.abstract_frozen()
+    shardings = partition(abstract, mesh, stage.config.mesh.shard_above)
+    params = checkpoints.restore_frozen(abstract, shardings) if resumed else None
+    if params is None:
+        params = jax.device_put(stage.load_frozen(shardings), shardings)
+        checkpoints.save_frozen(params)
+    return params
+
+
+def _refuse_another_run(workdir: Path, config: ExperimentConfig, saved: dict[str, Any]) -> None:
+    """A work directory continues with the configuration it was started with."""
+    check_stage(workdir, saved, config.stage)
+    changed = differences(from_config_dict(saved["config"]), config)
+    if changed:
+        listed = "; ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in sorted(changed.items()))
+        raise ConfigError(f"{workdir} holds a run with another configuration: {listed}. Use the old values, or a new --workdir")
+
+
+def _nothing_left(workdir: Path, step: int, saved: dict[str, Any]) -> TrainOutcome:
+    if not saved["finished"]:
+        raise ConfigError(f"{workdir} is at step {step} of a longer run: train.steps must be more than {step} to go on")
+    print(f"{workdir} is trained to step {step}: nothing left to do (a larger train.steps goes on)", flush=True)
+    return TrainOutcome(step, True, 0, 0.0, saved["train_s"])

@@ -1,0 +1,182 @@
+"""Where numbers go: metrics.jsonl always, the terminal, TensorBoard, and wandb if asked for.
+
+An entry is {"kind": "train" or "eval", "step": updates made, name: value, ...}. Names under `time/` differ between equal runs; all others
+are a function of the configuration, so that a resumed run's file equals that of an uninterrupted one.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from vpp_jax.config import ExperimentConfig, to_dict
+from vpp_jax.errors import VppError
+
+TIMING = "time/"
+JSON_LINES = "metrics.jsonl"
+Values = Mapping[str, float]
+
+
+class MetricsError(VppError):
+    """A metrics destination that cannot be used."""
+
+
+class Writer(Protocol):
+    def write(self, kind: str, step: int, values: Values) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MetricLog:
+    """All writers as one. `tick` is called every step, `write` where there is something to say."""
+
+    def __init__(self, writers: list[Writer]):
+        self._writers = writers
+
+    def write(self, kind: str, step: int, values: Values) -> None:
+        for writer in self._writers:
+            writer.write(kind, step, values)
+
+    def tick(self, step: int) -> None:
+        for writer in self._writers:
+            if isinstance(writer, ProgressBar):
+                writer.tick(step)
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+def open_log(workdir: Path, config: ExperimentConfig, start: int) -> MetricLog:
+    """The writers of a run that continues at step `start`."""
+    terminal = ProgressBar(start, config.train.steps) if config.train.progress and sys.stderr.isatty() else Lines(config.train.steps)
+    writers: list[Writer] = [JsonLines(workdir / JSON_LINES), terminal, TensorBoard(workdir / "tensorboard", start)]
+    if config.train.wandb:
+        writers.append(WandB(workdir, to_dict(config)))
+    return MetricLog(writers)
+
+
+class JsonLines:
+    """One JSON object per line, flushed as written."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("a")
+
+    def write(self, kind: str, step: int, values: Values) -> None:
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Lines:
+    """Plain lines on standard output, for files and pipes."""
+
+    def __init__(self, steps: int):
+        self._steps = steps
+
+    def write(self, kind: str, step: int, values: Values) -> None:
+        print(f"{kind} {step}/{self._steps}  {summary(values)}", flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class ProgressBar:
+    """A bar on a terminal."""
+
+    def __init__(self, start: int, steps: int):
+        self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True)
+
+    def tick(self, step: int) -> None:
+        self._bar.update(step - self._bar.n)
+
+    def write(self, kind: str, step: int, values: Values) -> None:
+        if kind == "train":
+            self._bar.set_postfix_str(summary(values))
+        else:
+            self._bar.write(f"{kind} {step}  {summary(values)}")
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class TensorBoard:
+    """Event files; events after the step that a run continues from are superseded."""
+
+    def __init__(self, directory: Path, start: int):
+        from tensorboardX import SummaryWriter  # takes a third of a second, and nothing but training needs it
+
+        self._writer = SummaryWriter(str(directory), purge_step=start + 1 if start else None)
+
+    def write(self, kind: str, step: int, values: Values) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """Weights & Biases; the run's id is kept in the work directory, so that a continued run continues there too."""
+
+    def __init__(self, workdir: Path, config: dict[str, Any]):
+        try:
+            import wandb
+        except ImportError:
+            raise MetricsError("train.wandb is on, but wandb is not installed: pip install wandb, or --config.train.wandb=False") from None
+        path = workdir / "wandb_id"
+        identity = path.read_text().strip() if path.exists() else None
+        self._run = wandb.init(project="vpp_jax", dir=str(workdir), id=identity, resume="allow", config=config, name=workdir.name)
+        path.write_text(self._run.id)
+
+    def write(self, kind: str, step: int, values: Values) -> None:
+        self._run.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def summary(values: Values) -> str:
+    """The few numbers a person watches."""
+    shown = [f"{name} {values[name]:.4g}" for name in ("loss", "learning_rate", "grad_norm") if name in values]
+    if f"{TIMING}step_ms" in values:
+        shown.append(f"{values[f'{TIMING}step_ms']:.0f} ms/step")
+        shown.append(f"{values[f'{TIMING}examples_per_s']:.4g} examples/s")
+        shown.append(f"waiting for data {values[f'{TIMING}data_wait_share']:.0%}")
+    return "  ".join(shown)
+
+
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """Entries of a metrics file; a last line that a killed process left unfinished is dropped."""
+    if not path.exists():
+        return []
+    entries = []
+    for line in path.read_text().splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return entries
+
+
+def rewind(path: Path, step: int, evaluated: bool) -> None:
+    """Drops what a run wrote after checkpoint `step`; `evaluated`: that checkpoint's own evaluation comes before it and stays."""
+    if not path.exists():
+        return
+    before = lambda entry: entry["step"] < step or (entry["step"] == step and (entry["kind"] == "train" or evaluated))  # noqa: E731
+    kept = [entry for entry in read_entries(path) if before(entry)]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    os.replace(partial, path)
+
+
+def append_line(path: Path, entry: Mapping[str, Any]) -> None:
+    """One line to a journal."""
+    with path.open("a") as file:
+        file.write(json.dumps(entry) + "\n")

@@ -1,0 +1,67 @@
+"""AdamW on the parameters that are trained, and what is measured of gradients on the way."""
+
+import re
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from vpp_jax.config import OptimizerConfig
+from vpp_jax.config_checks import ConfigError
+from vpp_jax.functional import Params
+from vpp_jax.training.schedules import make_schedule
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """AdamW (Loshchilov and Hutter 2019) under the configured schedule. Clipping happens before, in the training step.
+
+    The learning rate lives in the optimizer's state, so that what is logged is what was used.
+    """
+    scale = optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=make_schedule(config, steps))
+    decay = (optax.add_decayed_weights(config.weight_decay),) if config.weight_decay else ()
+    return optax.chain(optax.scale_by_adam(b1=config.betas[0], b2=config.betas[1], eps=config.eps), *decay, scale)
+
+
+def used_learning_rate(state: optax.OptState) -> Float[Array, ""]:
+    """The learning rate of the update that gave this state."""
+    return state[-1].hyperparams["learning_rate"]
+
+
+def trained_names(config: OptimizerConfig, names: Iterable[str]) -> frozenset[str]:
+    """Names that one of the `trainable` patterns matches as a whole. A pattern that matches nothing is an error."""
+    names = tuple(names)
+    found: set[str] = set()
+    for pattern in config.trainable:
+        try:
+            matched = [name for name in names if re.fullmatch(pattern, name)]
+        except re.error as error:
+            raise ConfigError(f"optimizer.trainable: '{pattern}' is not a regular expression: {error}") from None
+        if not matched:
+            groups = sorted({name.split("/")[0] for name in names})
+            raise ConfigError(f"optimizer.trainable: '{pattern}' matches none of {', '.join(groups)}/..., e.g. {names[0]}")
+        found.update(matched)
+    return frozenset(found)
+
+
+def squared_norms(grads: Params) -> Params:
+    """Sum of squares per tensor, float32."""
+    return {name: jnp.sum(jnp.square(value.astype(jnp.float32))) for name, value in grads.items()}
+
+
+def group_norms(squares: Params) -> Params:
+    """Norms over all tensors ('grad_norm') and per group, the part of a name before '/' ('grad_norm/GROUP')."""
+    groups: dict[str, list[jax.Array]] = {}
+    for name, value in squares.items():
+        groups.setdefault(name.split("/")[0], []).append(value)
+    total = {"grad_norm": jnp.sqrt(sum(squares.values()))}
+    return total | {f"grad_norm/{group}": jnp.sqrt(sum(values)) for group, values in groups.items()}
+
+
+def clip_by_norm(grads: Params, norm: Float[Array, ""], limit: float) -> Params:
+    """Gradients scaled down to the global norm `limit`; `limit` 0 leaves them as they are."""
+    if not limit:
+        return grads
+    scale = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30))
+    return {name: value * scale.astype(value.dtype) for name, value in grads.items()}

@@ -1,0 +1,128 @@
+"""Metrics one step late: reading a step's numbers while the next one runs, so that logging never stops the device."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from vpp_jax.errors import VppError
+from vpp_jax.functional import Params
+from vpp_jax.training.metrics import TIMING, MetricLog
+
+# Logged as it was at the last step of a window; everything else is the window's mean.
+LATEST = ("learning_rate",)
+
+
+class TrainingDivergedError(VppError):
+    """A loss or a gradient that is not finite."""
+
+
+@dataclass
+class Clock:
+    """Seconds spent training; evaluation, saving and compiling are not counted. `total` continues over restarts."""
+
+    total: float = 0.0
+    waiting: float = 0.0  # for data, since the last `lap`
+    steps: int = 0  # since the last `lap`
+    _lap: float = 0.0
+    _running_since: float | None = None
+
+    def start(self) -> None:
+        self._running_since = time.perf_counter()
+
+    def _advance(self) -> None:
+        if self._running_since is not None:
+            now = time.perf_counter()
+            self.total += now - self._running_since
+            self._lap += now - self._running_since
+            self._running_since = now
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self._advance()
+        self._running_since = None
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
+    def waits(self) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.waiting += time.perf_counter() - begin
+
+    def lap(self, batch_size: int) -> dict[str, float]:
+        """Timing metrics since the last lap."""
+        self._advance()
+        steps, seconds = max(self.steps, 1), max(self._lap, 1e-9)
+        values = {
+            "step_ms": 1e3 * seconds / steps,
+            "data_wait_ms": 1e3 * self.waiting / steps,
+            "data_wait_share": min(self.waiting / seconds, 1.0),
+            "examples_per_s": batch_size * self.steps / seconds,
+            "train_s": self.total,
+        }
+        self._lap, self.waiting, self.steps = 0.0, 0.0, 0
+        return {TIMING + name: value for name, value in values.items()}
+
+
+@dataclass
+class Recorder:
+    """Collects the metrics of every step and writes their means every `log_every` steps.
+
+    window: metrics of the steps since the last entry; saved with a checkpoint, so that the next entry's mean is exact after a restart.
+    """
+
+    log: MetricLog
+    clock: Clock
+    log_every: int
+    batch_size: int
+    window: list[dict[str, float]] = field(default_factory=list)
+    _pending: tuple[int, Params, Params, dict[str, np.ndarray]] | None = None
+
+    def push(self, step: int, metrics: Params, squares: Params, batch: dict[str, np.ndarray]) -> None:
+        """Hands in the (still running) step that made update `step`, and settles the one before."""
+        previous, self._pending = self._pending, (step, metrics, squares, batch)
+        if previous is not None:
+            self._settle(*previous)
+
+    def settle(self) -> None:
+        """Waits for the last step handed in. Afterwards nothing is outstanding, and the parameters are known to be sound."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self._settle(*pending)
+
+    def _settle(self, step: int, metrics: Params, squares: Params, batch: dict[str, np.ndarray]) -> None:
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+            raise TrainingDivergedError(_diagnosis(step, values, jax.device_get(squares), batch))
+        self.window.append(values)
+        self.clock.steps += 1
+        self.log.tick(step)
+        if step % self.log_every == 0:
+            means = {name: values[name] if name in LATEST else _mean(self.window, name) for name in values}
+            self.log.write("train", step, means | self.clock.lap(self.batch_size))
+            self.window.clear()
+
+
+def _mean(window: list[dict[str, float]], name: str) -> float:
+    return math.fsum(values[name] for values in window) / len(window)
+
+
+def _diagnosis(step: int, values: dict[str, float], squares: dict[str, Any], batch: dict[str, np.ndarray]) -> str:
+    """Which gradient went first, and whether the data did."""
+    bad = [name for name, value in sorted(squares.items()) if not np.isfinite(value)]
+    leaves = f"{len(bad)} of {len(squares)} gradients are not finite, first {bad[0]}" if bad else "every gradient is finite"
+    floats = {name: value for name, value in batch.items() if np.issubdtype(value.dtype, np.floating)}
+    spoiled = [name for name, value in floats.items() if not np.isfinite(value).all()]
+    data = f"the batch has NaN or infinite values in {', '.join(spoiled)}" if spoiled else "the batch is finite"
+    return (
+        f"training stopped at step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; {leaves}; {data}. The newest "
+        "checkpoint is from before. Try a lower optimizer.learning_rate, a longer warm-up or optimizer.grad_clip"
+    )

@@ -1,0 +1,100 @@
+"""What training changes from step to step, and the pure function that changes it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from vpp_jax.config import TrainConfig
+from vpp_jax.functional import Params
+from vpp_jax.parallel.mesh import replicated
+from vpp_jax.parallel.partition import like_params, partition
+from vpp_jax.training.optimizers import clip_by_norm, group_norms, make_optimizer, squared_norms, trained_names, used_learning_rate
+from vpp_jax.training.stages.base import Stage
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """step: updates made. ema: exponential moving average of params, {} where none is kept. opt_state: of the trained names only."""
+
+    step: Int[Array, ""]
+    params: Params
+    ema: Params
+    opt_state: Any
+
+    @property
+    def averaged(self) -> Params:
+        """What evaluation uses."""
+        return self.ema or self.params
+
+
+# (state, frozen, batch) -> (next state, metrics, sums of squared gradients per tensor)
+StepFunction = Callable[[TrainState, Params, dict[str, jax.Array]], tuple[TrainState, Params, Params]]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Initial state and training step of a stage: both pure, neither jitted."""
+
+    stage: Stage
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        return make_optimizer(self.stage.config.optimizer, self.stage.config.train.steps)
+
+    def init(self, key: jax.Array) -> TrainState:
+        params = self.stage.init_trainable(key)
+        trained = trained_names(self.stage.config.optimizer, params)
+        ema = dict(params) if self.stage.config.train.ema_decay else {}
+        return TrainState(jnp.zeros((), jnp.int32), params, ema, self.optimizer.init({name: params[name] for name in sorted(trained)}))
+
+    def abstract(self) -> TrainState:
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    def shardings(self, mesh: Mesh) -> TrainState:
+        """A TrainState of shardings: parameters by the partition rules, averages and moments like their parameters."""
+        state = self.abstract()
+        params = partition(state.params, mesh, self.stage.config.mesh.shard_above)
+        ema = {name: params[name] for name in state.ema}
+        return TrainState(replicated(mesh), params, ema, like_params(state.opt_state, params, mesh))
+
+    def step(self, state: TrainState, frozen: Params, batch: dict[str, jax.Array]) -> tuple[TrainState, Params, Params]:
+        """One update. Randomness depends on (seed, step) alone, never on history."""
+        config = self.stage.config
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        trained = trained_names(config.optimizer, state.params)
+        held = {name: value for name, value in state.params.items() if name not in trained}
+        moving = {name: value for name, value in state.params.items() if name in trained}
+
+        def objective(moving: Params):
+            return self.stage.loss(moving | held, frozen, batch, key)
+
+        (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(moving)
+        squares = squared_norms(grads)
+        norms = group_norms(squares)
+        grads = clip_by_norm(grads, norms["grad_norm"], config.optimizer.grad_clip)
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, moving)
+        params = dict(sorted((optax.apply_updates(moving, updates) | held).items()))
+        ema = _average(state.ema, params, state.step, config.train)
+        metrics = {"loss": loss, **metrics, "learning_rate": used_learning_rate(opt_state), **norms}
+        metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
+        return TrainState(state.step + 1, params, ema, opt_state), metrics, squares
+
+
+def ema_decay(updates: Int[Array, ""], config: TrainConfig) -> Float[Array, ""]:
+    """Decay for the update after `updates` ones: with warm-up (1 + n) / (10 + n) until that exceeds the configured value."""
+    if not config.ema_warmup:
+        return jnp.float32(config.ema_decay)
+    count = updates.astype(jnp.float32)
+    return jnp.minimum(config.ema_decay, (1.0 + count) / (10.0 + count))
+
+
+def _average(ema: Params, params: Params, updates: jax.Array, config: TrainConfig) -> Params:
+    decay = ema_decay(updates, config)
+    return {name: value + (1.0 - decay) * (params[name] - value) for name, value in ema.items()}
