@@ -1,0 +1,205 @@
+"""What a dataset directory holds and what is wrong with it: `vpp data inspect`.
+
+Works from features.json and the records alone, so it also serves datasets that are not in the registry. A *defect* makes a record
+unusable (the loader fails on it or skips it); a *warning* is something that training survives but a person should know.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.errors import BadRecordError
+from data_pipelines.rlds import images
+from data_pipelines.rlds.dataset import DatasetInfo, Episode, RLDSDataset
+from data_pipelines.rlds.schema import ACTION, IS_FIRST, IS_LAST, LANGUAGE_INSTRUCTION, OBSERVATION, Schema
+
+MAX_DEFECTS = 100
+# A picture without any contrast is a stand-in for a camera that was not there.
+BLANK_SPREAD = 1.0
+SENTENCES = (LANGUAGE_INSTRUCTION, "natural_language_instruction")
+
+
+def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, images_per_episode: int = 1) -> dict:
+    """Report of every split, as JSON.
+
+    Args:
+      images_per_episode: pictures decoded per camera and episode to find damaged and blank ones; everything else is read completely.
+    """
+    info = DatasetInfo.read(path)
+    schema = Schema.read(info.directory)
+    features = {name: {"kind": it.kind, "dtype": it.dtype, "shape": list(it.shape)} for name, it in schema.steps.items()}
+    report = {"dataset": info.name, "version": info.version, "directory": str(info.directory), "features": features,
+              "episode_features": sorted(schema.episode), "splits": {}}
+    for name, split in info.splits.items():
+        entry = {"shards": len(split.files), "shards_present": len(split.present), "shards_absent": list(split.absent),
+                 "episodes_listed": sum(split.shard_lengths)}
+        if split.present:
+            dataset = RLDSDataset(path, name, index_dir=index_dir, on_bad_record="skip")
+            entry |= _Survey(schema, images_per_episode).of(dataset)
+        report["splits"][name] = entry
+    return report
+
+
+class _Survey:
+    """One pass over the episodes of a split."""
+
+    def __init__(self, schema: Schema, images_per_episode: int):
+        self.schema, self.images_per_episode = schema, images_per_episode
+        self.numbers = {name: _Range() for name, feature in schema.steps.items() if feature.kind == "tensor" and len(feature.shape) == 1
+                        and name.startswith((ACTION, f"{OBSERVATION}/"))}
+        self.sentences = {name: Counter() for name, feature in schema.steps.items() if feature.kind == "text"}
+        self.cameras = {name: _Camera() for name in schema.cameras}
+        self.defects: list[str] = []
+        self.warnings: dict[str, list[str]] = {}  # what -> where
+
+    def of(self, dataset: RLDSDataset) -> dict:
+        self.defects += [f"{defect.where}: {defect.problem}" for defect in dataset.defects]
+        for number in range(len(dataset)):
+            try:
+                self._episode(dataset[number])
+            except BadRecordError as error:
+                self._defect(error)
+        for name, camera in self.cameras.items():
+            if camera.blank:
+                self.warnings[f"camera '{name}': {camera.blank} of {camera.checked} pictures looked at are blank"] = []
+        lengths = dataset.lengths
+        spread = {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())} if len(lengths) else {}
+        texts = {name: {"distinct": len(counter), "empty_steps": counter.get("", 0), "most_common": [*map(list, counter.most_common(10))]}
+                 for name, counter in self.sentences.items()}
+        return {
+            "episodes": len(dataset), "steps": dataset.num_steps, "steps_per_episode": spread,
+            "cameras": {name: camera.report() for name, camera in sorted(self.cameras.items())},
+            "numbers": {name: found.report() for name, found in self.numbers.items()},
+            "instructions": texts,
+            "defects": self.defects[:MAX_DEFECTS], "defects_total": len(self.defects),
+            "warnings": [{"problem": problem, "records": len(where), "first": where[0] if where else ""}
+                         for problem, where in self.warnings.items()],
+        }
+
+    def _episode(self, episode: Episode) -> None:
+        """Every column on its own, so that one damaged column does not hide the others."""
+        for name, found in self.numbers.items():
+            self._guard(lambda name=name, found=found: found.add(episode, name))
+        for name, counter in self.sentences.items():
+            self._guard(lambda name=name, counter=counter: self._texts(episode, name, counter))
+        for name, camera in self.cameras.items():
+            steps = np.linspace(0, len(episode) - 1, min(self.images_per_episode, len(episode))).astype(int)
+            self._guard(lambda name=name, camera=camera, steps=steps: self._pictures(episode, name, camera, steps))
+        # RLDS: the first step, and only it, is_first; the last, and only it, is_last
+        for name, place in ((IS_FIRST, 0), (IS_LAST, len(episode) - 1)):
+            if name in self.schema.steps:
+                self._guard(lambda name=name, place=place: self._flag(episode, name, place))
+
+    def _guard(self, check) -> None:
+        try:
+            check()
+        except BadRecordError as error:
+            self._defect(error)
+
+    def _defect(self, error: BadRecordError) -> None:
+        field = f", field '{error.field}'" if error.field else ""
+        self.defects.append(f"{Path(error.where).name}{field}: {error.problem}")
+
+    def _warn(self, episode: Episode, problem: str) -> None:
+        self.warnings.setdefault(problem, []).append(Path(episode.where).name)
+
+    def _texts(self, episode: Episode, name: str, counter: Counter) -> None:
+        texts = [text.strip() for text in episode.column(name)]
+        counter.update(texts)
+        if name.endswith(SENTENCES) and not all(texts):
+            raise episode.bad(name, f"empty instruction at step {texts.index('')}")
+
+    def _pictures(self, episode: Episode, name: str, camera: "_Camera", steps: np.ndarray) -> None:
+        blank = camera.add(episode, name, steps)
+        flag = f"episode_metadata/has_{name.rsplit('/', 1)[-1]}"
+        if flag in self.schema.episode and bool(np.any(episode.metadata(flag))) == blank:
+            says, are = ("true", "blank") if blank else ("false", "there")
+            self._warn(episode, f"'{flag}' is {says}, but the pictures of '{name}' are {are}")
+
+    def _flag(self, episode: Episode, name: str, place: int) -> None:
+        steps = np.flatnonzero(episode.column(name)).tolist()
+        if place not in steps:
+            self._warn(episode, f"field '{name}' is not set at the {'first' if name == IS_FIRST else 'last'} step")
+        elif len(steps) > 1:
+            self._warn(episode, f"field '{name}' is set at other steps too")
+
+
+class _Range:
+    """Per-dimension minimum, mean and maximum, streamed."""
+
+    def __init__(self):
+        self.count, self.low, self.high, self.total = 0, np.inf, -np.inf, 0.0
+
+    def add(self, episode: Episode, name: str) -> None:
+        values = np.asarray(episode.column(name), np.float64)
+        good = np.isfinite(values).all(-1)
+        if good.any():
+            self.low = np.minimum(self.low, values[good].min(0))
+            self.high = np.maximum(self.high, values[good].max(0))
+            self.total = self.total + values[good].sum(0)
+            self.count += int(good.sum())
+        if not good.all():
+            raise episode.bad(name, f"NaN or infinite values at step {int(np.argmin(good))}")
+
+    def report(self) -> dict:
+        if not self.count:
+            return {"width": 0}
+        return {"width": len(self.low), "min": self.low.tolist(), "mean": (self.total / self.count).tolist(), "max": self.high.tolist()}
+
+
+class _Camera:
+    """Sizes, formats and blank pictures of one camera."""
+
+    def __init__(self):
+        self.sizes, self.formats, self.checked, self.blank = Counter(), Counter(), 0, 0
+
+    def add(self, episode: Episode, name: str, steps: np.ndarray) -> bool:
+        """Looks at `steps`; returns whether all of them are blank."""
+        blank = 0
+        for step in steps:
+            data = episode.encoded(name, int(step))
+            self.formats["jpeg" if data.startswith(images.JPEG_MAGIC) else "png" if data.startswith(images.PNG_MAGIC) else "unknown"] += 1
+            frame = episode.frame(name, int(step))
+            self.sizes["x".join(map(str, frame.shape[:2]))] += 1
+            self.checked += 1
+            blank += bool(frame.std() < BLANK_SPREAD)
+        self.blank += blank
+        return blank == len(steps)
+
+    def report(self) -> dict:
+        return {"sizes": dict(self.sizes), "formats": dict(self.formats), "checked": self.checked, "blank": self.blank}
+
+
+def summary(report: dict) -> str:
+    """The report for a terminal."""
+    lines = [f"{report['dataset']} {report['version']}  {report['directory']}"]
+    for name, split in report["splits"].items():
+        shards = f"{split['shards_present']} of {split['shards']} shard(s) present"
+        lines.append(f"split {name}: {shards}, {split['episodes_listed']} episodes listed")
+        if split["shards_absent"]:
+            lines.append("  absent: " + ", ".join(split["shards_absent"][:3]) + (", ..." if len(split["shards_absent"]) > 3 else ""))
+        if "episodes" in split:
+            lines += _split_lines(split)
+    return "\n".join(lines)
+
+
+def _split_lines(split: dict) -> list[str]:
+    steps = split["steps_per_episode"]
+    spread = f" ({steps['min']} to {steps['max']} per episode, mean {steps['mean']:.1f})" if steps else ""
+    lines = [f"  {split['episodes']} episodes, {split['steps']} steps{spread}"]
+    for camera, found in split["cameras"].items():
+        lines.append(f"  camera {camera}: {', '.join(found['sizes']) or 'unreadable'} {'/'.join(found['formats'])}")
+    for column, found in split["numbers"].items():
+        lines.append(f"  {column}: width {found['width']}")
+        if 0 < found["width"] <= 32:
+            lines += [f"    {row:>4} " + " ".join(f"{value:8.3f}" for value in found[row]) for row in ("min", "mean", "max")]
+    for name, found in split["instructions"].items():
+        common = "; ".join(f"'{text}' ({count} steps)" for text, count in found["most_common"][:3])
+        empty = f", {found['empty_steps']} steps empty" if found["empty_steps"] else ""
+        lines.append(f"  {name}: {found['distinct']} distinct{empty}: {common}")
+    for warning in split["warnings"]:
+        where = f" ({warning['records']} episodes, first {warning['first']})" if warning["records"] else ""
+        lines.append(f"  warning: {warning['problem']}{where}")
+    lines.append(f"  defects: {split['defects_total']}")
+    return lines + [f"    {defect}" for defect in split["defects"][:10]]

@@ -1,0 +1,103 @@
+"""`vpp data`: what a person sees of a dataset."""
+
+import json
+import re
+
+import fake_table
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_pipelines import inspection
+from data_pipelines.builders.calvin_mujoco import CalvinMujocoRecipe, Settings
+from data_pipelines.errors import DatasetNotFoundError
+from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset
+from vpp_jax.cli import data as command
+
+
+def test_report_of_a_sound_dataset(built, tmp_path):
+    report = inspection.inspect_dataset(built, tmp_path)
+    train, dataset = report["splits"]["train"], RLDSDataset(built)
+    assert (train["shards"], train["shards_present"], train["shards_absent"]) == (3, 3, [])
+    assert (train["episodes"], train["steps"], train["defects_total"], train["warnings"]) == (12, dataset.num_steps, 0, [])
+    assert train["cameras"]["observation/rgb_static"]["sizes"] == {"24x24": 12}
+    actions = np.concatenate([episode.column("action") for episode in dataset])
+    found = train["numbers"]["action"]
+    assert found["width"] == 7
+    for row in ("min", "mean", "max"):
+        np.testing.assert_allclose(found[row], getattr(actions, row)(0), atol=1e-6)
+    assert train["instructions"]["language_instruction"]["distinct"] == len({episode.text("language_instruction") for episode in dataset})
+    assert "12 episodes" in inspection.summary(report)
+
+
+def test_defects_and_warnings(write_dataset):
+    def spoil(episode, steps):
+        if episode == 0:
+            steps["action"][1, 2] = np.nan
+        if episode == 1:
+            steps["language_instruction"] = ["go", "", "go"]
+        if episode == 2:
+            steps["observation/rgb_static"] = [b"\xff\xd8 broken"] * 3
+            steps["is_first"][:] = True
+
+    directory = write_dataset([3, 3, 3, 3], spoil)
+    report = inspection.inspect_dataset(directory)["splits"]["train"]
+    text = "\n".join(report["defects"])
+    assert report["defects_total"] == 3
+    assert re.search(r"record 0, field 'action': NaN or infinite values at step 1", text)
+    assert re.search(r"record 1, field 'language_instruction': empty instruction at step 1", text)
+    assert re.search(r"record 2, field 'observation/rgb_static': picture cannot be decoded", text)
+    warnings = {warning["problem"]: warning["records"] for warning in report["warnings"]}
+    assert warnings["field 'is_first' is set at other steps too"] == 1
+    assert any("rgb_gripper': 4 of 4 pictures looked at are blank" in problem for problem in warnings)  # flat grey pictures
+
+
+def test_command_inspects_the_real_shard(shared_data, tmp_path, capsys):
+    outputs = {name: tmp_path / f"report.{name}" for name in ("json", "png")}
+    directory = shared_data / "openx" / "bridge_dataset" / "1.0.0"
+    files = ["--json", str(outputs["json"]), "--png", str(outputs["png"])]
+    assert command.main(["inspect", str(directory), "--index_dir", str(tmp_path), *files]) == 0
+    printed = capsys.readouterr().out
+    assert "absent: bridge_dataset-val.tfrecord-00000-of-00001" in printed
+    report = json.loads(outputs["json"].read_text())
+    train, val = report["splits"]["train"], report["splits"]["val"]
+    assert (val["shards_present"], val["shards_absent"]) == (0, ["bridge_dataset-val.tfrecord-00000-of-00001"])
+    assert (train["episodes"], train["steps"], train["defects_total"]) == (25, 250, 0)
+    assert train["instructions"]["language_instruction"]["distinct"] == 4
+    # this copy says that it has no cameras, and three of its four do hold pictures
+    assert {warning["problem"].split("'")[1] for warning in train["warnings"] if "has_image" in warning["problem"]} == {
+        f"episode_metadata/has_image_{camera}" for camera in range(3)}
+    pixels = np.asarray(Image.open(outputs["png"]).convert("RGB")).astype(np.int32)
+    assert min(pixels.shape[:2]) > 800
+    assert len(np.unique(pixels @ [65536, 256, 1])) > 5000  # photographs, not an empty page
+
+
+def test_command_builds_indexes_and_counts(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(command.RECIPES, "calvin_mujoco", (
+        lambda settings: CalvinMujocoRecipe(settings, fake_table.make, fake_table.sentences, fake_table.origin), Settings, "a stand-in"))
+    out = tmp_path / "data"
+    options = "--workers 0 --scenes A --tasks go_left,go_right --episodes 2 --static_size 16 --gripper_size 16 --max_attempts 9"
+    arguments = ["build", "calvin_mujoco", "--out", str(out), *options.split()]
+    assert command.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert re.search(r"A/go_left +2 +\d+ +\d+%", printed.out)
+    assert "4/4 episodes" in printed.err
+    assert command.main(arguments) == 0
+    assert "1 shard(s) kept from an earlier run" in capsys.readouterr().err
+    assert command.main(["index", str(out)]) == 0
+    assert (out / "record_index-train.npz").is_file()
+    assert command.main(["stats", str(out)]) == 0
+    assert "proprio (observation/robot_obs)" in capsys.readouterr().out
+    shard = out / DatasetInfo.read(out).splits["train"].files[0]
+    shard.write_bytes(shard.read_bytes()[:-5])
+    assert command.main(["index", str(out)]) == 1
+    assert "truncated" in capsys.readouterr().out
+
+
+def test_command_names_what_is_missing(tmp_path, capsys):
+    with pytest.raises(DatasetNotFoundError, match="does not exist"):
+        command.main(["inspect", str(tmp_path / "nothing")])
+    with pytest.raises(SystemExit) as exit_code:
+        command.main(["build", "calvin_mujoco", "--help"])
+    assert exit_code.value.code == 0
+    assert "--action_noise" in capsys.readouterr().out

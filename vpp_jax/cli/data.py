@@ -1,0 +1,175 @@
+"""`vpp data build | index | stats | inspect`: make datasets, and look at them before anything trains."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_pipelines.builders import sharded
+from data_pipelines.builders.calvin_mujoco import CalvinMujocoRecipe, Settings
+from data_pipelines.errors import DataError
+from data_pipelines.files import write_atomically
+
+# name -> (settings -> recipe, settings, what it records)
+RECIPES = {"calvin_mujoco": (CalvinMujocoRecipe, Settings, CalvinMujocoRecipe.description.splitlines()[0])}
+HELP = {
+    "scenes": "comma-separated scenes", "tasks": "comma-separated tasks", "episodes": "episodes per scene and task",
+    "val_episodes": "the same for the val split", "seed": "decides initial states, noise and sentences",
+    "action_noise": "standard deviation of the noise on the executed xyz action (1 = 2 cm per step)",
+    "noise_memory": "share of the noise kept from one step to the next", "hold_steps": "steps recorded after success, holding still",
+    "max_attempts": "tries per episode before it is left out", "max_steps": "steps per try", "static_size": "pixels of the static camera",
+    "gripper_size": "pixels of the gripper camera", "jpeg_quality": "1 to 100", "quality": "rendering preset of the environment",
+    "episodes_per_shard": "episodes per file",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Runs one sub-command; errors of the data side are raised as DataError."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    arguments = _parser().parse_args(argv)
+    return arguments.run(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vpp data", description=__doc__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    build = verbs.add_parser("build", help="write an RLDS dataset; the same command continues an interrupted build")
+    names = build.add_subparsers(required=True, metavar="NAME", dest="name")
+    for name, (_, settings, text) in RECIPES.items():
+        one = names.add_parser(name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        one.add_argument("--out", type=Path, required=True, help="directory to write")
+        one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="simulator processes (do not change the result)")
+        for field in fields(settings):
+            assert field.default is not MISSING
+            many = isinstance(field.default, tuple)
+            one.add_argument(f"--{field.name}", type=_words if many else type(field.default), help=HELP[field.name],
+                             default=",".join(field.default) if many else field.default)
+        one.set_defaults(run=_build)
+
+    def reader(verb: str, run: Callable, text: str, **options) -> argparse.ArgumentParser:
+        one = verbs.add_parser(verb, help=text)
+        one.add_argument("directory", type=Path, metavar="DIR", help="TFDS/RLDS directory, or its parent with version folders", **options)
+        one.add_argument("--index_dir", type=Path, help="where record indexes and statistics are kept (default: beside the shards)")
+        one.set_defaults(run=run)
+        return one
+
+    reader("index", _index, "build the record index of every split that is there")
+    stats = reader("stats", _stats, "action and state statistics of the training split", nargs="+")
+    stats.add_argument("--name", help="registry row (default: the dataset's own name)")
+    stats.add_argument("--split", default="train", help="training split (default: train)")
+    stats.add_argument("--on_bad_record", choices=("fail", "skip"), default="fail")
+    inspect = reader("inspect", _inspect, "what a dataset holds and what is wrong with it")
+    inspect.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    inspect.add_argument("--png", type=Path, metavar="FILE", help="draw windows with sentences and actions")
+    inspect.add_argument("--images", type=int, default=1, help="pictures decoded per camera and episode (default: 1)")
+    return parser
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    recipe, settings, _ = RECIPES[arguments.name]
+    started = time.monotonic()
+    with ProgressLine("episodes") as progress:
+        values = {field.name: getattr(arguments, field.name) for field in fields(settings)}
+        report = sharded.build(recipe(settings(**values)), arguments.out, arguments.workers, progress)
+    print(f"{'scene/task':<32} kept  tried  share")
+    for group, share in report["share_kept"].items():
+        print(f"{group:<32} {report['kept'][group]:>4}  {report['attempts'][group]:>5}  {share:5.0%}")
+    size = sum(report["bytes"].values()) / 1e6
+    episodes = ", ".join(f"{count} {split}" for split, count in report["episodes"].items())
+    print(f"{arguments.out}: {episodes} episodes, {size:.1f} MB, in {time.monotonic() - started:.0f} s; details in {sharded.REPORT_FILE}")
+    return 0
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset
+
+    bad = 0
+    for name, split in DatasetInfo.read(arguments.directory).splits.items():
+        if not split.present:
+            print(f"{name}: none of {len(split.files)} shard(s) present")
+            continue
+        started = time.monotonic()
+        with ProgressLine("shards") as progress:
+            dataset = RLDSDataset(arguments.directory, name, index_dir=arguments.index_dir, on_bad_record="skip",
+                                  progress=lambda done, total, progress=progress: progress(done, total, ""))
+        print(f"{name}: {len(split.present)} shard(s), {len(dataset)} episodes, {dataset.num_steps} steps, "
+              f"{len(dataset.defects)} defect(s), {time.monotonic() - started:.2f} s")
+        for defect in dataset.defects[:10]:
+            print(f"  {defect.where}: {defect.problem}")
+        bad += len(dataset.defects)
+    return 1 if bad else 0
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    from data_pipelines import statistics
+    from data_pipelines.openx.registry import dataset_spec
+    from data_pipelines.rlds.dataset import RLDSDataset
+
+    for directory in arguments.directory:
+        dataset = RLDSDataset(directory, arguments.split, index_dir=arguments.index_dir, on_bad_record=arguments.on_bad_record)
+        spec = dataset_spec(arguments.name or dataset.name)
+        made = statistics.load_or_compute(dataset, spec, index_dir=arguments.index_dir, on_bad_record=arguments.on_bad_record)
+        print(f"{dataset.directory} split {dataset.split}: {made.episodes} episodes, {made.steps} steps, sha256 {made.hash[:16]}")
+        for name, column in made.columns.items():
+            print(f"  {name} ({column.key}), {column.count} steps")
+            for row in ("mean", "std", "min", "q01", "q99", "max"):
+                print(f"    {row:>4} " + " ".join(f"{value:8.3f}" for value in getattr(column, row)))
+        for record in made.skipped:
+            print(f"  left out: {record}")
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from data_pipelines import inspection
+    from data_pipelines.rlds.dataset import RLDSDataset
+
+    report = inspection.inspect_dataset(arguments.directory, arguments.index_dir, arguments.images)
+    print(inspection.summary(report))
+    if arguments.json:
+        write_atomically(arguments.json, json.dumps(report, indent=1).encode())
+        print(f"wrote {arguments.json}")
+    if arguments.png:
+        from data_pipelines import contact_sheet
+
+        split = next((name for name, entry in report["splits"].items() if entry.get("episodes")), None)
+        if split is None:
+            raise DataError(f"{arguments.directory}: no split has an episode to draw")
+        arguments.png.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet.draw(RLDSDataset(arguments.directory, split, index_dir=arguments.index_dir, on_bad_record="skip"), arguments.png)
+        print(f"wrote {arguments.png}")
+    return 1 if any(entry.get("defects_total") for entry in report["splits"].values()) else 0
+
+
+class ProgressLine:
+    """A bar on a terminal; a plain line every few seconds and at the end elsewhere."""
+
+    def __init__(self, unit: str, every_s: float = 5.0):
+        self._unit, self._every, self._last, self._start, self._bar = unit, every_s, 0.0, time.monotonic(), None
+
+    def __enter__(self) -> "ProgressLine":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(total=total, unit=f" {self._unit}", file=sys.stderr)
+            self._bar.update(done - self._bar.n)
+        elif done == total or now - self._last >= self._every:
+            self._last = now
+            print(f"{done}/{total} {self._unit}, {now - self._start:.0f} s {note}".rstrip(), file=sys.stderr, flush=True)
