@@ -5,6 +5,8 @@ clip(0.1 (q* - q) / dt, +-v_max), whatever gravity and inertia say, as long as t
 torque: tau = M (v_cmd - v) / dt + bias, clipped, between MuJoCo's two half steps, so that contacts and dry friction see exactly that force.
 """
 
+import math
+
 import mujoco
 import numpy as np
 from jaxtyping import Float
@@ -20,7 +22,8 @@ MAX_FORCE = np.array([200.0] * 7 + [200.0] * 2 + [4.0])
 OPEN_FORCE, CLOSE_FORCE = 2.0, 200.0
 # The original's iterative solver stops short of the target and closes the gap over the next steps; so do these shares of the error.
 POSITION_SHARE, ROTATION_SHARE = 0.88, 0.95
-DAMPING = 1e-4  # [m^2, rad^2] keeps the step finite where the arm is stretched out
+SINGULAR, DAMPING = 0.15, 0.02  # singular values below the first are damped, by up to the second
+MAX_ERROR = 0.15  # [m] of position error that one step looks at
 # Share of the difference to the commanded velocity that a joint gains per physics step. The original's constraint solver does not converge at once,
 # least of all for the light last link; fitted to its measured step responses.
 VELOCITY_SHARE = np.array([0.7] * 6 + [0.25] + [1.0] * 3)
@@ -77,14 +80,17 @@ class Controller:
         q = self.data.qpos[:ARM_JOINTS]
         mujoco.mj_jacSite(self.model, self.data, self._jacobian[:3], self._jacobian[3:], self.compiled.tcp)
         jacobian = self._jacobian[:, :ARM_JOINTS]
+        position_error = position - self.data.site_xpos[self.compiled.tcp]
+        distance = math.sqrt(position_error @ position_error)
         error = np.empty(6)
-        error[:3] = POSITION_SHARE * (position - self.data.site_xpos[self.compiled.tcp])
+        error[:3] = POSITION_SHARE * position_error * min(1.0, MAX_ERROR / max(distance, 1e-9))
         error[3:] = ROTATION_SHARE * rotation_vector(rotation @ self.tcp_matrix().T)
         rest = NULL_SPACE_GAIN * (NEUTRAL_JOINTS - q)
-        # dq = rest + J^T (J J^T + damping)^-1 (error - J rest): the rest term acts only where it does not move the hand
-        gram = jacobian @ jacobian.T
-        gram.flat[::7] += DAMPING
-        dq = rest + jacobian.T @ np.linalg.solve(gram, error - jacobian @ rest)
+        # dq = rest + J^T (J J^T + damping)^-1 (error - J rest): the rest term acts only where it does not move the hand. Directions in which the arm
+        # is nearly singular (stretched out) are damped, or a target out of reach would make it thrash.
+        squares, directions = np.linalg.eigh(jacobian @ jacobian.T)
+        damping = DAMPING * np.maximum(0.0, 1.0 - squares / SINGULAR**2) ** 2
+        dq = rest + jacobian.T @ (directions @ ((directions.T @ (error - jacobian @ rest)) / (squares + damping + 1e-9)))
         return np.clip(q + dq, SOFT_LIMITS[:, 0], SOFT_LIMITS[:, 1])
 
     def physics(self, substeps: int) -> None:
@@ -96,6 +102,11 @@ class Controller:
             command = np.minimum(np.maximum(MOTOR_GAIN * (self._goal - q), -MAX_VELOCITY), MAX_VELOCITY)
             acceleration[:n] = (command - v) * _RESPONSE
             mujoco.mj_mulM(model, data, force, acceleration)
+            # Within its bounds the arm's torque is scaled as a whole: cutting single joints off would throw the others off course.
+            arm = force[:ARM_JOINTS]
+            excess = np.abs(arm / (limit[:ARM_JOINTS] - np.abs(bias[:ARM_JOINTS]))).max()
+            if excess > 1.0:
+                arm /= excess
             applied[:] = np.minimum(np.maximum(force[:n] + bias, -limit), limit)
             mujoco.mj_step2(model, data)
             mujoco.mj_step1(model, data)
