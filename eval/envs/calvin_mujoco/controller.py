@@ -22,7 +22,7 @@ MAX_FORCE = np.array([200.0] * 7 + [200.0] * 2 + [4.0])
 OPEN_FORCE, CLOSE_FORCE = 2.0, 200.0
 # The original's iterative solver stops short of the target and closes the gap over the next steps; so do these shares of the error.
 POSITION_SHARE, ROTATION_SHARE = 0.88, 0.95
-SINGULAR, DAMPING = 0.15, 0.02  # singular values below the first are damped, by up to the second
+SINGULAR, DAMPING = 0.10, 0.01  # singular values below the first are damped, by up to the second
 MAX_ERROR = 0.15  # [m] of position error that one step looks at
 # Share of the difference to the commanded velocity that a joint gains per physics step. The original's constraint solver does not converge at once,
 # least of all for the light last link; fitted to its measured step responses.

@@ -65,7 +65,7 @@ class MeshBuilder:
             self.polygon([near[i], near[j], far[j], far[i]])
         return self
 
-    def tube(self, start: tuple, end: tuple, radius: float, end_radius: float | None = None, *, slices: int = 14,
+    def tube(self, start: tuple, end: tuple, radius: float, end_radius: float | None = None, *, slices: int = 10,
              caps: bool = True, round_ends: int = 0, inner: float | None = None) -> "MeshBuilder":
         """Cylinder or cone between two points; `round_ends` > 0 rings make half-sphere ends, `inner` makes a ring with a hole."""
         start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)

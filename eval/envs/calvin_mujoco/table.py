@@ -62,7 +62,7 @@ def add_button(spec: mujoco.MjSpec, scene: Scene) -> None:
     """The push button; its return motor is in the controller. Added before the other links: motors act on the leading joints."""
     body = _link(spec.worldbody, "button_link", [scene.button_x, -0.12, 0.46], math.pi / 2, 0.1538, [0.0, 0.012, 0.0])
     _slide(body, "base__button", [0.0, -1.0, 0.0], BUTTON_MAX, 0.0)
-    MeshBuilder().tube((0, 0, 0), (0, 0.024, 0), 0.032, slices=20).add_to(spec, body, "button", material="plain", rgba=(0.0, 0.0, 0.0, 1))
+    MeshBuilder().tube((0, 0, 0), (0, 0.024, 0), 0.032, slices=16).add_to(spec, body, "button", material="plain", rgba=(0.0, 0.0, 0.0, 1))
     body.add_geom(
         name="button_contact", type=mujoco.mjtGeom.mjGEOM_CYLINDER, fromto=[0, 0, 0, 0, 0.024, 0], size=[0.032, 0, 0], group=3, contype=0,
         conaffinity=TOUCHES_TABLE, condim=3, priority=1, friction=[TABLE_FRICTION, 0.001, 0.0001], solref=SOLREF, solimp=SOLIMP, mass=0.0,
@@ -108,7 +108,7 @@ def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
     _contact_box(base, "base_roof", (c0, c1), (0.13, 0.16), (0.6278, 0.6478))
     p = scene.plank_x  # its top is flush with the work surface: drawn a hair above, and part of base_top for contact
     wood.box((p - 0.26, p + 0.26), (0.02, 0.16), (0.435, 0.4402))
-    wood.tube((scene.button_x, -0.12, 0.44), (scene.button_x, -0.12, 0.46), 0.04, slices=20, inner=0.03)
+    wood.tube((scene.button_x, -0.12, 0.44), (scene.button_x, -0.12, 0.46), 0.04, slices=16, inner=0.03)
     wood.add_to(spec, base, "base_wood", material="wood")
     grooves = MeshBuilder()
     for side in (-0.05, 0.05):  # the switch's two slots, as dark inlays
@@ -179,5 +179,5 @@ def _add_lights(spec: mujoco.MjSpec, scene: Scene) -> None:
     base = spec.worldbody.add_body(name="lights")
     MeshBuilder().box((scene.led_x - 0.08, scene.led_x + 0.08), (0.14, 0.18), (0.6478, 0.6638)).add_to(spec, base, "led", material="plain")
     bulb = (scene.bulb_x, 0.16)
-    MeshBuilder().tube((*bulb, 0.66895), (*bulb, 0.66905), 0.028, slices=16, round_ends=4).tube(
-        (*bulb, 0.6478), (*bulb, 0.652), 0.02, slices=12).add_to(spec, base, "bulb", material="plain")
+    MeshBuilder().tube((*bulb, 0.66895), (*bulb, 0.66905), 0.028, slices=12, round_ends=2).tube(
+        (*bulb, 0.6478), (*bulb, 0.652), 0.02, slices=8).add_to(spec, base, "bulb", material="plain")
