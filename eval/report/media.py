@@ -1,0 +1,105 @@
+"""Rollout videos, predicted frames and first batches, embedded in the page. Everything that comes from files is escaped here."""
+
+import base64
+import io
+import re
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from eval.report.collect import Run, StageRun
+from eval.report.wording import ACTOR_TITLES, STAGE_TITLES, absent
+
+FILMS_SHOWN = 16
+PICTURE_BYTES = 1_500_000  # larger PNGs are embedded as JPEG
+
+
+def rollouts(run: Run) -> str:
+    filmed = {name: evaluation.filmed for name, evaluation in run.evaluations.items()}
+    if not any(filmed.values()):
+        return absent("rollout videos", "eval/*/videos/*.mp4")
+    parts = []
+    for name, films in filmed.items():
+        if not films:
+            continue
+        shown = "".join(_film(record, path) for record, path in films[:FILMS_SHOWN])
+        left_out = f'<p class="hint">{len(films) - FILMS_SHOWN} more are in the run directory.</p>' if len(films) > FILMS_SHOWN else ""
+        grid = f'<div class="grid films">{shown}</div>{left_out}'
+        title = ACTOR_TITLES.get(name, name).capitalize()
+        if parts:  # the first kind is shown, the others can be opened
+            parts.append(f"<details><summary>{escape(title)} ({len(films)} videos)</summary>{grid}</details>")
+        else:
+            parts.append(f"<h3>{escape(title)}</h3>{grid}")
+    return f'<div class="card">{"".join(parts)}</div>'
+
+
+def _film(record: Mapping[str, Any], path: Path) -> str:
+    source = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+    tasks = record["tasks"]
+    sentence = " → ".join(task["instruction"] for task in tasks)
+    solved = all(task["success"] for task in tasks)
+    steps = sum(task["steps"] for task in tasks)
+    outcome = f"solved after {steps} steps" if solved else f"not solved within {steps} steps"
+    scene = f"scene {record['scene']}, " if record.get("scene") else ""
+    return (
+        f'<figure><video src="{source}" controls autoplay muted loop playsinline></video><figcaption><b>{escape(sentence)}</b><br>'
+        f'{escape(scene)}<span class="{"solved" if solved else "failed"}">{escape(outcome)}</span></figcaption></figure>'
+    )
+
+
+def predictions(run: Run) -> str:
+    stages = [stage for stage in run.stages.values() if stage.previews]
+    if not stages:
+        return absent("predicted and true frames", "video/**/*.png")
+    order = sorted(stages, key=lambda stage: ("video", "vae", "policy").index(stage.name))
+    return "".join(_previews(stage) for stage in order)
+
+
+def _previews(stage: StageRun) -> str:
+    *earlier, last = stage.previews
+    parts = [f"<h3>{escape(STAGE_TITLES.get(stage.name, stage.name))}</h3>{_picture(last, step_caption(last))}"]
+    if earlier:
+        chosen = [earlier[0], earlier[len(earlier) // 2]] if len(earlier) > 1 else earlier
+        pictures = "".join(_picture(path, step_caption(path)) for path in dict.fromkeys(chosen))
+        parts.append(f"<details><summary>Earlier in training</summary>{pictures}</details>")
+    return f'<div class="card">{"".join(parts)}</div>'
+
+
+def step_caption(path: Path) -> str:
+    """'preview_000400' -> 'preview, step 400'."""
+    match = re.fullmatch(r"(.*?)[_\-.]?(?:step)?[_\-]?(\d+)", path.stem)
+    if match is None:
+        return path.stem.replace("_", " ")
+    words = match[1].replace("_", " ").strip()
+    return f"{words}, step {int(match[2])}" if words else f"step {int(match[2])}"
+
+
+def _picture(path: Path, caption: str) -> str:
+    data, kind = path.read_bytes(), "png"
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        if len(data) > PICTURE_BYTES:
+            buffer = io.BytesIO()
+            image.convert("RGB").save(buffer, "JPEG", quality=88)
+            data, kind = buffer.getvalue(), "jpeg"
+    wide = " wide" if width > 1.4 * height else ""
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return (
+        f'<figure><div class="scroll" tabindex="0"><img class="strip{wide}" src="{source}" width="{width}" height="{height}" '
+        f'alt="{escape(caption)}"></div><figcaption>{escape(caption)}</figcaption></figure>'
+    )
+
+
+def first_batches(run: Run) -> str:
+    stages = [stage for stage in run.stages.values() if stage.first_batch]
+    if not stages:
+        return absent("first training batches", "STAGE/first_batch.png")
+    cards = []
+    for stage in stages:
+        assert stage.first_batch is not None
+        picture = _picture(stage.first_batch, "first batch, as the model saw it")
+        cards.append(f'<div class="card"><h3>{escape(STAGE_TITLES[stage.name])}</h3>{picture}</div>')
+    return "".join(cards)
