@@ -60,16 +60,18 @@ def stage(directory: Path, rng: np.random.Generator, clip: np.ndarray) -> None:
     with (directory / "metrics.jsonl").open("w") as file:
         for step in range(0, 1000, 5):
             loss = 0.9 * np.exp(-step / 200) + 0.08 + 0.03 * rng.random()
-            file.write(json.dumps({"step": step, "loss": loss, "learning_rate": 1e-4, "seconds": {"data": 0.01}}) + "\n")
+            entry = {"kind": "train", "step": step, "loss": loss, "learning_rate": 1e-4, "time/step_ms": 120.0, "time/data_wait_share": 0.02}
+            file.write(json.dumps(entry) + "\n")
             if step % 200 == 0:
-                file.write(json.dumps({"step": step, "eval/loss": loss * 1.1}) + "\n")
+                file.write(json.dumps({"kind": "eval", "step": step, "loss": loss * 1.1}) + "\n")
         file.write('{"step": 1000, "lo')  # cut off by a kill
+    (directory / "runs.jsonl").write_text('{"step": 0, "compile_s": 12.5}\n{"step": 500, "compile_s": 2.5}\n')
     write_json(directory / "config.json", {"stage": directory.name, "seed": 0, "data": {"datasets": ["calvin_mujoco"]}})
     strip = np.concatenate(list(clip.repeat(2, 1).repeat(2, 2)), axis=1)
     Image.fromarray(strip).save(directory / "first_batch.png")
     (directory / "previews").mkdir()
     for step in (200, 600, 1000):
-        Image.fromarray(np.concatenate([strip, 255 - strip])).save(directory / "previews" / f"{step:08d}.png")
+        Image.fromarray(np.concatenate([strip, 255 - strip])).save(directory / "previews" / f"step_{step:08d}.png")
 
 
 def fabricate(directory: Path, filmed: int = 4) -> Path:

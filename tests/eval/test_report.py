@@ -153,6 +153,10 @@ def test_numbers_on_the_page_are_those_of_the_files(browser, run_directory, repo
     visit.close()
 
 
+def test_step_time_waiting_and_compilation_are_told_apart(report):
+    assert "120 ms per step (median), 2.0% of it waiting for data, compiled in 15 s in 2 starts" in report.read_text()
+
+
 def test_text_from_files_is_escaped(browser, report):
     html = report.read_text()
     assert NASTY not in html
@@ -192,8 +196,10 @@ def test_an_incomplete_evaluation_says_so(run_directory, tmp_path):
 
 def test_curves_keep_the_last_value_of_a_repeated_step(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0, "time": {"data": 0.5}}\n{"step": 2, "loss": 1.5}\n{"step": 3, "los')
-    assert read_curves(path) == {"loss": ([1, 2], [3.0, 1.5]), "time/data": ([2], [0.5])}
+    lines = ['{"kind": "train", "step": 1, "loss": 3.0}', '{"kind": "train", "step": 2, "loss": 2.0, "time/step_ms": 5}']
+    lines += ['{"kind": "eval", "step": 2, "loss": 2.5}', '{"kind": "train", "step": 2, "loss": 1.5}', '{"step": 3, "los']
+    path.write_text("\n".join(lines))
+    assert read_curves(path) == {"loss": ([1, 2], [3.0, 1.5]), "time/step_ms": ([2], [5.0]), "eval/loss": ([2], [2.5])}
 
 
 def test_long_curves_are_thinned_without_moving_their_mean():

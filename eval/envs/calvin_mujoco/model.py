@@ -21,7 +21,7 @@ MOTOR_DOFS = 10  # arm 7, fingers 2, button 1: the leading joints, all driven by
 MAX_IMAGE = 512
 # Light from straight above, a little from the robot's side; fitted to the shading of the original's faces (top, inclined, front). Its shadows are
 # faint: they take only SHADOW of the light.
-AMBIENT, DIFFUSE, SHADOW = 0.69, 0.34, 0.15
+AMBIENT, DIFFUSE, SHADOW = 0.67, 0.335, 0.15
 LIGHT_DIRECTION = (0.0, 0.18, -0.984)
 
 

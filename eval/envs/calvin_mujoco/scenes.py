@@ -18,10 +18,10 @@ class Wood:
 
 
 WOODS: dict[str, Wood] = {
-    "dark": Wood((121, 70, 46), 6.0, grain=3.0),
-    "light": Wood((246, 197, 141), 5.0, grain=12.0, across=True),
-    "medium": Wood((156, 104, 61), 8.0, grain=16.0, across=True),
-    "brownish": Wood((160, 119, 79), 6.0, grain=6.0),
+    "dark": Wood((122, 71, 47), 6.0, grain=3.0),
+    "light": Wood((248, 199, 143), 5.0, grain=12.0, across=True),
+    "medium": Wood((157, 105, 62), 8.0, grain=16.0, across=True),
+    "brownish": Wood((163, 122, 81), 6.0, grain=6.0),
 }
 
 

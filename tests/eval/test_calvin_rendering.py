@@ -1,0 +1,106 @@
+"""What the cameras see: colours of patches against the original's EGL renders, lights, sizes, qualities."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from eval.envs.calvin_mujoco.cameras import project_static
+from eval.envs.calvin_mujoco.environment import CalvinEnvironment
+from eval.envs.calvin_mujoco.scenes import SCENES, WOODS
+from eval.envs.calvin_mujoco.textures import wood_texture
+
+NEUTRAL = np.array([0.0] * 6 + [0.08, -1.21779206, 1.03987646, 2.11978261, -2.34205014, -0.87015947, 1.64119093, 0.55344928, 1.0])
+# mean rgb of small patches in the original's EGL renders, neutral pose
+PATCHES = {
+    "A": {"top": (121, 71, 47), "front": (106, 63, 40), "drawer_front": (89, 56, 40), "inclined": (115, 68, 46), "drawer_floor": (109, 64, 44)},
+    "B": {"top": (247, 196, 143), "front": (197, 159, 112), "drawer_front": (166, 138, 102), "inclined": (224, 177, 125), "drawer_floor": (242, 193, 135)},
+    "C": {"top": (153, 100, 57), "front": (121, 82, 50), "drawer_front": (89, 56, 40), "inclined": (150, 100, 58), "drawer_floor": (109, 64, 44)},
+    "D": {"top": (167, 125, 84), "front": (112, 83, 53), "drawer_front": (105, 81, 56), "inclined": (137, 101, 68), "drawer_floor": (160, 121, 80)},
+}
+
+
+@pytest.fixture(scope="module")
+def env() -> CalvinEnvironment:
+    return CalvinEnvironment("D", quality="faithful")
+
+
+def picture(env: CalvinEnvironment, scene: str, **parts: float) -> np.ndarray:
+    scene_obs = np.zeros(24)
+    scene_obs[:6] = [parts.get(name, 0.0) for name in ("slide", "drawer", "button", "switch", "bulb", "led")]
+    env.reset(task="open_drawer", scene=scene, seed=0, robot_obs=NEUTRAL, scene_obs=scene_obs, render=False)
+    return env.observation()["rgb_static"].astype(np.float64)
+
+
+def patch(image: np.ndarray, point: tuple[float, float, float]) -> np.ndarray:
+    u, v = np.round(project_static(np.array([point]))[0] - 0.5).astype(int)
+    return image[v - 1:v + 2, u - 1:u + 2].reshape(-1, 3).mean(0)
+
+
+@pytest.mark.parametrize("scene", sorted(SCENES))
+def test_patch_colours_in_faithful_quality(env: CalvinEnvironment, scene: str):
+    table = SCENES[scene]
+    closed, opened = picture(env, scene), picture(env, scene, drawer=0.22)
+    inclined = (0.42, 0.10, 0.5785) if scene in "AD" else (0.41, 0.06, 0.5093)  # clear of switch, door and robot
+    got = {
+        "top": patch(closed, (0.36, -0.05, 0.44)), "front": patch(closed, (0.36, -0.18, 0.42)),
+        "drawer_front": patch(closed, (table.drawer_x + 0.17, -0.18, 0.35)), "inclined": patch(closed, inclined),
+        "drawer_floor": patch(opened, (table.drawer_x + 0.08, -0.28, 0.34)),
+    }
+    for name, colour in PATCHES[scene].items():
+        assert np.abs(got[name] - colour).max() <= 25, (name, got[name], colour)
+
+
+def test_lights_change_colour_and_models_are_not_mixed_up(env: CalvinEnvironment):
+    other = CalvinEnvironment("D", quality="faithful")
+    led, bulb = (-0.12, 0.155, 0.6638), (0.3, 0.14, 0.665)
+    dark = picture(env, "D")
+    lit = picture(other, "D", bulb=1, led=1, switch=0.088)
+    dark_again = env.observation()["rgb_static"].astype(np.float64)
+    np.testing.assert_array_equal(dark, dark_again)  # the two share a compiled scene
+    assert (patch(lit, led)[[0, 2]] < 30).all()
+    assert patch(lit, led)[1] > 200
+    assert patch(lit, bulb)[2] < 30
+    np.testing.assert_allclose(patch(lit, bulb)[:2], 211, atol=25)
+    np.testing.assert_allclose(patch(dark, bulb), 211, atol=25)
+    np.testing.assert_allclose(patch(dark, led), 254, atol=10)
+
+
+def test_only_the_faithful_quality_has_shadows(env: CalvinEnvironment):
+    fast = CalvinEnvironment("D", quality="fast")
+    point = (0.03, -0.155, 0.44)  # under the hand
+    in_shadow, without = patch(picture(env, "D"), point), patch(picture(fast, "D"), point)
+    assert (without - in_shadow).min() > 4
+    np.testing.assert_allclose(patch(picture(fast, "D"), (0.36, -0.05, 0.44)), patch(picture(env, "D"), (0.36, -0.05, 0.44)), atol=2)
+
+
+def test_sizes_and_determinism():
+    env = CalvinEnvironment("A", static_size=96, gripper_size=64)
+    first = env.reset(task="open_drawer", seed=1).observation
+    assert first["rgb_static"].shape == (96, 96, 3)
+    assert first["rgb_gripper"].shape == (64, 64, 3)
+    again = env.observation()
+    for name in ("rgb_static", "rgb_gripper"):
+        np.testing.assert_array_equal(first[name], again[name])
+        assert first[name] is not again[name]
+    with pytest.raises(ValueError, match="image size"):
+        CalvinEnvironment("A", static_size=4096).reset(task="open_drawer", seed=0)
+
+
+def test_wood_has_the_tabulated_mean():
+    for wood in WOODS.values():
+        texture = wood_texture(wood)
+        assert texture.dtype == np.uint8
+        np.testing.assert_allclose(texture.reshape(-1, 3).mean(0), wood.rgb, atol=3)
+    np.testing.assert_array_equal(wood_texture(WOODS["dark"], seed=3), wood_texture(WOODS["dark"], seed=3))
+
+
+def test_missing_graphics_say_what_to_install():
+    code = ("from eval.envs.registry import make_environment; e = make_environment('calvin_mujoco'); e.reset(task='open_drawer', seed=0, render=False);"
+            "e.observation()")
+    for backend, message in (("glfw", "only 'egl' and 'osmesa'"), ("disable", "set MUJOCO_GL=egl")):
+        done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "MUJOCO_GL": backend}, capture_output=True, text=True, timeout=120)
+        assert done.returncode != 0
+        assert message in done.stderr
