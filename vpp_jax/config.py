@@ -29,7 +29,7 @@ from vpp_jax.models.video_vae import VideoVAEConfig
 __all__ = [
     "ConfigError", "DataConfig", "ExperimentConfig", "InitConfig", "MeshConfig", "ModelConfig", "OptimizerConfig",
     "PolicyDiffusionConfig", "TrainConfig", "VAELossConfig", "VideoDiffusionConfig", "check_inputs", "config_hash", "default_config",
-    "differences", "from_config_dict", "from_json", "to_config_dict", "to_dict", "to_json",
+    "differences", "from_config_dict", "from_json", "leaves", "to_config_dict", "to_dict", "to_json",
 ]  # fmt: skip
 
 STAGES = ("vae", "video", "policy")
@@ -311,13 +311,14 @@ def config_hash(config: Any) -> str:
 
 def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
     """Fields that differ and would change the run: dotted name -> (old, new). Fields of `MAY_CHANGE` are left out."""
-    before, after = _leaves(to_dict(old)), _leaves(to_dict(new))
+    before, after = leaves(to_dict(old)), leaves(to_dict(new))
     names = [name for name in before | after if before.get(name) != after.get(name) and name not in MAY_CHANGE]
     return {name: (before.get(name), after.get(name)) for name in names}
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups -> {dotted name: value}."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
-        found |= _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return found

@@ -1,0 +1,82 @@
+"""The `vpp` command: one module per verb, imported when it is asked for.
+
+Exit codes: 0 done; 1 could not be done; 2 the command line is wrong; 130 / 143 stopped by Ctrl-C / SIGTERM after saving. What the user can
+put right (`VppError`, and files that cannot be opened) is printed as one paragraph; everything else is a defect and shows its traceback.
+"""
+
+import importlib
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Sequence
+
+from vpp_jax.errors import VppError, nearest
+
+VERBS = {
+    "train": "train a stage: vae, video or policy; the same command resumes",
+    "data": "build, index, measure and look at datasets",
+    "eval": "measure a policy in closed loop",
+    "predict": "sample a video from one image and a sentence",
+    "report": "make the HTML page of a work directory",
+    "bench": "measure speed: data, model, eval",
+    "demo": "everything from nothing: demonstrations, three stages, closed loop, report",
+}
+
+
+class UsageError(VppError):
+    """A command line that cannot be understood."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs `vpp ARGV...` and returns its exit code."""
+    arguments = list(argv)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `vpp ... | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (VppError, OSError) as error:
+        if isinstance(error, OSError) and not isinstance(error, VppError) and error.filename is None:
+            raise
+        if debug:
+            traceback.print_exc()
+        print(paragraph(error), file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def paragraph(error: BaseException) -> str:
+    """The message of a user error, wrapped."""
+    return textwrap.fill(f"vpp: {error}", width=110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def usage() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:<{width}}  {text}" for name, text in VERBS.items())
+    return f"usage: vpp VERB ...\n\n{verbs}\n\n`vpp VERB --help` explains a verb; `--debug` shows the traceback of an error."
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from vpp_jax import __version__
+
+        print(__version__)
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        raise UsageError(f"there is no verb '{verb}'{nearest(verb, VERBS) or '.'} Verbs: {', '.join(VERBS)}")
+    return importlib.import_module(f"vpp_jax.cli.{verb}").main(rest)
