@@ -27,6 +27,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Example: ...
+    def metadata(self) -> dict:
+        """What the examples come from, as JSON; travels with checkpoints."""
 
 
 class _EpisodeSource:
@@ -43,7 +45,7 @@ class _EpisodeSource:
         self.skipped: dict[str, str] = {}
         self._tokenizer = tokenizer
         self._tokens: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self._frames: ByteLRU[np.ndarray] = ByteLRU(config.frame_cache_mb << 20)
+        self._frames: ByteLRU[np.ndarray] = ByteLRU(config.share(config.frame_cache_mb))
         self._table = windows.WindowTable(counts)
         fields = {**dataset.schema.steps, **dataset.schema.episode}
         self._instruction = next((key for key in spec.instruction_keys if key in fields), None)
@@ -245,7 +247,7 @@ def open_dataset(config: DataConfig, entry: DatasetConfig, split: str = "train")
     """The split of a member: 'train' and 'val' are the names its configuration gives them."""
     name = {"train": entry.split, "val": entry.val_split}.get(split, split)
     return RLDSDataset(entry.path, name, index_dir=config.index_dir or None, on_bad_record=config.on_bad_record,
-                       cache_bytes=config.cache_mb << 20)
+                       cache_bytes=config.share(config.cache_mb))
 
 
 def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], Source]) -> Mixture:

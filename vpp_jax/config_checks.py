@@ -148,7 +148,8 @@ def check_experiment(config: Any) -> None:
     _equal("model.unet.in_channels", unet.in_channels, "2 x model.vae.latent_channels", 2 * vae.latent_channels)
     _equal("model.unet.out_channels", unet.out_channels, "model.vae.latent_channels", vae.latent_channels)
     _equal("model.unet.cross_attention_dim", unet.cross_attention_dim, "2 x model.text.width", 2 * model.text.width)
-    _equal("data.clip_frames", data.clip_frames, "model.frames", model.frames)
+    if config.stage != "vae":  # the VAE learns from clips of any length
+        _equal("data.clip_frames", data.clip_frames, "model.frames", model.frames)
     multiple = vae.downscale * 2 ** (len(unet.block_out_channels) - 1)
     if model.image_size % multiple:
         raise ConfigError(f"model.image_size is {model.image_size}, expected a multiple of {multiple} (VAE and U-Net halve it "

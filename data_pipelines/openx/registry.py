@@ -26,6 +26,7 @@ class DatasetSpec:
       clip_sampling: 'strided' (robot episodes) or 'whole' (the clip spans the episode).
       first_step: steps before it are no policy examples and not in the statistics.
       control_hz: rate of the actions.
+      signed_dimensions: commands that are +1 or -1 to the robot (grippers): a policy's output there is replaced by its sign.
     """
 
     name: str
@@ -42,6 +43,7 @@ class DatasetSpec:
     instruction_keys: tuple[str, ...] = ("language_instruction",)
     clip_sampling: str = "strided"
     first_step: int = 0
+    signed_dimensions: tuple[int, ...] = ()
     notes: str = field(default="", compare=False)
 
     def __post_init__(self):
@@ -68,7 +70,7 @@ REGISTRY: dict[str, DatasetSpec] = {spec.name: spec for spec in (
         clip_views={"primary": 0.75, "wrist": 0.25},
         policy_views=("primary", "wrist"),
         action_key="action", action_width=7, normalization="none", control_hz=30.0,
-        proprio_key="observation/robot_obs", proprio_width=15,
+        proprio_key="observation/robot_obs", proprio_width=15, signed_dimensions=(6,),
         notes="action: relative xyz/0.02 m, euler/0.05 rad, gripper +-1; already in [-1, 1], so it is not scaled again",
     ),
     DatasetSpec(

@@ -76,7 +76,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _load(checkpoint: Path, options: dict[str, Any]) -> Any:
-    from vpp_jax.policy import load_policy  # JAX starts here, and only for a policy
+    from vpp_jax.serving.policy_runner import load_policy  # JAX starts here, and only for a policy
 
     return load_policy(checkpoint, **options)
 

@@ -1,0 +1,66 @@
+# `make demo` and `make test` set everything up by themselves; `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread per simulator process; compiled programs are kept between runs.
+export LP_NUM_THREADS ?= 0
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+
+.PHONY: help setup setup-dev rendering browser demo test lint format benchmarks clean
+
+help:
+	@echo "make demo        set up, then demonstrations -> three training stages -> closed loop -> report (runs/demo)"
+	@echo "make test        set up, then the whole test suite"
+	@echo "make lint        ruff"
+	@echo "make benchmarks  every benchmark, one after the other"
+	@echo "make clean       remove .venv and caches (runs/ stays)"
+
+$(VENV)/requirements.stamp: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "python's venv module is missing; run: apt-get install -y python3-venv"; exit 1; }
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/requirements-dev.stamp: requirements-dev.txt $(VENV)/requirements.stamp
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+setup: $(VENV)/requirements.stamp rendering
+setup-dev: $(VENV)/requirements-dev.stamp rendering browser
+
+# Renders one pixel without a display; installs Mesa where that needs no password, else says how.
+rendering: $(VENV)/requirements.stamp
+	@probe() { MUJOCO_GL=egl $(BIN)/python -c 'import mujoco; mujoco.GLContext(8, 8).make_current()' >/dev/null 2>&1; }; \
+	libraries="apt-get install -y --no-install-recommends libegl1 libgl1"; \
+	probe && exit 0; \
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then apt-get update -qq && $$libraries -qq; \
+	elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then sudo apt-get update -qq && sudo $$libraries -qq; fi; \
+	probe || { echo "Headless rendering (EGL) does not work here. Run:  sudo apt-get update && sudo $$libraries"; exit 1; }
+
+# The report's test opens it in a real browser; without one that test is skipped and says so.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null && exit 0; \
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else echo "no chromium: the browser test of the report will be skipped (sudo apt-get install -y chromium)"; fi || true
+
+demo: setup
+	$(BIN)/vpp demo $(DEMO_ARGS)
+
+test: setup-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 $(TEST_ARGS)
+
+lint: $(VENV)/requirements-dev.stamp
+	$(BIN)/ruff check .
+
+format: $(VENV)/requirements-dev.stamp
+	$(BIN)/ruff check --fix .
+
+benchmarks: setup
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info

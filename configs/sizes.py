@@ -1,0 +1,27 @@
+"""Model sizes, shared by the experiments: the same classes everywhere, only widths and resolutions differ.
+
+`default_config()` is size `svd`, the published model; `tiny` trains on two CPU cores.
+"""
+
+from ml_collections import ConfigDict
+
+
+def set_tiny(config: ConfigDict, views: tuple[str, ...] = ("primary", "wrist")) -> None:
+    """64-pixel images, 8 frames, 8 x 8 latents of 4 channels; every part of the published architecture is there."""
+    model = config.model
+    model.image_size, model.frames, model.views = 64, 8, views
+    model.text_length, model.text_trainable = 20, True  # there is no pretrained text encoder at this width
+    model.fps_id_features = model.fps_id_train
+    model.tap_blocks = (0, 1)
+    model.vae.update(block_out_channels=(8, 16, 32, 32), layers_per_block=1, norm_groups=8)
+    model.text.update(width=64, layers=2, heads=2, mlp_width=128, projection_dim=64)
+    model.unet.update(
+        block_out_channels=(32, 64, 64), attention_levels=(True, True, False), attention_heads=(1, 2, 2), layers_per_block=1,
+        cross_attention_dim=128, addition_time_embed_dim=32, norm_groups=8,
+    )  # fmt: skip
+    model.former.update(dim=64, depth=2, heads=2, dim_head=32, frames=8, tokens_per_frame=8, condition_dim=128)
+    # proprioception and full cross-attention: the published policy has neither, but it has a pretrained video model
+    model.action.update(
+        chunk=10, width=128, heads=4, encoder_layers=2, decoder_layers=2, goal_dim=64, token_dim=64, proprio_dim=15,
+        causal_cross_attention=False, attention_dropout=0.0, residual_dropout=0.0, mlp_dropout=0.0,
+    )  # fmt: skip

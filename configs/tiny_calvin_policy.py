@@ -1,0 +1,21 @@
+"""Stage policy at size tiny: Video Former and diffusion transformer on cached features of the frozen video model.
+
+vpp train --config=configs/tiny_calvin_policy.py --workdir=runs/demo/policy --config.init.video=runs/demo/video
+"""
+
+from ml_collections import ConfigDict
+
+from configs.sizes import set_tiny
+from vpp_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.stage = "policy"
+    set_tiny(config)
+    config.data.datasets = ({"path": "runs/demo/data", "name": "calvin_mujoco"},)
+    config.data.update(batch_size=64, clip_frames=8, observation_stride=4, chunk=10)
+    config.policy_diffusion.update(draws_per_observation=4, feature_draws=1, feature_batch=32)
+    config.optimizer.update(learning_rate=1e-3, schedule="cosine", warmup_ratio=0.05, final_scale=0.05, weight_decay=0.01)
+    config.train.update(steps=1500, log_every=50, eval_every=0, save_every=300, keep=1, ema_decay=0.995)
+    return config

@@ -1,0 +1,21 @@
+"""Stage vae at size tiny on CALVIN-in-MuJoCo demonstrations.
+
+vpp train --config=configs/tiny_calvin_vae.py --workdir=runs/demo/vae
+"""
+
+from ml_collections import ConfigDict
+
+from configs.sizes import set_tiny
+from vpp_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.stage = "vae"
+    set_tiny(config)
+    config.data.datasets = ({"path": "runs/demo/data", "name": "calvin_mujoco"},)
+    config.data.update(batch_size=16, clip_frames=2, clip_stride=8, clip_start_every=4)
+    config.vae_loss.kl_weight = 1e-4
+    config.optimizer.update(learning_rate=4e-3, schedule="cosine", warmup_ratio=0.05, final_scale=0.05)
+    config.train.update(steps=300, log_every=20, eval_every=0, save_every=100, keep=1, ema_decay=0.98)
+    return config

@@ -1,0 +1,118 @@
+"""`vpp demo`: demonstrations -> VAE -> video model -> policy -> closed loop -> report, small but whole.
+
+Every step is an ordinary `vpp` command in a process of its own, printed before it runs. A finished step is not run again; an
+interrupted one resumes by itself, so that the same `vpp demo` goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from vpp_jax.errors import VppError
+
+REFERENCE_MINUTES = 15
+TRAINING_SCENES = "A,B,C"
+EVALUATED_SCENES = "A,D"
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the demo; `name` is the key of its time in `timing.json`."""
+
+    name: str
+    title: str
+    arguments: tuple[str, ...]
+
+
+def demo_steps(workdir: Path, minutes: float) -> list[Step]:
+    """The commands for a budget: step counts and sample counts grow with `minutes`, nothing else changes."""
+    share = minutes / REFERENCE_MINUTES
+    scaled = lambda count, least=1: max(least, round(count * share))  # noqa: E731
+    data, workers = workdir / "data", min(2, os.cpu_count() or 1)
+
+    def train(stage: str, steps: int, *overrides: str) -> Step:
+        arguments = ("train", f"--config=configs/tiny_calvin_{stage}.py", f"--workdir={workdir / stage}")
+        fixed = (f"--config.train.steps={steps}", f"--config.seed={SEED}")
+        return Step(stage, f"training stage {stage}, {steps} steps", arguments + fixed + overrides)
+
+    def evaluate(policy: str, *choice: str) -> Step:
+        arguments = ("eval", "calvin", *choice, f"--out={workdir / 'eval' / policy}", f"--scenes={EVALUATED_SCENES}")
+        budget = (f"--episodes={scaled(EPISODES_PER_TASK)}", "--max_steps=120", f"--workers={2 * workers}", "--record=1")
+        return Step(f"eval_{policy}", f"closed loop, {policy}", arguments + budget)
+
+    demonstrations = (f"--episodes={scaled(DEMONSTRATIONS_PER_TASK, 2)}", f"--val_episodes={scaled(VALIDATION_PER_TASK)}")
+    build = ("data", "build", "calvin_mujoco", f"--out={data}", f"--scenes={TRAINING_SCENES}", *demonstrations)
+    return [
+        Step("data", "expert demonstrations in scenes " + TRAINING_SCENES, (*build, f"--workers={workers}", f"--seed={SEED}")),
+        train("vae", scaled(VAE_STEPS, 10)),
+        train("video", scaled(VIDEO_STEPS, 10), f"--config.init.vae={workdir / 'vae'}"),
+        train("policy", scaled(POLICY_STEPS, 10), f"--config.init.video={workdir / 'video'}"),
+        evaluate("random", "--policy=random"),
+        evaluate("expert", "--policy=expert"),
+        evaluate("policy", f"--checkpoint={workdir / 'policy'}"),
+        Step("report", "report", ("report", str(workdir))),
+    ]
+
+
+# Measured so that everything fits into 15 minutes on two cores after installation.
+DEMONSTRATIONS_PER_TASK = 20
+VALIDATION_PER_TASK = 1
+VAE_STEPS = 300
+VIDEO_STEPS = 400
+POLICY_STEPS = 1500
+EPISODES_PER_TASK = 6
+
+
+def read_timing(path: Path) -> dict[str, dict]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_timing(path: Path, timing: dict[str, dict]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(timing, indent=2))
+    partial.replace(path)
+
+
+def run_step(step: Step, timing_path: Path) -> int:
+    """Runs one command, adds its seconds to earlier, interrupted attempts, and marks it done when it exits with 0."""
+    timing = read_timing(timing_path)
+    before = timing.get(step.name, {})
+    command = [sys.executable, "-m", "vpp_jax", *step.arguments]
+    start = time.monotonic()
+    code = subprocess.call(command)
+    spent = before.get("seconds", 0.0) + time.monotonic() - start
+    timing[step.name] = {"seconds": round(spent, 1), "done": code == 0, "command": ["vpp", *step.arguments]}
+    write_timing(timing_path, timing)
+    return code
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="vpp demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="where everything goes (default: runs/demo)")
+    parser.add_argument("--minutes", type=float, default=REFERENCE_MINUTES, help="budget on two cores; scales steps and samples")
+    options = parser.parse_args(argv)
+    if options.minutes <= 0:
+        raise VppError(f"--minutes must be positive, got {options.minutes}")
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    timing_path = options.workdir / "timing.json"
+    steps = demo_steps(options.workdir, options.minutes)
+    for number, step in enumerate(steps, 1):
+        known = read_timing(timing_path).get(step.name, {})
+        if known.get("done") and known["command"] == ["vpp", *step.arguments] and step.name != "report":
+            print(f"[{number}/{len(steps)}] {step.title}: done before, {known['seconds']:.0f} s", flush=True)
+            continue
+        print(f"\n[{number}/{len(steps)}] {step.title}\n$ vpp {shlex.join(step.arguments)}", flush=True)
+        code = run_step(step, timing_path)
+        if code:
+            print(f"vpp demo: stopped in step '{step.name}' (exit {code}); the same command goes on from here", file=sys.stderr)
+            return code
+    seconds = sum(entry["seconds"] for entry in read_timing(timing_path).values())
+    print(f"\nAll of it took {seconds / 60:.1f} minutes. Open {options.workdir / 'report' / 'index.html'} in a browser.")
+    return 0

@@ -1,0 +1,160 @@
+"""Stage 2 as one object: predictive features + Video Former + diffusion transformer -> loss and actions.
+
+Pure functions of one flat parameter dict. Frozen prefixes: `text/`, `vae/`, `unet/` (up to the last tap), `latents/scaling_factor`;
+trained ones: `former/`, `action/`, and `goal/`, the text encoder whose pooled vector is the policy's goal token.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from vpp_jax.config import ModelConfig, PolicyDiffusionConfig, VideoDiffusionConfig
+from vpp_jax.diffusion.densities import sample_sigma
+from vpp_jax.diffusion.edm import add_noise, policy_preconditioning, policy_target
+from vpp_jax.diffusion.ladders import sigma_ladder
+from vpp_jax.diffusion.samplers import sample
+from vpp_jax.functional import Params, PureModule, select
+from vpp_jax.models.action_transformer import ActionTransformer
+from vpp_jax.models.text_encoder import CLIPTextEncoder
+from vpp_jax.models.video_former import VideoFormer
+from vpp_jax.video_predictor import VideoPredictor
+
+Images = Mapping[str, UInt8[Array, "b s s 3"]]
+
+
+@dataclass(frozen=True)
+class VideoPredictionPolicy:
+    """VPP's policy (paper section 3.2-3.3): an implicit inverse dynamics model on top of predicted futures."""
+
+    config: ModelConfig
+    diffusion: PolicyDiffusionConfig
+    video_diffusion: VideoDiffusionConfig
+
+    @cached_property
+    def predictor(self) -> VideoPredictor:
+        """The frozen video model, built only as far as the last tapped up block."""
+        return VideoPredictor(self.config, self.video_diffusion, last_tap=max(self.config.tap_blocks))
+
+    @cached_property
+    def former(self) -> PureModule[VideoFormer]:
+        return PureModule.of(lambda rngs: VideoFormer(self.config.former, rngs=rngs))
+
+    @cached_property
+    def action(self) -> PureModule[ActionTransformer]:
+        return PureModule.of(lambda rngs: ActionTransformer(self.config.action, rngs=rngs))
+
+    @cached_property
+    def goal(self) -> PureModule[CLIPTextEncoder]:
+        return PureModule.of(lambda rngs: CLIPTextEncoder(self.config.text, rngs=rngs))
+
+    # --- observation -> context -----------------------------------------------------------------------------------------------
+
+    def features(
+        self,
+        params: Params,
+        images: Images,
+        text_ids: Int[Array, "b l"],
+        text_mask: Bool[Array, "b l"],
+        key: jax.Array,
+    ) -> Float[Array, "b t n d"]:
+        """Predictive features of all views, tokens of the views side by side in the order of `config.views`.
+
+        `key` is one PRNG key, or one key per observation [b]; the latter makes a row's result independent of its neighbours.
+        """
+        views = len(self.config.views)
+        stacked = jnp.concatenate([images[view] for view in self.config.views])
+        text_states = self.predictor.encode_text(params, text_ids, text_mask)
+        if key.ndim == 1:
+            key = self._noise_per_row(key, stacked.shape[1])
+        features = self.predictor.predictive_features(params, stacked, jnp.tile(text_states, (views, 1, 1)), key)
+        return rearrange(features, "(v b) t n d -> b t (v n) d", v=views)
+
+    def _noise_per_row(self, keys: jax.Array, image_size: int) -> Float[Array, "vb t h w c"]:
+        size = image_size // self.config.vae.downscale
+        shape = (len(self.config.views), self.config.frames, size, size, self.config.vae.latent_channels)
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+        return rearrange(noise, "b v t h w c -> (v b) t h w c")
+
+    def context(
+        self,
+        params: Params,
+        features: Float[Array, "b t n d"],
+        text_ids: Int[Array, "b l"],
+        text_mask: Bool[Array, "b l"],
+        proprio: Float[Array, "b p"] | None,
+        key: jax.Array | None = None,
+    ) -> Float[Array, "b m w"]:
+        """Encoder output of the policy: computed once per chunk, reused by every denoising step. `key` switches dropout on."""
+        tokens = self.former.bind(select("former", params))(features)
+        goal = self.goal.bind(select("goal", params))(text_ids, text_mask).pooled.astype(jnp.float32)
+        proprio = proprio if self.config.action.proprio_dim else None
+        return self.action.bind(select("action", params)).encode(tokens, goal, proprio, key=key)
+
+    # --- training -------------------------------------------------------------------------------------------------------------
+
+    def loss(
+        self,
+        params: Params,
+        features: Float[Array, "b t n d"],
+        text_ids: Int[Array, "b l"],
+        text_mask: Bool[Array, "b l"],
+        proprio: Float[Array, "b p"] | None,
+        action: Float[Array, "b k a"],
+        action_mask: Bool[Array, "b k"],
+        key: jax.Array,
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Unweighted EDM loss on the network output (vpp: score matching with sigma_data 0.5), over valid steps only.
+
+        Each observation's context serves `draws_per_observation` noise levels: the expensive part is computed once.
+        """
+        context_key, dropout_key, sigma_key, noise_key = jax.random.split(key, 4)
+        context = self.context(params, features, text_ids, text_mask, proprio, context_key)
+        draws = self.diffusion.draws_per_observation
+        context, action, mask = (jnp.repeat(value, draws, axis=0) for value in (context, action, action_mask))
+
+        sigma = sample_sigma(sigma_key, (action.shape[0],), self.diffusion.density)
+        scale = policy_preconditioning(sigma, self.diffusion.sigma_data)
+        noise = jax.random.normal(noise_key, action.shape)
+        noisy = add_noise(action, noise, sigma)
+        output = self.action.bind(select("action", params)).decode(scale.network_input(noisy), sigma, context, key=dropout_key)
+        target = policy_target(action, noise, sigma, self.diffusion.sigma_data)
+        weight = jnp.broadcast_to(mask[..., None], target.shape).astype(jnp.float32)
+        error = jnp.sum(weight * (output - target) ** 2)
+        return error / jnp.maximum(jnp.sum(weight), 1.0), {"valid_steps": jnp.mean(mask.astype(jnp.float32))}
+
+    # --- acting ---------------------------------------------------------------------------------------------------------------
+
+    def sample_actions(
+        self, params: Params, context: Float[Array, "b m w"], keys: jax.Array
+    ) -> Float[Array, "b k a"]:
+        """Normalised action chunks: DDIM on the exponential ladder, one PRNG key per row."""
+        config = self.config.action
+        decoder = self.action.bind(select("action", params))
+        sigmas = sigma_ladder(self.diffusion.ladder)
+        noise = jax.vmap(lambda key: jax.random.normal(key, (config.chunk, config.action_dim)))(keys) * sigmas[0]
+
+        def denoise(noisy: jax.Array, sigma: jax.Array) -> jax.Array:
+            scale = policy_preconditioning(sigma, self.diffusion.sigma_data)
+            return scale.denoised(noisy, decoder.decode(scale.network_input(noisy), sigma, context))
+
+        return sample(denoise, noise, sigmas, kind=self.diffusion.sampler)
+
+    def act(
+        self,
+        params: Params,
+        images: Images,
+        text_ids: Int[Array, "b l"],
+        text_mask: Bool[Array, "b l"],
+        proprio: Float[Array, "b p"] | None,
+        keys: jax.Array,
+    ) -> Float[Array, "b k a"]:
+        """One observation per row -> one normalised action chunk per row; `keys` [b] make rows independent of the batch."""
+        feature_keys, action_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        features = self.features(params, images, text_ids, text_mask, feature_keys)
+        context = self.context(params, features, text_ids, text_mask, proprio)
+        return self.sample_actions(params, context, action_keys)

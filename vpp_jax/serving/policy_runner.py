@@ -1,0 +1,96 @@
+"""A checkpoint of stage `policy` as a host-side policy: camera images and sentences in, robot actions out."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt32
+
+from data_pipelines.openx.registry import dataset_spec
+from data_pipelines.transforms import Normalizer, resize
+from eval.policies import Observations, PolicyMetadata
+from vpp_jax.config import ExperimentConfig, from_config_dict
+from vpp_jax.errors import VppError
+from vpp_jax.functional import Params
+from vpp_jax.models.tokenizer import CLIPTokenizer
+from vpp_jax.training.checkpoints import load_params, read_metadata
+from vpp_jax.training.stages.policy import PolicyStage
+
+
+class ObservationError(VppError):
+    """An observation that is not what the checkpoint was trained on."""
+
+
+class PolicyRunner:
+    """Resizes, normalises and tokenises as in training, runs one jitted function, and gives actions back in the robot's units.
+
+    The function is compiled once per batch size; row i of the result depends on row i of the observations and on seed i alone.
+    """
+
+    def __init__(self, config: ExperimentConfig, params: Params, data: dict[str, Any], metadata: PolicyMetadata):
+        self.config, self.params, self.metadata = config, params, metadata
+        stage = PolicyStage(config)
+        row = dataset_spec(data["registry"])
+        self._signed = list(row.signed_dimensions)
+        self._action = Normalizer.from_json(data["action"])
+        self._proprio = Normalizer.from_json(data["proprio"])
+        tokenizer = CLIPTokenizer(config.model.text_length)
+        self._tokens = lru_cache(maxsize=4096)(lambda sentence: tuple(part[0] for part in tokenizer([sentence])))
+
+        def act(params, images, text_ids, text_mask, proprio, seeds):
+            keys = jax.vmap(jax.random.key)(seeds)
+            return stage.policy.act(params, images, text_ids, text_mask, proprio, keys)
+
+        self._act = jax.jit(act)
+
+    def inputs(self, observations: Observations) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+        """What the jitted function takes: (images uint8 [b s s 3] per view, text_ids, text_mask, normalised proprio)."""
+        views, size = self.config.model.views, self.config.model.image_size
+        absent = [view for view in views if view not in observations.images]
+        if absent:
+            raise ObservationError(f"the observation has views {', '.join(observations.images)}, the policy also needs {', '.join(absent)}")
+        width = observations.proprio.shape[-1]
+        if self.config.model.action.proprio_dim and width != self._proprio.width:
+            raise ObservationError(f"the observation's proprio has width {width}, the policy was trained on {self._proprio.width}")
+        images = {view: np.stack([resize(image, size) for image in observations.images[view]]) for view in views}
+        tokens = [self._tokens(sentence) for sentence in observations.text]
+        ids, mask = (np.stack(parts) for parts in zip(*tokens, strict=True))
+        return images, ids, mask, self._proprio.forward(observations.proprio)
+
+    def act(self, observations: Observations, seeds: UInt32[np.ndarray, "b"]) -> Float[np.ndarray, "b k a"]:
+        normalised = self._act(self.params, *self.inputs(observations), np.asarray(seeds, np.uint32))
+        actions = self._action.inverse(np.asarray(normalised))
+        actions[..., self._signed] = np.where(actions[..., self._signed] > 0, 1.0, -1.0)
+        return actions
+
+
+def load_policy(checkpoint: str | Path, *, item: str = "ema", step: int | str = "latest", execute: int | None = None) -> PolicyRunner:
+    """The policy of a work directory of stage `policy` (or of one of its checkpoints).
+
+    Args:
+      item: 'ema' (averaged parameters) or 'params'.
+      execute: actions meant to be run per chunk, instead of the configuration's.
+    """
+    metadata = read_metadata(checkpoint, step)
+    if metadata["stage"] != "policy":
+        raise VppError(f"{checkpoint} holds stage {metadata['stage']}; a policy needs a checkpoint of stage policy")
+    config = from_config_dict(metadata["config"])
+    stage = PolicyStage(config)
+    params = load_params(checkpoint, stage.abstract_trainable() | stage.abstract_frozen(), item=item, step=step, stage="policy")
+    data, action = metadata["data"]["datasets"][0], config.model.action
+    about = PolicyMetadata(
+        views={view: config.model.image_size for view in config.model.views},
+        action_dim=action.action_dim,
+        chunk=action.chunk,
+        execute=execute or config.model.execute,
+        proprio_dim=action.proprio_dim,
+        name="vpp",
+        checkpoint=str(checkpoint),
+        checkpoint_step=metadata["step"],
+        config_hash=metadata["config_hash"],
+        statistics_hash=metadata["statistics_hash"],
+        options={"item": item, "denoising_steps": config.policy_diffusion.ladder.steps},
+    )
+    return PolicyRunner(config, params, data, about)

@@ -1,0 +1,81 @@
+"""Predictive features of a whole dataset, computed once: stage `policy` then trains without the U-Net in its loop.
+
+The published code draws fresh noise for every training step; here every observation gets a fixed number of draws (docs/differences.md).
+The cache is one memory-mapped float16 file, filled in blocks; a journal says how many blocks are complete, so that a killed run goes on
+where it stopped. Keys depend on (seed, observation, draw) alone: a resumed file is equal to one written in a single run.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from data_pipelines.sources import Source
+
+FILE_NAME = "features.npy"
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """Random-access source of policy examples whose images are replaced by `features` float16 [t n d].
+
+    Index i is draw i // len(observations) of observation i % len(observations).
+    """
+
+    observations: Source  # without images
+    features: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return self.observations[index % len(self.observations)] | {"features": self.features[index]}
+
+    def metadata(self) -> dict:
+        return self.observations.metadata()
+
+
+def build_feature_cache(
+    observations: Source,
+    compute: Callable[[dict[str, np.ndarray], jax.Array], jax.Array],
+    directory: Path,
+    *,
+    draws: int,
+    batch_size: int,
+    seed: int,
+    identity: str,
+) -> np.ndarray:
+    """Fills or completes `directory/features.npy`, float16 [draws * len(observations), t n d], and opens it read-only.
+
+    `compute(batch, keys [b])` gives features [b t n d] on the device; `identity` names what they depend on (checkpoint, data,
+    model): a cache of another identity is made anew. Blocks are flushed before the journal counts them.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    journal, total = directory / "journal.json", draws * len(observations)
+    state = json.loads(journal.read_text()) if journal.exists() else {}
+    done = state.get("done", 0) if state.get("identity") == identity and state.get("total") == total else 0
+    features = np.lib.format.open_memmap(directory / FILE_NAME, mode="r+") if done else None
+    root = jax.random.key(seed)
+    row_keys = jax.jit(jax.vmap(lambda index: jax.random.fold_in(root, index)))
+    for start in tqdm(range(done, total, batch_size), desc="predictive features", unit="batch", disable=None):
+        rows = np.minimum(np.arange(start, start + batch_size), total - 1)  # the last block is padded: one shape, one compilation
+        examples = [observations[int(row) % len(observations)] for row in rows]
+        batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+        block = np.asarray(compute(batch, row_keys(rows))).astype(np.float16)[: total - start]
+        if features is None:
+            features = np.lib.format.open_memmap(directory / FILE_NAME, "w+", np.float16, (total, *block.shape[1:]))
+        features[start : start + len(block)] = block
+        if (start // batch_size) % 16 == 15 or start + batch_size >= total:
+            features.flush()
+            _write_journal(journal, {"identity": identity, "total": total, "done": start + len(block)})
+    return np.load(directory / FILE_NAME, mmap_mode="r")
+
+
+def _write_journal(path: Path, state: dict) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(state))
+    partial.replace(path)

@@ -1,0 +1,75 @@
+"""Pictures a person checks: strips of frames with captions, and action traces."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
+
+CAPTION_HEIGHT = 14
+GAP = 2
+BACKGROUND = (250, 250, 250)
+INK = (30, 30, 30)
+
+
+def strip_image(groups: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "t h w 3"]]]], scale: int = 1) -> Image.Image:
+    """One row of frames per (caption, clip); rows of one group stand together, groups are set apart.
+
+    `scale` repeats pixels, so that a 64-pixel frame can be seen.
+    """
+    enlarged = [[(caption, np.asarray(clip).repeat(scale, axis=1).repeat(scale, axis=2)) for caption, clip in group] for group in groups]
+    rows = [row for group in enlarged for row in group]
+    width = max(clip.shape[0] * (clip.shape[2] + GAP) for _, clip in rows)
+    height = sum(clip.shape[1] + (CAPTION_HEIGHT if caption else 0) + GAP for caption, clip in rows) + 4 * GAP * len(groups)
+    canvas = Image.new("RGB", (width, height), BACKGROUND)
+    draw, y = ImageDraw.Draw(canvas), 0
+    for group in enlarged:
+        for caption, clip in group:
+            if caption:
+                draw.text((2, y), caption, fill=INK)
+                y += CAPTION_HEIGHT
+            for index, frame in enumerate(clip):
+                canvas.paste(Image.fromarray(frame), (index * (frame.shape[1] + GAP), y))
+            y += clip.shape[1] + GAP
+        y += 4 * GAP
+    return canvas
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Writes a PNG atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    image.save(partial, format="PNG")
+    partial.replace(path)
+
+
+def write_strips(path: Path, groups: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "t h w 3"]]]]) -> None:
+    """`strip_image` to a PNG file, small frames enlarged to at least 96 pixels."""
+    height = max(np.asarray(clip).shape[1] for group in groups for _, clip in group)
+    save_image(strip_image(groups, scale=max(1, -(-96 // height))), path)
+
+
+def write_action_traces(
+    path: Path, true: Float[np.ndarray, "n k a"], predicted: Float[np.ndarray, "n k a"], captions: Sequence[str]
+) -> None:
+    """Small multiples: one panel per sample, true actions as lines, predicted ones dashed, in the same colours."""
+    from matplotlib.figure import Figure  # slow to import, and only needed where something is drawn
+
+    columns = min(4, len(true))
+    rows = -(-len(true) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.2 * rows), layout="constrained")
+    axes = np.asarray(figure.subplots(rows, columns, squeeze=False)).ravel()
+    for axis, truth, guess, caption in zip(axes, true, predicted, captions, strict=False):
+        for dimension in range(truth.shape[-1]):
+            axis.plot(truth[:, dimension], color=f"C{dimension}", linewidth=1.5)
+            axis.plot(guess[:, dimension], color=f"C{dimension}", linewidth=1.0, linestyle="--")
+        axis.set_title(caption, fontsize=7)
+        axis.set_ylim(-1.2, 1.2)
+        axis.tick_params(labelsize=6)
+    for axis in axes[len(true) :]:
+        axis.axis("off")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, format="png", dpi=120)
+    partial.replace(path)

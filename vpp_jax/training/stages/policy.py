@@ -1,0 +1,144 @@
+"""Stage `policy`: Video Former and diffusion transformer on top of the frozen video model (paper section 3.2-3.3)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.loader import policy_source
+from data_pipelines.sources import Source
+from vpp_jax.config import ExperimentConfig, config_hash
+from vpp_jax.functional import Params, with_prefix
+from vpp_jax.models.tokenizer import CLIPTokenizer
+from vpp_jax.policy import VideoPredictionPolicy
+from vpp_jax.training.checkpoints import load_params, read_metadata
+from vpp_jax.training.feature_cache import CachedFeatures, build_feature_cache
+from vpp_jax.training.previews import write_action_traces, write_strips
+from vpp_jax.video_predictor import SCALING_FACTOR
+
+
+@dataclass(frozen=True)
+class PolicyStage:
+    config: ExperimentConfig
+
+    @cached_property
+    def policy(self) -> VideoPredictionPolicy:
+        return VideoPredictionPolicy(self.config.model, self.config.policy_diffusion, self.config.video_diffusion)
+
+    def abstract_trainable(self) -> Params:
+        goal = self._goal if self.config.model.text_trainable else {}
+        return with_prefix("former", self.policy.former.abstract) | with_prefix("action", self.policy.action.abstract) | goal
+
+    def abstract_frozen(self) -> Params:
+        predictor = self.policy.predictor
+        video = {
+            prefix: with_prefix(prefix, module.abstract)
+            for prefix, module in (("vae", predictor.vae), ("unet", predictor.unet), ("text", predictor.text))
+        }
+        goal = {} if self.config.model.text_trainable else self._goal
+        return video["vae"] | video["unet"] | video["text"] | {SCALING_FACTOR: jax.ShapeDtypeStruct((), jnp.float32)} | goal
+
+    @property
+    def _goal(self) -> Params:
+        return with_prefix("goal", self.policy.goal.abstract)
+
+    def init_trainable(self, key: jax.Array) -> Params:
+        former_key, action_key, goal_key = jax.random.split(key, 3)
+        params = with_prefix("former", self.policy.former.init(former_key))
+        params |= with_prefix("action", self.policy.action.init(action_key))
+        if self.config.model.text_trainable:
+            params |= with_prefix("goal", self.policy.goal.init(goal_key))
+        return params
+
+    def load_frozen(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
+        """The video model from checkpoint `init.video`; what lies beyond the last tap is not read."""
+        return load_params(self.config.init.video, self.abstract_frozen(), shardings, stage="video")
+
+    def source(self, split: str, frozen: Params, workdir: Path) -> Source:
+        """Observations with their action chunks; with `feature_draws` > 0 the images are replaced by cached features."""
+        if not self.config.policy_diffusion.feature_draws:
+            return self._observations(split)
+        return CachedFeatures(self._observations(split, with_images=False), self._cache(split, frozen, workdir))
+
+    def _observations(self, split: str, with_images: bool = True) -> Source:
+        model = self.config.model
+        return policy_source(
+            self.config.data,
+            model.image_size,
+            CLIPTokenizer(model.text_length),
+            model.text_length,
+            split,
+            views=model.views,
+            action_dim=model.action.action_dim,
+            with_images=with_images,
+        )
+
+    def _cache(self, split: str, frozen: Params, workdir: Path) -> np.ndarray:
+        compute = jax.jit(self._features)
+        observations, origin = self._observations(split), read_metadata(self.config.init.video)
+        return build_feature_cache(
+            observations,
+            lambda batch, keys: compute(frozen, batch, keys),
+            workdir / "features" / split,
+            draws=self.config.policy_diffusion.feature_draws,
+            batch_size=self.config.policy_diffusion.feature_batch,
+            seed=self.config.seed,
+            identity=f"{origin['config_hash']}@{origin['step']} {config_hash(self.config.model)} {config_hash(self.config.data)}",
+        )
+
+    def _features(self, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
+        images = {view: batch[f"images/{view}"] for view in self.config.model.views}
+        return self.policy.features(frozen, images, batch["text_ids"], batch["text_mask"], key)
+
+    def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
+        feature_key, loss_key = jax.random.split(key)
+        features = batch["features"] if "features" in batch else self._features(frozen, batch, feature_key)
+        return self.policy.loss(
+            trainable | frozen,
+            jax.lax.stop_gradient(features).astype(jnp.float32),
+            batch["text_ids"],
+            batch["text_mask"],
+            batch["proprio"],
+            batch["action"],
+            batch["action_mask"],
+            loss_key,
+        )
+
+    def _sampled(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
+        """Normalised action chunks [b k a] for a batch, as the evaluator would get them."""
+        feature_key, action_key = jax.random.split(key)
+        features = batch["features"] if "features" in batch else self._features(frozen, batch, feature_key)
+        params = trainable | frozen
+        context = self.policy.context(params, features.astype(jnp.float32), batch["text_ids"], batch["text_mask"], batch["proprio"])
+        return self.policy.sample_actions(params, context, jax.random.split(action_key, features.shape[0]))
+
+    @cached_property
+    def _sample(self):
+        return jax.jit(self._sampled)
+
+    def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
+        """The views of the first observations side by side; with cached features, their action chunks."""
+        views = [batch[f"images/{view}"] for view in self.config.model.views if f"images/{view}" in batch]
+        if views:
+            write_strips(path, [[("", np.stack(frames))] for frames in zip(*(view[:8] for view in views), strict=True)])
+        else:
+            write_action_traces(path, batch["action"][:8], batch["action"][:8], [f"example {row}" for row in range(8)])
+
+    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path) -> None:
+        """True action chunks as lines, sampled ones dashed."""
+        sampled = np.asarray(self._sample(trainable, frozen, batch, key))
+        write_action_traces(path, np.asarray(batch["action"])[:8], sampled[:8], [f"example {row}" for row in range(8)])
+
+    def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
+        """Mean squared error of sampled, normalised actions: the figure VPP's authors select checkpoints by."""
+        error, count = 0.0, 0.0
+        for number, batch in enumerate(batches):
+            sampled = self._sample(trainable, frozen, batch, jax.random.fold_in(jax.random.key(self.config.seed), number))
+            mask = np.asarray(batch["action_mask"])[..., None]
+            error += float(np.sum(mask * (np.asarray(sampled) - np.asarray(batch["action"])) ** 2))
+            count += float(mask.sum()) * sampled.shape[-1]
+        return {"action_mse": error / count} if count else {}

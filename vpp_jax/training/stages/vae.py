@@ -1,0 +1,83 @@
+"""Stage `vae`: trains the temporal VAE from scratch, for sizes that have no published one (`svd` loads Stability's)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from data_pipelines.loader import clip_source
+from data_pipelines.sources import Source
+from vpp_jax.config import ExperimentConfig
+from vpp_jax.functional import Params, PureModule, with_prefix
+from vpp_jax.models.tokenizer import CLIPTokenizer
+from vpp_jax.models.video_vae import TemporalVAE
+from vpp_jax.training.previews import write_strips
+from vpp_jax.video_predictor import VideoPredictor, to_float_image, to_uint8_image
+
+
+@dataclass(frozen=True)
+class VAEStage:
+    config: ExperimentConfig
+
+    @cached_property
+    def predictor(self) -> VideoPredictor:
+        return VideoPredictor(self.config.model, self.config.video_diffusion)
+
+    @property
+    def vae(self) -> PureModule[TemporalVAE]:
+        return self.predictor.vae
+
+    def abstract_trainable(self) -> Params:
+        return with_prefix("vae", self.vae.abstract)
+
+    def abstract_frozen(self) -> Params:
+        return {}
+
+    def init_trainable(self, key: jax.Array) -> Params:
+        return with_prefix("vae", self.vae.init(key))
+
+    def load_frozen(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
+        return {}
+
+    def source(self, split: str, frozen: Params, workdir: Path) -> Source:
+        model = self.config.model
+        return clip_source(self.config.data, model.image_size, CLIPTokenizer(model.text_length), model.text_length, split)
+
+    def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
+        """L1 reconstruction of clips plus `kl_weight` times the KL divergence per latent value."""
+        clips = to_float_image(batch["video"])
+        count = clips.shape[0]
+        vae = self.vae.bind({name.removeprefix("vae/"): value for name, value in trainable.items()})
+        posterior = vae.encode(rearrange(clips, "b t h w c -> (b t) h w c"))
+        mean, logvar = posterior.mean.astype(jnp.float32), posterior.logvar.astype(jnp.float32)
+        latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+        decoded = vae.decode(rearrange(latents, "(b t) h w c -> b t h w c", b=count))
+        reconstruction = jnp.mean(jnp.abs(decoded.astype(jnp.float32) - clips))
+        divergence = 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1.0 - logvar)
+        metrics = {"reconstruction_l1": reconstruction, "kl": divergence, "latent_std": jnp.std(mean)}
+        return reconstruction + self.config.vae_loss.kl_weight * divergence, metrics
+
+    def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
+        write_strips(path, [[("", clip) for clip in [video]] for video in batch["video"][:4]])
+
+    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path) -> None:
+        """Strips of true and reconstructed frames, one pair per clip."""
+        clips = batch["video"][:4]
+        decoded = np.asarray(jax.jit(self._reconstruct)(trainable, clips))
+        write_strips(path, [[("true", true), ("reconstructed", ours)] for true, ours in zip(np.asarray(clips), decoded, strict=True)])
+
+    def _reconstruct(self, trainable: Params, clips: jax.Array) -> jax.Array:
+        vae = self.vae.bind({name.removeprefix("vae/"): value for name, value in trainable.items()})
+        posterior = vae.encode(rearrange(to_float_image(clips), "b t h w c -> (b t) h w c"))
+        return to_uint8_image(vae.decode(rearrange(posterior.mean, "(b t) h w c -> b t h w c", b=clips.shape[0])))
+
+    def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
+        """The factor that gives the latents unit standard deviation, as 0.18215 does for Stability's VAE."""
+        encode = jax.jit(lambda params, clips: self.predictor.encode_images(params, rearrange(clips, "b t h w c -> (b t) h w c")))
+        values = np.concatenate([np.asarray(encode(trainable, batch["video"])).ravel() for batch in batches])
+        return {"latent_scaling_factor": float(1.0 / values.std())}

@@ -1,0 +1,77 @@
+"""Stage `video`: text-guided EDM training of the spatio-temporal U-Net on clips (paper section 3.1)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.loader import clip_source
+from data_pipelines.sources import Source
+from vpp_jax.config import ExperimentConfig
+from vpp_jax.functional import Params, with_prefix
+from vpp_jax.models.tokenizer import CLIPTokenizer
+from vpp_jax.training.checkpoints import load_params, read_metadata
+from vpp_jax.training.previews import write_strips
+from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor
+
+PREVIEW_CLIPS = 4
+
+
+@dataclass(frozen=True)
+class VideoStage:
+    config: ExperimentConfig
+
+    @cached_property
+    def predictor(self) -> VideoPredictor:
+        return VideoPredictor(self.config.model, self.config.video_diffusion)
+
+    def abstract_trainable(self) -> Params:
+        return with_prefix("unet", self.predictor.unet.abstract) | (self._text if self.config.model.text_trainable else {})
+
+    def abstract_frozen(self) -> Params:
+        scaling = {SCALING_FACTOR: jax.ShapeDtypeStruct((), jnp.float32)}
+        frozen_text = {} if self.config.model.text_trainable else self._text
+        return with_prefix("vae", self.predictor.vae.abstract) | scaling | frozen_text
+
+    @property
+    def _text(self) -> Params:
+        return with_prefix("text", self.predictor.text.abstract)
+
+    def init_trainable(self, key: jax.Array) -> Params:
+        unet_key, text_key = jax.random.split(key)
+        params = with_prefix("unet", self.predictor.unet.init(unet_key))
+        if self.config.model.text_trainable:
+            params |= with_prefix("text", self.predictor.text.init(text_key))
+        return params
+
+    def load_frozen(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
+        """The VAE and its scaling factor from the checkpoint `init.vae`."""
+        directory = self.config.init.vae
+        abstract = {name: spec for name, spec in self.abstract_frozen().items() if name != SCALING_FACTOR}
+        params = load_params(directory, abstract, {name: shardings[name] for name in abstract}, stage="vae")
+        factor = jnp.float32(read_metadata(directory)["latent_scaling_factor"])
+        return params | {SCALING_FACTOR: jax.device_put(factor, shardings[SCALING_FACTOR])}
+
+    def source(self, split: str, frozen: Params, workdir: Path) -> Source:
+        model = self.config.model
+        return clip_source(self.config.data, model.image_size, CLIPTokenizer(model.text_length), model.text_length, split)
+
+    def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
+        return self.predictor.loss(trainable | frozen, batch["video"], batch["text_ids"], batch["text_mask"], key)
+
+    def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
+        write_strips(path, [[("", video)] for video in batch["video"][:PREVIEW_CLIPS]])
+
+    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path) -> None:
+        """Strips of the true clip, and of the one sampled from its first frame and its sentence."""
+        clips = {name: np.asarray(value)[:PREVIEW_CLIPS] for name, value in batch.items()}
+        generate = jax.jit(self.predictor.generate)
+        predicted = np.asarray(generate(trainable | frozen, clips["video"][:, 0], clips["text_ids"], clips["text_mask"], key))
+        write_strips(path, [[("true", true), ("predicted", ours)] for true, ours in zip(clips["video"], predicted, strict=True)])
+
+    def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
+        return {"latent_scaling_factor": float(frozen[SCALING_FACTOR])}

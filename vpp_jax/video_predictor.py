@@ -1,0 +1,205 @@
+"""Stage 1 as one object: text encoder + VAE + video U-Net -> training loss, sampled video, predictive features.
+
+All methods are pure functions of a flat parameter dict with the prefixes `text/`, `vae/`, `unet/` and the scalar
+`latents/scaling_factor`. Images are uint8 or float32 in [-1, 1], NHWC; videos [b t h w c]; "latents" are VAE means times the
+scaling factor, "conditions" are VAE means as they are (VPP divides the first latent by the factor before the U-Net sees it).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, repeat
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from vpp_jax.config import ModelConfig, VideoDiffusionConfig
+from vpp_jax.diffusion.densities import sample_sigma
+from vpp_jax.diffusion.edm import add_noise, video_preconditioning, video_target
+from vpp_jax.diffusion.guidance import frame_guidance, guide
+from vpp_jax.diffusion.ladders import initial_scale, sigma_ladder
+from vpp_jax.diffusion.samplers import sample
+from vpp_jax.functional import Params, PureModule, select
+from vpp_jax.models.text_encoder import CLIPTextEncoder
+from vpp_jax.models.video_unet import SpatioTemporalUNet
+from vpp_jax.models.video_vae import TemporalVAE
+
+SCALING_FACTOR = "latents/scaling_factor"
+
+
+def to_float_image(images: UInt8[Array, "..."] | Float[Array, "..."]) -> Float[Array, "..."]:
+    """uint8 0..255 -> float32 [-1, 1]; floats pass through."""
+    return images.astype(jnp.float32) / 127.5 - 1.0 if images.dtype == jnp.uint8 else images
+
+
+def to_uint8_image(images: Float[Array, "..."]) -> UInt8[Array, "..."]:
+    """float [-1, 1] -> uint8, clipped and rounded."""
+    return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
+
+
+@dataclass(frozen=True)
+class VideoPredictor:
+    """VPP's text-guided video prediction model (paper section 3.1).
+
+    `last_tap` builds the U-Net only up to that up block: such a predictor gives features, not videos.
+    """
+
+    config: ModelConfig
+    diffusion: VideoDiffusionConfig
+    last_tap: int | None = None
+
+    @cached_property
+    def text(self) -> PureModule[CLIPTextEncoder]:
+        return PureModule.of(lambda rngs: CLIPTextEncoder(self.config.text, rngs=rngs))
+
+    @cached_property
+    def vae(self) -> PureModule[TemporalVAE]:
+        return PureModule.of(lambda rngs: TemporalVAE(self.config.vae, rngs=rngs))
+
+    @cached_property
+    def unet(self) -> PureModule[SpatioTemporalUNet]:
+        config = self.config.unet_up_to(self.last_tap)
+        return PureModule.of(lambda rngs: SpatioTemporalUNet(config, rngs=rngs))
+
+    # --- text -----------------------------------------------------------------------------------------------------------------
+
+    def encode_text(self, params: Params, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> Float[Array, "b l d"]:
+        """Cross-attention input of the U-Net: the CLIP states twice, side by side (d = 2 x text width).
+
+        The mask keeps padding from being attended to inside CLIP; the U-Net itself attends to all positions, as published.
+        """
+        states = self.text.bind(select("text", params))(ids, mask).hidden.astype(jnp.float32)
+        if self.config.position_encode:
+            width = states.shape[-1]
+            frequency = 10000.0 ** (-jnp.arange(width // 2) / (width // 2))
+            angle = jnp.arange(states.shape[1])[:, None] * frequency[None]
+            states = states + jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+        return jnp.concatenate([states, states], axis=-1)
+
+    # --- latents --------------------------------------------------------------------------------------------------------------
+
+    def encode_images(
+        self, params: Params, images: UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"], key: jax.Array | None = None
+    ) -> Float[Array, "n h8 w8 c"]:
+        """Unscaled VAE latents: the posterior's mean, or with `key` a sample of it."""
+        posterior = self.vae.bind(select("vae", params)).encode(to_float_image(images))
+        return (posterior.mean if key is None else posterior.sample(key)).astype(jnp.float32)
+
+    def decode_latents(self, params: Params, latents: Float[Array, "b t h8 w8 c"]) -> Float[Array, "b t h w 3"]:
+        """Scaled latents -> frames in [-1, 1] (not clipped), the whole clip in one pass."""
+        vae = self.vae.bind(select("vae", params))
+        return vae.decode(latents / params[SCALING_FACTOR]).astype(jnp.float32)
+
+    # --- the denoiser ---------------------------------------------------------------------------------------------------------
+
+    def _unet(self, params: Params, scaled_noisy, condition, c_noise, text_states, fps_id: float, taps=()):
+        frames = scaled_noisy.shape[1]
+        sample_in = jnp.concatenate([scaled_noisy, repeat(condition, "b h w c -> b t h w c", t=frames)], axis=-1)
+        time_ids = jnp.tile(jnp.array([[fps_id, self.config.motion_bucket, 0.0]]), (sample_in.shape[0], 1))
+        return self.unet.bind(select("unet", params))(sample_in, c_noise, text_states, time_ids, taps=taps)
+
+    def denoise(
+        self,
+        params: Params,
+        noisy: Float[Array, "b t h w c"],
+        sigma: Float[Array, " b"],
+        condition: Float[Array, "b h w c"],
+        text_states: Float[Array, "b l d"],
+    ) -> Float[Array, "b t h w c"]:
+        """EDM-preconditioned estimate of the clean latents (Karras et al. 2022, eq. 7, with sigma_data = 1)."""
+        scale = video_preconditioning(sigma)
+        output = self._unet(params, scale.network_input(noisy), condition, scale.c_noise, text_states, self.config.fps_id_train)
+        return scale.denoised(noisy, output.sample.astype(jnp.float32))
+
+    def loss(
+        self,
+        params: Params,
+        video: UInt8[Array, "b t h w 3"],
+        text_ids: Int[Array, "b l"],
+        text_mask: Bool[Array, "b l"],
+        key: jax.Array,
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Weighted denoising error of stage 1: mean of (x_hat - x)^2 (sigma^2 + 1) / sigma^2 over everything, frame 0 included."""
+        posterior_key, sigma_key, noise_key, dropout_key = jax.random.split(key, 4)
+        batch = video.shape[0]
+        flat = self.encode_images(params, rearrange(video, "b t h w c -> (b t) h w c"), posterior_key)
+        unscaled = jax.lax.stop_gradient(rearrange(flat, "(b t) h w c -> b t h w c", b=batch))
+        latents, condition = unscaled * params[SCALING_FACTOR], unscaled[:, 0]
+
+        text_states = self.encode_text(params, text_ids, text_mask)
+        keep = jax.random.bernoulli(dropout_key, 1.0 - self.diffusion.conditioning_dropout, (batch, 1, 1))
+        text_states = jnp.where(keep, text_states, 0.0)
+
+        sigma = sample_sigma(sigma_key, (batch,), self.diffusion.density)
+        noise, scale = jax.random.normal(noise_key, latents.shape), video_preconditioning(sigma)
+        network_input = scale.network_input(add_noise(latents, noise, sigma))
+        output = self._unet(params, network_input, condition, scale.c_noise, text_states, self.config.fps_id_train).sample
+        # the weight (sigma^2 + 1) / sigma^2 = 1 / c_out^2 turns the error of x_hat into the error of the network's output
+        loss = jnp.mean((output.astype(jnp.float32) - video_target(latents, noise, sigma)) ** 2)
+        return loss, {"latent_std": jnp.std(latents), "text_kept": jnp.mean(keep.astype(jnp.float32))}
+
+    # --- inference ------------------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        params: Params,
+        image: UInt8[Array, "b h w 3"],
+        text_ids: Int[Array, "b l"],
+        text_mask: Bool[Array, "b l"],
+        key: jax.Array,
+    ) -> UInt8[Array, "b t h w 3"]:
+        """Samples a clip that starts at `image` and follows the sentence, with per-frame classifier-free guidance."""
+        condition = self.encode_images(params, image)
+        text_states = self.encode_text(params, text_ids, text_mask)
+        sigmas = sigma_ladder(self.diffusion.ladder)
+        shape = (image.shape[0], self.config.frames, *condition.shape[1:])
+        noise = jax.random.normal(key, shape) * initial_scale(self.diffusion.ladder)
+        scales = frame_guidance(self.config.frames, self.diffusion.guidance_min, self.diffusion.guidance_max)
+
+        def estimate(noisy: jax.Array, sigma: jax.Array) -> jax.Array:
+            if self.diffusion.guidance_min == self.diffusion.guidance_max == 1.0:
+                return self.denoise(params, noisy, sigma, condition, text_states)
+            both = lambda value: jnp.concatenate([value, value])  # noqa: E731
+            states = jnp.concatenate([jnp.zeros_like(text_states), text_states])
+            unconditional, conditional = jnp.split(self.denoise(params, both(noisy), both(sigma), both(condition), states), 2)
+            return guide(unconditional, conditional, scales)
+
+        latents = sample(estimate, noise, sigmas, kind=self.diffusion.sampler)
+        return to_uint8_image(self.decode_latents(params, latents))
+
+    def predictive_features(
+        self,
+        params: Params,
+        image: UInt8[Array, "b h w 3"],
+        text_states: Float[Array, "b l d"],
+        key: jax.Array | Float[Array, "b t h w c"],
+    ) -> Float[Array, "b t n d"]:
+        """VPP's predictive visual representation: one U-Net pass from pure noise, tapped at the up blocks (paper section 3.2).
+
+        `key` is a PRNG key, or the unit-normal noise itself. Every tapped block is upsampled (nearest) to the largest one and
+        concatenated on channels in block order; n = spatial positions of the largest tap, d = sum of the taps' channels.
+        """
+        condition = self.encode_images(params, image)
+        shape = (image.shape[0], self.config.frames, *condition.shape[1:])
+        is_key = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        noise = jax.random.normal(key, shape) if is_key else key
+        c_noise = jnp.full((image.shape[0],), 0.25 * math.log(self.config.feature_sigma))
+        output = self._unet(
+            params, noise, condition, c_noise, text_states, self.config.fps_id_features, taps=self.config.tap_blocks
+        )
+        taps = [output.taps[block] for block in self.config.tap_blocks]
+        size = max(tap.shape[2] for tap in taps)
+        upsampled = [tap.repeat(size // tap.shape[2], axis=2).repeat(size // tap.shape[3], axis=3) for tap in taps]
+        return rearrange(jnp.concatenate(upsampled, axis=-1), "b t h w c -> b t (h w) c").astype(jnp.float32)
+
+    @property
+    def feature_shape(self) -> tuple[int, int, int]:
+        """(frames, positions, channels) of `predictive_features` for one view."""
+        size, frames = self.config.image_size, self.config.frames
+        image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+        text = jax.ShapeDtypeStruct((1, self.config.text_length, 2 * self.config.text.width), jnp.float32)
+        noise_size = size // self.config.vae.downscale
+        noise = jax.ShapeDtypeStruct((1, frames, noise_size, noise_size, self.config.vae.latent_channels), jnp.float32)
+        params = {f"vae/{k}": v for k, v in self.vae.abstract.items()} | {f"unet/{k}": v for k, v in self.unet.abstract.items()}
+        return jax.eval_shape(self.predictive_features, params, image, text, noise).shape[1:]
