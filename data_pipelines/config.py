@@ -48,7 +48,7 @@ class DataConfig:
       prefetch: examples read ahead per process.
       on_bad_record: 'fail', or 'skip' (the next episode takes its place; counted and listed).
       index_dir: where record indexes and statistics are kept; '' is beside the shards.
-      cache_mb, frame_cache_mb: memory for parsed episodes and for decoded, resized pictures, per dataset.
+      cache_mb, frame_cache_mb: memory for parsed episodes and for decoded, resized pictures, shared by the datasets of a source.
     """
 
     datasets: tuple[DatasetConfig, ...] = ()
@@ -63,7 +63,7 @@ class DataConfig:
     on_bad_record: str = "fail"
     index_dir: str = ""
     cache_mb: int = 256
-    frame_cache_mb: int = 256
+    frame_cache_mb: int = 768
 
     def __post_init__(self):
         for name, least in (("batch_size", 1), ("clip_frames", 2), ("clip_stride", 1), ("clip_start_every", 1), ("observation_stride", 1),
@@ -72,3 +72,7 @@ class DataConfig:
                 raise DataError(f"data.{name} is {getattr(self, name)}, expected at least {least}")
         if self.on_bad_record not in ("fail", "skip"):
             raise DataError(f"data.on_bad_record is '{self.on_bad_record}', expected 'fail' or 'skip'")
+
+    def share(self, megabytes: int) -> int:
+        """Bytes that each dataset may use of a budget for all of them."""
+        return (megabytes << 20) // max(len(self.datasets), 1)

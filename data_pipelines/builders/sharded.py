@@ -6,10 +6,13 @@ a shard is a function of its episodes alone, so the number of workers changes no
 
 import json
 import multiprocessing
+import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -119,18 +122,27 @@ def _run(recipe: Recipe, shards: Sequence[Shard], directory: Path, workers: int)
         return
     # spawn: a forked child would share the parent's graphics context and threads
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=context, initializer=_quiet_interrupt) as pool:
+    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=context, initializer=_start_worker) as pool:
         futures = {pool.submit(write_shard, recipe, shard, directory): shard for shard in shards}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            reason = "a worker process was killed (out of memory?) or could not start"
+            raise DataError(f"{directory}: {reason}; the same command continues with the shards that are missing") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _quiet_interrupt() -> None:
-    # Ctrl-C reaches the whole process group: a worker just ends, without a traceback, and its shard is not finished
+def _start_worker() -> None:
+    """A worker ends quietly on Ctrl-C, which reaches the whole process group, and with its parent, however that ends."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _claim(recipe: Recipe, directory: Path) -> None:
@@ -179,6 +191,8 @@ def _finish(recipe: Recipe, directory: Path, shards: Sequence[Shard], finished: 
     write_atomically(directory / REPORT_FILE, json.dumps(report, indent=1).encode())
     writer.write_metadata(directory, recipe.schema(), recipe.name, recipe.version, splits, recipe.description)
     shutil.rmtree(directory / PROGRESS_DIRECTORY, ignore_errors=True)
+    for leftover in directory.glob(".*.tmp"):  # half-written files of processes that were killed
+        leftover.unlink(missing_ok=True)
     return report
 
 

@@ -220,6 +220,9 @@ class RLDSDataset:
 
 def resolve(path: str | Path) -> Path:
     """The directory that holds dataset_info.json: `path` itself, or its newest version folder."""
+    if "://" in str(path):
+        raise DataError(f"{path}: shards are read from local paths only; mount the bucket (gcsfuse, s3fs) or copy the dataset, "
+                        "and give that path")
     path = Path(path)
     if (path / "dataset_info.json").is_file():
         return path

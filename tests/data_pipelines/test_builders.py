@@ -135,3 +135,30 @@ def test_unsolvable_task_is_an_error(recipe, tmp_path):
 def test_settings_are_checked():
     with pytest.raises(DataError, match="--episodes is 0"):
         Settings(episodes=0)
+
+
+@pytest.mark.slow
+def test_the_real_table_is_recorded_alike_in_every_process(tmp_path):
+    from data_pipelines.builders.calvin_mujoco import CalvinMujocoRecipe
+    from eval.envs.calvin_mujoco import instructions, rendering, tasks
+
+    try:
+        rendering.graphics_context()
+    except rendering.RenderingUnavailable as error:
+        pytest.skip(str(error))
+    names = ("turn_on_led", "open_drawer")
+    recipe = CalvinMujocoRecipe(Settings(scenes=("B",), tasks=names, episodes=1, static_size=32, gripper_size=32, episodes_per_shard=1))
+    sharded.build(recipe, tmp_path / "here", workers=0)
+    sharded.build(recipe, tmp_path / "there", workers=1)
+    assert digests(tmp_path / "here") == digests(tmp_path / "there")
+    for episode, name in zip(RLDSDataset(tmp_path / "here"), names, strict=True):
+        sentence = episode.text("language_instruction")
+        assert sentence in instructions.training_sentences(name)
+        assert sentence != tasks.get_task(name).evaluation_sentence
+        action, executed, state = (episode.column(key) for key in ("action", "action_executed", "observation/robot_obs"))
+        assert np.abs(action[:, :6]).max() <= 1 + 1e-6
+        assert set(action[:, 6]) <= {-1.0, 1.0}
+        assert 0.05 < np.abs(action - executed)[:-4, :3].mean() < 0.5
+        # over an episode the hand goes where the executed actions (2 cm each) send it
+        np.testing.assert_allclose(state[-1, :3] - state[0, :3], 0.02 * executed[:-1, :3].sum(0), atol=0.05)
+        assert episode.column("reward").sum() == 1

@@ -56,6 +56,9 @@ def test_policy_example(write_dataset, tokenizer):
     np.testing.assert_array_equal(source[1]["action"][:, 0], [3, 4, 5, 6, 6])
     raw = np.concatenate([episode.column("observation/robot_obs") for episode in RLDSDataset(directory)])
     np.testing.assert_allclose(example["proprio"], (raw[6] - raw.mean(0)) / raw.std(0), rtol=1e-4, atol=1e-5)
+    blind = policy_source(config(directory, observation_stride=3), 8, tokenizer, 6, with_images=False)[2]
+    assert set(blind) == {name for name in example if not name.startswith("images/")}
+    np.testing.assert_array_equal(blind["proprio"], example["proprio"])
     metadata = source.metadata()["datasets"][0]
     assert metadata["views"] == {"primary": "observation/rgb_static", "wrist": "observation/rgb_gripper"}
     assert metadata["statistics_hash"] == source.sources[0].statistics.hash
