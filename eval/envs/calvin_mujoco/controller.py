@@ -1,8 +1,9 @@
 """From Cartesian actions to joint torques: a persistent target pose, one damped least squares step, velocity-level motors.
 
 The original drives every joint with a motor that is a *velocity constraint*: per physics step the joint's velocity becomes
-clip(0.1 (q* - q) / dt, +-v_max), whatever gravity and inertia say, as long as the force needed stays within a bound. Here the same law is computed
-torque: tau = M (v_cmd - v) / dt + bias, clipped, between MuJoCo's two half steps, so that contacts and dry friction see exactly that force.
+clip(0.1 (q* - q) / dt, +-v_max), whatever gravity and inertia say, as long as the force needed stays within a bound. Here the same law is
+computed torque: tau = M (v_cmd - v) / dt + bias, clipped, between MuJoCo's two half steps, so that contacts and dry friction see exactly
+that force.
 """
 
 import math
@@ -24,8 +25,8 @@ OPEN_FORCE, CLOSE_FORCE = 2.0, 200.0
 POSITION_SHARE, ROTATION_SHARE = 0.88, 0.95
 SINGULAR, DAMPING = 0.10, 0.01  # singular values below the first are damped, by up to the second
 MAX_ERROR = 0.15  # [m] of position error that one step looks at
-# Share of the difference to the commanded velocity that a joint gains per physics step. The original's constraint solver does not converge at once,
-# least of all for the light last link; fitted to its measured step responses.
+# Share of the difference to the commanded velocity that a motor makes up per physics step. The original's constraint solver does not converge
+# at once, least of all for the light last link; fitted to its measured step responses.
 VELOCITY_SHARE = np.array([0.7] * 6 + [0.25] + [1.0] * 3)
 NULL_SPACE_GAIN = 0.1
 
@@ -41,6 +42,7 @@ class Controller:
         self._goal = np.zeros(MOTOR_DOFS)
         self._max_force = MAX_FORCE.copy()
         self._jacobian = np.zeros((6, self.model.nv))
+        self._speed = np.zeros(MOTOR_DOFS)  # what each motor holds its joint at, on its way to the commanded velocity
         self._acceleration = np.zeros(self.model.nv)
         self._force = np.zeros(self.model.nv)
 
@@ -60,7 +62,8 @@ class Controller:
         self.target_euler = euler_from_matrix(self.tcp_matrix())
         self._goal[:] = self.data.qpos[:MOTOR_DOFS]
         self._goal[-1] = 0.0
-        self._max_force[ARM_JOINTS:ARM_JOINTS + 2] = CLOSE_FORCE
+        self._speed[:] = 0.0
+        self._max_force[ARM_JOINTS : ARM_JOINTS + 2] = CLOSE_FORCE
 
     # --- motion
 
@@ -70,13 +73,15 @@ class Controller:
         self.target_euler = self.target_euler + ROTATION_SCALE * action[3:6]
         self.gripper_command = 1.0 if action[6] > 0 else -1.0
         is_open = self.gripper_command > 0
-        self._goal[ARM_JOINTS:ARM_JOINTS + 2] = FINGER_MAX if is_open else 0.0
-        self._max_force[ARM_JOINTS:ARM_JOINTS + 2] = OPEN_FORCE if is_open else CLOSE_FORCE
+        self._goal[ARM_JOINTS : ARM_JOINTS + 2] = FINGER_MAX if is_open else 0.0
+        self._max_force[ARM_JOINTS : ARM_JOINTS + 2] = OPEN_FORCE if is_open else CLOSE_FORCE
         self._goal[:ARM_JOINTS] = self.inverse_kinematics(self.target_position, matrix_from_euler(self.target_euler))
         self.physics(SUBSTEPS)
 
     def inverse_kinematics(self, position: Float[np.ndarray, "3"], rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "7"]:
-        """One damped least squares step from the current joints towards a pose, null space towards the rest pose, clipped to the soft limits."""
+        """One damped least squares step from the current joints towards a pose, null space towards the rest pose, clipped to the soft
+        limits.
+        """
         q = self.data.qpos[:ARM_JOINTS]
         mujoco.mj_jacSite(self.model, self.data, self._jacobian[:3], self._jacobian[3:], self.compiled.tcp)
         jacobian = self._jacobian[:, :ARM_JOINTS]
@@ -86,8 +91,8 @@ class Controller:
         error[:3] = POSITION_SHARE * position_error * min(1.0, MAX_ERROR / max(distance, 1e-9))
         error[3:] = ROTATION_SHARE * rotation_vector(rotation @ self.tcp_matrix().T)
         rest = NULL_SPACE_GAIN * (NEUTRAL_JOINTS - q)
-        # dq = rest + J^T (J J^T + damping)^-1 (error - J rest): the rest term acts only where it does not move the hand. Directions in which the arm
-        # is nearly singular (stretched out) are damped, or a target out of reach would make it thrash.
+        # dq = rest + J^T (J J^T + damping)^-1 (error - J rest): the rest term acts only where it does not move the hand. Directions in
+        # which the arm is nearly singular (stretched out) are damped, or a target out of reach would make it thrash.
         squares, directions = np.linalg.eigh(jacobian @ jacobian.T)
         damping = DAMPING * np.maximum(0.0, 1.0 - squares / SINGULAR**2) ** 2
         dq = rest + jacobian.T @ (directions @ ((directions.T @ (error - jacobian @ rest)) / (squares + damping + 1e-9)))
@@ -97,10 +102,11 @@ class Controller:
         """Runs `substeps` steps of 1/240 s with the motors on."""
         model, data, n = self.model, self.data, MOTOR_DOFS
         q, v, bias, applied = data.qpos[:n], data.qvel[:n], data.qfrc_bias[:n], data.qfrc_applied[:n]
-        acceleration, limit, force = self._acceleration, self._max_force, self._force
+        acceleration, limit, force, speed = self._acceleration, self._max_force, self._force, self._speed
         for _ in range(substeps):
             command = np.minimum(np.maximum(MOTOR_GAIN * (self._goal - q), -MAX_VELOCITY), MAX_VELOCITY)
-            acceleration[:n] = (command - v) * _RESPONSE
+            speed += VELOCITY_SHARE * (command - speed)
+            acceleration[:n] = (speed - v) / PHYSICS_STEP
             mujoco.mj_mulM(model, data, force, acceleration)
             # Within its bounds the arm's torque is scaled as a whole: cutting single joints off would throw the others off course.
             arm = force[:ARM_JOINTS]
@@ -117,5 +123,3 @@ class Controller:
             self.data.qpos[:ARM_JOINTS] = self.inverse_kinematics(position, rotation)
             mujoco.mj_kinematics(self.model, self.data)
             mujoco.mj_comPos(self.model, self.data)
-
-_RESPONSE = VELOCITY_SHARE / PHYSICS_STEP

@@ -27,8 +27,8 @@ VELOCITY_BOUND = 100.0  # rad/s or m/s; far beyond anything the motors command
 class CalvinEnvironment(LanguageEnvironment):
     """The CALVIN table in scenes A-D: relative Cartesian actions at 30 Hz, two cameras, tasks given by sentences.
 
-    Actions are float [7]: position change in units of 0.02 m, change of the fixed-axis Euler angles in units of 0.05 rad, gripper (> 0 opens). They
-    move a stored target pose, which a reset puts to the measured pose. They are not clipped.
+    Actions are float [7]: position change in units of 0.02 m, change of the fixed-axis Euler angles in units of 0.05 rad, gripper (> 0
+    opens). They move a stored target pose, which a reset puts to the measured pose. They are not clipped.
 
     Args:
       scene: 'A', 'B', 'C' or 'D'.
@@ -39,8 +39,14 @@ class CalvinEnvironment(LanguageEnvironment):
     """
 
     def __init__(
-        self, scene: str = "D", *, quality: Quality = "fast", static_size: int = 200, gripper_size: int = 84,
-        reset_version: ResetVersion = "fixed", max_steps: int = 360,
+        self,
+        scene: str = "D",
+        *,
+        quality: Quality = "fast",
+        static_size: int = 200,
+        gripper_size: int = 84,
+        reset_version: ResetVersion = "fixed",
+        max_steps: int = 360,
     ) -> None:
         self.quality: Quality = quality
         self.static_size, self.gripper_size, self.max_steps = static_size, gripper_size, max_steps
@@ -73,10 +79,15 @@ class CalvinEnvironment(LanguageEnvironment):
     def robot_obs(self) -> np.ndarray:
         """float32 [15]: TCP position 3 [m], TCP Euler angles 3, gripper width, arm joints 7, last gripper command."""
         q = self.data.qpos
-        return np.concatenate([
-            self.controller.tcp_position(), euler_from_matrix(self.controller.tcp_matrix()), [q[ARM_JOINTS] + q[ARM_JOINTS + 1]], q[:ARM_JOINTS],
-            [self.controller.gripper_command],
-        ]).astype(np.float32)
+        return np.concatenate(
+            [
+                self.controller.tcp_position(),
+                euler_from_matrix(self.controller.tcp_matrix()),
+                [q[ARM_JOINTS] + q[ARM_JOINTS + 1]],
+                q[:ARM_JOINTS],
+                [self.controller.gripper_command],
+            ]
+        ).astype(np.float32)
 
     def scene_obs(self) -> np.ndarray:
         """float32 [24]: slide, drawer, button, switch [m], bulb, LED, then the three blocks' poses (0 as long as there are none)."""
@@ -87,8 +98,15 @@ class CalvinEnvironment(LanguageEnvironment):
     # --- dm_env
 
     def reset(
-        self, *, task: str | None = None, scene: str | None = None, seed: int | None = None, robot_obs: np.ndarray | None = None,
-        scene_obs: np.ndarray | None = None, render: bool = True, **unknown: Any,
+        self,
+        *,
+        task: str | None = None,
+        scene: str | None = None,
+        seed: int | None = None,
+        robot_obs: np.ndarray | None = None,
+        scene_obs: np.ndarray | None = None,
+        render: bool = True,
+        **unknown: Any,
     ) -> dm_env.TimeStep:
         """Starts an episode.
 
@@ -108,8 +126,11 @@ class CalvinEnvironment(LanguageEnvironment):
         name = task or self._task or str(rng.choice(list(TASKS)))
         get_task(name)
         initial = sample_initial_state(self.compiled.scene, name, rng)
-        self._place(initial.scene_obs if scene_obs is None else _vector("scene_obs", scene_obs, SCENE_OBS_SIZE),
-                    None if robot_obs is None else _vector("robot_obs", robot_obs, ROBOT_OBS_SIZE), initial.tcp_position)
+        self._place(
+            initial.scene_obs if scene_obs is None else _vector("scene_obs", scene_obs, SCENE_OBS_SIZE),
+            None if robot_obs is None else _vector("robot_obs", robot_obs, ROBOT_OBS_SIZE),
+            initial.tcp_position,
+        )
         self._begin(name)
         self._needs_reset = False
         return dm_env.restart(self.observation(render))
@@ -156,8 +177,10 @@ class CalvinEnvironment(LanguageEnvironment):
         if render:
             renderer = scene_renderer(self.compiled)
             renderer.prepare(self.data, self.lights.bulb, self.lights.led)
-            images = {"rgb_static": renderer.draw(self.data, "rgb_static", self.static_size),
-                      "rgb_gripper": renderer.draw(self.data, "rgb_gripper", self.gripper_size)}
+            images = {
+                "rgb_static": renderer.draw(self.data, "rgb_static", self.static_size),
+                "rgb_gripper": renderer.draw(self.data, "rgb_gripper", self.gripper_size),
+            }
         return {**images, "robot_obs": self.robot_obs(), "scene_obs": self.scene_obs()}
 
     def expert_action(self, rng: np.random.Generator) -> np.ndarray:
@@ -171,11 +194,16 @@ class CalvinEnvironment(LanguageEnvironment):
 
     def observation_spec(self) -> dict[str, specs.Array]:
         """Shapes and dtypes of `observation`."""
+
         def image(size: int, name: str) -> specs.Array:
             return specs.BoundedArray((size, size, 3), np.uint8, 0, 255, name)
 
-        return {"rgb_static": image(self.static_size, "rgb_static"), "rgb_gripper": image(self.gripper_size, "rgb_gripper"),
-                "robot_obs": specs.Array((ROBOT_OBS_SIZE,), np.float32, "robot_obs"), "scene_obs": specs.Array((SCENE_OBS_SIZE,), np.float32, "scene_obs")}
+        return {
+            "rgb_static": image(self.static_size, "rgb_static"),
+            "rgb_gripper": image(self.gripper_size, "rgb_gripper"),
+            "robot_obs": specs.Array((ROBOT_OBS_SIZE,), np.float32, "robot_obs"),
+            "scene_obs": specs.Array((SCENE_OBS_SIZE,), np.float32, "scene_obs"),
+        }
 
     def action_spec(self) -> specs.BoundedArray:
         """The usual range of actions; larger ones are taken as they are."""
@@ -231,5 +259,7 @@ class CalvinEnvironment(LanguageEnvironment):
 def _vector(name: str, value: np.ndarray, size: int) -> np.ndarray:
     value = np.asarray(value, np.float64)
     if value.shape != (size,) or not np.isfinite(value).all():
-        raise ValueError(f"{name}: expected {size} finite numbers, got shape {value.shape} {np.array2string(value, precision=3, threshold=10)}")
+        raise ValueError(
+            f"{name}: expected {size} finite numbers, got shape {value.shape} {np.array2string(value, precision=3, threshold=10)}"
+        )
     return value

@@ -1,9 +1,9 @@
 """Scripted experts: small programs that act only through the 7-dim relative actions, with privileged knowledge of the joints.
 
-A policy is to imitate them, so each is a function of the current state, without hidden phases: every task is one *stroke* - come to a contact point
-along an approach axis, then push along a direction. How far the hand stays back along the approach axis depends on how well it is aligned across it;
-how much it pushes depends on how close it is to the contact point, which moves with the part. An expert thrown off its path therefore retreats,
-realigns and tries again.
+A policy is to imitate them, so each is a function of the current state, without hidden phases: every task is one *stroke* - come to a
+contact point along an approach axis, then push along a direction. How far the hand stays back along the approach axis depends on how well
+it is aligned across it; how much it pushes depends on how close it is to the contact point, which moves with the part. An expert thrown off
+its path therefore retreats, realigns and tries again.
 """
 
 import math
@@ -56,6 +56,7 @@ def _drawer(direction: float) -> Callable[["CalvinEnvironment"], Stroke]:
     def program(env: "CalvinEnvironment") -> Stroke:
         slot = np.array([env.compiled.scene.drawer_x, -0.211 - env.task_state().drawer, 0.364])  # between handle bar and front plate
         return Stroke(slot, Z, 0.11, direction * Y, 0.7, 0.020, 0.012)
+
     return program
 
 
@@ -63,13 +64,17 @@ def _slider(direction: float) -> Callable[["CalvinEnvironment"], Stroke]:
     def program(env: "CalvinEnvironment") -> Stroke:
         handle_x = env.compiled.scene.slide_x + 0.14 - env.task_state().slide
         return Stroke(np.array([handle_x - direction * 0.045, -0.002, 0.556]), -Y, 0.085, direction * X, 0.7, 0.018, 0.008)
+
     return program
 
 
 def _switch(direction: float) -> Callable[["CalvinEnvironment"], Stroke]:
     def program(env: "CalvinEnvironment") -> Stroke:
         bar = np.array([env.compiled.scene.switch_x, 0.0182, 0.5288]) + env.task_state().switch * SLOPE_UP
-        return Stroke(bar - direction * 0.033 * SLOPE_UP - 0.008 * SLOPE_OUT, SLOPE_OUT, 0.07, direction * SLOPE_UP, 0.7, 0.010, 0.014, SWITCH_EULER)
+        return Stroke(
+            bar - direction * 0.033 * SLOPE_UP - 0.008 * SLOPE_OUT, SLOPE_OUT, 0.07, direction * SLOPE_UP, 0.7, 0.010, 0.014, SWITCH_EULER
+        )
+
     return program
 
 

@@ -25,16 +25,19 @@ class InitialState:
 def sample_initial_state(scene: Scene, task: str, rng: np.random.Generator) -> InitialState:
     """Draws a state in which `task` is still to be done and can be done.
 
-    Joints that matter to the task lie where it can move them far enough; everything else is anywhere. About half of the draws put a joint at an
-    end of its range, the others in between.
+    Joints that matter to the task lie where it can move them far enough; everything else is anywhere. About half of the draws put a joint
+    at an end of its range, the others in between.
     """
+
     def joint(low: float, high: float, ends: tuple[float, ...]) -> float:
         ends = tuple(e for e in ends if low <= e <= high)
         if ends and rng.random() < 0.55:
             return float(rng.choice(ends))
         return float(rng.uniform(low, high))
 
-    slide_range = {"move_slider_left": (0.0, scene.slide_max - 0.165), "move_slider_right": (0.165, scene.slide_max)}.get(task, (0.0, scene.slide_max))
+    slide_range = {"move_slider_left": (0.0, scene.slide_max - 0.165), "move_slider_right": (0.165, scene.slide_max)}.get(
+        task, (0.0, scene.slide_max)
+    )
     drawer_range = {"open_drawer": (0.0, DRAWER_MAX - 0.135), "close_drawer": (0.135, DRAWER_MAX)}.get(task, (0.0, DRAWER_MAX))
     bulb = {"turn_on_lightbulb": False, "turn_off_lightbulb": True}.get(task, bool(rng.integers(2)))
     led = {"turn_on_led": False, "turn_off_led": True}.get(task, bool(rng.integers(2)))

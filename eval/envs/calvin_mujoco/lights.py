@@ -1,8 +1,8 @@
 """Which light is on: the button toggles the LED, the switch's position sets the bulb.
 
 The logic is looked at once per control step, button first. The two published versions of the environment differ in what a reset does to the
-button: `original` (calvin_env 1431a46, what a recursive clone of CALVIN gives) always sets the button's own state to off, so the first press after
-a reset with the LED on changes nothing one can see; `fixed` (797142c) copies the LED's state into the button.
+button: `original` (calvin_env 1431a46, what a recursive clone of CALVIN gives) always sets the button's own state to off, so the first
+press after a reset with the LED on changes nothing one can see; `fixed` (797142c) copies the LED's state into the button.
 """
 
 from dataclasses import dataclass, field

@@ -1,8 +1,10 @@
 """Low-polygon visual meshes built from primitives, with flat or smooth normals and planar texture coordinates.
 
-One mesh per link instead of one geom per primitive: the software rasteriser pays per draw call, and planar coordinates in metres give all wooden
-parts the same grain. These meshes are only looked at; contacts use MuJoCo's own primitives.
+One mesh per link instead of one geom per primitive: the software rasteriser pays per draw call, and planar coordinates in metres give all
+wooden parts the same grain. These meshes are only looked at; contacts use MuJoCo's own primitives.
 """
+
+import itertools
 
 import mujoco
 import numpy as np
@@ -48,12 +50,15 @@ class MeshBuilder:
         corners = [(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1])]
         return self.hexahedron([(*c, z[0]) for c in corners], [(*c, z[1]) for c in corners])
 
-    def frustum(self, lower: tuple[float, float], upper: tuple[float, float], z: tuple[float, float],
-                shift: tuple[float, float] = (0.0, 0.0)) -> "MeshBuilder":
+    def frustum(
+        self, lower: tuple[float, float], upper: tuple[float, float], z: tuple[float, float], shift: tuple[float, float] = (0.0, 0.0)
+    ) -> "MeshBuilder":
         """Box whose half widths (x, y) change from `lower` at z[0] to `upper` at z[1]; the upper centre moves by `shift`."""
         signs = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
-        return self.hexahedron([(s * lower[0], t * lower[1], z[0]) for s, t in signs],
-                               [(shift[0] + s * upper[0], shift[1] + t * upper[1], z[1]) for s, t in signs])
+        return self.hexahedron(
+            [(s * lower[0], t * lower[1], z[0]) for s, t in signs],
+            [(shift[0] + s * upper[0], shift[1] + t * upper[1], z[1]) for s, t in signs],
+        )
 
     def prism(self, section: list[tuple[float, float]], x: tuple[float, float]) -> "MeshBuilder":
         """A convex (y, z) section, counter-clockwise seen from +x, swept over the range `x`."""
@@ -65,8 +70,18 @@ class MeshBuilder:
             self.polygon([near[i], near[j], far[j], far[i]])
         return self
 
-    def tube(self, start: tuple, end: tuple, radius: float, end_radius: float | None = None, *, slices: int = 10,
-             caps: bool = True, round_ends: int = 0, inner: float | None = None) -> "MeshBuilder":
+    def tube(
+        self,
+        start: tuple,
+        end: tuple,
+        radius: float,
+        end_radius: float | None = None,
+        *,
+        slices: int = 10,
+        caps: bool = True,
+        round_ends: int = 0,
+        inner: float | None = None,
+    ) -> "MeshBuilder":
         """Cylinder or cone between two points; `round_ends` > 0 rings make half-sphere ends, `inner` makes a ring with a hole."""
         start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
         end_radius = radius if end_radius is None else end_radius
@@ -93,7 +108,7 @@ class MeshBuilder:
         return self
 
     def _revolve(self, profile: list, axis: np.ndarray, around: np.ndarray) -> None:
-        for (c0, r0, a0, b0), (c1, r1, a1, b1) in zip(profile[:-1], profile[1:], strict=True):
+        for (c0, r0, a0, b0), (c1, r1, a1, b1) in itertools.pairwise(profile):
             for i in range(len(around) - 1):
                 u, v = around[i], around[i + 1]
                 quad = [c0 + r0 * u, c0 + r0 * v, c1 + r1 * v, c1 + r1 * u]
@@ -104,7 +119,9 @@ class MeshBuilder:
                     quad, normals = quad[:3], normals[:3]
                 self.polygon(np.array(quad), np.array(normals))
 
-    def add_to(self, spec: mujoco.MjSpec, body: mujoco.MjsBody, name: str, *, material: str, rgba: tuple[float, ...] = (1, 1, 1, 1)) -> None:
+    def add_to(
+        self, spec: mujoco.MjSpec, body: mujoco.MjsBody, name: str, *, material: str, rgba: tuple[float, ...] = (1, 1, 1, 1)
+    ) -> None:
         """Adds the mesh to `spec` and a visual geom of it, called `name`, to `body`."""
         points = np.concatenate(self._points)
         mesh = spec.add_mesh(name=name)
@@ -113,5 +130,14 @@ class MeshBuilder:
         mesh.usertexcoord = np.concatenate(self._coordinates).ravel().tolist()
         mesh.userface = np.arange(len(points)).tolist()
         mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
-        body.add_geom(name=name, type=mujoco.mjtGeom.mjGEOM_MESH, meshname=name, material=material, rgba=rgba, contype=0, conaffinity=0,
-                      group=0, mass=0.0)
+        body.add_geom(
+            name=name,
+            type=mujoco.mjtGeom.mjGEOM_MESH,
+            meshname=name,
+            material=material,
+            rgba=rgba,
+            contype=0,
+            conaffinity=0,
+            group=0,
+            mass=0.0,
+        )

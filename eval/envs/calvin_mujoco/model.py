@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-
 from typing import Literal
 
 import mujoco
@@ -19,8 +18,8 @@ PHYSICS_STEP = 1.0 / 240.0
 SUBSTEPS = 8
 MOTOR_DOFS = 10  # arm 7, fingers 2, button 1: the leading joints, all driven by motors
 MAX_IMAGE = 512
-# Light from straight above, a little from the robot's side; fitted to the shading of the original's faces (top, inclined, front). Its shadows are
-# faint: they take only SHADOW of the light.
+# Light from straight above, a little from the robot's side; fitted to the shading of the original's faces (top, inclined, front). Its
+# shadows are faint: they take only SHADOW of the light.
 AMBIENT, DIFFUSE, SHADOW = 0.67, 0.335, 0.15
 LIGHT_DIRECTION = (0.0, 0.18, -0.984)
 
@@ -54,8 +53,16 @@ def compile_scene(name: str, quality: Quality = "fast") -> SceneModel:
     if [model.joint(i).name for i in range(MOTOR_DOFS)][-1] != "base__button" or model.nq != model.nv:
         raise RuntimeError("the leading joints must be arm, fingers and button, one coordinate each")
     return SceneModel(
-        scene, quality, model, int(index["base__slide"]), int(index["base__drawer"]), int(index["base__button"]), int(index["base__switch"]),
-        model.site("tcp").id, model.geom("led").id, model.geom("bulb").id,
+        scene,
+        quality,
+        model,
+        int(index["base__slide"]),
+        int(index["base__drawer"]),
+        int(index["base__button"]),
+        int(index["base__switch"]),
+        model.site("tcp").id,
+        model.geom("led").id,
+        model.geom("bulb").id,
     )
 
 
@@ -89,27 +96,58 @@ def _add_looks(spec: mujoco.MjSpec, scene: Scene, quality: Quality) -> None:
     parts = {"sun": (DIFFUSE - SHADOW, False), "shadow_sun": (SHADOW, True)} if quality == "faithful" else {"sun": (DIFFUSE, False)}
     for name, (strength, shadow) in parts.items():
         spec.worldbody.add_light(
-            name=name, type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, dir=direction.tolist(), pos=(np.array([0.0, -0.1, 0.4]) - 3 * direction).tolist(),
-            ambient=[0.0] * 3, diffuse=[strength] * 3, specular=[0.0] * 3, castshadow=shadow)
+            name=name,
+            type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+            dir=direction.tolist(),
+            pos=(np.array([0.0, -0.1, 0.4]) - 3 * direction).tolist(),
+            ambient=[0.0] * 3,
+            diffuse=[strength] * 3,
+            specular=[0.0] * 3,
+            castshadow=shadow,
+        )
     _texture(spec, "wood", wood_texture(WOODS[scene.wood], seed=1))
     _texture(spec, "panel", wood_texture(WOODS[scene.panel_wood], seed=2))
     _texture(spec, "floor", checker_texture(size=512))
     for name, repeat in (("wood", 1.0), ("panel", 1.0), ("floor", 0.5)):
-        material = spec.add_material(name=name, specular=0.0, shininess=0.0, reflectance=0.0, texrepeat=[repeat, repeat], texuniform=name == "floor")
+        material = spec.add_material(
+            name=name, specular=0.0, shininess=0.0, reflectance=0.0, texrepeat=[repeat, repeat], texuniform=name == "floor"
+        )
         textures = material.textures
         textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
         material.textures = textures
     spec.add_material(name="plain", specular=0.0, shininess=0.0, reflectance=0.0)
-    spec.add_texture(name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT, width=8, height=48,
-                     rgb1=[1, 1, 1], rgb2=[1, 1, 1])
-    spec.worldbody.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[20.0, 20.0, 1.0], material="floor", contype=0, conaffinity=3, priority=1,
-                            friction=[1.0, 0.001, 0.0001])
-    spec.worldbody.add_geom(name="pedestal", type=mujoco.mjtGeom.mjGEOM_CYLINDER, pos=[-0.39, -0.46, 0.12], size=[0.13, 0.12, 0.0], material="plain",
-                            rgba=[0.97, 0.97, 0.97, 1.0], contype=0, conaffinity=0)
+    spec.add_texture(
+        name="sky",
+        type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
+        builtin=mujoco.mjtBuiltin.mjBUILTIN_FLAT,
+        width=8,
+        height=48,
+        rgb1=[1, 1, 1],
+        rgb2=[1, 1, 1],
+    )
+    spec.worldbody.add_geom(
+        name="floor",
+        type=mujoco.mjtGeom.mjGEOM_PLANE,
+        size=[20.0, 20.0, 1.0],
+        material="floor",
+        contype=0,
+        conaffinity=3,
+        priority=1,
+        friction=[1.0, 0.001, 0.0001],
+    )
+    spec.worldbody.add_geom(
+        name="pedestal",
+        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+        pos=[-0.39, -0.46, 0.12],
+        size=[0.13, 0.12, 0.0],
+        material="plain",
+        rgba=[0.97, 0.97, 0.97, 1.0],
+        contype=0,
+        conaffinity=0,
+    )
 
 
 def _texture(spec: mujoco.MjSpec, name: str, image: np.ndarray) -> None:
-    spec.add_texture(name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, height=image.shape[0], width=image.shape[1], nchannel=3,
-                     data=image.ravel().tolist())
-
-
+    spec.add_texture(
+        name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, height=image.shape[0], width=image.shape[1], nchannel=3, data=image.ravel().tolist()
+    )

@@ -1,7 +1,7 @@
 """A Franka Panda with long fingers: exact kinematics, our own primitives for looks and contact.
 
-Joint origins and limits are those of the CALVIN robot. The shapes are capsules, cylinders and frusta chosen to look like the real arm in the two
-cameras; only wrist, hand and fingers take part in contacts.
+Joint origins and limits are those of the CALVIN robot. The shapes are capsules, cylinders and frusta chosen to look like the real arm in
+the two cameras; only wrist, hand and fingers take part in contacts.
 """
 
 import math
@@ -26,9 +26,11 @@ JOINT_ORIGINS = (
     ((0.088, 0.0, 0.0), math.pi / 2),
 )
 SOFT_LIMITS = np.array(
-    [[-2.8973, 2.8973], [-1.7628, 1.7628], [-2.8973, 2.8973], [-3.0718, -0.0698], [-2.8973, 2.8973], [-0.0175, 3.7525], [-2.8973, 2.8973]])
+    [[-2.8973, 2.8973], [-1.7628, 1.7628], [-2.8973, 2.8973], [-3.0718, -0.0698], [-2.8973, 2.8973], [-0.0175, 3.7525], [-2.8973, 2.8973]]
+)
 HARD_LIMITS = np.array(
-    [[-2.9671, 2.9671], [-1.8326, 1.8326], [-2.9671, 2.9671], [-3.1416, 0.0], [-2.9671, 2.9671], [-0.0873, 3.8223], [-2.9671, 2.9671]])
+    [[-2.9671, 2.9671], [-1.8326, 1.8326], [-2.9671, 2.9671], [-3.1416, 0.0], [-2.9671, 2.9671], [-0.0873, 3.8223], [-2.9671, 2.9671]]
+)
 LINK_MASSES = (2.7, 2.73, 2.04, 2.08, 3.0, 1.3, 0.2)
 NEUTRAL_JOINTS = np.array([-1.21779206, 1.03987646, 2.11978261, -2.34205014, -0.87015947, 1.64119353, 0.55344866])
 FINGER_MAX = 0.04
@@ -41,13 +43,16 @@ def add_panda(spec: mujoco.MjSpec) -> None:
     """Adds the arm, hand, fingers, TCP site and gripper camera frame to the world body."""
     base = spec.worldbody.add_body(name="panda_link0", pos=list(BASE_POSITION))
     MeshBuilder().tube((-0.05, 0, 0.055), (0.02, 0, 0.06), 0.075, round_ends=3).tube((0, 0, 0.0), (0, 0, 0.19), 0.105, 0.065).add_to(
-        spec, base, "link0", material="plain", rgba=WHITE)
+        spec, base, "link0", material="plain", rgba=WHITE
+    )
     body = base
     for i, (origin, roll) in enumerate(JOINT_ORIGINS):
         body = body.add_body(name=f"panda_link{i + 1}", pos=list(origin), quat=quaternion_from_euler(roll, 0.0, 0.0))
         body.explicitinertial = True
         body.mass, body.ipos, body.inertia = LINK_MASSES[i], list(_CENTRES[i]), [0.006 * LINK_MASSES[i] + 0.002] * 3
-        body.add_joint(name=f"panda_joint{i + 1}", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], range=HARD_LIMITS[i].tolist(), limited=True)
+        body.add_joint(
+            name=f"panda_joint{i + 1}", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], range=HARD_LIMITS[i].tolist(), limited=True
+        )
         for name, mesh, rgba in _link_meshes(i + 1):
             mesh.add_to(spec, body, name, material="plain", rgba=rgba)
     _contact(body, "link7_contact", mujoco.mjtGeom.mjGEOM_CAPSULE, fromto=[0, 0, 0.02, 0, 0, 0.09], size=[0.045, 0, 0])
@@ -55,8 +60,19 @@ def add_panda(spec: mujoco.MjSpec) -> None:
 
 
 def _contact(body: mujoco.MjsBody, name: str, kind: mujoco.mjtGeom, friction: float = 0.5, **shape: list[float]) -> None:
-    body.add_geom(name=name, type=kind, group=3, contype=ROBOT_BIT, conaffinity=0, condim=3, friction=[friction, 0.001, 0.0001], solref=SOLREF,
-                  solimp=SOLIMP, mass=0.0, **shape)
+    body.add_geom(
+        name=name,
+        type=kind,
+        group=3,
+        contype=ROBOT_BIT,
+        conaffinity=0,
+        condim=3,
+        friction=[friction, 0.001, 0.0001],
+        solref=SOLREF,
+        solimp=SOLIMP,
+        mass=0.0,
+        **shape,
+    )
 
 
 _CENTRES = ((0, 0.02, -0.07), (0, -0.07, 0.02), (0.03, 0.03, -0.06), (-0.03, 0.05, 0.02), (0, 0.03, -0.12), (0.05, 0, 0), (0, 0, 0.07))
@@ -72,7 +88,9 @@ def _link_meshes(link: int) -> list[tuple[str, MeshBuilder, tuple[float, ...]]]:
         white.tube((0, 0, -0.02), (0, 0, 0.075), 0.062, round_ends=2).tube((0, -0.02, 0), (0, -0.17, 0.0), 0.062, 0.060)
         dark.tube((0, -0.17, 0), (0, -0.19, 0), 0.0605)
     elif link == 3:
-        white.tube((0, 0, -0.125), (0, 0, -0.03), 0.062, 0.058, round_ends=2).tube((0.0825, -0.06, 0), (0.0825, 0.055, 0), 0.055, round_ends=2)
+        white.tube((0, 0, -0.125), (0, 0, -0.03), 0.062, 0.058, round_ends=2).tube(
+            (0.0825, -0.06, 0), (0.0825, 0.055, 0), 0.055, round_ends=2
+        )
         white.tube((0, 0, -0.04), (0.0825, 0, 0), 0.056, 0.05)
     elif link == 4:
         white.tube((0, 0, -0.055), (0, 0, 0.055), 0.055, round_ends=2).tube((0, 0, 0), (-0.0825, 0.10, 0), 0.054, 0.058, round_ends=2)
@@ -111,12 +129,25 @@ def _add_hand(spec: mujoco.MjSpec, flange_parent: mujoco.MjsBody) -> None:
         finger = hand.add_body(name=f"panda_{name}", pos=[0, 0, 0.0584])
         finger.explicitinertial = True
         finger.mass, finger.ipos, finger.inertia = 0.1001, [0, 0.012 * sign, 0.04], [1e-4, 1e-4, 2e-5]
-        finger.add_joint(name=f"panda_{name}_joint", type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[0, sign, 0], range=[0.0, FINGER_MAX], limited=True,
-                         solref_limit=SOLREF)
+        finger.add_joint(
+            name=f"panda_{name}_joint",
+            type=mujoco.mjtJoint.mjJNT_SLIDE,
+            axis=[0, sign, 0],
+            range=[0.0, FINGER_MAX],
+            limited=True,
+            solref_limit=SOLREF,
+        )
         _finger_shapes(spec, finger, name, sign)
     # the gear constraint of the original: both fingers move alike
-    spec.add_equality(name="fingers", type=mujoco.mjtEq.mjEQ_JOINT, objtype=mujoco.mjtObj.mjOBJ_JOINT, name1="panda_finger1_joint",
-                      name2="panda_finger2_joint", data=[0.0, 1.0] + [0.0] * (mujoco.mjNEQDATA - 2), solref=[0.02, 1.0])
+    spec.add_equality(
+        name="fingers",
+        type=mujoco.mjtEq.mjEQ_JOINT,
+        objtype=mujoco.mjtObj.mjOBJ_JOINT,
+        name1="panda_finger1_joint",
+        name2="panda_finger2_joint",
+        data=[0.0, 1.0] + [0.0] * (mujoco.mjNEQDATA - 2),
+        solref=[0.02, 1.0],
+    )
 
 
 def _finger_shapes(spec: mujoco.MjSpec, finger: mujoco.MjsBody, name: str, sign: int) -> None:

@@ -1,7 +1,7 @@
 """Off-screen rendering with MuJoCo's classic renderer: one OpenGL context per process, one set of buffers per compiled scene.
 
-The context is made when the first image is asked for, so that environments without images need no graphics library. MUJOCO_GL chooses the backend
-('egl' or 'osmesa'); unset, EGL is tried first, then OSMesa.
+The context is made when the first image is asked for, so that environments without images need no graphics library. MUJOCO_GL chooses the
+backend ('egl' or 'osmesa'); unset, EGL is tried first, then OSMesa.
 """
 
 import functools
@@ -27,7 +27,8 @@ class RenderingUnavailable(RuntimeError):
 def graphics_context() -> tuple[Any, str]:
     """The process's OpenGL context (made current) and its backend's name.
 
-    Sets LP_NUM_THREADS=0 unless it is set: Mesa's software rasteriser then stays on the calling thread, as suits one simulator process per core.
+    Sets LP_NUM_THREADS=0 unless it is set: Mesa's software rasteriser then stays on the calling thread, as suits one simulator process per
+    core.
 
     Raises:
       RenderingUnavailable: neither EGL nor OSMesa works here.
@@ -98,7 +99,9 @@ class SceneRenderer:
 
 
 def _sees_sky(model: mujoco.MjModel, data: mujoco.MjData, camera: int) -> bool:
-    """Whether some corner of the image looks above the floor's far edge. The white sky costs as much as half of the table: drawn only when seen."""
+    """Whether some corner of the image looks above the floor's far edge. The white sky costs as much as half of the table: drawn only when
+    seen.
+    """
     half = math.tan(math.radians(model.cam_fovy[camera]) / 2)
     x, y, z = data.cam_xmat[camera].reshape(3, 3)[2]  # vertical components of the camera's right, up and backward axes
     return half * (abs(x) + abs(y)) - z > -0.03 * math.sqrt(1 + 2 * half * half)

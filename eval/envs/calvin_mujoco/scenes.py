@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Wood:
-    """Look of a wooden texture: mean colour (0..255), its standard deviation, how stretched the grain is, and whether it runs along y instead of x."""
+    """Look of a wooden texture: mean colour (0..255), its standard deviation, how stretched the grain is, and whether it runs along y
+    instead of x.
+    """
 
     rgb: tuple[int, int, int]
     std: float

@@ -1,7 +1,7 @@
 """The play table: static body, drawer, sliding door, switch, button and lights, for any of the four scenes.
 
-Every link has one visual mesh per material and invisible boxes for contact (group 3). Parts of the table never touch each other (as in the original,
-where they are links of one body); they touch whatever has the bits of TOUCHES_TABLE in its contype.
+Every link has one visual mesh per material and invisible boxes for contact (group 3). Parts of the table never touch each other (as in the
+original, where they are links of one body); they touch whatever has the bits of TOUCHES_TABLE in its contype.
 """
 
 import math
@@ -28,9 +28,19 @@ Range = tuple[float, float]
 
 def _contact_box(body: mujoco.MjsBody, name: str, x: Range, y: Range, z: Range) -> None:
     body.add_geom(
-        name=name, type=mujoco.mjtGeom.mjGEOM_BOX, group=3, contype=0, conaffinity=TOUCHES_TABLE, condim=3, priority=1,
-        friction=[TABLE_FRICTION, 0.001, 0.0001], solref=SOLREF, solimp=SOLIMP, mass=0.0,
-        pos=[(a + b) / 2 for a, b in (x, y, z)], size=[(b - a) / 2 for a, b in (x, y, z)],
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        group=3,
+        contype=0,
+        conaffinity=TOUCHES_TABLE,
+        condim=3,
+        priority=1,
+        friction=[TABLE_FRICTION, 0.001, 0.0001],
+        solref=SOLREF,
+        solimp=SOLIMP,
+        mass=0.0,
+        pos=[(a + b) / 2 for a, b in (x, y, z)],
+        size=[(b - a) / 2 for a, b in (x, y, z)],
     )
 
 
@@ -38,8 +48,18 @@ def _contact_prism(spec: mujoco.MjSpec, body: mujoco.MjsBody, name: str, section
     mesh = spec.add_mesh(name=name)
     mesh.uservert = [c for end in x for p in section for c in (end, *p)]
     body.add_geom(
-        name=name, type=mujoco.mjtGeom.mjGEOM_MESH, meshname=name, group=3, contype=0, conaffinity=TOUCHES_TABLE, condim=3, priority=1,
-        friction=[TABLE_FRICTION, 0.001, 0.0001], solref=SOLREF, solimp=SOLIMP, mass=0.0,
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_MESH,
+        meshname=name,
+        group=3,
+        contype=0,
+        conaffinity=TOUCHES_TABLE,
+        condim=3,
+        priority=1,
+        friction=[TABLE_FRICTION, 0.001, 0.0001],
+        solref=SOLREF,
+        solimp=SOLIMP,
+        mass=0.0,
     )
 
 
@@ -53,8 +73,16 @@ def _link(parent: mujoco.MjsBody, name: str, pos: list[float], tilt: float, mass
 def _slide(body: mujoco.MjsBody, name: str, axis: list[float], travel: float, friction: float) -> None:
     """A prismatic joint; `axis` is in the link's frame."""
     body.add_joint(
-        name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=axis, range=[0.0, travel], limited=True, frictionloss=friction,
-        solref_friction=SOLREF, solimp_friction=FRICTION_SOLIMP, solref_limit=SOLREF, solimp_limit=[0.99, 0.999, 0.001, 0.5, 2.0],
+        name=name,
+        type=mujoco.mjtJoint.mjJNT_SLIDE,
+        axis=axis,
+        range=[0.0, travel],
+        limited=True,
+        frictionloss=friction,
+        solref_friction=SOLREF,
+        solimp_friction=FRICTION_SOLIMP,
+        solref_limit=SOLREF,
+        solimp_limit=[0.99, 0.999, 0.001, 0.5, 2.0],
     )
 
 
@@ -64,8 +92,19 @@ def add_button(spec: mujoco.MjSpec, scene: Scene) -> None:
     _slide(body, "base__button", [0.0, -1.0, 0.0], BUTTON_MAX, 0.0)
     MeshBuilder().tube((0, 0, 0), (0, 0.024, 0), 0.032, slices=16).add_to(spec, body, "button", material="plain", rgba=(0.0, 0.0, 0.0, 1))
     body.add_geom(
-        name="button_contact", type=mujoco.mjtGeom.mjGEOM_CYLINDER, fromto=[0, 0, 0, 0, 0.024, 0], size=[0.032, 0, 0], group=3, contype=0,
-        conaffinity=TOUCHES_TABLE, condim=3, priority=1, friction=[TABLE_FRICTION, 0.001, 0.0001], solref=SOLREF, solimp=SOLIMP, mass=0.0,
+        name="button_contact",
+        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+        fromto=[0, 0, 0, 0, 0.024, 0],
+        size=[0.032, 0, 0],
+        group=3,
+        contype=0,
+        conaffinity=TOUCHES_TABLE,
+        condim=3,
+        priority=1,
+        friction=[TABLE_FRICTION, 0.001, 0.0001],
+        solref=SOLREF,
+        solimp=SOLIMP,
+        mass=0.0,
     )
 
 
@@ -91,7 +130,9 @@ def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
         "cabinet_back": ((c0, c1), (0.16, 0.18), (0.44, 0.6478)),
     }
     legs = {
-        f"leg_{i}{j}": (tuple(sorted((0.40 * i, 0.44 * i))), tuple(sorted((0.148 * j, 0.18 * j))), (0.0, 0.40)) for i in (-1, 1) for j in (-1, 1)
+        f"leg_{i}{j}": (tuple(sorted((0.40 * i, 0.44 * i))), tuple(sorted((0.148 * j, 0.18 * j))), (0.0, 0.40))
+        for i in (-1, 1)
+        for j in (-1, 1)
     }
     wedge = [(0.02, 0.44), (0.18, 0.44), (0.18, 0.6478), (0.14, 0.6478)]
     roof = [(0.1285, 0.6278), (0.16, 0.6278), (0.16, 0.6478), (0.14, 0.6478)]
@@ -114,8 +155,14 @@ def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
     for side in (-0.05, 0.05):  # the switch's two slots, as dark inlays
         x0, x1 = scene.switch_x + side - 0.005, scene.switch_x + side + 0.005
         lift = 0.0015
-        grooves.polygon([(x0, 0.057 - 0.866 * lift, 0.488 + 0.5 * lift + 0.0162), (x1, 0.057 - 0.866 * lift, 0.488 + 0.5 * lift + 0.0162),
-                         (x1, 0.117 - 0.866 * lift, 0.608 + 0.5 * lift), (x0, 0.117 - 0.866 * lift, 0.608 + 0.5 * lift)])
+        grooves.polygon(
+            [
+                (x0, 0.057 - 0.866 * lift, 0.488 + 0.5 * lift + 0.0162),
+                (x1, 0.057 - 0.866 * lift, 0.488 + 0.5 * lift + 0.0162),
+                (x1, 0.117 - 0.866 * lift, 0.608 + 0.5 * lift),
+                (x0, 0.117 - 0.866 * lift, 0.608 + 0.5 * lift),
+            ]
+        )
     grooves.add_to(spec, base, "base_grooves", material="wood", rgba=(0.55, 0.55, 0.55, 1.0))
 
 
@@ -180,4 +227,5 @@ def _add_lights(spec: mujoco.MjSpec, scene: Scene) -> None:
     MeshBuilder().box((scene.led_x - 0.08, scene.led_x + 0.08), (0.14, 0.18), (0.6478, 0.6638)).add_to(spec, base, "led", material="plain")
     bulb = (scene.bulb_x, 0.16)
     MeshBuilder().tube((*bulb, 0.66895), (*bulb, 0.66905), 0.028, slices=12, round_ends=2).tube(
-        (*bulb, 0.6478), (*bulb, 0.652), 0.02, slices=8).add_to(spec, base, "bulb", material="plain")
+        (*bulb, 0.6478), (*bulb, 0.652), 0.02, slices=8
+    ).add_to(spec, base, "bulb", material="plain")

@@ -29,16 +29,20 @@ Predicate = Callable[[TaskState, TaskState], bool]
 
 def joint_moved(joint: str, change: float) -> Predicate:
     """The joint has moved by more than `change` [m] since the start, in the direction of its sign."""
+
     def predicate(start: TaskState, now: TaskState) -> bool:
         moved = getattr(now, joint) - getattr(start, joint)
         return moved > change if change > 0 else moved < change
+
     return predicate
 
 
 def light_switched(light: str, on: bool) -> Predicate:
     """The light was in the opposite state at the start and is `on` (or off) now."""
+
     def predicate(start: TaskState, now: TaskState) -> bool:
         return getattr(start, light) == (not on) and getattr(now, light) == on
+
     return predicate
 
 
