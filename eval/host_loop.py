@@ -321,20 +321,20 @@ class HostLoop:
     def _replace(self, slot: Slot, failure: WorkerFailure) -> None:
         """A new process for the slot; its episode goes back to the queue, or to the list of the unscored."""
         slot.process.kill()
-        attempt = slot.attempt
+        attempt, summary = slot.attempt, str(failure).splitlines()[0]  # below the first line: traceback, last output
         if slot.phase is Phase.STARTING:
             self.failed_starts += 1
             if not self.simulator or self.failed_starts > self.options.retries:
-                raise EvaluationError(f"a simulator process does not start: {failure}") from failure
+                raise EvaluationError(f"a simulator process does not start: {summary}") from failure
         self.restarts += 1
         if attempt is not None:
             index = attempt.episode.index
             self.failures[index] += 1
-            self.progress.note(f"episode {index}: {failure}")
+            self.progress.note(f"episode {index}, attempt {self.failures[index]}: {failure}")
             if self.failures[index] > self.options.retries:
-                self.unscored[index] = str(failure)
+                self.unscored[index] = summary
                 if len(self.unscored) >= self.options.max_unscored:
-                    raise EvaluationError(f"{len(self.unscored)} episodes could not be scored, last: {failure}") from failure
+                    raise EvaluationError(f"{len(self.unscored)} episodes could not be scored, last: {summary}") from failure
             else:
                 self.pending.append(attempt.episode)
         slot.attempt, slot.phase, slot.process = None, Phase.STARTING, self._start_process(slot.number)

@@ -5,12 +5,10 @@ The journal (`episodes.jsonl`) gets one line per finished unit of work, flushed 
 """
 
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from eval.errors import EvaluationError
+from vpp_jax.provenance import git_revision, library_versions
 
 SCHEMA_VERSION = 1
-LIBRARIES = ("vpp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "mujoco", "dm-control", "dm-env", "av")
 
 
 def plain(value: Any) -> Any:
@@ -47,31 +45,6 @@ def plain(value: Any) -> Any:
 def config_hash(config: Any) -> str:
     """SHA-256 of the canonical JSON of `config` (sorted keys, no spaces)."""
     return hashlib.sha256(json.dumps(plain(config), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def git_revision(directory: Path | None = None) -> str | None:
-    """Commit of the checkout this code runs from, `-dirty` added when tracked files differ; None outside a checkout."""
-    directory = directory or Path(__file__).resolve().parent
-    git = ["git", "-C", str(directory)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True, timeout=30
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + ("-dirty" if changes.strip() else "")
-
-
-def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
-    """Versions of the installed ones among `names`, and of Python."""
-    versions = {"python": platform.python_version()}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def device_description() -> dict[str, Any]:

@@ -18,6 +18,7 @@ class StageRun:
 
     name: str
     curves: dict[str, tuple[list[float], list[float]]]  # metric -> (steps, values)
+    starts: list[dict[str, Any]]  # one entry per start or resume, with its compilation time
     config: dict[str, Any] | None
     first_batch: Path | None
     previews: list[Path]  # oldest first
@@ -85,6 +86,7 @@ def _stage(name: str, directory: Path) -> StageRun:
     return StageRun(
         name=name,
         curves=read_curves(directory / "metrics.jsonl"),
+        starts=_lines(directory / "runs.jsonl"),
         config=_json(directory / "config.json") if (directory / "config.json").is_file() else None,
         first_batch=first_batch if first_batch.is_file() else None,
         previews=sorted(pictures, key=lambda path: (path.parent, path.name)),
@@ -92,19 +94,14 @@ def _stage(name: str, directory: Path) -> StageRun:
 
 
 def read_curves(path: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """Every number of `metrics.jsonl` by name, `a/b` for nested ones. A step written twice (a resumed run) counts with its last value."""
+    """Every number of `metrics.jsonl` by name, those of evaluations as `eval/...`. A step written twice counts with its last value."""
     values: dict[str, dict[float, float]] = {}
-    if not path.is_file():
-        return {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the last line of a run that is being written, or was killed
-        step = entry.pop("step", None) if isinstance(entry, dict) else None
+    for entry in _lines(path):
+        step = entry.pop("step", None)
         if not isinstance(step, int | float):
             continue
-        for name, value in _numbers(entry):
+        prefix = "" if entry.get("kind", "train") == "train" else f"{entry['kind']}/"
+        for name, value in _numbers(entry, prefix):
             values.setdefault(name, {})[step] = value
     return {name: (sorted(points), [points[step] for step in sorted(points)]) for name, points in values.items()}
 
@@ -118,9 +115,7 @@ def _numbers(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, floa
 
 
 def _evaluation(directory: Path) -> Evaluation:
-    journal = directory / "episodes.jsonl"
-    lines = journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else []
-    episodes = sorted((json.loads(line) for line in lines), key=lambda record: record["index"])
+    episodes = sorted(_lines(directory / "episodes.jsonl"), key=lambda record: record["index"])
     return Evaluation(directory.name, _json(directory / "results.json"), episodes, directory)
 
 
@@ -130,6 +125,19 @@ def _seconds(path: Path) -> dict[str, float]:
         return {}
     entries = {name: entry.get("seconds") if isinstance(entry, dict) else entry for name, entry in _json(path).items()}
     return {name: float(seconds) for name, seconds in entries.items() if isinstance(seconds, int | float)}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, none if it is absent; a line cut off by a kill is left out."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(entry, dict):
+            entries.append(entry)
+    return entries
 
 
 def _json(path: Path) -> Any:

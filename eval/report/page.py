@@ -8,7 +8,8 @@ from typing import Any
 from eval.report import media, sections, success
 from eval.report.collect import Run, collect
 from eval.report.theme import STYLESHEET
-from eval.results import device_description, git_revision, library_versions
+from eval.results import device_description
+from vpp_jax.provenance import git_revision, library_versions
 
 # Nothing but what stands in the page may be shown or run; a browser refuses the rest.
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
@@ -60,7 +61,7 @@ def _facts(run: Run) -> str:
     device = measured.get("device") or device_description()
     versions = measured.get("versions") or library_versions()
     hashes = [f"{name} {evaluation.results.get('config_hash', '')[:12]}" for name, evaluation in run.evaluations.items()]
-    shown = ("python", "vpp_jax", "jax", "flax", "mujoco", "numpy")
+    shown = ("python", "vpp_jax", "jax", "flax", "numpy")
     machine = f"{device.get('cpu', '')}, {device.get('cpu_cores', '?')} cores, {device.get('memory_gib', '?')} GiB"
     if device.get("backend") not in (None, "cpu"):
         machine = f"{device.get('accelerators')} × {device.get('accelerator')}; host {machine}"
@@ -76,8 +77,8 @@ def _facts(run: Run) -> str:
     return f'<dl class="facts">{entries}</dl>'
 
 
-def _short(revision: str | None) -> str:
-    commit, _, changed = (revision or "not a git checkout").partition("-")
+def _short(revision: str) -> str:
+    commit, _, changed = (revision or "not in a git checkout").partition("-")
     return f"{commit[:18]}{' with changes' if changed else ''}"
 
 

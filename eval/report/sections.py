@@ -1,10 +1,11 @@
 """Training, data, time and configuration. Everything that comes from files is escaped here."""
 
 import json
+import statistics
 from html import escape
 
 from eval.report.charts import draw_losses, loss_curves
-from eval.report.collect import STAGES, Run
+from eval.report.collect import STAGES, Run, StageRun
 from eval.report.wording import ACTOR_TITLES, STAGE_TITLES, absent, duration, percent
 
 
@@ -21,9 +22,23 @@ def training(run: Run) -> str:
         )
         cards.append(
             f'<figure class="card"><h3>{escape(STAGE_TITLES[name])}</h3>{draw_losses(curves, f"losses-{name}")}'
-            f"<figcaption>{escape(ends)}</figcaption></figure>"
+            f"<figcaption>{escape(ends)}{_speed(stage)}</figcaption></figure>"
         )
     return f'<div class="grid three">{"".join(cards)}</div>'
+
+
+def _speed(stage: StageRun) -> str:
+    """Step time, waiting for data and compilation, apart, as far as the run wrote them."""
+    parts = []
+    for name, text in (("time/step_ms", "{:.0f} ms per step"), ("time/data_wait_share", "{:.1%} of it waiting for data")):
+        values = stage.curves.get(name, ([], []))[1]
+        if values:
+            parts.append(text.format(statistics.median(values)) + ("" if parts else " (median)"))
+    compiled = [start["compile_s"] for start in stage.starts if isinstance(start.get("compile_s"), int | float)]
+    if compiled:
+        times = f" in {len(compiled)} starts" if len(compiled) > 1 else ""
+        parts.append(f"compiled in {duration(sum(compiled))}{times}")
+    return f"<br>{escape(', '.join(parts))}" if parts else ""
 
 
 def data(run: Run) -> str:

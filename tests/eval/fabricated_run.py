@@ -60,8 +60,8 @@ def stage(directory: Path, rng: np.random.Generator, clip: np.ndarray) -> None:
     with (directory / "metrics.jsonl").open("w") as file:
         for step in range(0, 1000, 5):
             loss = 0.9 * np.exp(-step / 200) + 0.08 + 0.03 * rng.random()
-            entry = {"kind": "train", "step": step, "loss": loss, "learning_rate": 1e-4, "time/step_ms": 120.0, "time/data_wait_share": 0.02}
-            file.write(json.dumps(entry) + "\n")
+            entry = {"kind": "train", "step": step, "loss": loss, "learning_rate": 1e-4}
+            file.write(json.dumps(entry | {"time/step_ms": 120.0, "time/data_wait_share": 0.02}) + "\n")
             if step % 200 == 0:
                 file.write(json.dumps({"kind": "eval", "step": step, "loss": loss * 1.1}) + "\n")
         file.write('{"step": 1000, "lo')  # cut off by a kill

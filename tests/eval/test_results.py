@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.results import SCHEMA_VERSION, Journal, config_hash, git_revision, plain, read_json, write_results
+from eval.results import SCHEMA_VERSION, Journal, config_hash, plain, read_json, write_results
 
 
 def test_results_hold_everything_needed_to_repeat_them(tmp_path):
@@ -45,10 +45,6 @@ def test_extra_entries_cannot_replace_common_ones(tmp_path):
 def test_unknown_types_are_refused():
     with pytest.raises(TypeError, match="no place in a JSON file"):
         plain({"object": object()})
-
-
-def test_git_revision_is_none_outside_a_checkout(tmp_path):
-    assert git_revision(tmp_path) is None
 
 
 def test_journal_continues_and_drops_a_half_written_line(tmp_path):
