@@ -25,8 +25,8 @@ OPEN_FORCE, CLOSE_FORCE = 2.0, 200.0
 POSITION_SHARE, ROTATION_SHARE = 0.88, 0.95
 SINGULAR, DAMPING = 0.10, 0.01  # singular values below the first are damped, by up to the second
 MAX_ERROR = 0.15  # [m] of position error that one step looks at
-# Share of the difference to the commanded velocity that a motor makes up per physics step. The original's constraint solver does not converge
-# at once, least of all for the light last link; fitted to its measured step responses.
+# Share of the difference to the commanded velocity that a motor makes up per physics step: the original's constraint solver does not
+# converge at once, least of all for the light last link. Fitted to its measured step responses.
 VELOCITY_SHARE = np.array([0.7] * 6 + [0.25] + [1.0] * 3)
 NULL_SPACE_GAIN = 0.1
 
