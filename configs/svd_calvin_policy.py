@@ -1,6 +1,6 @@
 """Stage policy at the published size on CALVIN ABC in RLDS form. Needs accelerators; not measured (paper: average length 4.33 on ABC->D).
 
-vpp train --config=configs/svd_calvin_policy.py --workdir=gs://BUCKET/policy --config.init.video=gs://BUCKET/video
+vpp train --config=configs/svd_calvin_policy.py --workdir=runs/svd/policy --config.init.video=runs/svd/video
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +11,7 @@ from vpp_jax.config import default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.stage = "policy"
-    config.data.datasets = ({"path": "gs://BUCKET/calvin_abc", "name": "calvin_mujoco"},)
+    config.data.datasets = ({"path": "data/calvin_abc", "name": "calvin_mujoco"},)
     config.data.update(batch_size=128, clip_frames=16, chunk=10)
     for module in ("unet", "vae", "text"):
         config.model[module].dtype = "bfloat16"

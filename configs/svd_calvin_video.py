@@ -1,6 +1,6 @@
 """Stage video at the published size: Stable Video Diffusion fine-tuned on CALVIN ABC in RLDS form. Needs accelerators; not measured.
 
-vpp train --config=configs/svd_calvin_video.py --workdir=gs://BUCKET/video --config.init.vae=gs://BUCKET/svd_vae
+vpp train --config=configs/svd_calvin_video.py --workdir=runs/svd/video --config.init.vae=runs/svd/svd_vae
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +11,7 @@ from vpp_jax.config import default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.stage = "video"
-    config.data.datasets = ({"path": "gs://BUCKET/calvin_abc", "name": "calvin_mujoco"},)
+    config.data.datasets = ({"path": "data/calvin_abc", "name": "calvin_mujoco"},)
     config.data.update(batch_size=256, clip_frames=16, clip_stride=2, clip_start_every=2)
     for module in ("unet", "vae", "text"):
         config.model[module].dtype = "bfloat16"

@@ -39,7 +39,7 @@ def demo_steps(workdir: Path, minutes: float) -> list[Step]:
 
     def train(stage: str, steps: int, *overrides: str) -> Step:
         arguments = ("train", f"--config=configs/tiny_calvin_{stage}.py", f"--workdir={workdir / stage}")
-        fixed = (f"--config.train.steps={steps}", f"--config.seed={SEED}")
+        fixed = (f"--config.data.datasets[0].path={data}", f"--config.train.steps={steps}", f"--config.seed={SEED}")
         return Step(stage, f"training stage {stage}, {steps} steps", arguments + fixed + overrides)
 
     def evaluate(policy: str, *choice: str) -> Step:

@@ -1,0 +1,92 @@
+"""Latency of act(), whole and per stage: p50, p90, p99 after `block_until_ready`.
+
+    python benchmarks/act_latency.py [--config configs/tiny_calvin_policy.py] [--batch 1] [--calls 50] [--json FILE]
+
+Parameters are random: latency does not depend on their values. Each stage is its own jitted function here; `act, one program` is
+what the evaluator runs, and may be faster than the sum since XLA sees across the stages.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.transforms import resize
+from vpp_jax.cli.config_flag import load_config
+from vpp_jax.models.tokenizer import CLIPTokenizer
+from vpp_jax.provenance import device_name, library_versions
+from vpp_jax.training.stages.policy import PolicyStage
+
+
+def percentiles(function, calls: int) -> dict[str, float]:
+    """Milliseconds of `calls` calls after one that compiles and one that warms up."""
+    for _ in range(2):
+        jax.block_until_ready(function())
+    milliseconds = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        milliseconds.append(1e3 * (time.perf_counter() - start))
+    return {f"p{level}": round(float(np.percentile(milliseconds, level)), 2) for level in (50, 90, 99)}
+
+
+def measure(config, batch: int, calls: int) -> dict[str, dict[str, float]]:
+    """Stage name -> percentiles, for `batch` observations of all views."""
+    stage, model = PolicyStage(config), config.model
+    policy, predictor = stage.policy, stage.policy.predictor
+    abstract = stage.abstract_trainable() | stage.abstract_frozen()
+    params = {name: 0.02 * jax.random.normal(jax.random.key(i), spec.shape) for i, (name, spec) in enumerate(abstract.items())}
+    params["latents/scaling_factor"] = jnp.float32(1.0)
+    rng = np.random.default_rng(0)
+    cameras = {view: rng.integers(0, 255, (batch, 200, 200, 3), np.uint8) for view in model.views}
+    images = {view: np.stack([resize(frame, model.image_size) for frame in frames]) for view, frames in cameras.items()}
+    ids, mask = CLIPTokenizer(model.text_length)(["push the sliding door to the left side"] * batch)
+    proprio = np.zeros((batch, model.action.proprio_dim), np.float32)
+    keys = jax.random.split(jax.random.key(0), batch)
+    stacked = jnp.concatenate(list(images.values()))
+    views = len(model.views)
+
+    encode_text = jax.jit(predictor.encode_text)
+    encode_images = jax.jit(predictor.encode_images)
+    text_states = encode_text(params, ids, mask)
+    tiled = jnp.tile(text_states, (views, 1, 1))
+    features_of = jax.jit(predictor.predictive_features)
+    features = jax.jit(policy.features)(params, images, ids, mask, keys)
+    context_of, sample = jax.jit(policy.context), jax.jit(policy.sample_actions)
+    context = context_of(params, features, ids, mask, proprio)
+    act = jax.jit(policy.act)
+    return {
+        "resize on the host": percentiles(lambda: [resize(frame, model.image_size) for f in cameras.values() for frame in f], calls),
+        "transfer to the device": percentiles(lambda: jax.device_put(images), calls),
+        "text encoder": percentiles(lambda: encode_text(params, ids, mask), calls),
+        "VAE encoder": percentiles(lambda: encode_images(params, stacked), calls),
+        "VAE encoder and U-Net": percentiles(lambda: features_of(params, stacked, tiled, keys[0]), calls),
+        "Video Former and policy encoder": percentiles(lambda: context_of(params, features, ids, mask, proprio), calls),
+        "denoising": percentiles(lambda: sample(params, context, keys), calls),
+        "act, one program": percentiles(lambda: act(params, images, ids, mask, proprio, keys), calls),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/tiny_calvin_policy.py")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--calls", type=int, default=50)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    stages = measure(load_config(options.config), options.batch, options.calls)
+    about = {"config": options.config, "batch": options.batch, "calls": options.calls, "device": device_name(), "versions": library_versions()}
+    print(f"act() latency in ms, {options.config}, batch {options.batch}, {about['device']}")
+    print(" ".join(f"{name} {version}" for name, version in about["versions"].items()))
+    for name, row in stages.items():
+        print(f"{name:34s} " + "  ".join(f"{level} {value:8.2f}" for level, value in row.items()))
+    if options.json:
+        options.json.write_text(json.dumps(about | {"milliseconds": stages}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
