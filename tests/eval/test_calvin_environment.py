@@ -115,6 +115,15 @@ def test_nan_ends_the_episode(env: CalvinEnvironment):
     assert not outcome.success
 
 
+def test_dm_control_sees_the_same_state(env: CalvinEnvironment):
+    env.reset(task="open_drawer", scene="B", seed=2, render=False)
+    for _ in range(5):
+        env.advance(env.expert_action(np.random.default_rng(0)))
+    physics = env.dm_control_physics()
+    np.testing.assert_allclose(physics.named.data.site_xpos["tcp"], env.controller.tcp_position(), atol=1e-9)
+    np.testing.assert_allclose(physics.named.data.qpos["base__drawer"], env.task_state().drawer)
+
+
 # --- resets
 
 

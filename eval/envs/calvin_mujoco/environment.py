@@ -209,6 +209,15 @@ class CalvinEnvironment(LanguageEnvironment):
         """The usual range of actions; larger ones are taken as they are."""
         return specs.BoundedArray((ACTION_SIZE,), np.float32, -1.0, 1.0, "action")
 
+    def dm_control_physics(self) -> Any:
+        """A `dm_control.mujoco.Physics` of the current scene and state: a copy, for named indexing, dm_control's tools and its viewer."""
+        from dm_control.mujoco import Physics, wrapper  # slow to import and not needed otherwise
+
+        physics = Physics.from_model(wrapper.MjModel(self.compiled.model))
+        with physics.reset_context():
+            physics.data.qpos[:], physics.data.qvel[:] = self.data.qpos, self.data.qvel
+        return physics
+
     def close(self) -> None:
         """Forgets the simulations. Compiled scenes and the OpenGL context stay with the process."""
         self._data.clear()
