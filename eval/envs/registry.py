@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 from typing import Any
 
 from eval.envs.base import LanguageEnvironment
@@ -17,10 +18,21 @@ def make_environment(name: str, **kwargs: Any) -> LanguageEnvironment:
 
     Raises:
       ValueError: the name is not registered.
+      RuntimeError: the graphics library that MUJOCO_GL asks for is missing.
     """
     if name not in ENVIRONMENTS:
         close = difflib.get_close_matches(name, ENVIRONMENTS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown environment {name!r}{hint} (registered: {', '.join(sorted(ENVIRONMENTS))})")
     module, cls = ENVIRONMENTS[name]
-    return getattr(importlib.import_module(module), cls)(**kwargs)
+    try:
+        loaded = importlib.import_module(module)
+    except (ImportError, AttributeError) as error:  # how `import mujoco` fails where MUJOCO_GL names a library that is not there
+        backend = os.environ.get("MUJOCO_GL", "")
+        if backend.lower() not in ("egl", "osmesa"):
+            raise
+        raise RuntimeError(
+            f"MuJoCo cannot be imported with MUJOCO_GL={backend} ({type(error).__name__}: {error}). "
+            "Install the libraries with: apt-get install -y --no-install-recommends libegl1 libgl1"
+        ) from error
+    return getattr(loaded, cls)(**kwargs)

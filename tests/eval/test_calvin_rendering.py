@@ -128,9 +128,14 @@ def test_missing_graphics_say_what_to_install():
         "from eval.envs.registry import make_environment; e = make_environment('calvin_mujoco');"
         "e.reset(task='open_drawer', seed=0, render=False); e.observation()"
     )
-    for backend, message in (("glfw", "only 'egl' and 'osmesa'"), ("disable", "set MUJOCO_GL=egl")):
+    cases = (("glfw", "", "only 'egl' and 'osmesa'"), ("disable", "", "set MUJOCO_GL=egl"), ("egl", "glx", "libegl1 libgl1"))
+    for backend, platform, message in cases:
         done = subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "MUJOCO_GL": backend}, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", code],
+            env={**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": platform},
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         assert done.returncode != 0
         assert message in done.stderr
