@@ -132,7 +132,8 @@ def _timing(report: LoopReport, episodes: int) -> dict[str, Any]:
     later_calls = max(report.policy_calls - 1, 0)
     return {
         "seconds": report.seconds,
-        "episodes_per_second": episodes / report.seconds if report.seconds else None,
+        "simulator_start_seconds": report.start_seconds,
+        "episodes_per_second": episodes / (report.seconds - report.start_seconds) if episodes else None,
         "policy_calls": report.policy_calls,
         "policy_first_call_seconds": report.first_call_seconds,
         "policy_call_seconds": report.policy_seconds / later_calls if later_calls else None,

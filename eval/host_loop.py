@@ -110,6 +110,7 @@ class LoopReport:
     first_call_seconds: float  # contains compilation
     policy_seconds: float  # of all later calls
     waiting_seconds: float  # the policy waited for simulators
+    start_seconds: float  # until the first simulator was ready; part of `seconds`
     seconds: float
 
 
@@ -143,11 +144,11 @@ class HostLoop:
         self.unscored: dict[int, str] = {}
         self.simulator: dict[str, Any] = {}
         self.restarts = self.failed_starts = self.policy_calls = self.policy_rows = 0
-        self.first_call_seconds = self.policy_seconds = self.waiting_seconds = 0.0
+        self.first_call_seconds = self.policy_seconds = self.waiting_seconds = self.started = self.start_seconds = 0.0
 
     def run(self, episodes: Sequence[Episode]) -> LoopReport:
         """Runs the episodes that the journal does not hold yet."""
-        started = time.monotonic()
+        self.started = time.monotonic()
         done = {record["index"] for record in self.journal.records}
         self.pending.extend(episode for episode in episodes if episode.index not in done)
         self.progress = Progress(len(episodes), self.journal.records)
@@ -171,7 +172,8 @@ class HostLoop:
             first_call_seconds=self.first_call_seconds,
             policy_seconds=self.policy_seconds,
             waiting_seconds=self.waiting_seconds,
-            seconds=time.monotonic() - started,
+            start_seconds=self.start_seconds,
+            seconds=time.monotonic() - self.started,
         )
 
     # --- one turn: hand out episodes, call the policy if a batch is complete, otherwise wait for a worker -----------------------
@@ -197,7 +199,7 @@ class HostLoop:
 
     def _start_process(self, number: int) -> WorkerProcess:
         process = WorkerProcess(self.command, self.log_directory / f"worker_{number}.log")
-        process.send(hello(), self.options.start_timeout)
+        process.send(hello(render=self.policy is not None or bool(self.options.record)), self.options.start_timeout)
         return process
 
     def _begin(self, slot: Slot, episode: Episode) -> None:
@@ -231,7 +233,9 @@ class HostLoop:
         if reply is None:
             return
         if slot.phase is Phase.STARTING:
-            self.simulator, self.failed_starts = self.simulator or reply, 0
+            if not self.simulator:
+                self.simulator, self.start_seconds = reply, time.monotonic() - self.started
+            self.failed_starts = 0
             slot.phase = Phase.IDLE
         elif slot.phase is Phase.RECORDING:
             self._finish(slot, reply)

@@ -7,7 +7,7 @@ framed by `eval.protocol`. Commands and their answers:
 
 | command | fields | answer |
 |---|---|---|
-| hello | protocol | protocol, environment, environment_version, renderer, versions, python, tasks, scenes |
+| hello | protocol, render | protocol, environment, environment_version, versions, python, tasks, scenes, renderer if `render` |
 | reset | task, scene, seed, initial_state {}, render, record_every | instruction, outcome, initial_state_id, observation if `render` |
 | begin_task | task, render | instruction, outcome, observation if `render`; the scene stays as it is (the next link of a chain) |
 | advance | actions [k a] — or source 'expert' / 'random', steps, seed — and render | executed, outcome, observation if `render` |
@@ -72,7 +72,7 @@ class Worker:
             raise ValueError(f"unknown command {command!r}; this worker knows {', '.join(handlers)} and close")
         return handlers[command](**{key: value for key, value in message.items() if key != "command"})
 
-    def hello(self, protocol: int) -> dict[str, Any]:
+    def hello(self, protocol: int, render: bool = False) -> dict[str, Any]:
         if protocol != PROTOCOL_VERSION:
             raise ValueError(f"the evaluator speaks protocol {protocol}, this worker {PROTOCOL_VERSION}: use one checkout for both")
         versions = {}
@@ -85,7 +85,7 @@ class Worker:
             "protocol": PROTOCOL_VERSION,
             "environment": self.name,
             "environment_version": str(getattr(self.environment, "version", "")),
-            "renderer": str(getattr(self.environment, "renderer", "")),
+            "renderer": str(getattr(self.environment, "renderer", "")) if render else "",
             "tasks": list(getattr(self.environment, "tasks", ())),
             "scenes": list(getattr(self.environment, "scenes", ())),
             "versions": versions,

@@ -165,9 +165,9 @@ class WorkerProcess:
                 continue
 
 
-def hello() -> dict[str, Any]:
-    """The first request to every worker."""
-    return {"command": "hello", "protocol": PROTOCOL_VERSION}
+def hello(render: bool = False) -> dict[str, Any]:
+    """The first request to every worker; `render` announces that images will be asked for, so that a missing renderer shows now."""
+    return {"command": "hello", "protocol": PROTOCOL_VERSION, "render": render}
 
 
 def wait_for(workers: Sequence[WorkerProcess], seconds: float) -> None:

@@ -75,7 +75,9 @@ def test_protocol_refuses_objects_garbage_and_giants():
 
 def test_worker_answers_every_command(start):
     worker = start()
-    greeting = worker.request(hello(), 30)
+    assert worker.request(hello(), 30)["renderer"] == ""  # asking for it may start a graphics library
+    greeting = worker.request(hello(render=True), 30)
+    assert greeting["renderer"] == "none"
     assert greeting["protocol"] == PROTOCOL_VERSION
     assert greeting["environment_version"] == "fake-1"
     assert greeting["tasks"] == ["count_up", "count_down"]
