@@ -2,9 +2,9 @@
 
     python benchmarks/host_loop.py [--episodes 16 --workers 4 --policy_ms 60]
 
-The policy is a stand-in: one that keeps a core busy, its time in proportion to the batch (a policy on the CPU), and one that leaves the core
-free and takes the same time whatever the batch (an accelerator). `batch = workers` waits for all simulators, `batch = workers / 2` computes
-one half while the other half simulates.
+The policy is a stand-in: one that keeps a core busy, its time in proportion to the batch (a policy on the CPU), and one that leaves the
+core free and takes the same time whatever the batch (an accelerator). `batch = workers` waits for all simulators, `batch = workers / 2`
+computes one half while the other half simulates.
 """
 
 import argparse
@@ -94,8 +94,8 @@ def main() -> None:
                 policy = TimedPolicy(share * options.policy_ms / 1e3, busy)
                 directory = Path(name) / f"{busy}_{batch_size}"
                 rate = episodes_per_second(directory, policy, options.workers, batch_size, options.episodes)
-                kind = "busy core" if busy else "free core"
-                print(f"policy {share * options.policy_ms:.0f} ms, {kind}: {options.workers} workers, batch {batch_size}: {rate:6.2f} episodes/s")
+                kind = f"policy {share * options.policy_ms:.0f} ms, {'busy' if busy else 'free'} core"
+                print(f"{kind}: {options.workers} workers, batch {batch_size}: {rate:6.2f} episodes/s")
 
 
 if __name__ == "__main__":

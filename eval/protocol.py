@@ -3,7 +3,7 @@
 A frame is a 4-byte little-endian length followed by one msgpack map. Arrays travel as extension type 1 (dtype, shape, raw bytes);
 object arrays are refused in both directions, so nothing that a frame contains can run code. Images go through the frame as well: packing
 and reading two camera images costs a hundredth of drawing them (`benchmarks/host_loop.py` prints both), and no shared memory segment
-is left behind when a process is killed. The worker's side needs only msgpack and numpy, in any Python from 3.9 on.
+is left behind when a process is killed. The worker's side needs only msgpack and numpy.
 """
 
 from __future__ import annotations
