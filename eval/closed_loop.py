@@ -48,8 +48,8 @@ def evaluate(
             "loop": loop_identity if isinstance(actor, str) else loop_identity | {"execute": options.execute or actor.metadata.execute},
         }
     )
-    _check_identity(out / "evaluation.json", config)
     with Journal(out / "episodes.jsonl") as journal:
+        _check_identity(out / "evaluation.json", config, journal)
         _check_journal(journal, episodes)
         continued = len(journal.records)
         loop = HostLoop(actor, command, journal, options, out / "logs", on_recording=_video_writer(out, options), cameras=cameras)
@@ -89,8 +89,8 @@ def choose_recorded(episodes: Sequence[Episode], count: int) -> frozenset[int]:
     return frozenset(episode.index for episode in episodes[:count])
 
 
-def _check_identity(path: Path, config: Mapping[str, Any]) -> None:
-    if not path.exists():
+def _check_identity(path: Path, config: Mapping[str, Any], journal: Journal) -> None:
+    if not journal.records or not path.exists():  # nothing has been finished here: nothing to mix up
         write_json(path, config)
         return
     stored = read_json(path)

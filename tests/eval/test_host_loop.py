@@ -253,6 +253,12 @@ def test_another_configuration_is_refused(tmp_path):
         whole(tmp_path, actor="random")
 
 
+def test_a_failed_start_leaves_nothing_in_the_way(tmp_path):
+    with pytest.raises(EvaluationError, match="does not start"):
+        whole(tmp_path, environment={"no_such_argument": 1})
+    assert whole(tmp_path)["complete"]
+
+
 def test_unscored_episodes_make_the_results_incomplete_and_are_tried_again(tmp_path):
     trouble = {"trouble": {"raise": 103}, "once": ""}
     results = whole(tmp_path, environment=trouble, retries=0)
