@@ -1,5 +1,6 @@
 """Text encoder, Video Former and policy against vectors recorded from the published PyTorch modules (float32, CPU)."""
 
+import functools
 import importlib.util
 import re
 
@@ -39,7 +40,8 @@ def published_name(name: str) -> str:
 
 def load(pure: PureModule, tensors: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """Published tensors by our names: only Linear kernels are stored the other way round."""
-    return {name: jnp.asarray(tensors[published_name(name)].T if name.endswith("kernel") else tensors[published_name(name)]) for name in pure.abstract}
+    ours = {name: tensors[published_name(name)] for name in pure.abstract}
+    return {name: jnp.asarray(value.T if name.endswith("kernel") else value) for name, value in ours.items()}
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +53,15 @@ def policy(weights):
 def test_text_encoder(vectors, weights):
     config = TextEncoderConfig(vocab_size=256, layers=2, mlp_width=1024, end_of_text=255)
     pure = PureModule.of(lambda rngs: CLIPTextEncoder(config, rngs=rngs))
-    output = pure.bind(load(pure, weights["clip_text"]))(jnp.asarray(vectors["input_ids"], jnp.int32), vectors["attention_mask"].astype(bool))
+    model = pure.bind(load(pure, weights["clip_text"]))
+    output = model(vectors["input_ids"].astype(np.int32), vectors["attention_mask"].astype(bool))
     np.testing.assert_allclose(output.hidden, vectors["text_hidden"], atol=TOLERANCE)
     np.testing.assert_allclose(output.pooled, vectors["text_embeds_projected"], atol=TOLERANCE)
 
 
-@pytest.mark.parametrize(("variant", "depth", "module", "output"), [("3d", 2, "video_former", "vf_out"), ("2d", 1, "video_former_2d", "vf2d_out")])
+@pytest.mark.parametrize(
+    ("variant", "depth", "module", "output"), [("3d", 2, "video_former", "vf_out"), ("2d", 1, "video_former_2d", "vf2d_out")]
+)
 def test_video_former(variant, depth, module, output, vectors, weights):
     config = VideoFormerConfig(variant, depth=depth, condition_dim=128, tokens_per_frame=2)
     pure = PureModule.of(lambda rngs: VideoFormer(config, rngs=rngs))
@@ -98,8 +103,8 @@ def test_policy_with_proprioception(vectors, weights):
     np.testing.assert_allclose(output, vectors["policy_model_output_with_proprio"], atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("low", ["0.001", "1.0"])
-def test_sampling_loop(low, vectors, policy):
+@pytest.fixture(scope="module")
+def sample_actions(policy):
     pure, params = policy
 
     def run(params, tokens, goal, start, sigmas):
@@ -112,8 +117,13 @@ def test_sampling_loop(low, vectors, policy):
 
         return sample_trajectory(denoise, start, sigmas, "ddim")
 
+    return functools.partial(jax.jit(run), params)
+
+
+@pytest.mark.parametrize("low", ["0.001", "1.0"])
+def test_sampling_loop(low, vectors, sample_actions):
     sigmas = sigma_ladder(LadderConfig("exponential", 10, float(low), 80.0))
-    result, seen = jax.jit(run)(params, vectors["vf_out"], vectors["goal"][:, 0], vectors["ddim_x_T"], sigmas)
+    result, seen = sample_actions(vectors["vf_out"], vectors["goal"][:, 0], vectors["ddim_x_T"], sigmas)
     np.testing.assert_allclose(result, vectors[f"ddim_out_{low}"], atol=1e-4)
     np.testing.assert_allclose(seen.denoised, vectors[f"ddim_denoised_{low}"], atol=5e-4)
     np.testing.assert_allclose(seen.states, vectors[f"ddim_x_{low}"], atol=5e-4)

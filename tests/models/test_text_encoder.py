@@ -24,7 +24,7 @@ def pure():
 
 @pytest.fixture(scope="module")
 def params(pure):
-    return jax.jit(pure.init)(jax.random.key(0))
+    return pure.init(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
