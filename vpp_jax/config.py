@@ -302,6 +302,8 @@ def from_json(text: str, origin: str = "configuration") -> ExperimentConfig:
         return from_config_dict(json.loads(text))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{origin} is not JSON: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from None
 
 
 def config_hash(config: Any) -> str:
