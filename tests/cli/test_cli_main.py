@@ -193,3 +193,23 @@ def test_train_help_lists_the_fields(config_file, capsys):
 
 def test_main_module_is_the_entry_point():
     assert callable(cli.run)
+
+
+def test_benchmarks_exist(project):
+    from vpp_jax.cli.bench import BENCHMARKS
+
+    assert all((project / "benchmarks" / script).is_file() for script, _ in BENCHMARKS.values())
+    assert main(["bench", "modle"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["--out=x.gif", "--text=a"], "ends in .mp4 or .png"), (["--out=x.mp4", "--text= "], "--text is empty")]
+)
+def test_predict_refuses_what_it_cannot_write_or_read(tmp_path, capsys, arguments, message):
+    assert main(["predict", f"--checkpoint={tmp_path}", "--image=a.png", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_predict_needs_a_checkpoint(tmp_path, capsys):
+    assert main(["predict", f"--checkpoint={tmp_path}", "--image=a.png", "--text=a", "--out=x.mp4"]) == 1
+    assert "is not a checkpoint" in capsys.readouterr().err

@@ -1,0 +1,40 @@
+"""`vpp bench data | model | act | eval | sim [options]`: speed and memory, with device and versions beside every number.
+
+The measurements stand in `benchmarks/` of the checkout, each a command of its own; this verb finds them.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vpp_jax.cli.main import UsageError
+from vpp_jax.errors import VppError, nearest
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+BENCHMARKS = {
+    "data": ("loader.py", "frames per second of the loader"),
+    "model": ("train_step.py", "training step of each stage"),
+    "act": ("act_latency.py", "latency of act(), whole and per stage"),
+    "eval": ("host_loop.py", "closed loop: simulator processes and one batched policy"),
+    "sim": ("simulator.py", "simulator steps per second, with and without cameras"),
+}
+
+
+class BenchError(VppError):
+    """A benchmark that cannot be found."""
+
+
+def main(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        print("\n".join(f"  {name:<6} {text}" for name, (_, text) in BENCHMARKS.items()))
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in BENCHMARKS:
+        raise UsageError(f"there is no benchmark '{name}'{nearest(name, BENCHMARKS) or '.'} Benchmarks: {', '.join(BENCHMARKS)}")
+    script = FOLDER / BENCHMARKS[name][0]
+    if not script.is_file():
+        raise BenchError(f"{script} does not exist: benchmarks belong to a checkout of the project, not to an installed package")
+    return subprocess.call([sys.executable, str(script), *rest], env=os.environ)
