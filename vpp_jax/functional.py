@@ -46,6 +46,7 @@ class PureModule(Generic[ModuleT]):
 
     build: Callable[[nnx.Rngs], ModuleT]
     graphdef: nnx.GraphDef
+    variables: tuple[tuple[tuple, nnx.Param], ...]  # (path, abstract variable), in NNX's order
     abstract: Params  # name -> jax.ShapeDtypeStruct
 
     @classmethod
@@ -53,7 +54,7 @@ class PureModule(Generic[ModuleT]):
         """`build` makes the module from its random streams, e.g. `lambda rngs: SpatioTemporalUNet(config, rngs=rngs)`."""
         abstract_module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         graphdef, state = nnx.split(abstract_module, nnx.Param)
-        return cls(build, graphdef, flatten(state))
+        return cls(build, graphdef, tuple(nnx.to_flat_state(state)), flatten(state))
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters from one PRNG key."""
@@ -68,6 +69,5 @@ class PureModule(Generic[ModuleT]):
         if wrong:
             name, (got, want) = next(iter(wrong.items()))
             raise ValueError(f"{len(wrong)} parameters have another shape, first {name}: {got}, expected {want}")
-        empty = nnx.split(nnx.eval_shape(lambda: self.build(nnx.Rngs(0))), nnx.Param)[1]
-        leaves = [(path, variable.replace(params[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(empty)]
+        leaves = [(path, variable.replace(params[".".join(map(str, path))])) for path, variable in self.variables]
         return nnx.merge(self.graphdef, nnx.from_flat_state(leaves))
