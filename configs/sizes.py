@@ -12,16 +12,16 @@ def set_tiny(config: ConfigDict, views: tuple[str, ...] = ("primary", "wrist")) 
     model.image_size, model.frames, model.views = 64, 8, views
     model.text_length, model.text_trainable = 20, True  # there is no pretrained text encoder at this width
     model.fps_id_features = model.fps_id_train
-    model.tap_blocks = (0, 1)
+    model.tap_blocks = (0,)
     model.vae.update(block_out_channels=(8, 16, 32, 32), layers_per_block=1, norm_groups=8)
     model.text.update(width=64, layers=2, heads=2, mlp_width=128, projection_dim=64)
     model.unet.update(
-        block_out_channels=(32, 64, 64), attention_levels=(True, True, False), attention_heads=(1, 2, 2), layers_per_block=1,
+        block_out_channels=(32, 64), attention_levels=(True, True), attention_heads=(1, 2), layers_per_block=1,
         cross_attention_dim=128, addition_time_embed_dim=32, norm_groups=8,
     )  # fmt: skip
-    model.former.update(dim=64, depth=2, heads=2, dim_head=32, frames=8, tokens_per_frame=8, condition_dim=128)
+    model.former.update(dim=48, depth=2, heads=2, dim_head=24, frames=8, tokens_per_frame=4, condition_dim=64)
     # proprioception and full cross-attention: the published policy has neither, but it has a pretrained video model
     model.action.update(
-        chunk=10, width=128, heads=4, encoder_layers=2, decoder_layers=2, goal_dim=64, token_dim=64, proprio_dim=15,
+        chunk=10, width=96, heads=3, encoder_layers=2, decoder_layers=3, goal_dim=64, token_dim=48, proprio_dim=15,
         causal_cross_attention=False, attention_dropout=0.0, residual_dropout=0.0, mlp_dropout=0.0,
     )  # fmt: skip

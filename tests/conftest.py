@@ -1,6 +1,8 @@
 """Fixtures every test may use."""
 
+import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,14 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"real data not present at {path} (set VPP_TEST_DATA)")
     return path
+
+
+@pytest.fixture(scope="session")
+def micro_config() -> Callable:
+    """stage -> ExperimentConfig of the smallest model that has every part."""
+    from vpp_jax.config import from_config_dict
+
+    spec = importlib.util.spec_from_file_location("micro", PROJECT / "tests" / "configs" / "micro.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda stage: from_config_dict(module.micro(stage))

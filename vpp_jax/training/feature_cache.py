@@ -17,6 +17,7 @@ from tqdm import tqdm
 from data_pipelines.sources import Source
 
 FILE_NAME = "features.npy"
+FLUSH_EVERY = 16  # blocks
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def build_feature_cache(
         if features is None:
             features = np.lib.format.open_memmap(directory / FILE_NAME, "w+", np.float16, (total, *block.shape[1:]))
         features[start : start + len(block)] = block
-        if (start // batch_size) % 16 == 15 or start + batch_size >= total:
+        if (start // batch_size + 1) % FLUSH_EVERY == 0 or start + batch_size >= total:
             features.flush()
             _write_journal(journal, {"identity": identity, "total": total, "done": start + len(block)})
     return np.load(directory / FILE_NAME, mmap_mode="r")

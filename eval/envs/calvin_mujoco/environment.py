@@ -14,7 +14,7 @@ from eval.envs.calvin_mujoco.initial_states import SCENE_OBS_SIZE, TCP_EULER_NEU
 from eval.envs.calvin_mujoco.lights import Lights, ResetVersion
 from eval.envs.calvin_mujoco.model import Quality, compile_scene
 from eval.envs.calvin_mujoco.panda import ARM_JOINTS, FINGER_MAX, NEUTRAL_JOINTS
-from eval.envs.calvin_mujoco.rendering import scene_renderer
+from eval.envs.calvin_mujoco.rendering import renderer_name, scene_renderer
 from eval.envs.calvin_mujoco.rotations import euler_from_matrix, matrix_from_euler
 from eval.envs.calvin_mujoco.tasks import TASKS, TaskState, get_task
 
@@ -96,6 +96,16 @@ class CalvinEnvironment(LanguageEnvironment):
         return out
 
     # --- dm_env
+
+    @property
+    def version(self) -> str:
+        """Changes when the same actions would lead elsewhere."""
+        return VERSION
+
+    @property
+    def renderer(self) -> str:
+        """The graphics library and its driver; makes the context if there is none yet."""
+        return renderer_name()
 
     def reset(
         self,

@@ -1,0 +1,12 @@
+"""Stage policy of the micro model."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from micro import micro  # noqa: E402
+
+
+def get_config():
+    return micro("policy")

@@ -1,0 +1,136 @@
+"""Stage 1 as one object: text states, preconditioning, loss, sampling, features."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vpp_jax.functional import with_prefix
+from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor, to_float_image, to_uint8_image
+
+
+@pytest.fixture(scope="module")
+def predictor(micro_config):
+    config = micro_config("video")
+    return VideoPredictor(config.model, config.video_diffusion)
+
+
+@pytest.fixture(scope="module")
+def params(predictor):
+    modules = (("vae", predictor.vae), ("unet", predictor.unet), ("text", predictor.text))
+    found = {SCALING_FACTOR: jnp.float32(0.7)}
+    for index, (prefix, module) in enumerate(modules):
+        found |= with_prefix(prefix, jax.jit(module.init)(jax.random.key(index)))
+    # residual branches may start at zero: without noise on the parameters most of the network would not be seen
+    keys = jax.random.split(jax.random.key(9), len(found))
+    return {name: value + 0.02 * jax.random.normal(key, value.shape) for key, (name, value) in zip(keys, found.items(), strict=True)}
+
+
+@pytest.fixture(scope="module")
+def batch(predictor):
+    rng, length = np.random.default_rng(0), predictor.config.text_length
+    video = rng.integers(0, 256, (2, 4, 32, 32, 3), np.uint8)
+    ids = rng.integers(1, 1000, (2, length)).astype(np.int32)
+    ids[:, 6:] = 49407
+    return video, ids, np.arange(length)[None].repeat(2, 0) <= 6
+
+
+def test_image_conversion_round_trip():
+    every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    floats = to_float_image(jnp.asarray(every))
+    assert floats.min() == -1.0
+    assert floats.max() == 1.0
+    np.testing.assert_array_equal(to_uint8_image(floats), every)
+
+
+def test_text_states_are_doubled_and_positions_are_sinusoids(predictor, params, batch):
+    _, ids, mask = batch
+    plain = predictor.encode_text(params, ids, mask)
+    width = predictor.config.text.width
+    np.testing.assert_array_equal(plain[..., :width], plain[..., width:])
+    encoded = VideoPredictor(dataclasses.replace(predictor.config, position_encode=True), predictor.diffusion)
+    added = np.asarray(encoded.encode_text(params, ids, mask) - plain)[0, :, :width]
+    position, half = 3, width // 2
+    angles = [position / 10000 ** (k / half) for k in range(half)]
+    np.testing.assert_allclose(added[position], np.concatenate([np.sin(angles), np.cos(angles)]), atol=1e-5)
+
+
+def test_denoiser_keeps_a_nearly_clean_sample(predictor, params, batch):
+    """c_skip -> 1 and c_out -> 0 as sigma -> 0, whatever the network says."""
+    video, ids, mask = batch
+    latents = jax.random.normal(jax.random.key(0), (2, 4, 8, 8, 4))
+    states = predictor.encode_text(params, ids, mask)
+    denoised = jax.jit(predictor.denoise)(params, latents, jnp.full((2,), 1e-4), latents[:, 0], states)
+    np.testing.assert_allclose(denoised, latents, atol=2e-3)
+
+
+def test_loss_has_gradients_everywhere_it_should(predictor, params, batch):
+    trained = {name: value for name, value in params.items() if name.startswith(("unet/", "text/"))}
+
+    @jax.jit
+    def gradient(trained, key):
+        return jax.grad(lambda t: predictor.loss(params | t, *batch, key)[0])(trained)
+
+    # a sentence is dropped with probability 0.05: several keys, so that the text always counts
+    total = {name: 0.0 for name in trained}
+    for seed in range(3):
+        for name, value in gradient(trained, jax.random.key(seed)).items():
+            assert np.isfinite(value).all(), name
+            total[name] += float(jnp.abs(value).max())
+    # the pooled projection belongs to the goal of stage 2; keys of an attention over one token or frame would not matter either
+    silent = [name for name, size in total.items() if size == 0.0 and "text_projection" not in name]
+    assert silent == []
+
+
+def test_loss_equals_weighted_error_of_the_denoised_sample(predictor, params, batch):
+    """The published form: (x_hat - x)^2 (sigma^2 + 1) / sigma^2, with the same random numbers."""
+    video, ids, mask = batch
+    key = jax.random.key(3)
+    no_dropout = VideoPredictor(predictor.config, dataclasses.replace(predictor.diffusion, conditioning_dropout=0.0))
+    ours = float(no_dropout.loss(params, video, ids, mask, key)[0])
+
+    posterior_key, sigma_key, noise_key, _ = jax.random.split(key, 4)
+    unscaled = predictor.encode_images(params, video.reshape(-1, 32, 32, 3), posterior_key).reshape(2, 4, 8, 8, 4)
+    latents = unscaled * params[SCALING_FACTOR]
+    density = predictor.diffusion.density
+    sigma = jnp.exp(density.mean + density.std * jax.random.normal(sigma_key, (2,)))
+    noisy = latents + sigma[:, None, None, None, None] * jax.random.normal(noise_key, latents.shape)
+    states = predictor.encode_text(params, ids, mask)
+    error = jnp.mean((predictor.denoise(params, noisy, sigma, unscaled[:, 0], states) - latents) ** 2, axis=(1, 2, 3, 4))
+    published = float(jnp.mean(error * (sigma**2 + 1) / sigma**2))
+    assert ours == pytest.approx(published, rel=2e-3)
+
+
+def test_generate_gives_frames_and_depends_on_the_key_alone(predictor, params, batch):
+    video, ids, mask = batch
+    generate = jax.jit(predictor.generate)
+    first = np.asarray(generate(params, video[:, 0], ids, mask, jax.random.key(1)))
+    assert first.shape == (2, 4, 32, 32, 3)
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(first, generate(params, video[:, 0], ids, mask, jax.random.key(1)))
+    assert (first != np.asarray(generate(params, video[:, 0], ids, mask, jax.random.key(2)))).any()
+
+
+def test_features_of_the_cut_network_equal_those_of_the_whole(predictor, params, batch):
+    video, ids, mask = batch
+    cut = VideoPredictor(predictor.config, predictor.diffusion, last_tap=max(predictor.config.tap_blocks))
+    fewer = {name: value for name, value in params.items() if not name.startswith("unet/") or name[5:] in cut.unet.abstract}
+    assert len(fewer) < len(params)
+    states = predictor.encode_text(params, ids, mask)
+    whole = jax.jit(predictor.predictive_features)(params, video[:, 0], states, jax.random.key(0))
+    short = jax.jit(cut.predictive_features)(fewer, video[:, 0], states, jax.random.key(0))
+    assert whole.shape[1:] == cut.feature_shape == (4, 64, 32)
+    np.testing.assert_allclose(whole, short, rtol=1e-5, atol=1e-5)
+
+
+def test_taps_are_upsampled_to_the_largest_and_joined_in_order(predictor, params, batch):
+    video, ids, mask = batch
+    both = VideoPredictor(dataclasses.replace(predictor.config, tap_blocks=(0, 1)), predictor.diffusion)
+    states = predictor.encode_text(params, ids, mask)
+    noise = jax.random.normal(jax.random.key(0), (2, 4, 8, 8, 4))
+    joined = jax.jit(both.predictive_features)(params, video[:, 0], states, noise)
+    alone = jax.jit(predictor.predictive_features)(params, video[:, 0], states, noise)
+    np.testing.assert_allclose(joined[..., : alone.shape[-1]], alone, rtol=1e-5, atol=1e-5)
+    assert joined.shape[-1] > alone.shape[-1]
