@@ -32,7 +32,7 @@ def final_state(toy, workdir) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, and the data position."""
     stage = toy.ToyStage(toy.toy_config(**OPTIONS))
     checkpoints = Checkpoints(workdir / "checkpoints", keep=100)
-    step, abstract = checkpoints.latest(), Trainer(stage).abstract()
+    step, abstract = checkpoints.latest(), Trainer(stage).abstract
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     state = checkpoints.restore(step, abstract, jax.tree.map(lambda _: one, abstract))
     leaves = {name: np.asarray(value) for name, value in flatten(state).items()}
@@ -204,7 +204,7 @@ def test_a_model_that_does_not_fit_is_refused_with_three_lists(toy, uninterrupte
     del shapes["net/first.bias"]
     checkpoints = Checkpoints(uninterrupted / "checkpoints", keep=2)
     monkeypatch.setattr(toy, "SHAPES", shapes)
-    abstract = Trainer(toy.ToyStage(toy.toy_config(steps=2))).abstract()
+    abstract = Trainer(toy.ToyStage(toy.toy_config(steps=2))).abstract
     with pytest.raises(CheckpointError) as caught:
         checkpoints.restore(STEPS, abstract, abstract)
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""`vpp predict --checkpoint=DIR --image=FILE --text="..." --out=video.mp4`: samples how a scene goes on when the sentence is carried out."""
+"""`vpp predict --checkpoint=DIR --image=FILE --text="..." --out=video.mp4`: samples how a scene goes on when told so."""
 
 import argparse
 import json

@@ -71,7 +71,7 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None) -> TrainO
 
         # === parameters: abstract -> shardings -> arrays ============================================================================
         trainer = Trainer(stage)
-        abstract, shardings = trainer.abstract(), trainer.shardings(mesh)
+        abstract, shardings = trainer.abstract, trainer.shardings(mesh)
         frozen = _frozen(stage, mesh, checkpoints, resumed=start is not None)
         if start is None:
             key = jax.random.fold_in(jax.random.key(config.seed), INIT_STREAM)
@@ -175,7 +175,7 @@ def compile_step(trainer: Trainer, mesh: Mesh, frozen: Params, example: dict[str
         trainer.step, donate_argnums=0, in_shardings=(shardings, *placed), out_shardings=(shardings, replicated(mesh), replicated(mesh))
     )
     abstract_frozen = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in frozen.items()}
-    return step.lower(trainer.abstract(), abstract_frozen, batch).compile()
+    return step.lower(trainer.abstract, abstract_frozen, batch).compile()
 
 
 class Evaluation:

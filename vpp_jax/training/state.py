@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -44,7 +45,7 @@ class Trainer:
 
     stage: Stage
 
-    @property
+    @cached_property
     def optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.stage.config.optimizer, self.stage.config.train.steps)
 
@@ -54,12 +55,14 @@ class Trainer:
         ema = dict(params) if self.stage.config.train.ema_decay else {}
         return TrainState(jnp.zeros((), jnp.int32), params, ema, self.optimizer.init({name: params[name] for name in sorted(trained)}))
 
+    @cached_property
     def abstract(self) -> TrainState:
+        """ShapeDtypeStructs of the state. Kept: building a U-Net abstractly takes seconds."""
         return jax.eval_shape(self.init, jax.random.key(0))
 
     def shardings(self, mesh: Mesh) -> TrainState:
         """A TrainState of shardings: parameters by the partition rules, averages and moments like their parameters."""
-        state = self.abstract()
+        state = self.abstract
         params = partition(state.params, mesh, self.stage.config.mesh.shard_above)
         ema = {name: params[name] for name in state.ema}
         return TrainState(replicated(mesh), params, ema, like_params(state.opt_state, params, mesh))
