@@ -40,11 +40,12 @@ def predict(checkpoint: Path, image: Path, text: str, seed: int = 0):
     from data_pipelines.transforms import resize
     from vpp_jax.config import from_config_dict
     from vpp_jax.models.tokenizer import CLIPTokenizer
-    from vpp_jax.training.checkpoints import check_stage, load_params, read_metadata
+    from vpp_jax.training.checkpoints import load_params, read_metadata
     from vpp_jax.training.stages.video import VideoStage
 
     metadata = read_metadata(checkpoint)
-    check_stage(checkpoint, metadata, "video")
+    if metadata["stage"] != "video":
+        raise PredictError(f"{checkpoint} holds stage {metadata['stage']}; videos are predicted from a checkpoint of stage video")
     stage = VideoStage(from_config_dict(metadata["config"]))
     model = stage.config.model
     try:
