@@ -79,7 +79,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     stages = measure(load_config(options.config), options.batch, options.calls)
-    about = {"config": options.config, "batch": options.batch, "calls": options.calls, "device": device_name(), "versions": library_versions()}
+    about = {"config": options.config, "batch": options.batch, "calls": options.calls}
+    about |= {"device": device_name(), "versions": library_versions()}
     print(f"act() latency in ms, {options.config}, batch {options.batch}, {about['device']}")
     print(" ".join(f"{name} {version}" for name, version in about["versions"].items()))
     for name, row in stages.items():

@@ -19,7 +19,8 @@ def policy(micro_config):
 @pytest.fixture(scope="module")
 def params(policy):
     video = policy.predictor
-    modules = {"vae": video.vae, "unet": video.unet, "text": video.text, "former": policy.former, "action": policy.action, "goal": policy.goal}
+    modules = {"vae": video.vae, "unet": video.unet, "text": video.text}
+    modules |= {"former": policy.former, "action": policy.action, "goal": policy.goal}
     found = {SCALING_FACTOR: jnp.float32(1.0)}
     for index, (prefix, module) in enumerate(modules.items()):
         found |= with_prefix(prefix, jax.jit(module.init)(jax.random.key(index)))
@@ -81,7 +82,7 @@ def test_everything_that_is_given_matters(params, observation, act, changed):
 
 
 def test_steps_behind_the_mask_do_not_count(policy, params, observation):
-    images, ids, mask, proprio = observation
+    _, ids, mask, proprio = observation
     features = jax.random.normal(jax.random.key(0), (3, 4, 128, 32))
     actions = np.random.default_rng(1).uniform(-1, 1, (3, 6, 7)).astype(np.float32)
     valid = np.array([[True] * 6, [True] * 3 + [False] * 3, [True] + [False] * 5])

@@ -59,7 +59,7 @@ def test_text_states_are_doubled_and_positions_are_sinusoids(predictor, params, 
 
 def test_denoiser_keeps_a_nearly_clean_sample(predictor, params, batch):
     """c_skip -> 1 and c_out -> 0 as sigma -> 0, whatever the network says."""
-    video, ids, mask = batch
+    _, ids, mask = batch
     latents = jax.random.normal(jax.random.key(0), (2, 4, 8, 8, 4))
     states = predictor.encode_text(params, ids, mask)
     denoised = jax.jit(predictor.denoise)(params, latents, jnp.full((2,), 1e-4), latents[:, 0], states)

@@ -99,12 +99,17 @@ class InitConfig:
 
 @dataclass(frozen=True)
 class VAELossConfig:
-    """kl_weight: weight of the KL divergence per latent value beside the mean absolute error per pixel value."""
+    """kl_weight: weight of the KL divergence per latent value beside the mean absolute error per pixel value.
+
+    crop: side of the random square that is trained on, one per clip; 0 takes whole images. The VAE is convolutional.
+    """
 
     kl_weight: float = 1e-6
+    crop: int = 0
 
     def __post_init__(self):
         within(self, "kl_weight", 0.0, math.inf)
+        at_least(self, 0, "crop")
 
 
 @dataclass(frozen=True)

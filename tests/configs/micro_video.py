@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from micro import micro  # noqa: E402
+from micro import micro
 
 
 def get_config():

@@ -50,7 +50,8 @@ class VAEStage:
 
     def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
         """L1 reconstruction of clips plus `kl_weight` times the KL divergence per latent value."""
-        clips = to_float_image(batch["video"])
+        crop_key, key = jax.random.split(key)
+        clips = to_float_image(self._cropped(batch["video"], crop_key))
         count = clips.shape[0]
         vae = self.vae.bind({name.removeprefix("vae/"): value for name, value in trainable.items()})
         posterior = vae.encode(rearrange(clips, "b t h w c -> (b t) h w c"))
@@ -62,8 +63,16 @@ class VAEStage:
         metrics = {"reconstruction_l1": reconstruction, "kl": divergence, "latent_std": jnp.std(mean)}
         return reconstruction + self.config.vae_loss.kl_weight * divergence, metrics
 
+    def _cropped(self, clips: jax.Array, key: jax.Array) -> jax.Array:
+        side, whole = self.config.vae_loss.crop, clips.shape[2]
+        if not side or side >= whole:
+            return clips
+        corners = jax.random.randint(key, (clips.shape[0], 2), 0, whole - side + 1)
+        cut = lambda clip, corner: jax.lax.dynamic_slice(clip, (0, corner[0], corner[1], 0), (clip.shape[0], side, side, 3))  # noqa: E731
+        return jax.vmap(cut)(clips, corners)
+
     def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
-        write_strips(path, [[("", clip) for clip in [video]] for video in batch["video"][:4]])
+        write_strips(path, [[("", video)] for video in batch["video"][:4]])
 
     def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path) -> None:
         """Strips of true and reconstructed frames, one pair per clip."""
