@@ -90,7 +90,7 @@ def check_stage(directory: str | Path, metadata: Mapping[str, Any], stage: str) 
 
 def locate(directory: str | Path, step: int | str = "latest") -> epath.Path:
     """The directory of one complete checkpoint."""
-    root = epath.Path(directory).expanduser()
+    root = epath.Path(directory).expanduser().absolute()
     if not root.exists():
         raise CheckpointError(f"checkpoint directory {directory} does not exist")
     if (root / "metadata").exists() and (root / _COMMITTED).exists():
