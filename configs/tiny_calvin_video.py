@@ -20,5 +20,5 @@ def get_config() -> ConfigDict:
     config.video_diffusion.ladder.update(steps=12)
     config.video_diffusion.guidance_max = 1.0
     config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_ratio=0.05, final_scale=0.05)
-    config.train.update(steps=400, log_every=20, eval_every=0, save_every=100, keep=1, ema_decay=0.98)
+    config.train.update(steps=400, log_every=20, eval_every=100_000, eval_batches=2, save_every=100, keep=1, ema_decay=0.98)
     return config
