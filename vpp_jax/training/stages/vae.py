@@ -77,8 +77,12 @@ class VAEStage:
     def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path) -> None:
         """Strips of true and reconstructed frames, one pair per clip."""
         clips = batch["video"][:4]
-        decoded = np.asarray(jax.jit(self._reconstruct)(trainable, clips))
+        decoded = np.asarray(self._reconstruct_jit(trainable, clips))
         write_strips(path, [[("true", true), ("reconstructed", ours)] for true, ours in zip(np.asarray(clips), decoded, strict=True)])
+
+    @cached_property
+    def _reconstruct_jit(self):
+        return jax.jit(self._reconstruct)
 
     def _reconstruct(self, trainable: Params, clips: jax.Array) -> jax.Array:
         vae = self.vae.bind({name.removeprefix("vae/"): value for name, value in trainable.items()})

@@ -69,9 +69,12 @@ class VideoStage:
     def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path) -> None:
         """Strips of the true clip, and of the one sampled from its first frame and its sentence."""
         clips = {name: np.asarray(value)[:PREVIEW_CLIPS] for name, value in batch.items()}
-        generate = jax.jit(self.predictor.generate)
-        predicted = np.asarray(generate(trainable | frozen, clips["video"][:, 0], clips["text_ids"], clips["text_mask"], key))
+        predicted = np.asarray(self._generate(trainable | frozen, clips["video"][:, 0], clips["text_ids"], clips["text_mask"], key))
         write_strips(path, [[("true", true), ("predicted", ours)] for true, ours in zip(clips["video"], predicted, strict=True)])
+
+    @cached_property
+    def _generate(self):
+        return jax.jit(self.predictor.generate)
 
     def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         return {"latent_scaling_factor": float(frozen[SCALING_FACTOR])}
