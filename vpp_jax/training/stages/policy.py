@@ -1,7 +1,7 @@
 """Stage `policy`: Video Former and diffusion transformer on top of the frozen video model (paper section 3.2-3.3)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipelines.loader import policy_source
 from data_pipelines.sources import Source
-from vpp_jax.config import ExperimentConfig, config_hash
+from vpp_jax.config import DataConfig, ExperimentConfig, config_hash
 from vpp_jax.functional import Params, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.policy import VideoPredictionPolicy
@@ -79,6 +79,7 @@ class PolicyStage:
 
     def _cache(self, split: str, frozen: Params, workdir: Path) -> np.ndarray:
         compute = jax.jit(self._features)
+        seen = config_hash(replace(DataConfig(datasets=self.config.data.datasets), observation_stride=self.config.data.observation_stride))
         observations, origin = self._observations(split), read_metadata(self.config.init.video)
         return build_feature_cache(
             observations,
@@ -87,7 +88,7 @@ class PolicyStage:
             draws=self.config.policy_diffusion.feature_draws,
             batch_size=self.config.policy_diffusion.feature_batch,
             seed=self.config.seed,
-            identity=f"{origin['config_hash']}@{origin['step']} {config_hash(self.config.model)} {config_hash(self.config.data)}",
+            identity=f"video {origin['config_hash']}@{origin['step']}, model {config_hash(self.config.model)}, observations {seen}",
         )
 
     def _features(self, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
