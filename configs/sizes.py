@@ -13,6 +13,7 @@ def set_tiny(config: ConfigDict, views: tuple[str, ...] = ("primary", "wrist")) 
     model.text_length, model.text_trainable = 20, True  # there is no pretrained text encoder at this width
     model.fps_id_features = model.fps_id_train
     model.tap_blocks = (0,)
+    model.fixed_feature_noise = True  # a small policy and a short training cannot average fresh noise away
     model.vae.update(block_out_channels=(8, 16, 32, 32), layers_per_block=1, norm_groups=8)
     model.text.update(width=64, layers=2, heads=2, mlp_width=128, projection_dim=64)
     model.unet.update(

@@ -1,5 +1,7 @@
 """Stage 2 as one object: features of several views, masked loss, actions that do not depend on their neighbours."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,3 +127,14 @@ def test_sampler_returns_the_action_of_a_perfect_denoiser(policy, params, monkey
     monkeypatch.setattr("vpp_jax.models.action_transformer.ActionTransformer.decode", decode)
     sampled = policy.sample_actions(params, jnp.zeros((3, 5, 32)), jax.random.split(jax.random.key(0), 3))
     np.testing.assert_allclose(sampled, target, atol=1e-4)
+
+
+def test_fixed_feature_noise_makes_features_a_function_of_the_observation(policy, params, observation):
+    images, ids, mask, _ = observation
+    fixed = dataclasses.replace(policy, config=dataclasses.replace(policy.config, fixed_feature_noise=True))
+    twice = {view: image[np.array([0, 0, 1])] for view, image in images.items()}
+    features = np.asarray(jax.jit(fixed.features)(params, twice, ids[[0, 0, 1]], mask[[0, 0, 1]], jax.random.split(jax.random.key(4), 3)))
+    np.testing.assert_allclose(features[0], features[1], rtol=1e-5, atol=1e-5)
+    assert np.abs(features[0] - features[2]).max() > 1e-3
+    fresh = np.asarray(jax.jit(policy.features)(params, twice, ids[[0, 0, 1]], mask[[0, 0, 1]], jax.random.split(jax.random.key(4), 3)))
+    assert np.abs(fresh[0] - fresh[1]).max() > 1e-3

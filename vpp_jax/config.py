@@ -56,6 +56,7 @@ class ModelConfig:
     fps_id_train, fps_id_features, motion_bucket: SVD's micro-conditioning (published: 7 in stage 1, 4 for features; 127)
     tap_blocks:        up blocks whose outputs are the predictive features
     feature_sigma:     noise level of the one forward pass that gives them
+    fixed_feature_noise: the same noise for every observation instead of fresh noise; features are then a function of image and text
     text_trainable:    stage video trains the text encoder of the U-Net, stage policy the goal encoder; off, both are loaded
     execute:           actions carried out before the next chunk is predicted, at most `action.chunk`
     """
@@ -75,6 +76,7 @@ class ModelConfig:
     motion_bucket: int = 127
     tap_blocks: tuple[int, ...] = (0, 1)
     feature_sigma: float = 700.0
+    fixed_feature_noise: bool = False
     text_trainable: bool = False
     execute: int = 10
 

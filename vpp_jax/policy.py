@@ -69,7 +69,9 @@ class VideoPredictionPolicy:
         views = len(self.config.views)
         stacked = jnp.concatenate([images[view] for view in self.config.views])
         text_states = self.predictor.encode_text(params, text_ids, text_mask)
-        if key.ndim == 1:
+        if self.config.fixed_feature_noise:
+            key = jnp.tile(self._noise_per_row(jax.random.split(jax.random.key(0), 1), stacked.shape[1])[:1], (len(stacked), 1, 1, 1, 1))
+        elif key.ndim == 1:
             key = self._noise_per_row(key, stacked.shape[1])
         features = self.predictor.predictive_features(params, stacked, jnp.tile(text_states, (views, 1, 1)), key)
         return rearrange(features, "(v b) t n d -> b t (v n) d", v=views)
