@@ -186,7 +186,9 @@ class Upsample(nnx.Module):
         self.conv = Conv2d(channels, channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        return self.conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
+        n, h, w, c = x.shape
+        doubled = jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c))
+        return self.conv(doubled.reshape(n, 2 * h, 2 * w, c))
 
 
 class DownBlock(nnx.Module):
