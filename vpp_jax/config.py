@@ -37,8 +37,7 @@ SCHEDULES = ("constant", "cosine", "tri_stage")
 SAMPLERS = ("ddim", "euler", "heun")
 # Fields that may change between a run and its continuation: they do not enter the parameters at a given step.
 MAY_CHANGE = (
-    "train.steps",  # first: see `differences`
-    "train.log_every", "train.eval_every", "train.eval_batches", "train.save_every", "train.keep", "train.wandb",
+    "train.steps", "train.log_every", "train.eval_every", "train.eval_batches", "train.save_every", "train.keep", "train.wandb",
     "train.progress", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.shard_above", "data.threads", "data.prefetch", "data.index_dir",
     "data.cache_mb", "data.frame_cache_mb",
 )  # fmt: skip
@@ -320,13 +319,9 @@ def config_hash(config: Any) -> str:
 
 
 def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
-    """Fields that differ and would change the run: dotted name -> (old, new).
-
-    Fields of `MAY_CHANGE` are left out; the number of steps counts where the learning rate falls towards the last one.
-    """
+    """Fields that differ and would change the run: dotted name -> (old, new). Fields of `MAY_CHANGE` are left out."""
     before, after = leaves(to_dict(old)), leaves(to_dict(new))
-    free = MAY_CHANGE if old.optimizer.schedule == "constant" and not old.optimizer.warmup_ratio else MAY_CHANGE[1:]
-    names = [name for name in before | after if before.get(name) != after.get(name) and name not in free]
+    names = [name for name in before | after if before.get(name) != after.get(name) and name not in MAY_CHANGE]
     return {name: (before.get(name), after.get(name)) for name in names}
 
 
