@@ -113,7 +113,7 @@ def test_order_of_a_frames_features_does_not_matter(models, features):
     """Views are concatenated on the token axis; without positions only the set counts."""
     for name in ("2d", "3d"):
         forward, params = models[name]
-        np.testing.assert_allclose(forward(params, features[:, :, ::-1]), forward(params, features), atol=1e-5)
+        np.testing.assert_allclose(forward(params, features[:, :, ::-1]), forward(params, features), atol=5e-5)
 
 
 def test_order_of_frames_matters(models, features):

@@ -26,27 +26,29 @@ def batch_of(config, stage: str) -> dict[str, np.ndarray]:
     if stage != "policy":
         return text | {"video": (127.5 + 127 * waves).astype(np.uint8)}
     features = rng.normal(size=(rows, model.frames, 128, model.former.condition_dim)).astype(np.float16)
-    action = rng.uniform(-1, 1, (rows, model.action.chunk, 7)).astype(np.float32)
+    action = np.repeat(rng.choice([-0.9, 0.9], (rows, 1, 7)), model.action.chunk, axis=1).astype(np.float32)  # steps have no positions
     mask = np.ones((rows, model.action.chunk), bool)
     return text | {"features": features, "proprio": rng.normal(size=(rows, 15)).astype(np.float32), "action": action, "action_mask": mask}
 
 
-@pytest.mark.parametrize(("name", "steps", "share"), [("vae", 60, 0.5), ("video", 60, 0.7), ("policy", 80, 0.7)])
+@pytest.mark.parametrize(("name", "steps", "share"), [("vae", 60, 0.5), ("video", 120, 0.8), ("policy", 300, 0.6)])
 def test_one_batch_is_overfitted(micro_config, name, steps, share):
     config = micro_config(name)
     faster = dataclasses.replace(config.optimizer, learning_rate=5e-3)
-    config = dataclasses.replace(config, optimizer=faster, video_diffusion=dataclasses.replace(config.video_diffusion))
-    stage = make_stage(config)
+    stage = make_stage(dataclasses.replace(config, optimizer=faster))
     trainer = Trainer(stage)
     state = jax.jit(trainer.init)(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), len(stage.abstract_frozen()) + 1)
     frozen = {
         name: 0.1 * jax.random.normal(key, spec.shape) for key, (name, spec) in zip(keys, stage.abstract_frozen().items(), strict=False)
     } | ({SCALING_FACTOR: jnp.float32(1.0)} if name != "vae" else {})
+    if name == "video":  # a VAE whose posterior has no width: the same clip gives the same latents
+        frozen |= {f"vae/{key}": value for key, value in jax.jit(stage.predictor.vae.init)(jax.random.key(2)).items()}
+        frozen["vae/quant_conv.bias"] = jnp.array([0.0] * 4 + [-30.0] * 4)
     batch = batch_of(config, name)
     step, losses = jax.jit(trainer.step, donate_argnums=0), []
     for _ in range(steps):
         state, metrics, _ = step(state, frozen, batch)
         losses.append(float(metrics["loss"]))
     assert np.isfinite(losses).all()
-    assert np.mean(losses[-15:]) < share * np.mean(losses[:5])
+    assert np.mean(losses[-20:]) < share * np.mean(losses[:5])
