@@ -62,10 +62,10 @@ def demo_steps(workdir: Path, minutes: float) -> list[Step]:
     ]
 
 
-# glibc gives large blocks back to the kernel after every step and faults them in again at the next: 12 % of a step on two cores.
+# glibc gives large blocks back to the kernel after every step and faults them in again at the next: 12 % of a VAE encoding pass.
 KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30), "MALLOC_TOP_PAD_": str(64 << 20)}
 
-# Measured so that everything fits into 15 minutes on two cores after installation.
+# Estimates from single stages, meant to fit 15 minutes on two cores; a whole run on an idle machine has not been timed.
 CAMERA_SIZES = {"static_size": 128, "gripper_size": 84}
 CAMERAS = tuple(f"--{name}={size}" for name, size in CAMERA_SIZES.items())
 DEMONSTRATIONS_PER_TASK = 20

@@ -13,7 +13,7 @@ from einops import rearrange
 from data_pipelines.loader import clip_source
 from data_pipelines.sources import Source
 from vpp_jax.config import ExperimentConfig
-from vpp_jax.functional import Params, PureModule, with_prefix
+from vpp_jax.functional import Params, PureModule, select, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_vae import TemporalVAE
 from vpp_jax.training.previews import write_strips
@@ -53,7 +53,7 @@ class VAEStage:
         crop_key, key = jax.random.split(key)
         clips = to_float_image(self._cropped(batch["video"], crop_key))
         count = clips.shape[0]
-        vae = self.vae.bind({name.removeprefix("vae/"): value for name, value in trainable.items()})
+        vae = self.vae.bind(select("vae", trainable))
         posterior = vae.encode(rearrange(clips, "b t h w c -> (b t) h w c"))
         mean, logvar = posterior.mean.astype(jnp.float32), posterior.logvar.astype(jnp.float32)
         latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
@@ -85,7 +85,7 @@ class VAEStage:
         return jax.jit(self._reconstruct)
 
     def _reconstruct(self, trainable: Params, clips: jax.Array) -> jax.Array:
-        vae = self.vae.bind({name.removeprefix("vae/"): value for name, value in trainable.items()})
+        vae = self.vae.bind(select("vae", trainable))
         posterior = vae.encode(rearrange(to_float_image(clips), "b t h w c -> (b t) h w c"))
         return to_uint8_image(vae.decode(rearrange(posterior.mean, "(b t) h w c -> b t h w c", b=clips.shape[0])))
 
