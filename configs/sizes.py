@@ -24,5 +24,5 @@ def set_tiny(config: ConfigDict, views: tuple[str, ...] = ("primary", "wrist")) 
     # proprioception and full cross-attention: the published policy has neither, but it has a pretrained video model
     model.action.update(
         chunk=10, width=96, heads=3, encoder_layers=2, decoder_layers=3, goal_dim=64, token_dim=48, proprio_dim=15,
-        causal_cross_attention=False, attention_dropout=0.0, residual_dropout=0.0, mlp_dropout=0.0,
+        causal_cross_attention=False, attention_dropout=0.0, residual_dropout=0.0, mlp_dropout=0.0, init_std=0.1,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from vpp_jax.config import ModelConfig, PolicyDiffusionConfig, VideoDiffusionConfig
@@ -117,7 +117,8 @@ class VideoPredictionPolicy:
         context_key, dropout_key, sigma_key, noise_key = jax.random.split(key, 4)
         context = self.context(params, features, text_ids, text_mask, proprio, context_key)
         draws = self.diffusion.draws_per_observation
-        context, action, mask = (jnp.repeat(value, draws, axis=0) for value in (context, action, action_mask))
+        # broadcasting, not jnp.repeat: the gradient of that is a scatter, slower on CPU than the whole decoder
+        context, action, mask = (repeat(value, "b ... -> (b draws) ...", draws=draws) for value in (context, action, action_mask))
 
         sigma = sample_sigma(sigma_key, (action.shape[0],), self.diffusion.density)
         scale = policy_preconditioning(sigma, self.diffusion.sigma_data)

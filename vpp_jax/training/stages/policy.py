@@ -13,7 +13,9 @@ from data_pipelines.loader import policy_source
 from data_pipelines.sources import Source
 from vpp_jax.config import DataConfig, ExperimentConfig, config_hash
 from vpp_jax.functional import Params, with_prefix
+from vpp_jax.models.action_transformer import ActionTransformerConfig
 from vpp_jax.models.tokenizer import CLIPTokenizer
+from vpp_jax.models.video_former import VideoFormerConfig
 from vpp_jax.policy import VideoPredictionPolicy
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.feature_cache import CachedFeatures, build_feature_cache
@@ -80,6 +82,7 @@ class PolicyStage:
     def _cache(self, split: str, frozen: Params, workdir: Path) -> np.ndarray:
         compute = jax.jit(self._features)
         seen = config_hash(replace(DataConfig(datasets=self.config.data.datasets), observation_stride=self.config.data.observation_stride))
+        upstream = replace(self.config.model, former=VideoFormerConfig(), action=ActionTransformerConfig(), execute=1)  # what features see
         observations, origin = self._observations(split), read_metadata(self.config.init.video)
         return build_feature_cache(
             observations,
@@ -88,7 +91,7 @@ class PolicyStage:
             draws=self.config.policy_diffusion.feature_draws,
             batch_size=self.config.policy_diffusion.feature_batch,
             seed=self.config.seed,
-            identity=f"video {origin['config_hash']}@{origin['step']}, model {config_hash(self.config.model)}, observations {seen}",
+            identity=f"video {origin['config_hash']}@{origin['step']}, model {config_hash(upstream)}, observations {seen}",
         )
 
     def _features(self, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
