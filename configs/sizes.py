@@ -14,7 +14,8 @@ def set_tiny(config: ConfigDict, views: tuple[str, ...] = ("primary", "wrist")) 
     model.fps_id_features = model.fps_id_train
     model.tap_blocks = (0,)
     model.fixed_feature_noise = True  # a small policy and a short training cannot average fresh noise away
-    model.vae.update(block_out_channels=(8, 16, 32, 32), layers_per_block=1, norm_groups=8)
+    # groups of at least four channels, as published: one channel per group would take every image's mean colour away
+    model.vae.update(block_out_channels=(8, 16, 32, 32), layers_per_block=1, norm_groups=2)
     model.text.update(width=64, layers=2, heads=2, mlp_width=128, projection_dim=64)
     model.unet.update(
         block_out_channels=(32, 64), attention_levels=(True, True), attention_heads=(1, 2), layers_per_block=1,

@@ -20,5 +20,5 @@ def get_config() -> ConfigDict:
     # training hardly learns to look at anything else
     config.policy_diffusion.density.update(loc=3.0, scale=1.0)
     config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_ratio=0.05, final_scale=0.05, weight_decay=0.01)
-    config.train.update(steps=900, log_every=50, eval_every=100_000, eval_batches=2, save_every=300, keep=1, ema_decay=0.995)
+    config.train.update(steps=750, log_every=50, eval_every=100_000, eval_batches=2, save_every=250, keep=1, ema_decay=0.995)
     return config

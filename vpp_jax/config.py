@@ -101,17 +101,12 @@ class InitConfig:
 
 @dataclass(frozen=True)
 class VAELossConfig:
-    """kl_weight: weight of the KL divergence per latent value beside the mean absolute error per pixel value.
-
-    crop: side of the random square that is trained on, one per clip; 0 takes whole images. The VAE is convolutional.
-    """
+    """kl_weight: weight of the KL divergence per latent value beside the mean absolute error per pixel value."""
 
     kl_weight: float = 1e-6
-    crop: int = 0
 
     def __post_init__(self):
         within(self, "kl_weight", 0.0, math.inf)
-        at_least(self, 0, "crop")
 
 
 @dataclass(frozen=True)
@@ -139,7 +134,6 @@ class VideoDiffusionConfig:
 class PolicyDiffusionConfig:
     """EDM training and sampling of stage 2 (paper section 3.3).
 
-    draws_per_observation: noise levels per observation and step; the context is computed once for all of them
     feature_draws:         0 computes features in the training step, as published; n caches n noise draws per observation beforehand
     feature_batch:         observations per batch while that cache is filled
     """
@@ -150,13 +144,12 @@ class PolicyDiffusionConfig:
     sigma_data: float = 0.5
     sampler: str = "ddim"
     ladder: LadderConfig = field(default_factory=lambda: LadderConfig("exponential", steps=10, sigma_min=1.0, sigma_max=80.0))
-    draws_per_observation: int = 1
     feature_draws: int = 0
     feature_batch: int = 64
 
     def __post_init__(self):
         within(self, "sigma_data", 0.0, math.inf, open_low=True)
-        at_least(self, 1, "draws_per_observation", "feature_batch")
+        at_least(self, 1, "feature_batch")
         at_least(self, 0, "feature_draws")
         one_of(self, "sampler", SAMPLERS)
 

@@ -150,8 +150,6 @@ def check_experiment(config: Any) -> None:
     _equal("model.unet.cross_attention_dim", unet.cross_attention_dim, "2 x model.text.width", 2 * model.text.width)
     if config.stage != "vae":  # the VAE learns from clips of any length
         _equal("data.clip_frames", data.clip_frames, "model.frames", model.frames)
-    if config.vae_loss.crop % vae.downscale or config.vae_loss.crop > model.image_size:
-        raise ConfigError(f"vae_loss.crop is {config.vae_loss.crop}, expected a multiple of {vae.downscale} up to model.image_size")
     multiple = vae.downscale * 2 ** (len(unet.block_out_channels) - 1)
     if model.image_size % multiple:
         raise ConfigError(f"model.image_size is {model.image_size}, expected a multiple of {multiple} (VAE and U-Net halve it "

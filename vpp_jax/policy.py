@@ -10,7 +10,7 @@ from functools import cached_property
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from vpp_jax.config import ModelConfig, PolicyDiffusionConfig, VideoDiffusionConfig
@@ -110,25 +110,18 @@ class VideoPredictionPolicy:
         action_mask: Bool[Array, "b k"],
         key: jax.Array,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Unweighted EDM loss on the network output (vpp: score matching with sigma_data 0.5), over valid steps only.
-
-        Each observation's context serves `draws_per_observation` noise levels: the expensive part is computed once.
-        """
+        """Unweighted EDM loss on the network output (vpp: score matching with sigma_data 0.5), over valid steps only."""
         context_key, dropout_key, sigma_key, noise_key = jax.random.split(key, 4)
         context = self.context(params, features, text_ids, text_mask, proprio, context_key)
-        draws = self.diffusion.draws_per_observation
-        # broadcasting, not jnp.repeat: the gradient of that is a scatter, slower on CPU than the whole decoder
-        context, action, mask = (repeat(value, "b ... -> (b draws) ...", draws=draws) for value in (context, action, action_mask))
-
         sigma = sample_sigma(sigma_key, (action.shape[0],), self.diffusion.density)
         scale = policy_preconditioning(sigma, self.diffusion.sigma_data)
         noise = jax.random.normal(noise_key, action.shape)
         noisy = add_noise(action, noise, sigma)
         output = self.action.bind(select("action", params)).decode(scale.network_input(noisy), sigma, context, key=dropout_key)
         target = policy_target(action, noise, sigma, self.diffusion.sigma_data)
-        weight = jnp.broadcast_to(mask[..., None], target.shape).astype(jnp.float32)
+        weight = jnp.broadcast_to(action_mask[..., None], target.shape).astype(jnp.float32)
         error = jnp.sum(weight * (output - target) ** 2)
-        return error / jnp.maximum(jnp.sum(weight), 1.0), {"valid_steps": jnp.mean(mask.astype(jnp.float32))}
+        return error / jnp.maximum(jnp.sum(weight), 1.0), {"valid_steps": jnp.mean(action_mask.astype(jnp.float32))}
 
     # --- acting ---------------------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ def micro(stage: str) -> ConfigDict:
     config.data.update(batch_size=4, clip_frames=4, clip_stride=4, clip_start_every=4, observation_stride=6, chunk=6)
     config.video_diffusion.ladder.steps = 3
     config.video_diffusion.guidance_max = 1.0
-    config.policy_diffusion.update(draws_per_observation=2, feature_draws=1, feature_batch=8)
+    config.policy_diffusion.update(feature_draws=1, feature_batch=8)
     config.optimizer.learning_rate = 2e-3
     config.train.update(steps=6, log_every=1, eval_every=0, save_every=100, keep=1, ema_decay=0.9)
     return config

@@ -82,3 +82,11 @@ def test_no_sentences_give_empty_arrays():
 def test_importing_it_leaves_jax_alone(project):
     code = "import sys, vpp_jax.models.tokenizer; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=project, check=False).returncode == 0
+
+
+def test_decode_gives_the_sentences_back():
+    sentences = ["open the drawer", "push the sliding door to the left side", "turn off the green lamp"]
+    tokenizer = CLIPTokenizer(20)
+    assert tokenizer.decode(*tokenizer(sentences)) == sentences
+    short = CLIPTokenizer(5)
+    assert short.decode(*short(["push the door to the left"])) == ["push the door"]

@@ -45,6 +45,7 @@ def test_every_observation_has_its_draws(tmp_path):
     assert len(source) == 14
     np.testing.assert_array_equal(source[9]["action"], np.full((2, 3), 2))
     np.testing.assert_array_equal(source[9]["features"], features[9])
+    assert source[9]["observation"] == 2
     assert source.metadata() == {"dataset": "numbers"}
 
 

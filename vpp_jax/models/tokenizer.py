@@ -46,3 +46,8 @@ class CLIPTokenizer:
             ids[row, : len(tokens) + 1] = [START_OF_TEXT, *tokens]
             mask[row, : len(tokens) + 2] = True
         return ids, mask
+
+    def decode(self, ids: Int[np.ndarray, "b l"], mask: Bool[np.ndarray, "b l"]) -> list[str]:
+        """Sentences as the encoding kept them: lower case, punctuation set apart, cut to `length`."""
+        sentence = lambda tokens: _byte_pair_encoder().decode([int(token) for token in tokens if token < START_OF_TEXT]).strip()  # noqa: E731
+        return [sentence(row[kept]) for row, kept in zip(np.asarray(ids), np.asarray(mask), strict=True)]

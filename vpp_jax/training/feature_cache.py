@@ -24,7 +24,8 @@ FLUSH_EVERY = 16  # blocks
 class CachedFeatures:
     """Random-access source of policy examples whose images are replaced by `features` float16 [t n d].
 
-    Index i is draw i // len(observations) of observation i % len(observations).
+    Index i is draw i // len(observations) of observation i % len(observations); `observation` int32 says which, so that its images
+    can still be looked up.
     """
 
     observations: Source  # without images
@@ -34,7 +35,8 @@ class CachedFeatures:
         return len(self.features)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return self.observations[index % len(self.observations)] | {"features": self.features[index]}
+        observation = index % len(self.observations)
+        return self.observations[observation] | {"features": self.features[index], "observation": np.int32(observation)}
 
     def metadata(self) -> dict:
         return self.observations.metadata()

@@ -50,6 +50,24 @@ def write_strips(path: Path, groups: Sequence[Sequence[tuple[str, UInt8[np.ndarr
     save_image(strip_image(groups, scale=max(1, -(-96 // height))), path)
 
 
+def write_observations(
+    path: Path, images: Sequence[UInt8[np.ndarray, "v s s 3"]], actions: Float[np.ndarray, "n k a"], captions: Sequence[str]
+) -> None:
+    """One row per example: its views side by side, then its action chunk as lines, under its sentence."""
+    from matplotlib.figure import Figure
+
+    views = len(images[0])
+    figure = Figure(figsize=(1.7 * views + 3.2, 1.9 * len(images)), layout="constrained")
+    axes = figure.subplots(len(images), views + 1, squeeze=False, width_ratios=[1.0] * views + [1.9])
+    for row, frames, chunk, caption in zip(axes, images, actions, captions, strict=True):
+        for axis, frame in zip(row, frames, strict=False):
+            axis.imshow(frame, interpolation="nearest")
+            axis.axis("off")
+        row[0].set_title(caption, fontsize=8, loc="left")
+        _draw_actions(row[-1], chunk, "-")
+    _save_figure(figure, path)
+
+
 def write_action_traces(
     path: Path, true: Float[np.ndarray, "n k a"], predicted: Float[np.ndarray, "n k a"], captions: Sequence[str]
 ) -> None:
@@ -61,14 +79,22 @@ def write_action_traces(
     figure = Figure(figsize=(3.2 * columns, 2.2 * rows), layout="constrained")
     axes = np.asarray(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axis, truth, guess, caption in zip(axes, true, predicted, captions, strict=False):
-        for dimension in range(truth.shape[-1]):
-            axis.plot(truth[:, dimension], color=f"C{dimension}", linewidth=1.5)
-            axis.plot(guess[:, dimension], color=f"C{dimension}", linewidth=1.0, linestyle="--")
+        _draw_actions(axis, truth, "-")
+        _draw_actions(axis, guess, "--")
         axis.set_title(caption, fontsize=7)
-        axis.set_ylim(-1.2, 1.2)
-        axis.tick_params(labelsize=6)
     for axis in axes[len(true) :]:
         axis.axis("off")
+    _save_figure(figure, path)
+
+
+def _draw_actions(axis, chunk: Float[np.ndarray, "k a"], linestyle: str) -> None:
+    for dimension in range(chunk.shape[-1]):
+        axis.plot(chunk[:, dimension], color=f"C{dimension}", linewidth=1.5 if linestyle == "-" else 1.0, linestyle=linestyle)
+    axis.set_ylim(-1.2, 1.2)
+    axis.tick_params(labelsize=6)
+
+
+def _save_figure(figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     figure.savefig(partial, format="png", dpi=120)

@@ -19,7 +19,7 @@ from vpp_jax.models.video_former import VideoFormerConfig
 from vpp_jax.policy import VideoPredictionPolicy
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.feature_cache import CachedFeatures, build_feature_cache
-from vpp_jax.training.previews import write_action_traces, write_strips
+from vpp_jax.training.previews import write_action_traces, write_observations
 from vpp_jax.video_predictor import SCALING_FACTOR
 
 
@@ -125,17 +125,23 @@ class PolicyStage:
         return jax.jit(self._sampled)
 
     def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
-        """The views of the first observations side by side; with cached features, their action chunks."""
-        views = [batch[f"images/{view}"] for view in self.config.model.views if f"images/{view}" in batch]
-        if views:
-            write_strips(path, [[("", np.stack(frames))] for frames in zip(*(view[:8] for view in views), strict=True)])
+        """Views, sentence and action chunk of the first observations; of cached features, the images they were computed from."""
+        rows = range(min(8, len(batch["action"])))
+        if "observation" in batch:
+            observations = self._observations("train")
+            seen = [observations[int(batch["observation"][row])] for row in rows]
         else:
-            write_action_traces(path, batch["action"][:8], batch["action"][:8], [f"example {row}" for row in range(8)])
+            seen = [{name: value[row] for name, value in batch.items()} for row in rows]
+        images = [np.stack([example[f"images/{view}"] for view in self.config.model.views]) for example in seen]
+        write_observations(path, images, batch["action"][: len(images)], self._sentences(batch, len(images)))
+
+    def _sentences(self, batch: dict[str, np.ndarray], count: int) -> list[str]:
+        return CLIPTokenizer(self.config.model.text_length).decode(batch["text_ids"][:count], batch["text_mask"][:count])
 
     def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path) -> None:
         """True action chunks as lines, sampled ones dashed."""
         sampled = np.asarray(self._sample(trainable, frozen, batch, key))
-        write_action_traces(path, np.asarray(batch["action"])[:8], sampled[:8], [f"example {row}" for row in range(8)])
+        write_action_traces(path, np.asarray(batch["action"])[:8], sampled[:8], self._sentences(batch, 8))
 
     def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         """Mean squared error of sampled, normalised actions: the figure VPP's authors select checkpoints by."""

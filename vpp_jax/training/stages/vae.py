@@ -50,8 +50,7 @@ class VAEStage:
 
     def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
         """L1 reconstruction of clips plus `kl_weight` times the KL divergence per latent value."""
-        crop_key, key = jax.random.split(key)
-        clips = to_float_image(self._cropped(batch["video"], crop_key))
+        clips = to_float_image(batch["video"])
         count = clips.shape[0]
         vae = self.vae.bind(select("vae", trainable))
         posterior = vae.encode(rearrange(clips, "b t h w c -> (b t) h w c"))
@@ -62,14 +61,6 @@ class VAEStage:
         divergence = 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1.0 - logvar)
         metrics = {"reconstruction_l1": reconstruction, "kl": divergence, "latent_std": jnp.std(mean)}
         return reconstruction + self.config.vae_loss.kl_weight * divergence, metrics
-
-    def _cropped(self, clips: jax.Array, key: jax.Array) -> jax.Array:
-        side, whole = self.config.vae_loss.crop, clips.shape[2]
-        if not side or side >= whole:
-            return clips
-        corners = jax.random.randint(key, (clips.shape[0], 2), 0, whole - side + 1)
-        cut = lambda clip, corner: jax.lax.dynamic_slice(clip, (0, corner[0], corner[1], 0), (clip.shape[0], side, side, 3))  # noqa: E731
-        return jax.vmap(cut)(clips, corners)
 
     def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
         write_strips(path, [[("", video)] for video in batch["video"][:4]])

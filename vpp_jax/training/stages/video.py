@@ -64,13 +64,18 @@ class VideoStage:
         return self.predictor.loss(trainable | frozen, batch["video"], batch["text_ids"], batch["text_mask"], key)
 
     def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
-        write_strips(path, [[("", video)] for video in batch["video"][:PREVIEW_CLIPS]])
+        clips = {name: value[:PREVIEW_CLIPS] for name, value in batch.items()}
+        write_strips(path, [[(text, video)] for text, video in zip(self._sentences(clips), clips["video"], strict=True)])
+
+    def _sentences(self, clips: dict[str, np.ndarray]) -> list[str]:
+        return CLIPTokenizer(self.config.model.text_length).decode(clips["text_ids"], clips["text_mask"])
 
     def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path) -> None:
         """Strips of the true clip, and of the one sampled from its first frame and its sentence."""
         clips = {name: np.asarray(value)[:PREVIEW_CLIPS] for name, value in batch.items()}
         predicted = np.asarray(self._generate(trainable | frozen, clips["video"][:, 0], clips["text_ids"], clips["text_mask"], key))
-        write_strips(path, [[("true", true), ("predicted", ours)] for true, ours in zip(clips["video"], predicted, strict=True)])
+        trios = zip(self._sentences(clips), clips["video"], predicted, strict=True)
+        write_strips(path, [[(f"true: {text}", true), ("predicted", ours)] for text, true, ours in trios])
 
     @cached_property
     def _generate(self):
