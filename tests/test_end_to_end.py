@@ -164,6 +164,14 @@ def test_checkpoint_of_another_stage(run, capsys, tmp_path):
     assert "holds stage vae, expected video" in text
 
 
+def test_checkpoint_of_a_model_that_computes_something_else(run, capsys, tmp_path):
+    text = refused(
+        capsys, "train", f"--config={CONFIGS / 'micro_policy.py'}", f"--workdir={tmp_path / 'w'}",
+        f"--config.data.datasets[0].path={run / 'data'}", f"--config.init.video={run / 'video'}", "--config.model.vae.norm_groups=2",
+    )  # fmt: skip
+    assert "model.vae.norm_groups is 2, trained with 4" in text  # every tensor still has its shape
+
+
 def test_dataset_with_another_action_width(run, capsys, tmp_path):
     other = tmp_path / "data"
     shutil.copytree(run / "data", other)

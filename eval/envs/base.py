@@ -31,8 +31,13 @@ class LanguageEnvironment(dm_env.Environment):
     instruction: str = ""
 
     @abc.abstractmethod
-    def reset(self, *, task: str | None = None, scene: str | None = None, seed: int | None = None, **initial_state: Any) -> dm_env.TimeStep:
-        """Starts an episode of `task` in `scene`; `seed` decides the initial state, or `initial_state` gives it."""
+    def reset(
+        self, *, task: str | None = None, scene: str | None = None, seed: int | None = None, render: bool = True, **initial_state: Any
+    ) -> dm_env.TimeStep:
+        """Starts an episode of `task` in `scene`; `seed` decides the initial state, or `initial_state` gives it.
+
+        `render=False` leaves the images out of the first observation.
+        """
 
     @abc.abstractmethod
     def step(self, action: np.ndarray) -> dm_env.TimeStep:

@@ -20,7 +20,11 @@ from vpp_jax.policy import VideoPredictionPolicy
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.feature_cache import CachedFeatures, build_feature_cache
 from vpp_jax.training.previews import write_action_traces, write_observations
+from vpp_jax.training.stages.base import check_model_agrees
 from vpp_jax.video_predictor import SCALING_FACTOR
+
+# Fields of the model that decide what the frozen video model computes.
+FROM_VIDEO = ("image_size", "frames", "vae", "unet", "text", "text_length", "position_encode", "fps_id_train", "motion_bucket")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,10 @@ class PolicyStage:
 
     def load_frozen(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
         """The video model from checkpoint `init.video`; what lies beyond the last tap is not read."""
-        return load_params(self.config.init.video, self.abstract_frozen(), shardings, stage="video")
+        directory = self.config.init.video
+        params = load_params(directory, self.abstract_frozen(), shardings, stage="video")
+        check_model_agrees(self.config, directory, FROM_VIDEO)
+        return params
 
     def source(self, split: str, frozen: Params, workdir: Path) -> Source:
         """Observations with their action chunks; with `feature_draws` > 0 the images are replaced by cached features."""

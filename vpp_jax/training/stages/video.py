@@ -16,6 +16,7 @@ from vpp_jax.functional import Params, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.previews import write_strips
+from vpp_jax.training.stages.base import check_model_agrees
 from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor
 
 PREVIEW_CLIPS = 4
@@ -53,6 +54,7 @@ class VideoStage:
         directory = self.config.init.vae
         abstract = {name: spec for name, spec in self.abstract_frozen().items() if name != SCALING_FACTOR}
         params = load_params(directory, abstract, {name: shardings[name] for name in abstract}, stage="vae")
+        check_model_agrees(self.config, directory, ("vae",))
         factor = jnp.float32(read_metadata(directory)["latent_scaling_factor"])
         return params | {SCALING_FACTOR: jax.device_put(factor, shardings[SCALING_FACTOR])}
 
