@@ -95,8 +95,8 @@ def check_model_agrees(config: ExperimentConfig, directory: str, groups: tuple[s
     if differ:
         lines = "; ".join(f"model.{name} is {now[name]}, trained with {before.get(name)}" for name in differ)
         raise ConfigError(
-            f"the configuration does not fit the checkpoint {directory}, on which stage {config.stage} builds: {lines}. Use the model it was "
-            "trained with, or train that stage again"
+            f"the configuration does not fit the checkpoint {directory}, on which stage {config.stage} builds: {lines}. Use the model it "
+            "was trained with, or train that stage again"
         )
 
 
