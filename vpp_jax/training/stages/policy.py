@@ -20,7 +20,7 @@ from vpp_jax.policy import VideoPredictionPolicy
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.feature_cache import CachedFeatures, build_feature_cache
 from vpp_jax.training.previews import write_action_traces, write_observations
-from vpp_jax.training.stages.base import check_model_agrees
+from vpp_jax.training.stages.compatibility import check_model_agrees
 from vpp_jax.video_predictor import SCALING_FACTOR
 
 # Fields of the model that decide what the frozen video model computes.

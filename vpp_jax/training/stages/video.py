@@ -16,7 +16,7 @@ from vpp_jax.functional import Params, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.previews import write_strips
-from vpp_jax.training.stages.base import check_model_agrees
+from vpp_jax.training.stages.compatibility import check_model_agrees
 from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor
 
 PREVIEW_CLIPS = 4
