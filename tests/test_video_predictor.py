@@ -134,3 +134,24 @@ def test_taps_are_upsampled_to_the_largest_and_joined_in_order(predictor, params
     alone = jax.jit(predictor.predictive_features)(params, video[:, 0], states, noise)
     np.testing.assert_allclose(joined[..., : alone.shape[-1]], alone, rtol=1e-5, atol=1e-5)
     assert joined.shape[-1] > alone.shape[-1]
+
+
+def test_features_after_a_denoising_step_are_those_of_the_published_scheduler(predictor, params, batch):
+    """Two steps written out: Karras levels 700 and 700's successor on a ladder of 20, one Euler step between, no guidance."""
+    video, ids, mask = batch
+    config = dataclasses.replace(predictor.config, feature_steps=2)
+    states = predictor.encode_text(params, ids, mask)
+    noise = jax.random.normal(jax.random.key(0), (2, 4, 8, 8, 4))
+    features = jax.jit(VideoPredictor(config, predictor.diffusion).predictive_features)(params, video[:, 0], states, noise)
+
+    root, low = 700 ** (1 / 7), 0.002 ** (1 / 7)
+    high, following = 700.0, (root + (low - root) / 19) ** 7
+    start = noise * np.sqrt(high**2 + 1)
+    condition = predictor.encode_images(params, video[:, 0])
+    clean = predictor.denoise(params, start, jnp.full(2, high), condition, states, config.fps_id_features)
+    moved = start + (start - clean) / high * (following - high)
+    single = dataclasses.replace(predictor.config, feature_sigma=following)
+    expected = jax.jit(VideoPredictor(single, predictor.diffusion).predictive_features)(
+        params, video[:, 0], states, moved / np.sqrt(following**2 + 1)
+    )
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-4)

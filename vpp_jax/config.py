@@ -54,7 +54,9 @@ class ModelConfig:
     position_encode:   sinusoidal positions added to the CLIP states before the U-Net (published: general models yes, CALVIN no)
     fps_id_train, fps_id_features, motion_bucket: SVD's micro-conditioning (published: 7 in stage 1, 4 for features; 127)
     tap_blocks:        up blocks whose outputs are the predictive features
-    feature_sigma:     noise level of the one forward pass that gives them
+    feature_sigma:     noise level that the pass which gives them starts from
+    feature_steps:     passes down the ladder of noise levels; features come from the last one (published: 1, one pass from pure noise)
+    feature_ladder_steps: length of the ladder from feature_sigma down to 0.002 (published: 20; without effect while feature_steps is 1)
     fixed_feature_noise: the same noise for every observation instead of fresh noise; features are then a function of image and text
     text_trainable:    stage video trains the text encoder of the U-Net, stage policy the goal encoder; off, both are loaded
     execute:           actions carried out before the next chunk is predicted, at most `action.chunk`
@@ -75,6 +77,8 @@ class ModelConfig:
     motion_bucket: int = 127
     tap_blocks: tuple[int, ...] = (0, 1)
     feature_sigma: float = 700.0
+    feature_steps: int = 1
+    feature_ladder_steps: int = 20
     fixed_feature_noise: bool = False
     text_trainable: bool = False
     execute: int = 10
@@ -82,7 +86,10 @@ class ModelConfig:
     def __post_init__(self):
         at_least(self, 1, "image_size", "frames", "text_length", "execute")
         at_least(self, 0, "fps_id_train", "fps_id_features", "motion_bucket")
-        within(self, "feature_sigma", 0.0, math.inf, open_low=True)
+        within(self, "feature_sigma", 0.002, math.inf, open_low=True)
+        at_least(self, 1, "feature_steps", "feature_ladder_steps")
+        if self.feature_steps > self.feature_ladder_steps:
+            raise ConfigError(f"feature_steps {self.feature_steps} is more than feature_ladder_steps {self.feature_ladder_steps}")
         if not self.tap_blocks or list(self.tap_blocks) != sorted(set(self.tap_blocks)):
             raise ConfigError(f"tap_blocks is {self.tap_blocks}, expected at least one up block, ascending and each once")
 

@@ -37,8 +37,9 @@ class VideoPredictionPolicy:
 
     @cached_property
     def predictor(self) -> VideoPredictor:
-        """The frozen video model, built only as far as the last tapped up block."""
-        return VideoPredictor(self.config, self.video_diffusion, last_tap=max(self.config.tap_blocks))
+        """The frozen video model, built only as far as the last tapped up block; denoising steps before the features need all of it."""
+        last_tap = max(self.config.tap_blocks) if self.config.feature_steps == 1 else None
+        return VideoPredictor(self.config, self.video_diffusion, last_tap=last_tap)
 
     @cached_property
     def former(self) -> PureModule[VideoFormer]:

@@ -18,7 +18,7 @@ from vpp_jax.config import ModelConfig, VideoDiffusionConfig
 from vpp_jax.diffusion.densities import sample_sigma
 from vpp_jax.diffusion.edm import add_noise, video_preconditioning, video_target
 from vpp_jax.diffusion.guidance import frame_guidance, guide
-from vpp_jax.diffusion.ladders import initial_scale, sigma_ladder
+from vpp_jax.diffusion.ladders import LadderConfig, initial_scale, sigma_ladder
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
 from vpp_jax.models.text_encoder import CLIPTextEncoder
@@ -26,6 +26,7 @@ from vpp_jax.models.video_unet import SpatioTemporalUNet
 from vpp_jax.models.video_vae import TemporalVAE
 
 SCALING_FACTOR = "latents/scaling_factor"
+FEATURE_SIGMA_MIN = 0.002  # where the ladder of features ends, as SVD's scheduler does
 
 
 def to_float_image(images: UInt8[Array, "..."] | Float[Array, "..."]) -> Float[Array, "..."]:
@@ -106,10 +107,15 @@ class VideoPredictor:
         sigma: Float[Array, " b"],
         condition: Float[Array, "b h w c"],
         text_states: Float[Array, "b l d"],
+        fps_id: float | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """EDM-preconditioned estimate of the clean latents (Karras et al. 2022, eq. 7, with sigma_data = 1)."""
+        """EDM-preconditioned estimate of the clean latents (Karras et al. 2022, eq. 7, with sigma_data = 1).
+
+        `fps_id` defaults to training's.
+        """
         scale = video_preconditioning(sigma)
-        output = self._unet(params, scale.network_input(noisy), condition, scale.c_noise, text_states, self.config.fps_id_train)
+        fps_id = self.config.fps_id_train if fps_id is None else fps_id
+        output = self._unet(params, scale.network_input(noisy), condition, scale.c_noise, text_states, fps_id)
         return scale.denoised(noisy, output.sample.astype(jnp.float32))
 
     def loss(
@@ -177,6 +183,8 @@ class VideoPredictor:
     ) -> Float[Array, "b t n d"]:
         """VPP's predictive visual representation: one U-Net pass from pure noise, tapped at the up blocks (paper section 3.2).
 
+        With `feature_steps` > 1 that many passes, as a sampler would make them without guidance; the last one is tapped.
+
         `key` is a PRNG key, or the unit-normal noise itself. Every tapped block is upsampled (nearest) to the largest one and
         concatenated on channels in block order; n = spatial positions of the largest tap, d = sum of the taps' channels.
         """
@@ -184,7 +192,12 @@ class VideoPredictor:
         shape = (image.shape[0], self.config.frames, *condition.shape[1:])
         is_key = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         noise = jax.random.normal(key, shape) if is_key else key
-        c_noise = jnp.full((image.shape[0],), 0.25 * math.log(self.config.feature_sigma))
+        ladder = LadderConfig("svd_euler", self.config.feature_ladder_steps, FEATURE_SIGMA_MIN, self.config.feature_sigma, rho=7.0)
+        sigmas = sigma_ladder(ladder)[: self.config.feature_steps]
+        if len(sigmas) > 1:
+            denoise = lambda noisy, sigma: self.denoise(params, noisy, sigma, condition, text_states, self.config.fps_id_features)  # noqa: E731
+            noise = sample(denoise, noise * initial_scale(ladder), sigmas, kind="euler") / math.hypot(sigmas[-1], 1.0)
+        c_noise = jnp.full((image.shape[0],), 0.25 * math.log(sigmas[-1]))
         output = self._unet(
             params, noise, condition, c_noise, text_states, self.config.fps_id_features, taps=self.config.tap_blocks
         )

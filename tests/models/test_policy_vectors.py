@@ -2,7 +2,6 @@
 
 import functools
 import importlib.util
-import re
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from vpp_jax.diffusion import edm
 from vpp_jax.diffusion.ladders import LadderConfig, sigma_ladder
 from vpp_jax.diffusion.samplers import sample_trajectory
 from vpp_jax.functional import PureModule
+from vpp_jax.interop.tensors import import_tensors, published_name, to_published
 from vpp_jax.models.action_transformer import ActionTransformer, ActionTransformerConfig
 from vpp_jax.models.text_encoder import CLIPTextEncoder, TextEncoderConfig
 from vpp_jax.models.video_former import VideoFormer, VideoFormerConfig
@@ -34,20 +34,14 @@ def weights(shared_data):
     return module.reference_weights(folder / "keys.json", seed=0)
 
 
-def published_name(name: str) -> str:
-    return re.sub(r"\.(kernel|scale|embedding)$", ".weight", name)
-
-
-def load(pure: PureModule, tensors: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Published tensors by our names: only Linear kernels are stored the other way round."""
-    ours = {name: tensors[published_name(name)] for name in pure.abstract}
-    return {name: jnp.asarray(value.T if name.endswith("kernel") else value) for name, value in ours.items()}
+def load(pure: PureModule, tensors: dict[str, np.ndarray], prefix: str = "") -> dict[str, jax.Array]:
+    return {name: jnp.asarray(value) for name, value in import_tensors(pure.abstract, tensors, prefix).items()}
 
 
 @pytest.fixture(scope="module")
 def policy(weights):
     pure = PureModule.of(lambda rngs: ActionTransformer(ActionTransformerConfig(), rngs=rngs))
-    return pure, load(pure, {name.removeprefix("inner_model."): value for name, value in weights["policy"].items()})
+    return pure, load(pure, weights["policy"], "inner_model.")
 
 
 def test_text_encoder(vectors, weights):
@@ -87,7 +81,7 @@ def test_policy_context_loss_and_gradients(vectors, policy):
     np.testing.assert_allclose(output, vectors["policy_model_output"], atol=TOLERANCE)
     np.testing.assert_allclose(loss, vectors["policy_loss"], rtol=1e-5)
 
-    recorded = {published_name(name): gradient.T if name.endswith("kernel") else gradient for name, gradient in gradients.items()}
+    recorded = {published_name(name): to_published(name, np.asarray(gradient)) for name, gradient in gradients.items()}
     pairs = [(recorded[name.partition("inner_model.")[2]], vectors[name]) for name in vectors if name.startswith("policy_grad/")]
     assert len(pairs) == 5
     for got, expected in [*pairs, (token_gradient, vectors["policy_grad_tokens"])]:
@@ -97,7 +91,7 @@ def test_policy_context_loss_and_gradients(vectors, policy):
 def test_policy_with_proprioception(vectors, weights):
     """Recorded by feeding the clean actions, without c_in."""
     pure = PureModule.of(lambda rngs: ActionTransformer(ActionTransformerConfig(proprio_dim=8), rngs=rngs))
-    model = pure.bind(load(pure, {name.removeprefix("inner_model."): value for name, value in weights["policy"].items()}))
+    model = pure.bind(load(pure, weights["policy"], "inner_model."))
     tokens, goal, proprio, actions, sigma = (jnp.asarray(vectors[n]) for n in ("vf_out", "goal", "proprio", "actions", "act_sigma"))
     output = model.decode(actions, sigma, model.encode(tokens, goal[:, 0], proprio[:, 0]))
     np.testing.assert_allclose(output, vectors["policy_model_output_with_proprio"], atol=TOLERANCE)

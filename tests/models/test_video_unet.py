@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vpp_jax.functional import PureModule, parameter_count
+from vpp_jax.interop.tensors import import_tensors
 from vpp_jax.models.video_unet import SpatioTemporalUNet, VideoUNetConfig
 
 CONFIG = VideoUNetConfig(
@@ -177,11 +178,7 @@ def test_recorded_reference_outputs(shared_data, monkeypatch):
         )
     )
     weights = reference_weights(str(folder / "keys.json"), 0)["unet"]
-    params = {}
-    for name in pure.abstract:
-        stem, _, leaf = name.rpartition(".")
-        value = weights[f"{stem}.weight" if leaf in ("kernel", "scale") else name]
-        params[name] = jnp.asarray(np.moveaxis(value, (0, 1), (-1, -2)) if leaf == "kernel" else value)
+    params = {name: jnp.asarray(value) for name, value in import_tensors(pure.abstract, weights).items()}
     assert len(params) == len(weights)
     sample = np.moveaxis(recorded["unet_in"], -3, -1)
     noise = np.full(len(sample), recorded["unet_t"])

@@ -12,6 +12,7 @@ from flax import nnx
 from jax import lax
 
 from vpp_jax.functional import PureModule, parameter_count
+from vpp_jax.interop.tensors import import_tensors
 from vpp_jax.models.video_vae import Posterior, TemporalVAE, VAEDownsample, VideoVAEConfig
 
 CONFIG = VideoVAEConfig(block_out_channels=(4, 8), layers_per_block=2, latent_channels=3, norm_groups=2)
@@ -134,11 +135,7 @@ def test_recorded_reference_outputs(shared_data, monkeypatch):
     recorded, published = np.load(folder / "vectors.npz"), json.loads((folder / "config.json").read_text())["vae"]
     pure = build(VideoVAEConfig(tuple(published["block_out_channels"]), published["layers_per_block"]))
     weights = reference_weights(str(folder / "keys.json"), 0)["vae"]
-    params = {}
-    for name in pure.abstract:
-        stem, _, leaf = name.rpartition(".")
-        value = weights[f"{stem}.weight" if leaf in ("kernel", "scale") else name]
-        params[name] = jnp.asarray(np.moveaxis(value, (0, 1), (-1, -2)) if leaf == "kernel" else value)
+    params = {name: jnp.asarray(value) for name, value in import_tensors(pure.abstract, weights).items()}
     assert len(params) == len(weights)
     images = np.moveaxis(np.concatenate([recorded["rgb_static"], recorded["rgb_gripper"]])[:, 0], -3, -1)
     posterior = jax.jit(lambda p, x: pure.bind(p).encode(x))(params, images)

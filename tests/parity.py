@@ -1,0 +1,299 @@
+"""Recomputes every quantity of a folder of reference vectors and says how far each is off.
+
+    python -m tests.parity DIR [--seed 0]
+
+DIR holds `config.json` (sizes), `keys.json` (tensors per module), `reference_weights.py` (tensors from a seed), and `vectors.npz`: inputs
+and outputs of the published modules, recorded in float32 on a CPU. One line per array; exit 1 if one is off or is not recomputed.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vpp_jax.config import ModelConfig, OptimizerConfig, VideoDiffusionConfig
+from vpp_jax.diffusion import edm
+from vpp_jax.diffusion.densities import SigmaDensityConfig, truncated_loglogistic_quantile
+from vpp_jax.diffusion.ladders import LadderConfig, sigma_ladder
+from vpp_jax.diffusion.samplers import sample_trajectory
+from vpp_jax.functional import PureModule, with_prefix
+from vpp_jax.interop.tensors import import_tensors, published_name, to_published
+from vpp_jax.models.action_transformer import ActionTransformer, ActionTransformerConfig
+from vpp_jax.models.text_encoder import TextEncoderConfig
+from vpp_jax.models.video_former import VideoFormer, VideoFormerConfig
+from vpp_jax.models.video_unet import VideoUNetConfig
+from vpp_jax.models.video_vae import VideoVAEConfig
+from vpp_jax.training.schedules import make_schedule
+from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor
+
+FORWARD, GRADIENT, SAMPLED = 2e-5, 1e-4, 1e-4  # of the largest magnitude of the array
+INPUTS = (
+    "rgb_static", "rgb_gripper", "input_ids", "attention_mask", "extract_noise", "unet_t", "goal", "actions", "act_noise", "act_sigma",
+    "proprio", "ddim_x_T", "loglogistic_u", "tvp_latents", "tvp_noise", "tvp_sigma", "gen_noise", "vae_dec_in",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files of one folder, and the models built at its sizes."""
+
+    path: Path
+    seed: int
+
+    @cached_property
+    def config(self) -> dict:
+        return json.loads((self.path / "config.json").read_text())
+
+    @cached_property
+    def vectors(self) -> dict[str, np.ndarray]:
+        with np.load(self.path / "vectors.npz", allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+    @cached_property
+    def weights(self) -> dict[str, dict[str, np.ndarray]]:
+        spec = importlib.util.spec_from_file_location("reference_weights", self.path / "reference_weights.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.reference_weights(str(self.path / "keys.json"), self.seed)
+
+    def load(self, pure: PureModule, module: str, prefix: str = "") -> dict[str, jax.Array]:
+        return {name: jnp.asarray(value) for name, value in import_tensors(pure.abstract, self.weights[module], prefix).items()}
+
+    # --- configurations -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def text(self) -> TextEncoderConfig:
+        clip = self.config["clip"]
+        return TextEncoderConfig(
+            vocab_size=clip["vocab_size"], width=clip["hidden_size"], layers=clip["num_hidden_layers"], heads=clip["num_attention_heads"],
+            mlp_width=clip["intermediate_size"], max_positions=clip["max_position_embeddings"], projection_dim=clip["projection_dim"],
+            end_of_text=clip["eos_token_id"],
+        )  # fmt: skip
+
+    @property
+    def unet(self) -> VideoUNetConfig:
+        unet = self.config["unet"]
+        return VideoUNetConfig(
+            in_channels=unet["in_channels"], out_channels=unet["out_channels"], block_out_channels=tuple(unet["block_out_channels"]),
+            attention_heads=tuple(unet["num_attention_heads"]), layers_per_block=unet["layers_per_block"],
+            cross_attention_dim=unet["cross_attention_dim"], addition_time_embed_dim=unet["addition_time_embed_dim"],
+        )  # fmt: skip
+
+    @property
+    def vae(self) -> VideoVAEConfig:
+        vae = self.config["vae"]
+        return VideoVAEConfig(tuple(vae["block_out_channels"]), vae["layers_per_block"], vae["latent_channels"])
+
+    def former(self, variant: str) -> VideoFormerConfig:
+        module = "video_former" if variant == "3d" else "video_former_2d"
+        sizes, keys = self.config["video_former"], self.weights[module]
+        depth = 1 + max(int(name.split(".")[1]) for name in keys if name.startswith("layers."))
+        return VideoFormerConfig(
+            variant, dim=sizes["dim"], depth=depth, heads=sizes["heads"], dim_head=sizes["dim_head"], frames=sizes["num_frame"],
+            tokens_per_frame=keys["latents"].shape[1], condition_dim=sizes["condition_dim"],
+        )  # fmt: skip
+
+    def action(self, proprio: bool) -> ActionTransformerConfig:
+        sizes = self.config["policy"]
+        return ActionTransformerConfig(
+            action_dim=sizes["action_dim"], chunk=sizes["act_seq_len"], goal_dim=sizes["goal_dim"], token_dim=sizes["obs_dim"],
+            proprio_dim=sizes["proprio_dim"] if proprio else 0,
+        )  # fmt: skip
+
+    def model(self, **changes) -> ModelConfig:
+        vectors = self.vectors
+        model = ModelConfig(
+            image_size=vectors["rgb_static"].shape[-1], frames=vectors["extract_noise"].shape[1], text_length=vectors["input_ids"].shape[1],
+            text=self.text, unet=self.unet, vae=self.vae,
+        )  # fmt: skip
+        return replace(model, **changes)
+
+    @property
+    def images(self) -> np.ndarray:
+        """Both views, static then gripper, in [-1, 1], NHWC."""
+        return last(np.concatenate([self.vectors["rgb_static"], self.vectors["rgb_gripper"]])[:, 0])
+
+    def predictor(self, **changes) -> tuple[VideoPredictor, dict[str, jax.Array]]:
+        """Stage 1 as the project uses it, and its parameters."""
+        predictor = VideoPredictor(self.model(**changes), VideoDiffusionConfig())
+        params = with_prefix("text", self.load(predictor.text, "clip_text")) | with_prefix("vae", self.load(predictor.vae, "vae"))
+        params |= with_prefix("unet", self.load(predictor.unet, "unet"))
+        return predictor, params | {SCALING_FACTOR: jnp.float32(self.config["vae"]["scaling_factor"])}
+
+
+def last(array: np.ndarray) -> np.ndarray:
+    """Channels of a published image or video array to the end."""
+    return np.moveaxis(array, -3, -1)
+
+
+def first(array: jax.Array) -> np.ndarray:
+    """And back."""
+    return np.moveaxis(np.asarray(array), -1, -3)
+
+
+Results = Iterator[tuple[str, np.ndarray, float]]
+FEATURES = {"pe0": {}, "single_layer": {"tap_blocks": (1,)}, "step2": {"feature_steps": 2}, "pe1": {"position_encode": True}}
+
+
+def text_and_vae(folder: Folder) -> Results:
+    vectors, (predictor, _) = folder.vectors, folder.predictor()
+    text, vae = folder.load(predictor.text, "clip_text"), folder.load(predictor.vae, "vae")
+    ids, mask = vectors["input_ids"].astype(np.int32), vectors["attention_mask"].astype(bool)
+    output = jax.jit(lambda p: predictor.text.bind(p)(ids, mask))(text)
+    yield "text_hidden", output.hidden, FORWARD
+    yield "text_embeds_projected", output.pooled, FORWARD
+    posterior = jax.jit(lambda p, x: predictor.vae.bind(p).encode(x))(vae, folder.images)
+    yield "vae_moments", first(jnp.concatenate(posterior, axis=-1)), FORWARD
+    decoded = jax.jit(lambda p, z: predictor.vae.bind(p).decode(z))(vae, last(vectors["vae_dec_in"])[None])
+    yield "vae_dec_out", first(decoded[0]), FORWARD
+
+
+def features(folder: Folder) -> Results:
+    """The extractor: with and without positions, from one block, after a denoising step; and the tokens that the Video Former gets."""
+    vectors = folder.vectors
+    ids, mask = vectors["input_ids"].astype(np.int32), vectors["attention_mask"].astype(bool)
+    for name, changes in FEATURES.items():
+        predictor, params = folder.predictor(**changes)
+
+        def extract(params, predictor=predictor):
+            states = predictor.encode_text(params, ids, mask)
+            return states, predictor.predictive_features(params, folder.images, states, last(vectors["extract_noise"]))
+
+        states, values = jax.jit(extract)(params)
+        side = round(values.shape[2] ** 0.5)
+        yield f"features_{name}", first(values.reshape(*values.shape[:2], side, side, -1)), FORWARD
+        if f"cond_{name}" in vectors:
+            yield f"cond_{name}", states, FORWARD
+        if name == "pe0":
+            yield "vf_in", np.concatenate(np.split(np.asarray(values), 2), axis=2), FORWARD
+
+
+def unet(folder: Folder) -> Results:
+    vectors, (predictor, _) = folder.vectors, folder.predictor()
+    level = np.full(len(vectors["unet_in"]), vectors["unet_t"], np.float32)
+    run = jax.jit(lambda p, *inputs: predictor.unet.bind(p)(*inputs, taps=(0, 1)))
+    params = folder.load(predictor.unet, "unet")
+    output = run(params, last(vectors["unet_in"]), level, vectors["cond_pe0"], vectors["unet_time_ids"])
+    yield "unet_out", first(output.sample), FORWARD
+    for tap in (0, 1):
+        values = first(output.taps[tap])
+        yield f"unet_up{tap}", values.reshape(-1, *values.shape[2:]), FORWARD  # recorded with frames in the batch
+
+
+def former(folder: Folder) -> Results:
+    for variant, module, output in (("3d", "video_former", "vf_out"), ("2d", "video_former_2d", "vf2d_out")):
+        pure = PureModule.of(lambda rngs, variant=variant: VideoFormer(folder.former(variant), rngs=rngs))
+        run = jax.jit(lambda params, features, pure=pure: pure.bind(params)(features))
+        yield output, run(folder.load(pure, module), folder.vectors["vf_in"]), FORWARD
+
+
+def policy(folder: Folder) -> Results:
+    """Context, network output, loss with gradients, the denoiser, and both sampling ladders."""
+    vectors, sigma_data = folder.vectors, folder.config["policy"]["sigma_data"]
+    tokens, goal, actions, noise, sigma = (jnp.asarray(vectors[name]) for name in ("vf_out", "goal", "actions", "act_noise", "act_sigma"))
+    pure = PureModule.of(lambda rngs: ActionTransformer(folder.action(proprio=False), rngs=rngs))
+    params, scale = folder.load(pure, "policy", "inner_model."), edm.policy_preconditioning(sigma, sigma_data)
+
+    def loss(params, tokens):
+        model, noisy = pure.bind(params), edm.add_noise(actions, noise, sigma)
+        context = model.encode(tokens, goal[:, 0])
+        output = model.decode(scale.network_input(noisy), sigma, context)
+        error = jnp.mean((output - edm.policy_target(actions, noise, sigma, sigma_data)) ** 2)
+        return error, (context, output, scale.denoised(noisy, output))
+
+    (value, (context, output, denoised)), gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, tokens)
+    yield "policy_context", context, FORWARD
+    yield "policy_model_output", output, FORWARD
+    yield "policy_loss", value, FORWARD
+    yield "policy_denoised", denoised, FORWARD
+    yield "policy_grad_tokens", gradients[1], GRADIENT
+    for name, gradient in gradients[0].items():
+        theirs = f"policy_grad/inner_model.{published_name(name)}"
+        if theirs in vectors:
+            yield theirs, to_published(name, np.asarray(gradient)), GRADIENT
+
+    with_proprio = PureModule.of(lambda rngs: ActionTransformer(folder.action(proprio=True), rngs=rngs))
+
+    def see_proprio(params):  # recorded with the clean actions as input, without c_in
+        model = with_proprio.bind(params)
+        return model.decode(actions, sigma, model.encode(tokens, goal[:, 0], jnp.asarray(vectors["proprio"])[:, 0]))
+
+    yield "policy_model_output_with_proprio", jax.jit(see_proprio)(folder.load(with_proprio, "policy", "inner_model.")), FORWARD
+
+    @jax.jit
+    def draw(params, start, sigmas):
+        model = pure.bind(params)
+        context = model.encode(tokens, goal[:, 0])
+
+        def denoise(x, sigma):
+            scale = edm.policy_preconditioning(sigma, sigma_data)
+            return scale.denoised(x, model.decode(scale.network_input(x), sigma, context))
+
+        return sample_trajectory(denoise, start, sigmas, "ddim")
+
+    for name in vectors:
+        if name.startswith("ddim_sigmas_"):
+            low = name.removeprefix("ddim_sigmas_")
+            ladder = sigma_ladder(LadderConfig("exponential", len(vectors[name]) - 1, float(low), 80.0))
+            yield name, ladder, FORWARD
+            result, seen = draw(params, vectors["ddim_x_T"], ladder)
+            yield f"ddim_out_{low}", result, SAMPLED
+            yield f"ddim_x_{low}", seen.states, SAMPLED
+            yield f"ddim_denoised_{low}", seen.denoised, SAMPLED
+
+
+def schedules(folder: Folder) -> Results:
+    vectors, scheduler = folder.vectors, folder.config["scheduler"]
+    steps = len(vectors["sched_timesteps20"])
+    ladder = sigma_ladder(LadderConfig("svd_euler", steps, scheduler["sigma_min"], scheduler["sigma_max"]))
+    yield "sched_sigmas20", ladder, FORWARD
+    yield "sched_timesteps20", edm.video_preconditioning(ladder[:-1]).c_noise, FORWARD
+    yield "loglogistic_sigma", truncated_loglogistic_quantile(vectors["loglogistic_u"], PUBLISHED_DENSITY), FORWARD
+    published = OptimizerConfig(
+        learning_rate=1e-4, schedule="tri_stage", warmup_ratio=0.02, hold_ratio=0.08, initial_scale=0.1, final_scale=1e-6
+    )
+    rates = jax.vmap(make_schedule(published, 50_000))(jnp.arange(len(vectors["tri_stage_lr"])))
+    yield "tri_stage_lr", rates, FORWARD
+
+
+FORMATTER = argparse.RawDescriptionHelpFormatter
+PUBLISHED_DENSITY = SigmaDensityConfig("truncated_loglogistic")
+GROUPS: tuple[Callable[[Folder], Results], ...] = (text_and_vae, features, unet, former, policy, schedules)
+
+
+def compare(folder: Folder, groups: Sequence[Callable[[Folder], Results]] = GROUPS) -> bool:
+    """Prints a line per array; whether all of them are within their tolerances."""
+    fine, seen = True, set(INPUTS)
+    for group in groups:
+        for name, value, tolerance in group(folder):
+            want, got = folder.vectors[name], np.asarray(value)
+            seen.add(name)
+            error = np.abs(got - want).max() / np.abs(want).max() if got.shape == want.shape else np.inf
+            ok = bool(error <= tolerance)
+            fine &= ok
+            verdict = "ok" if ok else f"FAIL (limit {tolerance:g})"
+            print(f"{name:56} {want.shape!s:24} {error:9.2e}  {verdict}", flush=True)
+    for name in sorted(folder.vectors.keys() - seen):
+        fine = False
+        print(f"{name:56} {folder.vectors[name].shape!s:24} not recomputed  FAIL")
+    return fine
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__, formatter_class=FORMATTER)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--seed", type=int, default=0, help="of the weights (default: 0)")
+    options = parser.parse_args(argv)
+    return 0 if compare(Folder(options.directory, options.seed)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
