@@ -20,6 +20,7 @@ from data_pipelines.config import DataConfig
 from vpp_jax.config_checks import ConfigError, at_least, build, check_experiment, check_inputs, one_of, optional_fields, within
 from vpp_jax.diffusion.densities import SigmaDensityConfig
 from vpp_jax.diffusion.ladders import LadderConfig
+from vpp_jax.diffusion.samplers import SAMPLERS as SAMPLER_TABLE
 from vpp_jax.models.action_transformer import ActionTransformerConfig
 from vpp_jax.models.text_encoder import TextEncoderConfig
 from vpp_jax.models.video_former import VideoFormerConfig
@@ -34,7 +35,7 @@ __all__ = [
 
 STAGES = ("vae", "video", "policy")
 SCHEDULES = ("constant", "cosine", "tri_stage")
-SAMPLERS = ("ddim", "euler", "heun")
+SAMPLERS = tuple(SAMPLER_TABLE)
 # Fields that may change between a run and its continuation: they do not enter the parameters at a given step.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.eval_every", "train.eval_batches", "train.save_every", "train.keep", "train.wandb",
@@ -121,12 +122,15 @@ class VideoDiffusionConfig:
     """EDM training and sampling of stage 1 (paper section 3.1; the defaults are the published values).
 
     conditioning_dropout: share of samples whose text states are replaced by zeros
+    sampler:              one of `SAMPLERS`; vpp_jax/diffusion/samplers.py says what they are
+    eta:                  noise that the stochastic samplers add, from 0 (the ODE) to 1; the others do not read it
     guidance_min, guidance_max: classifier-free guidance of the first and of the last frame, linear between; 1 and 1 switch it off
     """
 
     density: SigmaDensityConfig = field(default_factory=lambda: SigmaDensityConfig("lognormal", mean=0.7, std=1.6))
     conditioning_dropout: float = 0.05
     sampler: str = "euler"
+    eta: float = 1.0
     ladder: LadderConfig = field(default_factory=lambda: LadderConfig("svd_euler", steps=30, sigma_min=0.002, sigma_max=700.0, rho=7.0))
     guidance_min: float = 1.0
     guidance_max: float = 3.0
@@ -135,12 +139,14 @@ class VideoDiffusionConfig:
         within(self, "conditioning_dropout", 0.0, 1.0)
         within(self, "guidance_min", 0.0, self.guidance_max)
         one_of(self, "sampler", SAMPLERS)
+        within(self, "eta", 0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class PolicyDiffusionConfig:
     """EDM training and sampling of stage 2 (paper section 3.3).
 
+    sampler, eta:          as in `VideoDiffusionConfig`
     feature_draws:         0 computes features in the training step, as published; n caches n noise draws per observation beforehand
     feature_batch:         observations per batch while that cache is filled
     """
@@ -150,6 +156,7 @@ class PolicyDiffusionConfig:
     )
     sigma_data: float = 0.5
     sampler: str = "ddim"
+    eta: float = 1.0
     ladder: LadderConfig = field(default_factory=lambda: LadderConfig("exponential", steps=10, sigma_min=1.0, sigma_max=80.0))
     feature_draws: int = 0
     feature_batch: int = 64
@@ -159,6 +166,7 @@ class PolicyDiffusionConfig:
         at_least(self, 1, "feature_batch")
         at_least(self, 0, "feature_draws")
         one_of(self, "sampler", SAMPLERS)
+        within(self, "eta", 0.0, 1.0)
 
 
 @dataclass(frozen=True)

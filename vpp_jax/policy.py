@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from vpp_jax.config import ModelConfig, PolicyDiffusionConfig, VideoDiffusionConfig
 from vpp_jax.diffusion.densities import sample_sigma
 from vpp_jax.diffusion.edm import add_noise, policy_preconditioning, policy_target
-from vpp_jax.diffusion.ladders import sigma_ladder
+from vpp_jax.diffusion.ladders import initial_scale, sigma_ladder
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
 from vpp_jax.models.action_transformer import ActionTransformer
@@ -129,17 +129,18 @@ class VideoPredictionPolicy:
     def sample_actions(
         self, params: Params, context: Float[Array, "b m w"], keys: jax.Array
     ) -> Float[Array, "b k a"]:
-        """Normalised action chunks: DDIM on the exponential ladder, one PRNG key per row."""
+        """Normalised action chunks by the configured sampler (published: DDIM on the exponential ladder), one PRNG key per row."""
         config = self.config.action
         decoder = self.action.bind(select("action", params))
-        sigmas = sigma_ladder(self.diffusion.ladder)
-        noise = jax.vmap(lambda key: jax.random.normal(key, (config.chunk, config.action_dim)))(keys) * sigmas[0]
+        ladder = self.diffusion.ladder
+        noise = jax.vmap(lambda key: jax.random.normal(key, (config.chunk, config.action_dim)))(keys) * initial_scale(ladder)
+        sampler_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
 
         def denoise(noisy: jax.Array, sigma: jax.Array) -> jax.Array:
             scale = policy_preconditioning(sigma, self.diffusion.sigma_data)
             return scale.denoised(noisy, decoder.decode(scale.network_input(noisy), sigma, context))
 
-        return sample(denoise, noise, sigmas, kind=self.diffusion.sampler)
+        return sample(denoise, noise, sigma_ladder(ladder), self.diffusion.sampler, sampler_keys, self.diffusion.eta)
 
     def act(
         self,

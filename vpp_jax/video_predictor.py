@@ -171,7 +171,7 @@ class VideoPredictor:
             unconditional, conditional = jnp.split(self.denoise(params, both(noisy), both(sigma), both(condition), states), 2)
             return guide(unconditional, conditional, scales)
 
-        latents = sample(estimate, noise, sigmas, kind=self.diffusion.sampler)
+        latents = sample(estimate, noise, sigmas, self.diffusion.sampler, jax.random.fold_in(key, 1), self.diffusion.eta)
         return to_uint8_image(self.decode_latents(params, latents))
 
     def predictive_features(
