@@ -75,16 +75,12 @@ def test_ddim_and_euler_are_one_step_in_two_spellings(start):
 @pytest.mark.parametrize("eta", [1.0, 0.5])
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_stochastic_results_follow_the_data_distribution(kind, eta):
-    """Mean and variance over 40,000 samples; their own standard errors are 0.0025 and 0.0018."""
-    rows = 40_000
-    x = MEAN + np.sqrt(80.0**2 + SPREAD**2) * jax.random.normal(jax.random.key(1), (rows,))
-    gaps = []
-    for steps in (8, 256):
-        sigmas = sigma_ladder(LadderConfig("karras", steps, 0.002, 80.0))
-        result = np.asarray(sample(gaussian_denoiser, x, sigmas, kind, KEY, eta))
-        gaps.append(max(abs(result.mean() - MEAN), abs(result.var() - SPREAD**2)))
-    assert gaps[1] < gaps[0] / 2
-    assert gaps[1] < 0.015, gaps
+    """Mean and variance over 40,000 samples, with standard errors 0.0025 and 0.0018; a step of first order leaves the rest."""
+    x = MEAN + np.sqrt(80.0**2 + SPREAD**2) * jax.random.normal(jax.random.key(1), (400, 100))
+    sigmas = sigma_ladder(LadderConfig("karras", 256, 0.002, 80.0))
+    result = np.asarray(sample(gaussian_denoiser, x, sigmas, kind, KEY, eta))
+    assert abs(result.mean() - MEAN) < 0.01
+    assert abs(result.var() - SPREAD**2) < 0.015
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("euler_ancestral", "euler"), ("dpmpp_2m_sde", "dpmpp_2m")])
@@ -98,14 +94,14 @@ def test_without_noise_the_stochastic_kinds_are_their_ode(kind, limit, start):
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_noise_of_a_row_depends_on_its_key_alone(kind, start):
     sigmas = sigma_ladder(LadderConfig("karras", 6, 0.05, 10.0))
-    keys = jax.random.split(KEY, 64)
-    together = np.asarray(sample(gaussian_denoiser, start, sigmas, kind, keys))
-    few = np.array([40, 3, 17])
-    np.testing.assert_allclose(sample(gaussian_denoiser, start[few], sigmas, kind, keys[few]), together[few], rtol=1e-6, atol=1e-6)
-    same_start = np.asarray(sample(gaussian_denoiser, jnp.zeros((64, 3)), sigmas, kind, keys))
+    draw = jax.jit(lambda x, key: sample(gaussian_denoiser, x, sigmas, kind, key))
+    keys, few = jax.random.split(KEY, 64), np.array([40, 3, 17])
+    together = np.asarray(draw(start, keys))
+    np.testing.assert_allclose(draw(start[few], keys[few]), together[few], rtol=1e-6, atol=1e-6)
+    same_start = np.asarray(draw(jnp.zeros((64, 3)), keys))
     assert len(np.unique(same_start)) == same_start.size  # and differs between rows and within them
-    np.testing.assert_array_equal(sample(gaussian_denoiser, start, sigmas, kind, KEY), together)  # one key is split into one per row
-    assert np.abs(sample(gaussian_denoiser, start, sigmas, kind, jax.random.key(8)) - together).min() > 0
+    np.testing.assert_allclose(draw(start, KEY), together, rtol=1e-6, atol=1e-6)  # one key is split into one per row
+    assert np.abs(draw(start, jax.random.key(8)) - together).min() > 0
 
 
 def test_an_ancestral_step_is_the_posterior_of_gaussian_noise():
