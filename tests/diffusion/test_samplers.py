@@ -80,7 +80,7 @@ def test_stochastic_results_follow_the_data_distribution(kind, eta):
     sigmas = sigma_ladder(LadderConfig("karras", 256, 0.002, 80.0))
     result = np.asarray(sample(gaussian_denoiser, x, sigmas, kind, KEY, eta))
     assert abs(result.mean() - MEAN) < 0.01
-    assert abs(result.var() - SPREAD**2) < 0.015
+    assert abs(result.var() - SPREAD**2) < 0.02
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("euler_ancestral", "euler"), ("dpmpp_2m_sde", "dpmpp_2m")])
