@@ -17,19 +17,24 @@ from vpp_jax.functional import PureModule
 from vpp_jax.models.video_vae import TemporalVAE, VideoVAEConfig
 
 CONFIG = VideoVAEConfig(block_out_channels=(32, 64, 64))
+SHALLOW = VideoVAEConfig(block_out_channels=(32, 64))  # compiles in half the time
 BATCH, FRAMES = 2, 5
+
+
+def diffusers_vae(config: VideoVAEConfig) -> AutoencoderKLTemporalDecoder:
+    return randomized(
+        AutoencoderKLTemporalDecoder(
+            block_out_channels=config.block_out_channels,
+            down_block_types=("DownEncoderBlock2D",) * len(config.block_out_channels),
+            layers_per_block=config.layers_per_block,
+            latent_channels=config.latent_channels,
+        )
+    )
 
 
 @pytest.fixture(scope="module")
 def theirs():
-    return randomized(
-        AutoencoderKLTemporalDecoder(
-            block_out_channels=CONFIG.block_out_channels,
-            down_block_types=("DownEncoderBlock2D",) * len(CONFIG.block_out_channels),
-            layers_per_block=CONFIG.layers_per_block,
-            latent_channels=CONFIG.latent_channels,
-        )
-    )
+    return diffusers_vae(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +109,7 @@ def test_posterior(theirs, encode, params):
     check(got.kl().sum((1, 2, 3)), want.kl(), what="KL divergence")
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 5])
+@pytest.mark.parametrize("chunk", [2, 5])
 def test_decoding_in_chunks(chunk, theirs, decode, params):
     """As the published pipeline does it: consecutive frames, the last chunk shorter; the chunks' borders change the result."""
     for begin in range(0, FRAMES, chunk):
@@ -114,9 +119,9 @@ def test_decoding_in_chunks(chunk, theirs, decode, params):
         check(decode(params, np.moveaxis(part.numpy(), 2, -1)), videos(want, part.shape[1]), what=f"frames from {begin}")
 
 
-def test_gradients_of_all_weights_through_both_halves(theirs, pure, params):
-    direction = normal(4, 2, 3, 24, 16)
-    theirs.zero_grad()
+def test_gradients_of_all_weights_through_both_halves():
+    theirs, pure = diffusers_vae(SHALLOW), PureModule.of(lambda rngs: TemporalVAE(SHALLOW, rngs=rngs))
+    direction, params = normal(4, 2, 3, 24, 16), load(pure, theirs)
     (theirs.decode(theirs.encode(PICTURES).latent_dist.mode(), num_frames=2).sample * direction).sum().backward()
 
     def objective(params):
@@ -127,8 +132,9 @@ def test_gradients_of_all_weights_through_both_halves(theirs, pure, params):
     check_gradients(gradients, theirs)
 
 
-def test_bfloat16_stays_close(theirs):
-    pure = PureModule.of(lambda rngs: TemporalVAE(dataclasses.replace(CONFIG, dtype="bfloat16"), rngs=rngs))
+def test_bfloat16_stays_close():
+    theirs = diffusers_vae(SHALLOW)
+    pure = PureModule.of(lambda rngs: TemporalVAE(dataclasses.replace(SHALLOW, dtype="bfloat16"), rngs=rngs))
     params = load(pure, theirs)
     with torch.no_grad():
         latents = theirs.encode(PICTURES).latent_dist.mode()
