@@ -51,9 +51,11 @@ class ModelConfig:
     image_size:        side of the square images every view is resized to, pixels
     frames:            frames of a clip, the first of which is given
     views:             cameras of the policy, in the order in which their tokens stand side by side
-    text_length:       tokens per sentence, padding included
+    text_length:       tokens per sentence that the U-Net attends to, padding included
+    goal_length:       tokens per sentence of the policy's goal, padding included (published: 77, all that CLIP has positions for)
     position_encode:   sinusoidal positions added to the CLIP states before the U-Net (published: general models yes, CALVIN no)
-    fps_id_train, fps_id_features, motion_bucket: SVD's micro-conditioning (published: 7 in stage 1, 4 for features; 127)
+    fps_id_train, fps_id_generate, fps_id_features, motion_bucket, noise_aug_id_generate: SVD's micro-conditioning (published: 7 in
+                       training and its previews, 4 for features; 127; 0.02 when a video is sampled, 0 in training and for features)
     tap_blocks:        up blocks whose outputs are the predictive features
     feature_sigma:     noise level that the pass which gives them starts from
     feature_steps:     passes down the ladder of noise levels; features come from the last one (published: 1, one pass from pure noise)
@@ -72,10 +74,13 @@ class ModelConfig:
     former: VideoFormerConfig = field(default_factory=VideoFormerConfig)
     action: ActionTransformerConfig = field(default_factory=ActionTransformerConfig)
     text_length: int = 20
+    goal_length: int = 77
     position_encode: bool = False
     fps_id_train: int = 7
+    fps_id_generate: int = 7
     fps_id_features: int = 4
     motion_bucket: int = 127
+    noise_aug_id_generate: float = 0.02
     tap_blocks: tuple[int, ...] = (0, 1)
     feature_sigma: float = 700.0
     feature_steps: int = 1
@@ -86,7 +91,8 @@ class ModelConfig:
 
     def __post_init__(self):
         at_least(self, 1, "image_size", "frames", "text_length", "execute")
-        at_least(self, 0, "fps_id_train", "fps_id_features", "motion_bucket")
+        at_least(self, self.text_length, "goal_length")
+        at_least(self, 0, "fps_id_train", "fps_id_generate", "fps_id_features", "motion_bucket", "noise_aug_id_generate")
         within(self, "feature_sigma", 0.002, math.inf, open_low=True)
         at_least(self, 1, "feature_steps", "feature_ladder_steps")
         if self.feature_steps > self.feature_ladder_steps:
