@@ -16,10 +16,9 @@ from vpp_jax.interop.slots import slots
 
 UNET = {
     "_class_name": "UNetSpatioTemporalConditionModel", "_diffusers_version": "0.24.0", "addition_time_embed_dim": 32,
-    "block_out_channels": [32, 64], "cross_attention_dim": 64,
-    "down_block_types": ["CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"], "in_channels": 8, "layers_per_block": 1,
-    "num_attention_heads": [1, 2], "num_frames": 14, "out_channels": 4, "projection_class_embeddings_input_dim": 96, "sample_size": 96,
-    "transformer_layers_per_block": 1, "up_block_types": ["UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"],
+    "block_out_channels": [32], "cross_attention_dim": 64, "down_block_types": ["CrossAttnDownBlockSpatioTemporal"], "in_channels": 8,
+    "layers_per_block": 1, "num_attention_heads": [1], "num_frames": 14, "out_channels": 4, "projection_class_embeddings_input_dim": 96,
+    "sample_size": 96, "transformer_layers_per_block": 1, "up_block_types": ["CrossAttnUpBlockSpatioTemporal"],
 }  # fmt: skip
 VAE = {
     "_class_name": "AutoencoderKLTemporalDecoder", "block_out_channels": [32, 32], "down_block_types": ["DownEncoderBlock2D"] * 2,

@@ -32,7 +32,7 @@ def parse(argv: Sequence[str], options: dict[str, str]) -> tuple[ExperimentConfi
 def parse_tree(
     argv: Sequence[str], options: dict[str, str], default: ExperimentConfig | None = None
 ) -> tuple[ConfigDict, dict[str, str]]:
-    """The same, with a configuration that is not yet checked as a whole. `default`: what it is where `--config` is absent; None: an error."""
+    """The same, with a configuration not yet checked as a whole. `default`: what it is where `--config` is absent; None: an error."""
     argv = _joined(argv)
     files = [argument.removeprefix("--config=") for argument in argv if argument.startswith("--config=")]
     if len(files) > 1 or (default is None and not files):

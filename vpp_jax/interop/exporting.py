@@ -2,7 +2,8 @@
 
     stage vae     OUT/vae/
     stage video   OUT/unet/  OUT/vae/  OUT/text_encoder/
-    stage policy  OUT/policy.safetensors: Video Former, diffusion policy, text and goal encoder by the names of the published `model`
+    stage policy  OUT/policy.safetensors, OUT/config.json: Video Former, diffusion policy, text and goal encoder by the names of the
+                  published `model`, and the arguments of its class
 
 A checkpoint that was imported is written as it came, byte for byte: the same files, headers and config.json. Where tensors were dropped
 on import, the files lack those and nothing else. Any other checkpoint gets one file per module, laid out as the format's own serializer
@@ -21,7 +22,7 @@ import numpy as np
 from vpp_jax.config import ExperimentConfig, from_config_dict
 from vpp_jax.functional import Params, PureModule, with_prefix
 from vpp_jax.interop.importing import GOAL, PUBLISHED, TEXT
-from vpp_jax.interop.policy_config import ACTION, FORMER
+from vpp_jax.interop.policy_config import ACTION, FORMER, policy_arguments
 from vpp_jax.interop.published_configs import published_text, published_unet, published_vae
 from vpp_jax.interop.report import ConversionError
 from vpp_jax.interop.safetensors_file import DTYPES, make_header, names_in_order, parse_header, write_file
@@ -37,12 +38,12 @@ GROUP_BYTES = 512 << 20  # tensors that are read from the checkpoint together
 
 @dataclass(frozen=True)
 class Part:
-    """One published module. `slots`: our name -> slot. `config`: its config.json, None where the module has none."""
+    """One published module. `slots`: our name -> slot. `config`: its config.json; a policy's has the arguments of the published class."""
 
     kind: str
     folder: str
     slots: dict[str, Slot]
-    config: dict[str, Any] | None
+    config: dict[str, Any]
 
 
 def export_published(
@@ -114,7 +115,7 @@ def _parts(config: ExperimentConfig, scaling_factor: float | None) -> list[Part]
         wanted = {}
         for group, module, prefix, openai in modules:
             wanted |= with_prefix(group, slots(module.abstract, prefix, openai))
-        return [Part("policy", "", wanted, None)]
+        return [Part("policy", "", wanted, policy_arguments(model))]
     predictor = VideoPredictor(replace(model, unet=replace(model.unet, last_tap=None)), config.video_diffusion)
     latent_size = model.image_size // model.vae.downscale
     entries = {
@@ -140,7 +141,7 @@ def _files(part: Part, tensors: Mapping[str, jax.ShapeDtypeStruct], layout: dict
     headers = {file["name"]: file["header"].encode() for file in layout.get("files", ())}
     kept = {name: _kept(header, name, tensors) for name, header in headers.items()}
     if not headers or set().union(*kept.values()) != tensors.keys() or any(Path(name).name != name for name in headers):
-        texts = {} if part.config is None else {"config.json": json.dumps(part.config, indent=2, sort_keys=True) + "\n"}
+        texts = {"config.json": json.dumps(part.config, indent=2, sort_keys=True) + "\n"}
         return {f"{COMPONENTS[part.kind][1]}.safetensors": make_header(tensors, METADATA)}, texts
     files = {}
     for name, header in headers.items():

@@ -102,8 +102,7 @@ class Plan:
         self.model = self.policy_model = model
         if "policy" in self.components:
             policy = self.components["policy"]
-            arguments = getattr(policy.source, "arguments", None)
-            self.policy_model, notes = policy_model(policy.source.tensors, arguments, model, policy.where)
+            self.policy_model, notes = policy_model(policy.source.tensors, policy.config, model, policy.where)
             # clips and chunks are one length in all stages; what features see is the policy's own affair
             self.model = replace(model, former=self.policy_model.former, action=self.policy_model.action,
                                  frames=self.policy_model.frames, execute=self.policy_model.execute)  # fmt: skip
@@ -164,6 +163,8 @@ def _open(request: Request) -> dict[str, Component]:
         raise ConversionError("--unet needs --text: the text encoder that the video model is conditioned on (a CLIP folder)")
     if request.policy is not None and request.unet is None:
         raise ConversionError("--policy needs --unet (with --vae and --text): the video model that its features come from")
+    if request.vae is None and not (request.unet / "vae").is_dir():
+        raise ConversionError(f"--unet={request.unet} is no pipeline folder with a VAE: give --vae besides")
     paths = {"unet": request.unet, "vae": request.vae or request.unet, "text": request.text}
     opened = {kind: open_component(kind, path, request.variant) for kind, path in paths.items() if path is not None}
     return opened | ({"policy": open_policy(request.policy)} if request.policy is not None else {})
@@ -206,23 +207,28 @@ class _Writer:
             self._policy()
 
     def _vae(self) -> None:
-        frozen = {FROZEN: self._load("text", "text")} if "text" in self._plan.components else {}
-        self._save("vae", ("vae",), self._load("vae", "vae"), frozen, {})
+        if "text" in self._plan.components:
+            self._frozen("vae", self._load("text", "text"), {})
+        self._checkpoint("vae", ("vae",), self._load("vae", "vae"))
 
     def _video(self) -> None:
         # the policy's goal encoder is the same CLIP: a policy trained on this checkpoint finds it here
         goal = {name.replace("text/", "goal/", 1): value for name, value in self._load("text", "text").items()}
-        text = self._out / "vae" / "checkpoints" / FROZEN / FROZEN
-        frozen, shared = {FROZEN: goal | self._scaling()}, {"vae": self._params("vae"), "text": text}
-        self._save("video", ("unet", "vae", "text"), self._load("unet", "unet"), frozen, shared)
+        shared = {"vae": self._params("vae"), "text": self._folder("vae") / FROZEN / FROZEN}
+        self._frozen("video", goal | self._scaling(), shared)
+        del goal
+        self._checkpoint("video", ("unet", "vae", "text"), self._load("unet", "unet"))
 
     def _policy(self) -> None:
-        params = self._load("policy", "former", "action")
-        frozen = {FROZEN: self._load("policy", "text", "goal") | self._scaling()}
-        self._save("policy", ("policy",), params, frozen, {"vae": self._params("vae"), "unet": self._params("video")})
+        frozen = self._load("policy", "text", "goal") | self._scaling()
+        self._frozen("policy", frozen, {"vae": self._params("vae"), "unet": self._params("video")})
+        self._checkpoint("policy", ("policy",), self._load("policy", "former", "action"))
+
+    def _folder(self, stage: str) -> Path:
+        return self._out / stage / "checkpoints"
 
     def _params(self, stage: str) -> Path:
-        return self._out / stage / "checkpoints" / "0" / "params"
+        return self._folder(stage) / "0" / "params"
 
     def _scaling(self) -> Params:
         return {SCALING_FACTOR: jnp.float32(self._plan.scaling_factor)}
@@ -238,23 +244,25 @@ class _Writer:
         self._say(f"read {' and '.join(groups)} from {source.where}: {len(params)} tensors, {size / 1e9:.3f} GB, {seconds:.1f} s")
         return params
 
-    def _save(self, stage: str, kinds: tuple[str, ...], params: Params, frozen: dict[str, Params], shared: Mapping[str, Path]) -> None:
+    def _frozen(self, stage: str, params: Params, shared: Mapping[str, Path]) -> None:
+        self._folder(stage).mkdir(parents=True)
+        write_imported(self._folder(stage) / FROZEN, {FROZEN: params}, shared, {})
+
+    def _checkpoint(self, stage: str, kinds: tuple[str, ...], params: Params) -> None:
+        """The checkpoint itself, and the files beside it."""
         start, plan, workdir = time.monotonic(), self._plan, self._out / stage
         config, data = plan.config(stage), _data(plan) if stage == "policy" else {}
-        arguments = getattr(plan.components["policy"].source, "arguments", None) if stage == "policy" else None
+        arguments = plan.components["policy"].config if stage == "policy" else None
         metadata = {
             "schema_version": 1, "step": 0, "stage": stage, "config": to_dict(config), "config_hash": config_hash(config), "data": data,
             "statistics_hash": "", **self._versions, "finished": True, "evaluated": False, "window": [], "train_s": 0.0,
             "latent_scaling_factor": plan.scaling_factor, "imported": {kind: plan.components[kind].where for kind in kinds},
         } | ({"published_args": arguments} if arguments is not None else {})  # fmt: skip
-        checkpoints = workdir / "checkpoints"
-        checkpoints.mkdir(parents=True)
+        self._folder(stage).mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(to_json(config) + "\n")
         layouts = {kind: plan.components[kind].layout for kind in kinds if plan.components[kind].layout}
         (workdir / PUBLISHED).write_text(json.dumps(layouts) + "\n")
-        if frozen or shared:
-            write_imported(checkpoints / FROZEN, frozen, shared, {})
-        write_imported(checkpoints / "0", {"params": params}, {}, {"metadata": metadata, "data": {"state": None}})
+        write_imported(self._folder(stage) / "0", {"params": params}, {}, {"metadata": metadata, "data": {"state": None}})
         self._say(f"wrote {plan.request.out / stage} in {time.monotonic() - start:.1f} s")
 
 

@@ -89,8 +89,7 @@ def _interpret(data: bytes, where: str) -> tuple[Any, list[Global]]:
             case "PROTO" | "FRAME":
                 pass
             case "STOP":
-                (tree,) = stack
-                return tree, names
+                return stack[-1], names
             case kind if kind in _VALUES:
                 stack.append(argument)
             case kind if kind in _CONSTANTS:

@@ -54,7 +54,19 @@ def policy_model(tensors: Tensors, args: Any, base: ModelConfig, where: str) -> 
     return model, notes
 
 
-# What we call it -> argument of the published class and its type.
+def policy_arguments(model: ModelConfig) -> dict[str, Any]:
+    """What `policy_model` reads back from `args`, for a file that carries tensors only."""
+    former, action = model.former, model.action
+    values = {
+        "width": former.dim, "action_dim": action.action_dim, "chunk": action.chunk, "depth": former.depth, "heads": former.heads,
+        "dim_head": former.dim_head, "frames": former.frames, "latents": former.tokens_per_frame, "variant": former.variant,
+        "text_length": model.text_length, "position_encode": model.position_encode, "tap": max(model.tap_blocks),
+        "all_taps": len(model.tap_blocks) > 1, "ladder_steps": model.feature_ladder_steps, "action_heads": action.heads,
+    }  # fmt: skip
+    return {"model": {ARGUMENTS[name][0]: value for name, value in values.items()}}
+
+
+# What we call it -> argument of the published class and its type. The heads of the diffusion policy are no argument there (always 8).
 ARGUMENTS: dict[str, tuple[str, type]] = {
     "width": ("latent_dim", int),
     "action_dim": ("action_dim", int),
@@ -70,6 +82,7 @@ ARGUMENTS: dict[str, tuple[str, type]] = {
     "tap": ("extract_layer_idx", int),
     "all_taps": ("use_all_layer", bool),
     "ladder_steps": ("timestep", int),
+    "action_heads": ("n_heads", int),
 }
 
 
@@ -102,6 +115,7 @@ def _action(tensors: Tensors, known: Mapping[str, Any], base: ModelConfig, conte
         action_dim=shape("action_emb.weight")[1],
         chunk=known.get("chunk", rows if rows > 0 else base.action.chunk),
         width=width,
+        heads=known.get("action_heads", base.action.heads),
         token_dim=token_dim,
         goal_dim=shape("lang_emb.0.weight")[1],
         encoder_layers=_count(tensors, rf"{re.escape(ACTION)}encoder\.blocks\.(\d+)\..*"),

@@ -1,6 +1,7 @@
 """Finding and opening what the command line names: pipeline folders, their components, single files, folders of a policy."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,10 @@ def open_component(kind: str, path: Path, variant: str = "") -> Component:
 
 
 def open_policy(path: Path) -> Component:
-    """A `.pt` or `.safetensors` file, or a folder that has one of them, at most one level down (`saved_models/`)."""
+    """A `.pt` or `.safetensors` file, or a folder that has one of them, at most one level down (`saved_models/`).
+
+    `config` is what it was trained with: the `args` of a `.pt` file, the config.json beside a `.safetensors` file.
+    """
     if path.is_dir():
         found = sorted(file for pattern in ("*", f"{COMPONENTS['policy'][0]}/*") for file in path.glob(pattern)
                        if file.suffix in (".pt", ".pth", ".ckpt", ".safetensors"))  # fmt: skip
@@ -66,9 +70,9 @@ def open_policy(path: Path) -> Component:
     if not path.is_file():
         raise ConversionError(f"--policy={path} does not exist")
     if path.suffix != ".safetensors":
-        return Component(TorchFile(path))
-    source = SafetensorsFile(path)
-    return Component(source, layout={"files": [{"name": path.name, "header": source.header.decode()}]})
+        source = TorchFile(path)
+        return Component(source, source.arguments if isinstance(source.arguments, dict) else None)
+    return open_component("policy", path)
 
 
 def _weights(folder: Path, stem: str, variant: str) -> Path:
@@ -78,7 +82,8 @@ def _weights(folder: Path, stem: str, variant: str) -> Path:
     for name in exact:
         if (folder / name).is_file():
             return folder / name
-    others = sorted({*folder.glob(f"{stem}.*.safetensors"), *folder.glob(f"{stem}*.index*.json")})
+    candidates = {*folder.glob(f"{stem}.*.safetensors"), *folder.glob(f"{stem}*.index*.json")}
+    others = sorted(path for path in candidates if not re.search(r"-\d+-of-\d+", path.name))  # shards are found through their index
     if not variant and len(others) == 1:
         return others[0]
     pickled = next((folder / name for name in (f"{stem}.bin", "pytorch_model.bin") if (folder / name).is_file()), None)

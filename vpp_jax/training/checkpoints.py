@@ -248,7 +248,7 @@ def write_imported(folder: str | Path, trees: Mapping[str, Params], linked: Mapp
     """Writes one directory, `checkpoints/0` or `checkpoints/frozen`, and returns when it is complete.
 
     Args:
-      trees: item -> parameters. Nothing is copied in memory but what is on its way to the disk, at most 1 GB.
+      trees: item -> parameters. Orbax copies what is on its way to the disk: by default all of it, here a sixteenth of an item.
       linked: item -> directory of an item of another checkpoint, whose files are shared (hard links; copies where those do not exist).
       documents: name -> JSON.
     """
@@ -257,7 +257,12 @@ def write_imported(folder: str | Path, trees: Mapping[str, Params], linked: Mapp
     for name, other in linked.items():
         index[name] = _index(epath.Path(other).parent)[epath.Path(other).name]
     documents = {**documents, "index": index}
-    handlers: dict[str, Any] = {name: ocp.PyTreeCheckpointHandler(save_concurrent_gb=1) for name in trees}
+    handlers: dict[str, Any] = {}
+    for name, leaves in trees.items():
+        sizes = [value.nbytes for value in leaves.values()]
+        packed = sum(value.nbytes for value in leaves.values() if value.size <= PACK_UP_TO)
+        in_flight = (1 << 20) + max(sum(sizes) / 16, packed, *sizes)  # more than any single array
+        handlers[name] = ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight / 1e9)
     handlers |= {name: ocp.JsonCheckpointHandler() for name in documents}
     ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)).save(folder, args=_save_arguments(trees, documents))
     for name, other in linked.items():
