@@ -127,10 +127,12 @@ def train_policy(size: str) -> Prepared:
         output = policy.action.bind(select("action", params)).decode(scale.network_input(noisy), sigma, context)
         return jnp.mean((output - edm.policy_target(actions, noise, sigma)) ** 2)
 
-    outputs = loss_and_gradients(objective, params)
+    loss, gradients = jax.jit(jax.value_and_grad(objective))(params)
+    outputs = {"loss": np.asarray(loss)} | {published_name(name): to_published(name, np.asarray(g)) for name, g in gradients.items()}
     state = replace(jax.jit(trainer.init)(jax.random.key(0)), params=params)
-    step = Repeated(trainer.step, state, (frozen, batch))
-    return Prepared({"": step}, outputs, notes={"compile_s": step.compile_s, "parameters": parameter_count(params), "batch": rows})
+    step = Repeated(lambda *x: trainer.step(*x)[:2], state, frozen, batch)
+    notes = {"compile_s": step.compile_s, "parameters": parameter_count(params), "batch": rows}
+    return Prepared({"": lambda: step(frozen, batch)}, outputs, notes=notes)
 
 
 def train_video(size: str) -> Prepared:
@@ -142,36 +144,40 @@ def train_video(size: str) -> Prepared:
     condition = latents[:, 0] / np.float32(SCALING_FACTOR)
     noise, sigma = np.moveaxis(given["latent_noise"], 2, -1), given["latent_sigma"]
 
-    def loss(params: Params, sigma: jax.Array, noise: jax.Array) -> jax.Array:
-        return predictor.denoising_loss(params, latents, condition, states, sigma, noise)
-
-    outputs = loss_and_gradients(lambda params: loss(params, sigma, noise), params)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-
-    def update(state):
-        params, opt_state, number = state
-        noise_key, sigma_key = jax.random.split(jax.random.fold_in(jax.random.key(0), number))
-        drawn = jnp.exp(0.7 + 1.6 * jax.random.normal(sigma_key, sigma.shape))
-        gradients = jax.grad(loss)(params, drawn, jax.random.normal(noise_key, noise.shape))
-        gradients = clip_by_norm(gradients, group_norms(squared_norms(gradients))["grad_norm"], config.optimizer.grad_clip)
+    def update(state, sigma: jax.Array, noise: jax.Array):
+        """The training step, with its random numbers as arguments, so that one program can be both compared and timed."""
+        params, opt_state = state
+        loss, gradients = jax.value_and_grad(predictor.denoising_loss)(params, latents, condition, states, sigma, noise)
+        squares = squared_norms(gradients)
+        gradients = clip_by_norm(gradients, group_norms(squares)["grad_norm"], config.optimizer.grad_clip)
         updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state, number + 1), ()
+        return (optax.apply_updates(params, updates), opt_state), (loss, squares)
 
-    step = Repeated(update, (params, jax.jit(optimizer.init)(params), jnp.int32(0)))
-    return Prepared({"": step}, outputs, notes={"compile_s": step.compile_s, "parameters": parameter_count(params), "batch": 1})
+    optimizer, rng = make_optimizer(config.optimizer, config.train.steps), np.random.default_rng(0)
+    parameters = parameter_count(params)
+    step = Repeated(update, (params, jax.jit(optimizer.init)(params)), sigma, noise)
+    loss, squares = step(sigma, noise)
+    outputs = {"loss": np.asarray(loss)} | {published_name(name): np.sqrt(value) for name, value in squares.items()}
+
+    def timed() -> None:
+        drawn = np.exp(0.7 + 1.6 * rng.standard_normal(1, dtype=np.float32))
+        step(drawn, rng.standard_normal(noise.shape, dtype=np.float32))
+
+    return Prepared({"": timed}, outputs, notes={"compile_s": step.compile_s, "parameters": parameters, "batch": 1})
 
 
 class Repeated:
-    """A training step that is called again and again; its state is donated, as the training loop does."""
+    """A training step that is called again and again, with its state donated as the training loop does. -> what it gives beside that."""
 
-    def __init__(self, step: Callable, state: Any, arguments: tuple = ()):
+    def __init__(self, step: Callable, state: Any, *arguments: Any):
         begin = time.perf_counter()
         self._step = jax.jit(step, donate_argnums=0).lower(state, *arguments).compile()
         self.compile_s = time.perf_counter() - begin
-        self._state, self._arguments = jax.device_put(state), arguments
+        self._state = jax.device_put(state)
 
-    def __call__(self) -> None:
-        self._state = jax.block_until_ready(self._step(self._state, *self._arguments)[0])
+    def __call__(self, *arguments: Any) -> Any:
+        self._state, more = jax.block_until_ready(self._step(self._state, *arguments))
+        return more
 
 
 def compiled(function: Callable, *arguments: Any) -> tuple[Callable[[], Any], float]:
@@ -180,12 +186,6 @@ def compiled(function: Callable, *arguments: Any) -> tuple[Callable[[], Any], fl
     begin = time.perf_counter()
     program = jax.jit(function).lower(*arguments).compile()
     return lambda: jax.block_until_ready(program(*arguments)), time.perf_counter() - begin
-
-
-def loss_and_gradients(objective: Callable[[Params], jax.Array], params: Params) -> dict[str, np.ndarray]:
-    """The loss, and the gradients of all parameters by their published names."""
-    loss, gradients = jax.jit(jax.value_and_grad(objective))(params)
-    return {"loss": np.asarray(loss)} | {published_name(name): to_published(name, np.asarray(g)) for name, g in gradients.items()}
 
 
 def weights(group: str, abstract: Params) -> Params:

@@ -131,6 +131,7 @@ def train_video(size: str, shared: dict[str, np.ndarray]) -> Prepared:
 
     named = list(module.named_parameters("unet"))
     outputs = loss_and_gradients(loss(given["latent_sigma"], given["latent_noise"]), named)
+    outputs = {name: np.asarray(value if name == "loss" else np.linalg.norm(value)) for name, value in outputs.items()}
     module.train()
     optimizer = adamw(config, named)
 
