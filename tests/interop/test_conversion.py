@@ -288,11 +288,11 @@ def test_three_lists_and_what_is_allowed(system, tmp_path, refused):
 
     folder = altered_vae(system, tmp_path, change)
     text = refused("import", f"--vae={folder}", f"--out={tmp_path / 'out'}")
-    assert "1 missing: quant_conv.bias; 1 unexpected: surplus.weight; 1 of another shape: quant_conv.weight [3, 3], expected" in text
+    assert "1 missing: quant_conv.bias; 1 unexpected: surplus.weight; 1 of another shape or type: quant_conv.weight [3, 3]" in text
     assert not (tmp_path / "out").exists()
     allowed = (r"--allow-missing=quant_conv\.bias", r"--allow-unexpected=surplus\..*")
     text = refused("import", f"--vae={folder}", f"--out={tmp_path / 'out'}", *allowed)
-    assert "0 missing; 0 unexpected; 1 of another shape" in text
+    assert "0 missing; 0 unexpected; 1 of another shape or type" in text
 
 
 def test_allowed_faults_are_imported_and_reported(system, tmp_path):
@@ -358,6 +358,38 @@ def test_published_sizes_are_the_defaults():
     assert text_config({"model_type": "clip", "projection_dim": 512, "text_config": {"eos_token_id": 2}}, "") == model.text
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "is not JSON"), ("[" * 100_000, "is not JSON"), ("[1]", "is not a group of fields"),
+        ('{"block_out_channels": 3}', "fields of other types"), ('{"scaling_factor": "x"}', "fields of other types"),
+        ('{"layers_per_block": null}', "config.json of"),
+    ],
+)  # fmt: skip
+def test_damaged_config_json(system, tmp_path, refused, text, problem):
+    folder = altered_vae(system, tmp_path, lambda arrays: None)
+    (folder / "config.json").write_text(text)
+    assert problem in refused("import", f"--vae={folder}", f"--out={tmp_path / 'out'}")
+
+
+def test_types_that_parameters_never_have(system, tmp_path, refused):
+    folder = altered_vae(system, tmp_path, lambda arrays: arrays.update({"quant_conv.bias": np.zeros(8)}))
+    text = refused("import", f"--vae={folder}", f"--out={tmp_path / 'out'}")
+    assert "quant_conv.bias float64, expected float32, float16, bfloat16" in text
+
+
+def test_a_policy_that_does_not_fit_the_video_model_is_refused_before_anything_is_written(system, fabricated, tmp_path, refused):
+    """Its features come from two up blocks; this U-Net has one."""
+    archive = fabricated.Archive()
+    args = {"model": {**ARGS["model"], "extract_layer_idx": 1}}
+    tree = {"model": archive.state_dict(system.arrays["policy"]), "args": fabricated.omegaconf(args)}
+    policy = archive.write(tmp_path / "policy.pt", tree)
+    published = (f"--unet={system.folder / 'pipeline'}", f"--text={system.folder / 'clip'}", f"--policy={policy}")
+    text = refused("import", *published, f"--out={tmp_path / 'out'}", *SMALL)
+    assert "model.tap_blocks is (0, 1), but the U-Net has up blocks 0 to 0" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.pt"]
+
+
 def test_paths_and_combinations(system, tmp_path, refused):
     pipeline, out = system.folder / "pipeline", f"--out={tmp_path / 'out'}"
     assert "--unet needs --text" in refused("import", f"--unet={pipeline}", out)
@@ -367,6 +399,8 @@ def test_paths_and_combinations(system, tmp_path, refused):
     assert "does not exist" in refused("import", f"--vae={tmp_path / 'nowhere'}", out)
     assert "has none of" in refused("import", f"--vae={system.folder / 'clip'}", out)
     assert "has none of" in refused("import", f"--vae={pipeline}", "--variant=bf16", out)
+    assert "'(' is not a regular expression" in refused("import", f"--vae={pipeline}", out, "--allow-unexpected=(")
+    assert "exists and is not empty" in refused("export", f"--checkpoint={system.folder}", f"--out={system.folder}")
     assert "exists and is not empty" in refused("import", f"--vae={pipeline}", f"--out={system.folder}")
     assert "did you mean 'image_size'" in refused("import", f"--vae={pipeline}", out, "--config.model.image_siz=3")
     assert not (tmp_path / "out").exists()

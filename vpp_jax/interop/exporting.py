@@ -49,7 +49,9 @@ class Part:
 def export_published(
     checkpoint: Path, out: Path, *, item: str = "ema", step: int | str = "latest", say: Callable[[str], None] = lambda line: None
 ) -> list[Path]:
-    """Writes the modules of a checkpoint below `out` -> the weight files."""
+    """Writes the modules of a checkpoint below `out`, a new directory -> the weight files."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConversionError(f"--out={out} exists and is not empty: name a new directory")
     metadata = read_metadata(checkpoint, step)
     stored = contents(checkpoint, item=item, step=step)
     layouts = _layouts(checkpoint, step)

@@ -90,6 +90,7 @@ class Plan:
       base: the configuration with the sizes of the files.
       model: its model.
       policy_model: the same with what the policy's own `args` say about features and sentences.
+      configs: stage -> the configuration of its work directory.
       abstract: component -> our parameters as ShapeDtypeStructs, names with their group.
       wanted: component -> group -> the slots of its parameters.
     """
@@ -107,11 +108,14 @@ class Plan:
             self.model = replace(model, former=self.policy_model.former, action=self.policy_model.action,
                                  frames=self.policy_model.frames, execute=self.policy_model.execute)  # fmt: skip
         self.base = from_config_dict({**request.base, "stage": "vae", "model": to_dict(self.model)})
+        stages = ["vae", *(["video"] if "unet" in self.components else []), *(["policy"] if "policy" in self.components else [])]
+        self.configs = {stage: self._config(stage) for stage in stages}
         self.abstract, self.wanted = self._places()
         self.reports = {kind: self._report(kind) for kind in self.components}
         if "text" in self.reports and self.model.text.vocab_size != VOCABULARY_SIZE:
-            notes_on_text = f"{self.model.text.vocab_size} tokens, but CLIP's tokenizer, which reads the sentences, has {VOCABULARY_SIZE}"
-            self.reports["text"].notes.append(notes_on_text)
+            self.reports["text"].notes.append(
+                f"{self.model.text.vocab_size} tokens, but CLIP's tokenizer, which reads the sentences, has {VOCABULARY_SIZE}"
+            )
         if "policy" in self.reports:
             self.reports["policy"].notes += notes
 
@@ -123,7 +127,7 @@ class Plan:
     def policy(self) -> VideoPredictionPolicy:
         return VideoPredictionPolicy(self.policy_model, self.base.policy_diffusion, self.base.video_diffusion)
 
-    def config(self, stage: str) -> ExperimentConfig:
+    def _config(self, stage: str) -> ExperimentConfig:
         model = self.policy_model if stage == "policy" else self.model
         base, out = self.base, self.request.out
         return replace(
@@ -172,11 +176,18 @@ def _open(request: Request) -> dict[str, Component]:
 
 def _sizes(base: ModelConfig, components: Mapping[str, Component]) -> tuple[ModelConfig, float]:
     """`base` with the sizes that the config.json files give; a component without one keeps those of `base`. And the scaling factor."""
-    trees = {kind: component.config for kind, component in components.items() if component.config is not None}
-    where = {kind: f"config.json of {component.where}" for kind, component in components.items()}
-    vae, factor = vae_config(trees["vae"], where["vae"]) if "vae" in trees else (base.vae, 0.18215)
-    text = text_config(trees["text"], where["text"]) if "text" in trees else base.text
-    unet = unet_config(trees["unet"], where["unet"]) if "unet" in trees else base.unet
+
+    def read(kind: str, reader: Callable, default: Any) -> Any:
+        component = components.get(kind)
+        if component is None or component.config is None:
+            return default
+        try:
+            return reader(component.config, f"config.json of {component.where}")
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ConversionError(f"config.json of {component.where} has fields of other types than expected: {error}") from None
+
+    vae, factor = read("vae", vae_config, (base.vae, 0.18215))
+    text, unet = read("text", text_config, base.text), read("unet", unet_config, base.unet)
     if "unet" not in components:  # never built, but a configuration is checked as a whole
         unet = replace(unet, in_channels=2 * vae.latent_channels, out_channels=vae.latent_channels, cross_attention_dim=2 * text.width)
     computed = lambda made, ours: replace(made, dtype=ours.dtype)  # noqa: E731
@@ -251,7 +262,7 @@ class _Writer:
     def _checkpoint(self, stage: str, kinds: tuple[str, ...], params: Params) -> None:
         """The checkpoint itself, and the files beside it."""
         start, plan, workdir = time.monotonic(), self._plan, self._out / stage
-        config, data = plan.config(stage), _data(plan) if stage == "policy" else {}
+        config, data = plan.configs[stage], _data(plan) if stage == "policy" else {}
         arguments = plan.components["policy"].config if stage == "policy" else None
         metadata = {
             "schema_version": 1, "step": 0, "stage": stage, "config": to_dict(config), "config_hash": config_hash(config), "data": data,

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import jax
+import ml_dtypes
 import numpy as np
 from jax.sharding import Sharding
 
@@ -13,6 +14,8 @@ from vpp_jax.interop.report import ConversionReport
 from vpp_jax.interop.safetensors_file import TensorSource
 from vpp_jax.interop.slots import Slot
 
+# Of parameters; kept as they are.
+TYPES = tuple(np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16))
 # component -> (pattern of a published name, why nothing here has use for it)
 DROPPED: dict[str, tuple[tuple[str, str], ...]] = {
     "unet": (),
@@ -44,6 +47,8 @@ def match(
             report.missing.append(name)
         elif present[name].shape != shape:
             report.wrong_shape[name] = f"{list(present[name].shape)}, expected {list(shape)}"
+        elif present[name].dtype not in TYPES:
+            report.wrong_shape[name] = f"{present[name].dtype}, expected {', '.join(map(str, TYPES))}"
         else:
             report.loaded.append(name)
     for name in present.keys() - shapes.keys():

@@ -20,7 +20,7 @@ class ConversionReport:
 
     Attributes:
       source: the file or folder.
-      wrong_shape: name -> "[shape], expected [shape]".
+      wrong_shape: name -> "[shape], expected [shape]", or the same of types.
       dropped: name -> why nothing here has use for it.
       allowed: names that are missing or unexpected and that the user allowed to be so.
       notes: further things a person should know.
@@ -38,7 +38,11 @@ class ConversionReport:
     def allow(self, missing: Sequence[str], unexpected: Sequence[str]) -> None:
         """Takes the names that a whole pattern matches off the two lists of faults."""
         for names, patterns in ((self.missing, missing), (self.unexpected, unexpected)):
-            permitted = [name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)]
+            try:
+                compiled = [re.compile(pattern) for pattern in patterns]
+            except re.error as error:
+                raise ConversionError(f"'{error.pattern}' is not a regular expression: {error}") from None
+            permitted = [name for name in names if any(pattern.fullmatch(name) for pattern in compiled)]
             names[:] = [name for name in names if name not in permitted]
             self.allowed += permitted
 
@@ -52,7 +56,7 @@ class ConversionReport:
 
     def _faults(self) -> str:
         wrong = [f"{name} {text}" for name, text in self.wrong_shape.items()]
-        lists = (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", wrong))
+        lists = (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape or type", wrong))
         return "; ".join(f"{len(names)} {title}{_first(names)}" for title, names in lists)
 
     def __str__(self) -> str:

@@ -52,8 +52,11 @@ def open_component(kind: str, path: Path, variant: str = "") -> Component:
         layout = {"files": [{"name": weights.name, "header": source.header.decode()}]}
     else:
         source, layout = TorchFile(weights), {}
-    text = (folder / "config.json").read_text() if (folder / "config.json").is_file() else None
-    return Component(source, _config(folder, text), layout | ({"config": text} if text is not None and layout else {}))
+    config = folder / "config.json"
+    if not config.is_file():
+        return Component(source, None, layout)
+    tree, text = _config(config)
+    return Component(source, tree, layout | ({"config": text} if layout else {}))
 
 
 def open_policy(path: Path) -> Component:
@@ -93,13 +96,12 @@ def _weights(folder: Path, stem: str, variant: str) -> Path:
     raise ConversionError(f"{folder} has none of {', '.join(exact)} (it has {present}){'; --variant=NAME picks one' if others else ''}")
 
 
-def _config(folder: Path, text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
+def _config(path: Path) -> tuple[dict[str, Any], str]:
     try:
+        text = path.read_bytes().decode()
         tree = json.loads(text)
-    except ValueError as error:
-        raise FileFormatError(f"{folder / 'config.json'} is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path} is not JSON: {error}") from None
     if not isinstance(tree, dict):
-        raise FileFormatError(f"{folder / 'config.json'} is not a group of fields")
-    return tree
+        raise FileFormatError(f"{path} is not a group of fields")
+    return tree, text
