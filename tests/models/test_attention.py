@@ -99,3 +99,24 @@ def test_long_sequences_example_by_example_are_the_same(monkeypatch):
 
     for mapped, whole in zip(value_and_gradients(256), value_and_gradients(257), strict=True):
         np.testing.assert_allclose(mapped, whole, atol=1e-5)
+
+
+def test_few_context_tokens_are_attended_without_queries():
+    """The projections moved to the context against the plain order: values, and gradients of every parameter."""
+    rng = np.random.default_rng(4)
+    x, context = rng.standard_normal((2, 9, 16)).astype(np.float32), rng.standard_normal((2, 5, 12)).astype(np.float32)
+    pure = PureModule.of(lambda rngs: Attention(16, heads=2, context_dim=12, qkv_bias=True, rngs=rngs))
+    params = {name: value + 0.1 for name, value in pure.init(jax.random.key(0)).items()}
+    assert context.shape[1] < 16 // 2
+
+    def plain(params):
+        module = pure.bind(params)
+        return module.output(attend(*module.project(x, context), heads=2))
+
+    np.testing.assert_allclose(pure.bind(params)(x, context), plain(params), atol=1e-5)
+    ours, theirs = (
+        jax.jit(jax.grad(lambda params, function=function: jnp.sum(jnp.sin(function(params)))))(params)
+        for function in (lambda params: pure.bind(params)(x, context), plain)
+    )
+    for name, expected in theirs.items():
+        np.testing.assert_allclose(ours[name], expected, atol=1e-4, err_msg=name)

@@ -1,5 +1,6 @@
 """Blocks of the U-Net at sizes where ours compute otherwise on CPU: Winograd's convolutions with many channels, long self-attention."""
 
+import math
 import jax
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_residual_block(channels):
 
 
 def test_transformer_over_many_positions():
-    height, width = 16, MAP_FROM // 128 // 16
+    height, width = 16, math.isqrt(MAP_FROM) // 16
     assert (height * width) ** 2 >= MAP_FROM
     theirs = randomized(TransformerSpatioTemporalModel(2, 32, in_channels=64, cross_attention_dim=48))
     pure = PureModule.of(lambda rngs: SpatioTemporalTransformer(64, 2, BlockShape(24, 48, 32, "float32"), rngs=rngs))

@@ -8,7 +8,9 @@ The softmax runs in float32 whatever the compute type.
 """
 
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
@@ -35,46 +37,48 @@ def attend(
     mask: True where a key may be seen, the same for all heads. Every query needs at least one visible key.
     dropout_rate: applied to the attention weights when `key` is given.
     """
-    n, m, width = q.shape[-2], k.shape[-2], q.shape[-1] // heads
+    n, m = q.shape[-2], k.shape[-2]
     allowed = None if mask is None else mask[..., None, :, :]
     if causal:
         triangle = jnp.arange(m) <= jnp.arange(n)[:, None]
         allowed = triangle if allowed is None else allowed & triangle
-    q, k, v = (x.reshape(*x.shape[:-1], heads, -1).swapaxes(-2, -3) for x in (q / math.sqrt(width), k, v))
-    if allowed is None and key is None and n * m >= MAP_FROM and q.ndim > 3 and q.shape[:-3] == k.shape[:-3]:
-        out = lax.platform_dependent(q, k, v, cpu=_attend_one_by_one, default=_attend)
-    else:
-        out = _attend(q, k, v, allowed, dropout_rate, key)
-    out = out.swapaxes(-2, -3)
-    return out.reshape(*out.shape[:-2], -1)
+    if allowed is None and key is None and n * m >= MAP_FROM and q.ndim > 2 and q.shape[:-2] == k.shape[:-2]:
+        return lax.platform_dependent(q, k, v, cpu=partial(_attend_one_by_one, heads), default=partial(_attend, heads))
+    return _attend(heads, q, k, v, allowed, dropout_rate, key)
 
 
-MAP_FROM = 128 * 128  # scores per head; from here on those of a whole batch leave the processor's caches
+MAP_FROM = 512 * 512  # scores per head; from here on those of a whole batch leave the caches of a processor
 
 
 def _attend(
-    q: Float[Array, "*b h n c"],
-    k: Float[Array, "*b h m c"],
-    v: Float[Array, "*b h m d"],
+    heads: int,
+    q: Float[Array, "*b n c"],
+    k: Float[Array, "*b m c"],
+    v: Float[Array, "*b m d"],
     allowed: Bool[Array, "*#b 1 #n m"] | None = None,
     dropout_rate: float = 0.0,
     key: Key[Array, ""] | None = None,
-) -> Float[Array, "*b h n d"]:
-    """Heads in front; q already scaled. The weights are normalised after the product with v, which is smaller than they are."""
+) -> Float[Array, "*b n d"]:
+    """The weights are normalised after the product with v, which is smaller than they are."""
+    q = q / math.sqrt(q.shape[-1] // heads)
+    q, k, v = (x.reshape(*x.shape[:-1], heads, -1).swapaxes(-2, -3) for x in (q, k, v))
     scores = jnp.einsum("...nc,...mc->...nm", q, k, preferred_element_type=jnp.float32)
     if allowed is not None:
         scores = jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - lax.stop_gradient(jnp.max(scores, -1, keepdims=True)))
     total = jnp.sum(weights, -1, keepdims=True)
-    out = jnp.einsum("...nm,...md->...nd", dropout(weights, dropout_rate, key).astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return (out / total).astype(v.dtype)
+    weights = dropout(weights, dropout_rate, key).astype(v.dtype)
+    out = jnp.einsum("...nm,...md->...nd", weights, v, preferred_element_type=jnp.float32) / total
+    out = out.astype(v.dtype).swapaxes(-2, -3)
+    return out.reshape(*out.shape[:-2], -1)
 
 
-def _attend_one_by_one(q: Float[Array, "*b h n c"], k: Float[Array, "*b h m c"], v: Float[Array, "*b h m d"]) -> Float[Array, "*b h n d"]:
-    """`_attend`, one example after the other: four times faster on CPU at 1024 tokens (benchmarks/attention.py)."""
-    flat = [x.reshape(-1, *x.shape[-3:]) for x in (q, k, v)]
-    out = lax.map(lambda one: _attend(*one), tuple(flat))
-    return out.reshape(*q.shape[:-1], v.shape[-1])
+def _attend_one_by_one(
+    heads: int, q: Float[Array, "*b n c"], k: Float[Array, "*b m c"], v: Float[Array, "*b m d"]
+) -> Float[Array, "*b n d"]:
+    """`_attend`, one example after the other: faster on CPU (`benchmarks/cpu_forms.py`)."""
+    examples = tuple(x.reshape(-1, *x.shape[-2:]) for x in (q, k, v))
+    return lax.map(lambda example: _attend(heads, *example), examples).reshape(*q.shape[:-1], v.shape[-1])
 
 
 class Attention(nnx.Module):
@@ -102,7 +106,8 @@ class Attention(nnx.Module):
     ):
         if head_dim is None and channels % heads:
             raise ValueError(f"{channels} channels cannot be divided into {heads} attention heads")
-        inner = heads * (channels // heads if head_dim is None else head_dim)
+        self.head_dim = channels // heads if head_dim is None else head_dim
+        inner = heads * self.head_dim
         self.heads, self.causal, self.dropout_rate, self.names = heads, causal, dropout_rate, names
         context = channels if context_dim is None else context_dim
         setattr(self, names[0], Linear(channels, inner, use_bias=qkv_bias, dtype=dtype, rngs=rngs))
@@ -118,9 +123,30 @@ class Attention(nnx.Module):
         return to_q(x), to_k(context), to_v(context)
 
     def output(self, x: Float[Array, "*b n i"]) -> Float[Array, "*b n o"]:
+        return self._out(x)
+
+    @property
+    def _out(self) -> Linear:
         name, dot, _ = self.names[3].partition(".")
-        out = getattr(self, name)
-        return out[0](x) if dot else out(x)
+        return getattr(self, name)[0] if dot else getattr(self, name)
+
+    def _attend_to_few(self, x: Float[Array, "*b n c"], context: Float[Array, "*b m d"]) -> Float[Array, "*b n o"]:
+        """The same for fewer context tokens than a head is wide, as of many pixels to one sentence: no query is ever made.
+
+        With q_h = W_q,h x the score of key k is (W_q,hᵀ k)·x, and the output is Σ a (W_o,h v): the projections of the many queries move to
+        the few keys and values. A query then costs heads·m·(c + o) multiplications instead of heads·head_dim·(c + o + 2 m).
+        """
+        to_q, to_k, to_v = (getattr(self, name) for name in self.names[:3])
+        per_head = lambda x: x.reshape(*x.shape[:-1], self.heads, self.head_dim)  # noqa: E731
+        keys, values = per_head(to_k(context) / math.sqrt(self.head_dim)), per_head(to_v(context))
+        maps = jnp.einsum("chd,...mhd->...chm", per_head(to_q.kernel[...].astype(x.dtype)), keys)
+        scores = jnp.einsum("...nc,...chm->...nhm", x, maps, preferred_element_type=jnp.float32)
+        if to_q.bias is not None:
+            scores = scores + jnp.einsum("hd,...mhd->...hm", per_head(to_q.bias[...].astype(x.dtype)), keys)[..., None, :, :]
+        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        kernel = self._out.kernel[...].astype(x.dtype).reshape(self.heads, self.head_dim, -1)
+        out = jnp.einsum("...nhm,...hmo->...no", weights, jnp.einsum("...mhd,hdo->...hmo", values, kernel))
+        return out if self._out.bias is None else out + self._out.bias[...].astype(x.dtype)
 
     def __call__(
         self,
@@ -130,6 +156,8 @@ class Attention(nnx.Module):
         mask: Bool[Array, "*#b #n m"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "*b n o"]:
+        if context is not None and mask is None and key is None and not self.causal and context.shape[-2] < self.head_dim:
+            return self._attend_to_few(x, context)
         q, k, v = self.project(x, x if context is None else context)
         return self.output(
             attend(q, k, v, heads=self.heads, causal=self.causal, mask=mask, dropout_rate=self.dropout_rate, key=key)

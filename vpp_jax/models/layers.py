@@ -101,6 +101,24 @@ def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+BLOCK_ROWS, BLOCKS_FROM = 512, 2**22
+
+
+def in_blocks(function: Callable[[Array], Array], x: Float[Array, "*b c"], width: int) -> Float[Array, "*b d"]:
+    """`function` of rows [n c], whose widest intermediate has `width` columns, on x.
+
+    On CPU, where such an intermediate would have more than `BLOCKS_FROM` entries, `BLOCK_ROWS` rows go through all of `function` before the
+    next ones enter it and stay in the caches meanwhile (`benchmarks/cpu_forms.py`).
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    if len(rows) % BLOCK_ROWS == 0 and len(rows) * width >= BLOCKS_FROM:
+        blocks = lambda rows: lax.map(function, rows.reshape(-1, BLOCK_ROWS, rows.shape[-1])).reshape(len(rows), -1)  # noqa: E731
+        y = lax.platform_dependent(rows, cpu=blocks, default=function)
+    else:
+        y = function(rows)
+    return y.reshape(*x.shape[:-1], -1)
+
+
 WINOGRAD_FROM = 128  # channels; with fewer the transforms cost more than they save
 
 
@@ -292,7 +310,7 @@ class FeedForward(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-        return self.net[2](self.net[0](x))
+        return in_blocks(lambda rows: self.net[2](self.net[0](rows)), x, self.net[0].proj.kernel[...].shape[1])
 
 
 class MLP(nnx.Module):

@@ -4,7 +4,7 @@ Two neighbouring outputs of a kernel of three share their inputs: four products 
 axes that is 16 instead of 36. With many channels each product is a matrix product, and the transforms before and after, sums and
 differences of neighbours, cost little beside them. In float32 the result is as exact as that of a direct convolution (the transforms'
 only factor is 1/2). XLA's matrix products run faster than its convolutions on CPU, so that both effects multiply
-(`benchmarks/convolutions.py`).
+(`benchmarks/cpu_forms.py`).
 """
 
 import math
@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+CACHE_ENTRIES = 7 * 2**20  # float32 values in a last-level cache, 28 MB
 
 
 def winograd_convolution(x: Float[Array, "n *s i"], kernel: Float[Array, "*k i o"]) -> Float[Array, "n *s o"]:
@@ -26,14 +28,30 @@ def winograd_convolution(x: Float[Array, "n *s i"], kernel: Float[Array, "*k i o
     axes = [axis for axis, size in enumerate(kernel.shape[:-2]) if size == 3]
     if any(size not in (1, 3) for size in kernel.shape[:-2]) or any(x.shape[1 + axis] % 2 for axis in axes):
         raise ValueError(f"kernel {kernel.shape} on {x.shape}: expected kernel sizes 1 or 3, and even sizes of x where it is 3")
-    inputs, kernels = [x], [kernel]
+    kernels = [kernel]
     for axis in axes:
-        inputs = [part for whole in inputs for part in _input_parts(whole, 1 + axis)]
         kernels = [part for whole in kernels for part in _kernel_parts(whole, axis)]
-    outputs = [_product(part, weights) for part, weights in zip(inputs, kernels, strict=True)]
-    for axis in reversed(axes):
-        outputs = [_outputs(outputs[i : i + 4], 1 + axis) for i in range(0, len(outputs), 4)]
-    return outputs[0]
+
+    def convolve(x: jax.Array) -> jax.Array:
+        inputs = [x]
+        for axis in axes:
+            inputs = [part for whole in inputs for part in _input_parts(whole, 1 + axis)]
+        outputs = [_product(part, weights) for part, weights in zip(inputs, kernels, strict=True)]
+        for axis in reversed(axes):
+            outputs = [_outputs(outputs[i : i + 4], 1 + axis) for i in range(0, len(outputs), 4)]
+        return outputs[0]
+
+    chunk = _images_at_once(len(x), 2 ** len(axes) * x[0].size, sum(weights.size for weights in kernels))
+    if chunk == len(x):
+        return convolve(x)
+    return lax.map(convolve, x.reshape(-1, chunk, *x.shape[1:])).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _images_at_once(images: int, transformed: int, kernels: int) -> int:
+    """How many images to convolve together: as many as keep their transformed inputs in the cache, unless the kernels fill it anyway."""
+    if kernels > CACHE_ENTRIES:
+        return images
+    return max(count for count in range(1, images + 1) if images % count == 0 and (count == 1 or count * transformed <= CACHE_ENTRIES // 2))
 
 
 def _input_parts(x: jax.Array, axis: int) -> list[jax.Array]:

@@ -1,0 +1,118 @@
+"""Two forms of the same computation, side by side: convolutions, attention and feed-forwards of the published U-Net on CPU.
+
+    python benchmarks/cpu_forms.py [--views 2] [--repeats 3] [--json FILE]
+
+Each row is one layer at the shapes of a control call (16 frames, float32), in its plain form and in the one that `vpp_jax.models` takes
+on CPU; both are compiled alone and run in turns. ratio: plain over ours, of medians.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from jax import lax
+
+from vpp_jax.functional import PureModule
+from vpp_jax.models import attention, layers
+from vpp_jax.models.attention import Attention, attend
+from vpp_jax.models.layers import FeedForward
+from vpp_jax.models.winograd import winograd_convolution
+from vpp_jax.provenance import device_name, library_versions
+
+FRAMES, TEXT_TOKENS, TEXT_DIM, HEAD_DIM = 16, 20, 1024, 64
+LEVELS = ((32, 320), (16, 640), (8, 1280))  # side of the latents, channels
+
+
+def seconds(functions: dict[str, Callable], arguments: tuple, repeats: int) -> dict[str, float]:
+    """Median time of each function, run in turns after one call that compiles."""
+    compiled = {name: jax.jit(function) for name, function in functions.items()}
+    times = {name: [] for name in functions}
+    for turn in range(repeats + 1):
+        for name, function in compiled.items():
+            start = time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def normal(*shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(math.prod(shape)), shape)
+
+
+def direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    spatial = "DHW"[-(x.ndim - 2) :]
+    padding = [((size - 1) // 2,) * 2 for size in kernel.shape[:-2]]
+    numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    return lax.conv_general_dilated(x, kernel, (1,) * len(padding), padding, dimension_numbers=numbers)
+
+
+def as_if(module: object, name: str, value: object, function: Callable) -> Callable:
+    """`function`, traced while `module.name` is `value`."""
+
+    def traced(*arguments):
+        before = getattr(module, name)
+        setattr(module, name, value)
+        try:
+            return function(*arguments)
+        finally:
+            setattr(module, name, before)
+
+    return traced
+
+
+def cases(views: int):
+    """(label, {plain, ours}, arguments) of every row."""
+    for side, channels in LEVELS:
+        rows, where = views * FRAMES, f"{side}x{side}, {channels} channels"
+        image, video = normal(rows, side, side, channels), normal(views, FRAMES, side, side, channels)
+        kernel = normal(3, 3, channels, channels) / (3 * math.sqrt(channels))
+        yield f"3x3 convolution, {where}", {"plain": direct, "ours": winograd_convolution}, (image, kernel)
+        kernel = normal(3, 1, 1, channels, channels) / math.sqrt(3 * channels)
+        yield f"3x1x1 convolution, {where}", {"plain": direct, "ours": winograd_convolution}, (video, kernel)
+
+        heads, tokens = channels // HEAD_DIM, normal(rows, side * side, channels)
+        itself = lambda q, k, v, heads=heads: attend(q, k, v, heads=heads)  # noqa: E731
+        yield f"self-attention, {where}", {"plain": as_if(attention, "MAP_FROM", math.inf, itself), "ours": itself}, (tokens,) * 3
+
+        build = lambda rngs, c=channels, h=heads: Attention(c, heads=h, context_dim=TEXT_DIM, rngs=rngs)  # noqa: E731
+        pure, text = PureModule.of(build), normal(views, TEXT_TOKENS, TEXT_DIM)
+        cross = lambda params, x, text, pure=pure: pure.bind(params)(x, text)  # noqa: E731
+
+        def projected(params, x, text, pure=pure):
+            module = pure.bind(params)
+            return module.output(attend(*module.project(x, text), heads=module.heads))
+
+        queries = tokens.reshape(views, -1, channels)
+        yield f"cross-attention, {where}", {"plain": projected, "ours": cross}, (jax.jit(pure.init)(jax.random.key(0)), queries, text)
+
+        pure = PureModule.of(lambda rngs, c=channels: FeedForward(c, rngs=rngs))
+        forward = lambda params, x, pure=pure: pure.bind(params)(x)  # noqa: E731
+        functions = {"plain": as_if(layers, "BLOCKS_FROM", math.inf, forward), "ours": forward}
+        yield f"feed-forward, {where}", functions, (jax.jit(pure.init)(jax.random.key(0)), tokens)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    about = {"device": device_name(), "versions": library_versions(), "views": options.views, "repeats": options.repeats}
+    print(f"{about['device']}, jax {jax.__version__}, {options.views} views of {FRAMES} frames, float32")
+    rows = {}
+    for label, functions, arguments in cases(options.views):
+        rows[label] = seconds(functions, arguments, options.repeats)
+        plain, ours = rows[label]["plain"], rows[label]["ours"]
+        print(f"{label:44} plain {1e3 * plain:7.1f} ms  ours {1e3 * ours:7.1f} ms  ratio {plain / ours:5.2f}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(about | {"seconds": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
