@@ -1,6 +1,7 @@
 """Blocks of the U-Net at sizes where ours compute otherwise on CPU: Winograd's convolutions with many channels, long self-attention."""
 
 import math
+
 import jax
 import numpy as np
 import pytest
