@@ -19,8 +19,13 @@ from eval.envs.calvin_mujoco.rotations import euler_from_matrix, matrix_from_eul
 POSITION_SCALE, ROTATION_SCALE = 0.02, 0.05  # metres and radians per unit of action
 MOTOR_GAIN = 0.1 / PHYSICS_STEP
 MAX_VELOCITY = np.array([2.0] * 7 + [1.0] * 2 + [1e3])
+MIN_VELOCITY = -MAX_VELOCITY
+RATE = 1.0 / PHYSICS_STEP
 MAX_FORCE = np.array([200.0] * 7 + [200.0] * 2 + [4.0])
 OPEN_FORCE, CLOSE_FORCE = 2.0, 200.0
+# A velocity constraint that something blocks pushes ever harder, up to its bound: fingers that cannot close ramp their force up to GRIP
+# (fifteen times what a block needs; with the original's 200 N a contact with a time constant of two steps would sink in visibly).
+GRIP, GRIP_RAMP, BLOCKED = 60.0, 8.0, 0.15  # N, N per physics step, m/s short of the commanded velocity
 # The original's iterative solver stops short of the target and closes the gap over the next steps; so do these shares of the error.
 POSITION_SHARE, ROTATION_SHARE = 0.88, 0.95
 SINGULAR, DAMPING = 0.10, 0.01  # singular values below the first are damped, by up to the second
@@ -43,6 +48,7 @@ class Controller:
         self._max_force = MAX_FORCE.copy()
         self._jacobian = np.zeros((6, self.model.nv))
         self._speed = np.zeros(MOTOR_DOFS)  # what each motor holds its joint at, on its way to the commanded velocity
+        self._grip = 0.0  # N on top of what following the command takes
         self._acceleration = np.zeros(self.model.nv)
         self._force = np.zeros(self.model.nv)
 
@@ -63,20 +69,33 @@ class Controller:
         self._goal[:] = self.data.qpos[:MOTOR_DOFS]
         self._goal[-1] = 0.0
         self._speed[:] = 0.0
+        self._grip = 0.0
         self._max_force[ARM_JOINTS : ARM_JOINTS + 2] = CLOSE_FORCE
 
     # --- motion
 
-    def apply(self, action: Float[np.ndarray, "7"]) -> None:
-        """One relative action: moves the target pose, solves for joints, runs one control step of physics."""
-        self.target_position = self.target_position + POSITION_SCALE * action[:3]
-        self.target_euler = self.target_euler + ROTATION_SCALE * action[3:6]
-        self.gripper_command = 1.0 if action[6] > 0 else -1.0
-        is_open = self.gripper_command > 0
-        self._goal[ARM_JOINTS : ARM_JOINTS + 2] = FINGER_MAX if is_open else 0.0
-        self._max_force[ARM_JOINTS : ARM_JOINTS + 2] = OPEN_FORCE if is_open else CLOSE_FORCE
+    def apply(self, action: Float[np.ndarray, "7"], absolute: bool = False) -> None:
+        """One action: moves the target pose, solves for joints, runs one control step of physics.
+
+        Args:
+          action: relative: changes of position [0.02 m] and Euler angles [0.05 rad], added to the stored target; absolute: the target's
+            position [m] and Euler angles [rad] themselves. Last entry: the gripper, > 0 opens.
+        """
+        if absolute:
+            self.target_position, self.target_euler = np.array(action[:3]), np.array(action[3:6])
+        else:
+            self.target_position = self.target_position + POSITION_SCALE * action[:3]
+            self.target_euler = self.target_euler + ROTATION_SCALE * action[3:6]
+        self.command_gripper(1.0 if action[6] > 0 else -1.0)
         self._goal[:ARM_JOINTS] = self.inverse_kinematics(self.target_position, matrix_from_euler(self.target_euler))
         self.physics(SUBSTEPS)
+
+    def command_gripper(self, command: float) -> None:
+        """Opens (+1) or closes (-1) from the next physics step on."""
+        self.gripper_command = command
+        is_open = command > 0
+        self._goal[ARM_JOINTS : ARM_JOINTS + 2] = FINGER_MAX if is_open else 0.0
+        self._max_force[ARM_JOINTS : ARM_JOINTS + 2] = OPEN_FORCE if is_open else CLOSE_FORCE
 
     def inverse_kinematics(self, position: Float[np.ndarray, "3"], rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "7"]:
         """One damped least squares step from the current joints towards a pose, null space towards the rest pose, clipped to the soft
@@ -102,18 +121,33 @@ class Controller:
         """Runs `substeps` steps of 1/240 s with the motors on."""
         model, data, n = self.model, self.data, MOTOR_DOFS
         q, v, bias, applied = data.qpos[:n], data.qvel[:n], data.qfrc_bias[:n], data.qfrc_applied[:n]
-        acceleration, limit, force, speed = self._acceleration, self._max_force, self._force, self._speed
+        acceleration, force, speed, limit, goal = self._acceleration, self._force, self._speed, self._max_force, self._goal
+        wanted, driven, arm_limit, lower = acceleration[:n], force[:n], limit[:ARM_JOINTS], -limit
+        fingers = slice(ARM_JOINTS, ARM_JOINTS + 2)
+        closing = self.gripper_command < 0
+        command = np.empty(n)
         for _ in range(substeps):
-            command = np.minimum(np.maximum(MOTOR_GAIN * (self._goal - q), -MAX_VELOCITY), MAX_VELOCITY)
-            speed += VELOCITY_SHARE * (command - speed)
-            acceleration[:n] = (speed - v) / PHYSICS_STEP
+            np.subtract(goal, q, out=command)
+            command *= MOTOR_GAIN
+            np.minimum(command, MAX_VELOCITY, out=command)
+            np.maximum(command, MIN_VELOCITY, out=command)
+            command -= speed
+            command *= VELOCITY_SHARE
+            speed += command
+            np.subtract(speed, v, out=wanted)
+            wanted *= RATE
             mujoco.mj_mulM(model, data, force, acceleration)
             # Within its bounds the arm's torque is scaled as a whole: cutting single joints off would throw the others off course.
-            arm = force[:ARM_JOINTS]
-            excess = np.abs(arm / (limit[:ARM_JOINTS] - np.abs(bias[:ARM_JOINTS]))).max()
+            excess = (np.abs(driven[:ARM_JOINTS]) / (arm_limit - np.abs(bias[:ARM_JOINTS]))).max()
             if excess > 1.0:
-                arm /= excess
-            applied[:] = np.minimum(np.maximum(force[:n] + bias, -limit), limit)
+                driven[:ARM_JOINTS] /= excess
+            if closing:
+                blocked = v[ARM_JOINTS] - speed[ARM_JOINTS] > BLOCKED and v[ARM_JOINTS + 1] - speed[ARM_JOINTS + 1] > BLOCKED
+                self._grip = min(self._grip + GRIP_RAMP, GRIP) if blocked else 0.0
+                driven[fingers] -= self._grip
+            np.add(driven, bias, out=applied)
+            np.minimum(applied, limit, out=applied)
+            np.maximum(applied, lower, out=applied)
             mujoco.mj_step2(model, data)
             mujoco.mj_step1(model, data)
 
