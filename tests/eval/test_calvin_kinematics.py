@@ -36,7 +36,7 @@ STILL_OPEN = np.array([0.0] * 6 + [1.0])
 
 @pytest.fixture(scope="module")
 def env() -> CalvinEnvironment:
-    return CalvinEnvironment("D")
+    return CalvinEnvironment("D", blocks=False)
 
 
 def neutral(env: CalvinEnvironment, scene: str = "D", scene_obs: np.ndarray | None = None) -> np.ndarray:
@@ -101,7 +101,7 @@ def test_static_camera_projects_to_the_original_pixels(env: CalvinEnvironment):
 
 
 def test_rendered_button_and_bulb_are_where_they_project():
-    env = CalvinEnvironment("D")
+    env = CalvinEnvironment("D", blocks=False)
     neutral(env, scene_obs=np.array([0, 0, 0, 0.088, 1, 0] + [0.0] * 18))
     env.lights.bulb = True
     image = env.observation()["rgb_static"].astype(int)

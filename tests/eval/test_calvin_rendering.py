@@ -48,7 +48,7 @@ PATCHES = {
 
 @pytest.fixture(scope="module")
 def env() -> CalvinEnvironment:
-    return CalvinEnvironment("D", quality="faithful")
+    return CalvinEnvironment("D", quality="faithful", blocks=False)
 
 
 def picture(env: CalvinEnvironment, scene: str, **parts: float) -> np.ndarray:
@@ -80,7 +80,7 @@ def test_patch_colours_in_faithful_quality(env: CalvinEnvironment, scene: str):
 
 
 def test_lights_change_colour_and_models_are_not_mixed_up(env: CalvinEnvironment):
-    other = CalvinEnvironment("D", quality="faithful")
+    other = CalvinEnvironment("D", quality="faithful", blocks=False)
     led, bulb = (-0.12, 0.155, 0.6638), (0.3, 0.14, 0.669)
     dark = picture(env, "D")
     lit = picture(other, "D", bulb=1, led=1, switch=0.088)
@@ -95,7 +95,7 @@ def test_lights_change_colour_and_models_are_not_mixed_up(env: CalvinEnvironment
 
 
 def test_only_the_faithful_quality_has_shadows(env: CalvinEnvironment):
-    fast = CalvinEnvironment("D", quality="fast")
+    fast = CalvinEnvironment("D", quality="fast", blocks=False)
     point = (0.03, -0.155, 0.44)  # under the hand
     in_shadow, without = patch(picture(env, "D"), point), patch(picture(fast, "D"), point)
     assert (without - in_shadow).min() > 4

@@ -18,6 +18,7 @@ from eval.envs.calvin_mujoco.rotations import euler_from_matrix, wrap
 from eval.envs.calvin_mujoco.scenes import DOOR_WIDTH
 from eval.envs.calvin_mujoco.servo import (
     SERVO_GAIN,
+    TIP,
     Approach,
     Stroke,
     X,
@@ -45,7 +46,7 @@ SHELF_Y = 0.085
 REST = EDGE / 2  # height of a resting block's centre
 TURN = math.radians(75.0)  # aimed at when 60 degrees are asked for
 PUSH = 0.125  # m aimed at when 0.1 is asked for
-FINGER = 0.0095  # half thickness of closed fingers [m], at the height of the TCP
+FINGER, FINGER_DEPTH = 0.0095, 0.0105  # half sizes of closed fingers [m] at the height of the TCP, along and across their axis
 
 FixtureAction = Callable[[str, "CalvinEnvironment"], Float[np.ndarray, "7"]]
 
@@ -82,9 +83,9 @@ class Scene:
     def enclosed(self) -> str | None:
         """A block between the fingers, held or not."""
         nearest, distance = None, math.inf
-        for colour in BLOCKS:
+        for colour in BLOCKS if self.width > NOTHING else ():
             local = self.tool.T @ (self.block(colour).position - self.tcp)
-            if abs(local[0]) < 0.055 and abs(local[1]) < 0.042 and -0.05 < local[2] < 0.045 and length(local) < distance:
+            if abs(local[0]) < 0.055 and abs(local[1]) < 0.042 and -0.05 < local[2] < 0.036 and length(local) < distance:
                 nearest, distance = colour, length(local)
         return nearest
 
@@ -128,7 +129,7 @@ def _free_hand(scene: Scene, wanted: str | None) -> Float[np.ndarray, "7"] | Non
     if scene.held is not None and scene.held != wanted:
         return _put_down(scene, scene.held)
     enclosed = scene.enclosed()
-    if enclosed is not None and enclosed != wanted and (not scene.closing or scene.width > NOTHING):
+    if enclosed is not None and enclosed != wanted:
         return _draw_back(scene)
     return None
 
@@ -142,13 +143,13 @@ def _draw_back(scene: Scene) -> Float[np.ndarray, "7"]:
     return np.concatenate([-share * scene.tool[:, 2], np.zeros(3), [OPEN]])
 
 
-def _grip_yaw(scene: Scene, colour: str, preferred: float) -> float:
-    """Tool yaw [rad] for which the fingers close across a block; the nearest to `preferred` for which it is narrow enough and nothing
-    stands in the way of fingers and hand.
+def _grip_yaw(scene: Scene, colour: str, preferred: float) -> tuple[float, float]:
+    """Tool yaw [rad] for which the fingers close across a block: the nearest to `preferred` for which it is narrow enough and nothing
+    stands in the way of fingers and hand. Second: the cost [rad] of what stands in the way nevertheless.
     """
     block, dimensions = scene.block(colour), scene.dimensions(colour)
     vertical = int(np.argmax(np.abs(block.rotation[2])))
-    best, cost = preferred, math.inf
+    best, cost, in_the_way = preferred, math.inf, 0.0
     for axis in range(3):
         if axis == vertical or dimensions[axis] > 0.06:
             continue
@@ -159,10 +160,10 @@ def _grip_yaw(scene: Scene, colour: str, preferred: float) -> float:
             obstacles = _finger_obstacles(scene, colour, yaw, _grip_shift(scene, colour, yaw))
             if not scene.in_shelf(colour):  # the hand is wide along the fingers' axis, and the cabinet's handles stand out
                 y = block.position[1] + 0.10 * abs(math.cos(yaw))
-                obstacles += 2.0 * smoothstep(y, -0.01, 0.04) + _out_of_reach(block.position, yaw)
+                obstacles += 2.0 * smoothstep(y, -0.04, 0.03) + _out_of_reach(block.position, yaw)
             if abs(deviation) + obstacles < cost:
-                best, cost = preferred + deviation, abs(deviation) + obstacles
-    return best
+                best, cost, in_the_way = preferred + deviation, abs(deviation) + obstacles, obstacles
+    return best, in_the_way
 
 
 def _grip_shift(scene: Scene, colour: str, yaw: float) -> float:
@@ -197,14 +198,28 @@ def _finger_obstacle(scene: Scene, colour: str, direction: Float[np.ndarray, "2"
         rim = length(finger - np.array([scene.table.button_x, -0.12]))
         cost += 2.0 * (1.0 - smoothstep(rim, 0.045, 0.06))
         cost += 2.0 * smoothstep(finger[1] - 0.57 * (position[2] + 0.03 - TABLE_TOP), 0.0, 0.03)  # the cabinet's front
+        for x, half in ((_door_handle(scene), 0.02), (scene.table.switch_x, 0.06)):  # they overhang the table
+            cost += 2.0 * smoothstep(finger[1], -0.055, -0.035) * (1.0 - smoothstep(abs(finger[0] - x) - half, 0.01, 0.025))
     return cost
+
+
+def _door_handle(scene: Scene) -> float:
+    """x [m] of the sliding door's handle."""
+    return scene.table.slide_x + DOOR_WIDTH / 2 - scene.state.slide
 
 
 def _grasp(scene: Scene, colour: str, preferred_yaw: float) -> Float[np.ndarray, "7"]:
     """One step towards holding the block: come from above (into the shelf: from the front), open; close around it."""
     position = scene.block(colour).position
     shelf = scene.in_shelf(colour)
-    yaw = _grip_yaw(scene, colour, preferred_yaw)
+    yaw, in_the_way = _grip_yaw(scene, colour, preferred_yaw)
+    if in_the_way > 1.2 and scene.enclosed() != colour and not shelf and not scene.in_drawer(colour):
+        if position[1] + scene.half_extent(colour, Y) < -0.012:
+            return _pull_stroke(scene, colour, 0.007)
+        aside = 1.0 if position[0] > _door_handle(scene) else -1.0
+        for direction in (aside, -aside):
+            if _way_is_free(scene, colour, direction, 0.05):
+                return _push_stroke(scene, colour, direction)
     tilt = SHELF_TILT if shelf else _reach_tilt(position, yaw)
     euler = np.array([math.pi, -tilt, yaw])
     axis = SHELF_AXIS if shelf else Z
@@ -225,6 +240,8 @@ def _grasp(scene: Scene, colour: str, preferred_yaw: float) -> Float[np.ndarray,
         close = near and scene.width > NOTHING
     else:
         close = near and scene.width > OPENED
+    if scene.closing and scene.width < NOTHING and _beside_a_block(scene):  # opening here would shove it away
+        return np.concatenate([[0.0, 0.0, 0.8], motion[3:], [CLOSED]])
     if close:
         motion[:6] *= 0.3
     elif scene.width < OPENED and scene.enclosed() != colour and length(point - scene.tcp) < 0.07:
@@ -233,11 +250,19 @@ def _grasp(scene: Scene, colour: str, preferred_yaw: float) -> Float[np.ndarray,
     return np.append(motion, CLOSED if close else OPEN)
 
 
+def _beside_a_block(scene: Scene) -> bool:
+    """Whether closed fingers are so low beside a block that opening them would touch it."""
+    away = [scene.block(c).position - scene.tcp for c in BLOCKS]
+    return any(math.hypot(x, y) < 0.085 and z + 0.05 + TIP > 0 for x, y, z in away)
+
+
 def _reach_tilt(position: Float[np.ndarray, "3"], yaw: float = math.pi / 2) -> float:
-    """Tilt [rad] of the hand that brings far places within reach; none where it would lean away from the robot."""
+    """Tilt [rad] of the hand that brings far places within reach and keeps it from the cabinet's handles."""
     x, y = position[0] + 0.34, position[1] + 0.46
     ahead = max(0.0, math.cos(yaw - math.atan2(y, x)))
-    return math.radians(35.0) * ahead * smoothstep(math.hypot(x, y), 0.62, 0.80)
+    far = math.radians(35.0) * ahead * smoothstep(math.hypot(x, y), 0.62, 0.80)
+    near_cabinet = math.radians(28.0) * max(0.0, math.sin(yaw)) * smoothstep(position[1], -0.11, -0.06)  # its handles stand out
+    return max(far, near_cabinet)
 
 
 def _out_of_reach(position: Float[np.ndarray, "3"], yaw: float) -> float:
@@ -299,7 +324,7 @@ def _free_place(
     half = block_length(scene.table, colour) / 2
     best, cost = np.array([(low + high) / 2, -0.09]), math.inf
     for x in np.linspace(low, high, 15):
-        for y in (-0.05, -0.09, -0.13):
+        for y in (-0.075, -0.105, -0.135):
             place = np.array([x, y])
             crowded = sum(
                 max(0.0, 0.065 + half + block_length(scene.table, other) / 2 - length(place - scene.block(other).position[:2]))
@@ -307,7 +332,7 @@ def _free_place(
                 if other != colour and scene.block(other).position[2] > 0.42
             )
             crowded += max(0.0, 0.10 + half - length(place - np.array([scene.table.button_x, -0.12])))
-            total = length(place - near) + 20.0 * crowded + 0.3 * abs(y + 0.09)
+            total = length(place - near) + 20.0 * crowded + 0.3 * abs(y + 0.105)
             if total < cost:
                 best, cost = place, total
     return best
@@ -376,9 +401,12 @@ def _push(scene: Scene, colour: str, direction: float, fixture_action: FixtureAc
         action = _take(scene, colour, fixture_action)
         return _carry(scene, colour, np.array([*goal, TABLE_TOP + REST])) if action is None else action
     action = _free_hand(scene, None)
-    if action is not None:
-        return action
-    half = scene.half_extent(colour, X)
+    return _push_stroke(scene, colour, direction) if action is None else action
+
+
+def _push_stroke(scene: Scene, colour: str, direction: float) -> Float[np.ndarray, "7"]:
+    """Pushes a block along x with closed fingers."""
+    position, half = scene.block(colour).position, scene.half_extent(colour, X)
     contact = position - direction * (half + FINGER + 0.012) * X
     contact[2] = TABLE_TOP + 0.017
     euler = np.array([math.pi, -_reach_tilt(contact), math.pi / 2])
@@ -498,9 +526,16 @@ def _push_into_drawer(scene: Scene, fixture_action: FixtureAction) -> Float[np.n
     action = _free_hand(scene, None)
     if action is not None:
         return action
-    contact = position + (scene.half_extent(colour, Y) + 0.0105 + 0.012) * Y
-    contact[2] = max(TABLE_TOP + 0.017, min(position[2], TABLE_TOP + 0.02))
-    stroke = Stroke(contact, Z, 0.075, -Y, 0.45, 0.022, 0.010, np.array([math.pi, -_reach_tilt(contact), math.pi / 2]))
+    return _pull_stroke(scene, colour, 0.012)
+
+
+def _pull_stroke(scene: Scene, colour: str, distance: float) -> Float[np.ndarray, "7"]:
+    """Pushes a block towards the robot with closed fingers, which come down `distance` [m] behind it."""
+    position = scene.block(colour).position
+    contact = position + (scene.half_extent(colour, Y) + FINGER_DEPTH + distance) * Y
+    contact[2] = TABLE_TOP + 0.017
+    euler = np.array([math.pi, -_reach_tilt(contact), math.pi / 2])
+    stroke = Stroke(contact, Z, 0.075, -Y, 0.45, distance + 0.010, 0.010, euler)
     motion = keep_clear(scene.env, stroke_motion(scene.controller, stroke), contact, ignored=(colour,))
     return np.append(motion, CLOSED)
 
@@ -509,6 +544,8 @@ def _behind_is_free(scene: Scene, colour: str) -> bool:
     """Whether the hand fits between the block and the cabinet, and no other block or the button's rim is in the way to the drawer."""
     position = scene.block(colour).position
     if position[1] + scene.half_extent(colour, Y) > 0.0 or scene.in_shelf(colour):
+        return False
+    if position[1] > -0.09 and (abs(position[0] - _door_handle(scene)) < 0.09 or abs(position[0] - scene.table.switch_x) < 0.12):
         return False
     obstacles = [(scene.table.button_x, -0.12, 0.04)]
     obstacles += [(*scene.block(c).position[:2], scene.half_extent(c, X)) for c in BLOCKS if c != colour and not scene.in_shelf(c)]

@@ -18,6 +18,9 @@ REPORTED = 0.00075  # m; in the original a block 0.5 mm above the table counts a
 SOLREF = [2.0 / 240.0, 1.0]
 SOLIMP = [0.95, 0.99, 0.001, 0.5, 2.0]
 GRIP_SOLIMP = [0.98, 0.999, 0.0005, 0.5, 2.0]  # a grip carries twenty times a block's weight
+# Friction between sliding bodies sets in over a longer time: MuJoCo's convex contacts push a sliding body off its support the more, the
+# harder friction tries to stop it at once.
+SLIDING_SOLREF = [0.06, 1.0]
 TORSION = 0.004  # m, of the finger pads
 
 
@@ -62,6 +65,7 @@ def add_contact_pairs(spec: mujoco.MjSpec) -> None:
             condim=4 if grip else 3,
             friction=[friction, friction, TORSION, 0.0001, 0.0001],
             solref=SOLREF,
+            solreffriction=SOLREF if grip else SLIDING_SOLREF,
             solimp=GRIP_SOLIMP if grip else SOLIMP,
             margin=0.0,
             gap=REPORTED,

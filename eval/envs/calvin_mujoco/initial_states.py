@@ -83,7 +83,8 @@ SHELF_X = {
     "D": ((-0.32, -0.16), (-0.05, 0.13)),
 }
 TABLE_Y, SHELF_Y = (-0.15, -0.03), (0.07, 0.105)
-DOOR_FRONT = -0.005  # y [m] up to which blocks on the table do not touch the door's lower edge
+SHELF_DEPTH = (0.047, 0.158)  # y [m] between the door and the back wall, at the height of a block's top
+DOOR_FRONT = -0.02  # y [m] up to which blocks on the table leave room for a finger before the cabinet
 
 
 def open_shelf(scene: Scene, slide: float) -> tuple[float, float]:
@@ -108,7 +109,7 @@ def _sample_blocks(
             poses[held] = np.array([0.0, 0.0, 0.9, 0.0, 0.0, 0.0])  # out of the way until it is put between the fingers
         for number, other in enumerate(others):
             must_be_on_table = task in ("stack_block", "unstack_block", "push_into_drawer") and number == 0
-            poses[other] = _table_pose(scene, other, rng) if must_be_on_table or rng.random() < 0.5 else _shelf_pose(scene, slide, rng)
+            poses[other] = _table_pose(scene, other, rng) if must_be_on_table or rng.random() < 0.5 else _shelf_pose(scene, other, rng)
         if task == "unstack_block":
             below, top = others[0], others[1]
             poses[below][1] = rng.uniform(TABLE_Y[0], -0.08)  # the upper one must not touch the cabinet's handles
@@ -117,7 +118,7 @@ def _sample_blocks(
         if task == "push_into_drawer":
             poses[others[0]][:2] = rng.uniform(scene.drawer_x - 0.10, scene.drawer_x + 0.10), rng.uniform(*TABLE_Y)
             for other in others[1:]:
-                poses[other] = _shelf_pose(scene, slide, rng)
+                poses[other] = _shelf_pose(scene, other, rng)
         stacked = (others[0], others[1]) if task == "unstack_block" else ()
         if _apart(scene, poses, stacked) and _has_room(scene, task, colour, poses):
             return poses
@@ -131,16 +132,19 @@ def _table_pose(scene: Scene, colour: str, rng: np.random.Generator) -> Float[np
     return np.array([x, y, TABLE_TOP + EDGE / 2, 0, 0, yaw])
 
 
-def _shelf_pose(scene: Scene, slide: float, rng: np.random.Generator) -> Float[np.ndarray, "6"]:
+def _shelf_pose(scene: Scene, colour: str, rng: np.random.Generator) -> Float[np.ndarray, "6"]:
     x = rng.uniform(*SHELF_X[scene.name][rng.integers(2)])
-    return np.array([x, rng.uniform(*SHELF_Y), SHELF_TOP + EDGE / 2, 0, 0, math.pi / 2 + rng.uniform(-SHELF_YAW, SHELF_YAW)])
+    yaw = math.pi / 2 + rng.uniform(-SHELF_YAW, SHELF_YAW)
+    deep = (block_length(scene, colour) * abs(math.sin(yaw)) + EDGE * abs(math.cos(yaw))) / 2
+    y = rng.uniform(max(SHELF_Y[0], SHELF_DEPTH[0] + deep), max(SHELF_Y[1], SHELF_DEPTH[0] + deep))
+    return np.array([x, min(y, SHELF_DEPTH[1] - deep), SHELF_TOP + EDGE / 2, 0, 0, yaw])
 
 
 def _special_pose(scene: Scene, task: str, colour: str, slide: float, drawer: float, rng: np.random.Generator) -> Float[np.ndarray, "6"]:
     """Where the block that the task is about lies."""
     if task.endswith("block_slider"):
         low, high = open_shelf(scene, slide)
-        pose = _shelf_pose(scene, slide, rng)
+        pose = _shelf_pose(scene, colour, rng)
         pose[0] = rng.uniform(max(low + 0.09, min(SHELF_X[scene.name][0])), min(high - 0.09, max(SHELF_X[scene.name][1])))
         return pose
     if task.endswith("block_drawer"):
