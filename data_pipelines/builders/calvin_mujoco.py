@@ -72,8 +72,8 @@ class Settings:
     def __post_init__(self):
         if not self.scenes or not self.tasks:
             raise DataError("a build needs at least one scene and one task")
-        for name, least in (("episodes", 1), ("val_episodes", 0), ("seed", 0), ("action_noise", 0), ("hold_steps", 0), ("max_attempts", 1), ("hours", 0),
-                            ("max_steps", 1), ("static_size", 8), ("gripper_size", 8), ("episodes_per_shard", 1)):
+        for name, least in (("episodes", 1), ("val_episodes", 0), ("seed", 0), ("action_noise", 0), ("hold_steps", 0), ("max_attempts", 1),
+                            ("hours", 0), ("max_steps", 1), ("static_size", 8), ("gripper_size", 8), ("episodes_per_shard", 1)):
             if getattr(self, name) < least:
                 raise DataError(f"--{name} is {getattr(self, name)}, expected at least {least}")
         if not 0 <= self.noise_memory < 1 or not 1 <= self.jpeg_quality <= 100:

@@ -15,7 +15,6 @@ import numpy as np
 from data_pipelines.builders import calvin_mujoco
 from data_pipelines.builders.calvin_mujoco import ACTION_WIDTH, ActionNoise, Settings, append_observation, append_step, episode_schema
 from data_pipelines.builders.sharded import Recorded
-from data_pipelines.rlds import schema as rlds
 from data_pipelines.rlds.schema import Feature, Schema
 
 CONTROL_HZ = 30
@@ -73,7 +72,8 @@ class CalvinPlayRecipe:
         scenes = self.plan.scenes
         runs = max(1, round(self.plan.hours * 3600 * CONTROL_HZ / (self.run_steps * len(scenes))))
         counts = {"train": runs, "val": self.plan.val_episodes}
-        return {split: [Run(split, scene, number) for number in range(count) for scene in scenes] for split, count in counts.items() if count}
+        return {split: [Run(split, scene, number) for number in range(count) for scene in scenes]
+                for split, count in counts.items() if count}
 
     def group(self, job: Run) -> str:
         return job.scene
