@@ -76,7 +76,7 @@ def test_patch_colours_in_faithful_quality(env: CalvinEnvironment, scene: str):
         "drawer_floor": patch(opened, (table.drawer_x + 0.08, -0.28, 0.34)),
     }
     for name, colour in PATCHES[scene].items():
-        assert np.abs(got[name] - colour).max() <= 25, (name, got[name], colour)
+        assert np.abs(got[name] - colour).max() <= 20, (name, got[name], colour)
 
 
 def test_lights_change_colour_and_models_are_not_mixed_up(env: CalvinEnvironment):

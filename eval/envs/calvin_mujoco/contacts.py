@@ -72,31 +72,23 @@ def add_contact_pairs(spec: mujoco.MjSpec) -> None:
         )
 
 
-@functools.lru_cache(maxsize=64)
-def _touchables(model: mujoco.MjModel) -> list[Touchable | None]:
-    """Per geom of a compiled model."""
-    return [BODIES.get(model.body(int(body)).name) for body in model.geom_bodyid]
-
-
 Touch = tuple[str, str]  # (body, link)
 
 
+@functools.lru_cache(maxsize=64)
+def _owners(model: mujoco.MjModel) -> tuple[np.ndarray, list[Touchable]]:
+    """Per geom of a compiled model the number of its owner, and the owners; geoms that touch nothing have number 0."""
+    owners = list(BODIES.values())
+    numbers = {name: number for number, name in enumerate(BODIES)}
+    return np.array([numbers.get(model.body(int(body)).name, 0) for body in model.geom_bodyid]), owners
+
+
 def contact_sets(model: mujoco.MjModel, data: mujoco.MjData) -> dict[str, frozenset[Touch]]:
-    """Body -> the (body, link) it touches in the state evaluated last; for the robot and every block."""
-    owners = _touchables(model)
+    """Body -> the (body, link) it touches in the state evaluated last; for the robot, the table and every block."""
+    number, owners = _owners(model)
     found: dict[str, set[Touch]] = {}
-    for one, two in set(map(tuple, data.contact.geom.tolist())):
+    for one, two in set(map(tuple, number[data.contact.geom].tolist())):
         a, b = owners[one], owners[two]
-        found.setdefault(a.body, set()).add((b.body, b.link))
-        found.setdefault(b.body, set()).add((a.body, a.link))
+        found.setdefault(a.body, set()).add(b[:2])
+        found.setdefault(b.body, set()).add(a[:2])
     return {body: frozenset(touches) for body, touches in found.items()}
-
-
-def held_blocks(touches: dict[str, frozenset[Touch]]) -> list[str]:
-    """Blocks between the fingers: both touch them."""
-    return [body for body, others in touches.items() if {("robot", "finger1"), ("robot", "finger2")} <= others and body not in FIXED]
-
-
-def is_finite(data: mujoco.MjData) -> bool:
-    """Whether the state holds numbers only."""
-    return bool(np.isfinite(data.qpos).all() and np.isfinite(data.qvel).all())

@@ -19,7 +19,6 @@ from eval.envs.calvin_mujoco.rotations import euler_from_matrix, matrix_from_eul
 POSITION_SCALE, ROTATION_SCALE = 0.02, 0.05  # metres and radians per unit of action
 MOTOR_GAIN = 0.1 / PHYSICS_STEP
 MAX_VELOCITY = np.array([2.0] * 7 + [1.0] * 2 + [1e3])
-MIN_VELOCITY = -MAX_VELOCITY
 RATE = 1.0 / PHYSICS_STEP
 MAX_FORCE = np.array([200.0] * 7 + [200.0] * 2 + [4.0])
 OPEN_FORCE, CLOSE_FORCE = 2.0, 200.0
@@ -33,6 +32,9 @@ MAX_ERROR = 0.15  # [m] of position error that one step looks at
 # Share of the difference to the commanded velocity that a motor makes up per physics step: the original's constraint solver does not
 # converge at once, least of all for the light last link. Fitted to its measured step responses.
 VELOCITY_SHARE = np.array([0.7] * 6 + [0.25] + [1.0] * 3)
+SPEED_KEPT, SHARED_GAIN = 1.0 - VELOCITY_SHARE, VELOCITY_SHARE * MOTOR_GAIN
+SHARED_MAX, SHARED_MIN = VELOCITY_SHARE * MAX_VELOCITY, -VELOCITY_SHARE * MAX_VELOCITY
+ALWAYS_WITHIN = 100.0  # Nm: gravity and motion leave at least so much of the arm's bounds
 NULL_SPACE_GAIN = 0.1
 
 
@@ -122,32 +124,30 @@ class Controller:
         model, data, n = self.model, self.data, MOTOR_DOFS
         q, v, bias, applied = data.qpos[:n], data.qvel[:n], data.qfrc_bias[:n], data.qfrc_applied[:n]
         acceleration, force, speed, limit, goal = self._acceleration, self._force, self._speed, self._max_force, self._goal
-        wanted, driven, arm_limit, lower = acceleration[:n], force[:n], limit[:ARM_JOINTS], -limit
-        fingers = slice(ARM_JOINTS, ARM_JOINTS + 2)
+        wanted, driven, arm, upper, lower = acceleration[:n], force[:n], force[:ARM_JOINTS], limit[ARM_JOINTS:], -limit[ARM_JOINTS:]
+        fingers, rest = slice(ARM_JOINTS, ARM_JOINTS + 2), applied[ARM_JOINTS:]
         closing = self.gripper_command < 0
         command = np.empty(n)
         for _ in range(substeps):
-            np.subtract(goal, q, out=command)
-            command *= MOTOR_GAIN
-            np.minimum(command, MAX_VELOCITY, out=command)
-            np.maximum(command, MIN_VELOCITY, out=command)
-            command -= speed
-            command *= VELOCITY_SHARE
+            np.subtract(goal, q, out=command)  # speed += share * (clip(gain * (goal - q)) - speed), in as few calls as it takes
+            command *= SHARED_GAIN
+            np.minimum(command, SHARED_MAX, out=command)
+            np.maximum(command, SHARED_MIN, out=command)
+            speed *= SPEED_KEPT
             speed += command
             np.subtract(speed, v, out=wanted)
             wanted *= RATE
             mujoco.mj_mulM(model, data, force, acceleration)
-            # Within its bounds the arm's torque is scaled as a whole: cutting single joints off would throw the others off course.
-            excess = (np.abs(driven[:ARM_JOINTS]) / (arm_limit - np.abs(bias[:ARM_JOINTS]))).max()
-            if excess > 1.0:
-                driven[:ARM_JOINTS] /= excess
+            if max(map(abs, arm.tolist())) > ALWAYS_WITHIN:
+                # Within its bounds the arm's torque is scaled as a whole: cutting single joints off would throw the others off course.
+                arm /= max(1.0, (np.abs(arm) / (limit[:ARM_JOINTS] - np.abs(bias[:ARM_JOINTS]))).max())
             if closing:
                 blocked = v[ARM_JOINTS] - speed[ARM_JOINTS] > BLOCKED and v[ARM_JOINTS + 1] - speed[ARM_JOINTS + 1] > BLOCKED
                 self._grip = min(self._grip + GRIP_RAMP, GRIP) if blocked else 0.0
                 driven[fingers] -= self._grip
             np.add(driven, bias, out=applied)
-            np.minimum(applied, limit, out=applied)
-            np.maximum(applied, lower, out=applied)
+            np.minimum(rest, upper, out=rest)
+            np.maximum(rest, lower, out=rest)
             mujoco.mj_step2(model, data)
             mujoco.mj_step1(model, data)
 

@@ -107,11 +107,16 @@ class CalvinEnvironment(LanguageEnvironment):
 
     def task_state(self) -> TaskState:
         """What task predicates look at, now."""
-        q, c = self.data.qpos, self.compiled
-        joints = (float(q[c.slide]), float(q[c.drawer]), float(q[c.button]), float(q[c.switch]))
+        c = self.compiled
         touches = contact_sets(c.model, self.data)
         blocks = {colour: self._block_state(body, touches.get(colour, frozenset())) for colour, body in c.blocks.items()}
-        return TaskState(*joints, self.lights.bulb, self.lights.led, blocks, touches.get("robot", frozenset()))
+        return dataclasses.replace(self._fixture_state(), blocks=blocks, robot_touches=touches.get("robot", frozenset()))
+
+    def _fixture_state(self) -> TaskState:
+        """Joints and lights only: all that predicates of FIXTURE_TASKS look at."""
+        q, c = self.data.qpos, self.compiled
+        joints = (float(q[c.slide]), float(q[c.drawer]), float(q[c.button]), float(q[c.switch]))
+        return TaskState(*joints, self.lights.bulb, self.lights.led)
 
     def _block_state(self, body: int, touches: frozenset[tuple[str, str]]) -> BlockState:
         data = self.data
@@ -235,7 +240,8 @@ class CalvinEnvironment(LanguageEnvironment):
         if not self.failed:
             q = self.data.qpos
             self.lights.update(float(q[self.compiled.button]), float(q[self.compiled.switch]))
-            success = get_task(self._task).predicate(self._start, self.task_state())
+            now = self._fixture_state() if self._task in FIXTURE_TASKS else self.task_state()
+            success = get_task(self._task).predicate(self._start, now)
         done = success or self.failed or self._steps >= self.max_steps
         self._needs_reset = done
         return Outcome(success, done, self._steps, self.failure)
@@ -271,7 +277,9 @@ class CalvinEnvironment(LanguageEnvironment):
 
     def random_action(self, rng: np.random.Generator) -> np.ndarray:
         """Uniform in [-1, 1] in six dimensions, gripper open or closed with equal chance; float32 [7]."""
-        return np.append(rng.uniform(-1.0, 1.0, 6), rng.choice([-1.0, 1.0])).astype(np.float32)
+        action = rng.uniform(-1.0, 1.0, ACTION_SIZE).astype(np.float32)
+        action[-1] = 1.0 if action[-1] > 0 else -1.0
+        return action
 
     def observation_spec(self) -> dict[str, specs.Array]:
         """Shapes and dtypes of `observation`."""

@@ -23,7 +23,7 @@ MAX_IMAGE = 512
 # Light from straight above, a little from the robot's side; fitted to the shading of the original's faces (top, inclined, front). Its
 # shadows are faint: they take only SHADOW of the light.
 AMBIENT, DIFFUSE, SHADOW = 0.67, 0.335, 0.15
-LIGHT_DIRECTION = (0.0, 0.18, -0.984)
+LIGHT_DIRECTION = (0.0, 0.14, -0.990)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
