@@ -42,6 +42,7 @@ NOTHING = 0.035  # gripper width [m] at which there is no block between closed f
 OPENED = 0.072  # width from which fingers fit around a block
 SHELF_TILT = math.radians(40.0)  # of the hand when it reaches under the cabinet's roof
 SHELF_AXIS = np.array([0.0, -math.sin(SHELF_TILT), math.cos(SHELF_TILT)])  # the way into the shelf, from outside
+SHELF_TURN = math.radians(8.0)  # of the hand at most, in the shelf
 SHELF_Y = 0.085
 REST = EDGE / 2  # height of a resting block's centre
 TURN = math.radians(75.0)  # aimed at when 60 degrees are asked for
@@ -220,6 +221,8 @@ def _grasp(scene: Scene, colour: str, preferred_yaw: float) -> Float[np.ndarray,
         for direction in (aside, -aside):
             if _way_is_free(scene, colour, direction, 0.05):
                 return _push_stroke(scene, colour, direction)
+    if shelf:  # a hand turned further would meet door or wall; the closing fingers turn the block instead
+        yaw = math.pi / 2 + float(np.clip(yaw - math.pi / 2, -SHELF_TURN, SHELF_TURN))
     tilt = SHELF_TILT if shelf else _reach_tilt(position, yaw)
     euler = np.array([math.pi, -tilt, yaw])
     axis = SHELF_AXIS if shelf else Z
@@ -389,7 +392,8 @@ def _rotate(scene: Scene, colour: str, direction: float, fixture_action: Fixture
     y, start_y = scene.block(colour).position[1], scene.env.start_state.blocks[colour].position[1]
     back = min(0.0, max(-0.10, start_y - 0.06) - y)  # the hand is wide: away from the cabinet before it turns
     turn *= 1.0 - smoothstep(-back, 0.01, 0.04)
-    return np.array([0.0, max(12.0 * back, -0.5), 0.0 if resting else -0.15, 0.0, 0.0, turn, CLOSED])
+    lean = SERVO_GAIN * (_level_pitch(scene, colour) - scene.controller.target_euler[1]) / ROTATION_SCALE  # dragged along, it may tip
+    return np.array([0.0, max(12.0 * back, -0.5), 0.0 if resting else -0.15, 0.0, float(np.clip(lean, -0.6, 0.6)), turn, CLOSED])
 
 
 def _push(scene: Scene, colour: str, direction: float, fixture_action: FixtureAction) -> Float[np.ndarray, "7"]:
