@@ -85,7 +85,7 @@ class Worker:
             "protocol": PROTOCOL_VERSION,
             "environment": self.name,
             "environment_version": str(getattr(self.environment, "version", "")),
-            "renderer": str(getattr(self.environment, "renderer", "")) if render else "",
+            "renderer": str(getattr(self.environment, "renderer", "")) if render else "nothing was drawn",
             "tasks": list(getattr(self.environment, "tasks", ())),
             "scenes": list(getattr(self.environment, "scenes", ())),
             "versions": versions,

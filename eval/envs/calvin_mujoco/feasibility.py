@@ -13,8 +13,8 @@ TABLE, SHELF, DRAWER = ("table", "base_link"), ("table", "plank_link"), ("table"
 
 
 def feasible_tasks(env: "CalvinEnvironment") -> dict[str, list[str]]:
-    """Family of tasks -> those of its tasks that can be done now. Families are what play draws from first: there are twelve tasks that move a
-    block about but only two that move the door.
+    """Family of tasks -> those of its tasks that can be done now. Families are what play draws from first: twelve tasks move a
+    block about, only two the door.
     """
     state, scene = env.task_state(), env.compiled.scene
     held = [c for c in BLOCKS if c in state.blocks and state.blocks[c].bodies == {"robot"}]
