@@ -97,7 +97,7 @@ def _add_looks(spec: mujoco.MjSpec, scene: Scene, quality: Quality) -> None:
     visual = spec.visual
     visual.global_.offwidth = visual.global_.offheight = MAX_IMAGE
     visual.quality.offsamples = 0
-    visual.quality.shadowsize = 2048 if quality == "faithful" else 0
+    visual.quality.shadowsize = 1024 if quality == "faithful" else 0
     visual.map.znear, visual.map.zfar, visual.map.shadowclip = 0.01, 40.0, 1.2
     visual.headlight.ambient, visual.headlight.diffuse, visual.headlight.specular = [AMBIENT] * 3, [0.0] * 3, [0.0] * 3
     direction = np.array(LIGHT_DIRECTION)
