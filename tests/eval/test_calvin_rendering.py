@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from eval.envs.calvin_mujoco.cameras import project_static
+from eval.envs.calvin_mujoco.cameras import STATIC_EYE, project_static, static_axes
 from eval.envs.calvin_mujoco.environment import CalvinEnvironment
 from eval.envs.calvin_mujoco.scenes import SCENES, WOODS
 from eval.envs.calvin_mujoco.textures import wood_texture
@@ -139,3 +139,18 @@ def test_missing_graphics_say_what_to_install():
         )
         assert done.returncode != 0
         assert message in done.stderr
+
+
+def test_depth_in_metres():
+    """Ranges measured in the original's neutral scene D (which has blocks; they do not change the extremes)."""
+    env = CalvinEnvironment("D", depth=True, blocks=False)
+    env.reset(task="open_drawer", seed=0, robot_obs=NEUTRAL, scene_obs=np.zeros(24), render=False)
+    observation = env.observation()
+    assert set(env.observation_spec()) == set(observation)
+    static, gripper = observation["depth_static"], observation["depth_gripper"]
+    assert (static.shape, static.dtype, gripper.shape) == ((200, 200), np.float32, (84, 84))
+    np.testing.assert_allclose([static.min(), static.max()], [3.76, 6.21], rtol=0.03)
+    np.testing.assert_allclose(gripper.max(), 0.789, rtol=0.05)
+    point = np.array([0.36, -0.05, 0.44])  # free table: along the camera's axis
+    u, v = np.round(project_static(point[None])[0] - 0.5).astype(int)
+    np.testing.assert_allclose(static[v, u], (point - STATIC_EYE) @ static_axes()[2], atol=0.01)
