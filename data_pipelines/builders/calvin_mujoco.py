@@ -84,8 +84,13 @@ def real_environment(settings: Settings):
     """The simulator with the settings' cameras."""
     from eval.envs.registry import make_environment  # needed to build, not to read
 
-    return make_environment("calvin_mujoco", static_size=settings.static_size, gripper_size=settings.gripper_size,
-                            quality=settings.quality, blocks=settings.blocks)
+    environment = make_environment("calvin_mujoco", static_size=settings.static_size, gripper_size=settings.gripper_size,
+                                   quality=settings.quality, blocks=settings.blocks)
+    impossible = [task for task in settings.tasks if task not in environment.tasks]
+    if impossible:
+        hint = "" if settings.blocks else "; with --blocks the table has its blocks"
+        raise DataError(f"--tasks names {', '.join(impossible)}, expected tasks among {', '.join(environment.tasks)}{hint}")
+    return environment
 
 
 def real_sentences(task: str) -> Sequence[str]:

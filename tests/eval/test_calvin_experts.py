@@ -42,8 +42,8 @@ def test_experts_solve_every_task(env: CalvinEnvironment, scene: str):
 @pytest.mark.parametrize("scene", sorted(SCENES))
 def test_experts_solve_tasks_on_blocks(env: CalvinEnvironment, scene: str):
     """A sample; `benchmarks/calvin_experts.py` measures the rates."""
-    results = {task: run(env, task, scene, 300, 0.0)[0] for task in TASKS if task not in FIXTURE_TASKS}
-    assert sum(results.values()) >= 25, [task for task, success in results.items() if not success]  # of 26
+    results = {task: run(env, task, scene, 400, 0.0)[0] for task in TASKS if task not in FIXTURE_TASKS}
+    assert sum(results.values()) >= 24, [task for task, success in results.items() if not success]  # of 26
 
 
 @pytest.mark.slow

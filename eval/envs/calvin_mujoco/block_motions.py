@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from eval.envs.calvin_mujoco.block_scene import NOTHING, BlockScene, door_handle
 from eval.envs.calvin_mujoco.blocks import EDGE, block_length
-from eval.envs.calvin_mujoco.grips import grip_shift, grip_yaw, level_pitch, reach_tilt
+from eval.envs.calvin_mujoco.grips import grip_shift, grip_slack, grip_yaw, level_pitch, reach_tilt
 from eval.envs.calvin_mujoco.initial_states import TABLE_X
 from eval.envs.calvin_mujoco.rotations import wrap
 from eval.envs.calvin_mujoco.servo import (
@@ -60,12 +60,13 @@ def grasp(scene: BlockScene, colour: str, preferred_yaw: float) -> Float[np.ndar
     shelf = scene.in_shelf(colour)
     yaw, in_the_way = grip_yaw(scene, colour, preferred_yaw)
     if in_the_way > 1.2 and scene.enclosed() != colour and not shelf and not scene.in_drawer(colour):
-        if position[1] + scene.half_extent(colour, Y) < -0.012:
-            return pull_stroke(scene, colour, 0.007)
+        low, high = TABLE_X[scene.table.name]
+        under_handle = abs(position[0] - door_handle(scene)) < 0.035
         aside = 1.0 if position[0] > door_handle(scene) else -1.0
-        for direction in (aside, -aside):
-            if way_is_free(scene, colour, direction, 0.05):
+        for direction in (aside, -aside) if under_handle or position[1] + scene.half_extent(colour, Y) > -0.012 else ():
+            if low < position[0] + 0.05 * direction < high and way_is_free(scene, colour, direction, 0.05):
                 return push_stroke(scene, colour, direction)
+        return pull_stroke(scene, colour, 0.007)
     if shelf:  # a hand turned further would meet door or wall; the closing fingers turn the block instead
         yaw = math.pi / 2 + float(np.clip(yaw - math.pi / 2, -SHELF_TURN, SHELF_TURN))
     tilt = SHELF_TILT if shelf else reach_tilt(position, yaw)
@@ -83,7 +84,8 @@ def grasp(scene: BlockScene, colour: str, preferred_yaw: float) -> Float[np.ndar
     off = point - scene.tcp
     ahead, aside = off[0] * math.cos(yaw) + off[1] * math.sin(yaw), off[0] * math.sin(yaw) - off[1] * math.cos(yaw)
     turned = abs(float(wrap(yaw - scene.controller.target_euler[2]))) < 0.12
-    near = abs(ahead) < 0.013 and abs(aside) < (0.022 if scene.closing else 0.008) and abs(off[2]) < 0.010 and turned
+    tolerance = 0.022 if scene.closing else max(0.6 * grip_slack(scene, colour, yaw), 0.006)
+    near = abs(ahead) < 0.013 and abs(aside) < tolerance and abs(off[2]) < 0.010 and turned
     if scene.closing:
         close = near and scene.width > NOTHING
     else:
@@ -123,9 +125,10 @@ def carry(
     off = goal - position
     across = off - (off @ axis) * axis
     touching = bool(scene.block(colour).bodies - {"robot"}) and float(off @ axis) > -0.03
-    if length(across) < (0.012 if touching else 0.008) and (touching or float(off @ axis) > -release_height - 0.002):
+    far = smoothstep(math.hypot(goal[0] + 0.34, goal[1] + 0.46), 0.70, 0.77)  # at the end of its reach the hand stops short
+    if length(across) < (0.012 if touching else 0.008) + 0.010 * far and (touching or float(off @ axis) > -release_height - 0.002):
         return np.array([0.0] * 6 + [OPEN])
-    to = Approach(scene.tcp + off, axis, clearance, 0.005, euler)
+    to = Approach(scene.tcp + off, axis, clearance, 0.005 + 0.014 * far, euler)
     motion = approach_motion(scene.controller, to)
     near = smoothstep(length(off), 0.02, 0.05)
     motion[:3] = limited(motion[:3], 0.4 + 0.6 * near)
@@ -177,8 +180,7 @@ def pull_stroke(scene: BlockScene, colour: str, distance: float) -> Float[np.nda
     position = scene.block(colour).position
     contact = position + (scene.half_extent(colour, Y) + FINGER_DEPTH + distance) * Y
     contact[2] = TABLE_TOP + 0.017
-    euler = np.array([math.pi, -reach_tilt(contact), math.pi / 2])
-    stroke = Stroke(contact, Z, 0.075, -Y, 0.45, distance + 0.010, 0.010, euler)
+    stroke = Stroke(contact, Z, 0.075, -Y, 0.45, distance + 0.010, 0.010, np.array([math.pi, -reach_tilt(contact), math.pi / 2]))
     motion = keep_clear(scene.env, stroke_motion(scene.controller, stroke), contact, ignored=(colour,))
     return np.append(motion, CLOSED)
 

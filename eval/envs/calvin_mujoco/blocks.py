@@ -51,6 +51,6 @@ def pose_of(position: Float[np.ndarray, "3"], rotation: Float[np.ndarray, "3 3"]
     return np.concatenate([position, euler_from_matrix(rotation)])
 
 
-def has_escaped(position: Float[np.ndarray, "3"]) -> bool:
+def has_escaped(positions: Float[np.ndarray, "*n 3"]) -> bool:
     """Whether a block's centre has left the scene (fallen to the floor, thrown away)."""
-    return bool((position < WORLD_LOW).any() or (position > WORLD_HIGH).any())
+    return bool(((positions < WORLD_LOW) | (positions > WORLD_HIGH)).any())

@@ -36,6 +36,7 @@ SPEED_KEPT, SHARED_GAIN = 1.0 - VELOCITY_SHARE, VELOCITY_SHARE * MOTOR_GAIN
 SHARED_MAX, SHARED_MIN = VELOCITY_SHARE * MAX_VELOCITY, -VELOCITY_SHARE * MAX_VELOCITY
 ALWAYS_WITHIN = 100.0  # Nm: gravity and motion leave at least so much of the arm's bounds
 NULL_SPACE_GAIN = 0.1
+LOWEST, HIGHEST = SOFT_LIMITS.T.copy()
 
 
 class Controller:
@@ -117,7 +118,7 @@ class Controller:
         squares, directions = np.linalg.eigh(jacobian @ jacobian.T)
         damping = DAMPING * np.maximum(0.0, 1.0 - squares / SINGULAR**2) ** 2
         dq = rest + jacobian.T @ (directions @ ((directions.T @ (error - jacobian @ rest)) / (squares + damping + 1e-9)))
-        return np.clip(q + dq, SOFT_LIMITS[:, 0], SOFT_LIMITS[:, 1])
+        return np.minimum(np.maximum(q + dq, LOWEST), HIGHEST)
 
     def physics(self, substeps: int) -> None:
         """Runs `substeps` steps of 1/240 s with the motors on."""
@@ -154,6 +155,10 @@ class Controller:
     def place(self, position: Float[np.ndarray, "3"], rotation: Float[np.ndarray, "3 3"], iterations: int = 40) -> None:
         """Puts the arm (no physics) at the joints that reach a pose, coming from its current joints."""
         for _ in range(iterations):
-            self.data.qpos[:ARM_JOINTS] = self.inverse_kinematics(position, rotation)
+            joints = self.inverse_kinematics(position, rotation)
+            settled = np.abs(joints - self.data.qpos[:ARM_JOINTS]).max() < 1e-5
+            self.data.qpos[:ARM_JOINTS] = joints
             mujoco.mj_kinematics(self.model, self.data)
             mujoco.mj_comPos(self.model, self.data)
+            if settled:
+                break

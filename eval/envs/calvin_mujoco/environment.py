@@ -256,7 +256,7 @@ class CalvinEnvironment(LanguageEnvironment):
         data = self.data
         if not (np.isfinite(data.qpos).all() and np.abs(data.qvel).max() < VELOCITY_BOUND):
             return "diverged"
-        return "block escaped" if any(has_escaped(data.xpos[body]) for body in self.compiled.blocks.values()) else ""
+        return "block escaped" if self._block_bodies and has_escaped(data.xpos[self._block_bodies]) else ""
 
     def observation(self, render: bool = True) -> dict[str, np.ndarray]:
         """State vectors and, if `render`, both images (and depths, if asked for at the start)."""
@@ -326,6 +326,7 @@ class CalvinEnvironment(LanguageEnvironment):
         if scene not in self._data:
             self._data[scene] = mujoco.MjData(self.compiled.model)
         self.data = self._data[scene]
+        self._block_bodies = list(self.compiled.blocks.values())
         mujoco.mj_resetData(self.compiled.model, self.data)
         mujoco.mj_step1(self.compiled.model, self.data)
         command = self.controller.gripper_command if hasattr(self, "controller") else 1.0

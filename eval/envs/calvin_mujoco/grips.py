@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from eval.envs.calvin_mujoco.block_scene import BlockScene, door_handle
+from eval.envs.calvin_mujoco.panda import FINGER_MAX
 from eval.envs.calvin_mujoco.rotations import wrap
 from eval.envs.calvin_mujoco.servo import length, smoothstep
 from eval.envs.calvin_mujoco.table import TABLE_TOP
@@ -37,8 +38,14 @@ def grip_yaw(scene: BlockScene, colour: str, preferred: float) -> tuple[float, f
 
 def grip_shift(scene: BlockScene, colour: str, yaw: float) -> float:
     """How far [m] the open hand is shifted along the fingers' axis, so that neither of them comes down on something."""
-    shifts = (0.0, 0.007, -0.007, 0.014, -0.014)
+    most = max(grip_slack(scene, colour, yaw) - 0.008, 0.0)  # the hand does not come down more exactly
+    shifts = (0.0, most / 2, -most / 2, most, -most)
     return min(shifts, key=lambda shift: _finger_obstacles(scene, colour, yaw, shift) + 2.0 * abs(shift))
+
+
+def grip_slack(scene: BlockScene, colour: str, yaw: float) -> float:
+    """Room [m] between the block and each of the open fingers."""
+    return FINGER_MAX - scene.half_extent(colour, np.array([math.sin(yaw), -math.cos(yaw), 0.0]))
 
 
 def _finger_obstacles(scene: BlockScene, colour: str, yaw: float, shift: float) -> float:
