@@ -106,7 +106,7 @@ class Controller:
         """
         q = self.data.qpos[:ARM_JOINTS]
         mujoco.mj_jacSite(self.model, self.data, self._jacobian[:3], self._jacobian[3:], self.compiled.tcp)
-        jacobian = self._jacobian[:, :ARM_JOINTS]
+        jacobian = self._jacobian[:, :ARM_JOINTS].copy()  # contiguous: small products are faster
         position_error = position - self.data.site_xpos[self.compiled.tcp]
         distance = math.sqrt(position_error @ position_error)
         error = np.empty(6)
@@ -116,8 +116,9 @@ class Controller:
         # dq = rest + J^T (J J^T + damping)^-1 (error - J rest): the rest term acts only where it does not move the hand. Directions in
         # which the arm is nearly singular (stretched out) are damped, or a target out of reach would make it thrash.
         squares, directions = np.linalg.eigh(jacobian @ jacobian.T)
-        damping = DAMPING * np.maximum(0.0, 1.0 - squares / SINGULAR**2) ** 2
-        dq = rest + jacobian.T @ (directions @ ((directions.T @ (error - jacobian @ rest)) / (squares + damping + 1e-9)))
+        if squares[0] < SINGULAR**2:  # in ascending order
+            squares = squares + DAMPING * np.maximum(0.0, 1.0 - squares / SINGULAR**2) ** 2
+        dq = rest + jacobian.T @ (directions @ ((directions.T @ (error - jacobian @ rest)) / (squares + 1e-9)))
         return np.minimum(np.maximum(q + dq, LOWEST), HIGHEST)
 
     def physics(self, substeps: int) -> None:
