@@ -11,6 +11,7 @@ from data_pipelines.builders.calvin_mujoco import Settings
 from data_pipelines.builders.calvin_play import CalvinPlayRecipe
 from data_pipelines.builders.calvin_recorded import CalvinRecordedRecipe, RecordedSettings, in_standard_order, read_windows
 from data_pipelines.errors import DataError
+from data_pipelines.openx.registry import dataset_spec
 from data_pipelines.rlds.dataset import RLDSDataset
 
 
@@ -137,3 +138,11 @@ def test_what_is_wrong_with_a_recorded_dataset_is_named(recorded, tmp_path):
     (recorded / "training" / "episode_0000014.npz").unlink()
     with pytest.raises(DataError, match=r"episode_0000014\.npz: not a CALVIN frame"):
         sharded.build(CalvinRecordedRecipe(RecordedSettings(source=str(recorded))), tmp_path / "out", workers=0)
+
+
+def test_converted_data_can_be_trained_on(recorded, tmp_path):
+    sharded.build(CalvinRecordedRecipe(RecordedSettings(source=str(recorded))), tmp_path / "out", workers=0)
+    dataset = RLDSDataset(tmp_path / "out")
+    spec = dataset_spec(dataset.name)
+    assert spec.action_width == dataset.schema.steps[spec.action_key].shape[0]
+    assert spec.camera("wrist", tuple(dataset.schema.steps), "here") == "observation/rgb_gripper"

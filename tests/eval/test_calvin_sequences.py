@@ -12,7 +12,6 @@ from eval.benchmarks.calvin_sequences import (
     CATEGORIES,
     TASK_NAMES,
     apply_task,
-    canonical_text,
     digest,
     dump,
     fnv1_32,
