@@ -156,10 +156,6 @@ class Controller:
     def place(self, position: Float[np.ndarray, "3"], rotation: Float[np.ndarray, "3 3"], iterations: int = 40) -> None:
         """Puts the arm (no physics) at the joints that reach a pose, coming from its current joints."""
         for _ in range(iterations):
-            joints = self.inverse_kinematics(position, rotation)
-            settled = np.abs(joints - self.data.qpos[:ARM_JOINTS]).max() < 1e-5
-            self.data.qpos[:ARM_JOINTS] = joints
+            self.data.qpos[:ARM_JOINTS] = self.inverse_kinematics(position, rotation)
             mujoco.mj_kinematics(self.model, self.data)
             mujoco.mj_comPos(self.model, self.data)
-            if settled:
-                break
