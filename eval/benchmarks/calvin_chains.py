@@ -79,7 +79,8 @@ def summarize_chains(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     `in_a_row` is the share of chains with at least 1...5 tasks solved in a row, with Wilson 95 % intervals; `average_length` the mean
     number of tasks solved in a row (the sum of the five shares) and `average_length_error` its standard error; per task successes over
-    attempts. `failures` counts subtasks that ended because the simulation left its bounds, by how.
+    attempts. `failures` counts subtasks that ended because the simulation left its bounds, by how. `scenes` has the same per task as
+    evaluations of single tasks have it.
     """
     records = list(records)
     lengths = [record["solved"] for record in records]
@@ -89,6 +90,7 @@ def summarize_chains(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for task in attempts:
         if task.get("failure"):
             failures[task["failure"]] = failures.get(task["failure"], 0) + 1
+    tasks = {name: _task_rate([task for task in attempts if task["task"] == name]) for name in names}
     return {
         "chains": len(lengths),
         "average_length": mean(lengths) if lengths else None,
@@ -97,7 +99,8 @@ def summarize_chains(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             str(count): success_rate(sum(length >= count for length in lengths), len(lengths)).as_dict()
             for count in range(1, CHAIN_LENGTH + 1)
         },
-        "tasks": {name: _task_rate([task for task in attempts if task["task"] == name]) for name in names},
+        "tasks": tasks,
+        "scenes": {SCENE: {"overall": _task_rate(attempts), "tasks": tasks}},
         "failures": failures,
     }
 

@@ -21,6 +21,8 @@ from eval.benchmarks.calvin_sequences import (
     is_valid,
 )
 from eval.envs.calvin_mujoco.tasks import TASKS
+from eval.report.collect import Evaluation, Run
+from eval.report.success import closed_loop
 from eval.statistics import wilson_interval
 
 DIGESTS = {
@@ -142,3 +144,14 @@ def test_metrics_by_hand():
     assert (metrics["tasks"]["turn_on_led"]["successes"], metrics["tasks"]["turn_on_led"]["trials"]) == (0, 3)
     assert metrics["tasks"]["open_drawer"]["trials"] == 10
     assert metrics["failures"] == {"block escaped": 1}
+
+
+def test_the_report_shows_chains(tmp_path):
+    tasks = [{"task": "open_drawer", "success": True, "steps": 20}] * 4 + [{"task": "turn_on_led", "success": False, "steps": 360}]
+    metrics = summarize_chains([{"solved": 4, "tasks": tasks}])
+    results = {"complete": True, "metrics": metrics, "config": {"protocol": Chains(10).describe()}}
+    html = closed_loop(Run(tmp_path, evaluations={"policy": Evaluation("policy", results, [], tmp_path)}))
+    assert "average length 4.00 over 1 chains" in html
+    assert "at least 5 in a row" in html
+    assert "Partial protocol: 10 chains" in html
+    assert 'data-scene="D" data-task="open_drawer"' in html
