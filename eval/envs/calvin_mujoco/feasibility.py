@@ -13,51 +13,49 @@ TABLE, SHELF, DRAWER = ("table", "base_link"), ("table", "plank_link"), ("table"
 
 
 def feasible_tasks(env: "CalvinEnvironment") -> dict[str, list[str]]:
-    """Family of tasks -> those of its tasks that can be done now. Families are what play draws from first: twelve tasks move a
-    block about, only two the door.
+    """Family of tasks -> those of its tasks that can be done now. Play draws a family first: one per part of the table, and for every block
+    one each for turning, pushing and lifting it.
     """
     state, scene = env.task_state(), env.compiled.scene
     held = [c for c in BLOCKS if c in state.blocks and state.blocks[c].bodies == {"robot"}]
+    families: dict[str, list[str]] = {}
     if held:
         low, high = open_shelf(scene, state.slide)
         free = [c for c in state.blocks if c not in held and state.blocks[c].touches == {TABLE}]
-        families = {
-            "place_in_slider": ["place_in_slider"] if high - low > 0.18 and not _crowded(state, low, high) else [],
-            "place_in_drawer": ["place_in_drawer"] if state.drawer > 0.15 else [],
-            "stack": ["stack_block"] if len(free) == 1 else [],
-        }
+        families["place_in_slider"] = ["place_in_slider"] if high - low > 0.18 and not _crowded(state, low, high) else []
+        families["place_in_drawer"] = ["place_in_drawer"] if state.drawer > 0.15 else []
+        families["stack"] = ["stack_block"] if len(free) == 1 else []
         return {name: tasks for name, tasks in families.items() if tasks}
-    families = {
-        "slider": [
-            *(["move_slider_left"] if state.slide < scene.slide_max - 0.15 - MARGIN else []),
-            *(["move_slider_right"] if state.slide > 0.15 + MARGIN else []),
-        ],
-        "drawer": [
-            *(["open_drawer"] if state.drawer < 0.10 - MARGIN else []),
-            *(["close_drawer"] if state.drawer > 0.12 + MARGIN else []),
-        ],
-        "bulb": ["turn_off_lightbulb" if state.bulb else "turn_on_lightbulb"],
-        "led": ["turn_off_led" if state.led else "turn_on_led"],
-        "rotate": [],
-        "push": [],
-        "lift": [],
-        "unstack": ["unstack_block"] if any(b.bodies and b.bodies <= set(BLOCKS) for b in state.blocks.values()) else [],
-        "push_into_drawer": [],
-    }
+    families["slider"] = [
+        *(["move_slider_left"] if state.slide < scene.slide_max - 0.15 - MARGIN else []),
+        *(["move_slider_right"] if state.slide > 0.15 + MARGIN else []),
+    ]
+    families["drawer"] = [
+        *(["open_drawer"] if state.drawer < 0.10 - MARGIN else []),
+        *(["close_drawer"] if state.drawer > 0.12 + MARGIN else []),
+    ]
+    families["bulb"] = ["turn_off_lightbulb" if state.bulb else "turn_on_lightbulb"]
+    families["led"] = ["turn_off_led" if state.led else "turn_on_led"]
+    families["unstack"] = ["unstack_block"] if any(b.bodies and b.bodies <= set(BLOCKS) for b in state.blocks.values()) else []
     for colour, block in state.blocks.items():
-        if block.touches == {TABLE} and _in_reach(env, block):
-            families["rotate"] += [f"rotate_{colour}_block_{side}" for side in ("right", "left")]
-            families["push"] += [f"push_{colour}_block_{side}" for side, sign in (("right", 1), ("left", -1)) if _stays(env, block, sign)]
-            families["lift"].append(f"lift_{colour}_block_table")
-            if state.drawer > 0.15:
-                families["push_into_drawer"] = ["push_into_drawer"]
-        elif block.touches == {SHELF}:
-            low, high = open_shelf(scene, state.slide)
-            if low + 0.06 < block.position[0] < high - 0.06:
-                families["lift"].append(f"lift_{colour}_block_slider")
-        elif block.touches == {DRAWER} and state.drawer > 0.15 and -0.13 - state.drawer < block.position[1] < -0.21:
-            families["lift"].append(f"lift_{colour}_block_drawer")
+        families |= _block_families(env, state, colour, block)
     return {name: tasks for name, tasks in families.items() if tasks}
+
+
+def _block_families(env: "CalvinEnvironment", state: TaskState, colour: str, block: BlockState) -> dict[str, list[str]]:
+    supports = {touch for touch in block.touches if touch[0] != "robot"}
+    if supports == {TABLE} and _in_reach(env, block):
+        return {
+            f"rotate {colour}": [f"rotate_{colour}_block_{side}" for side in ("right", "left")],
+            f"push {colour}": [f"push_{colour}_block_{side}" for side, sign in (("right", 1), ("left", -1)) if _stays(env, block, sign)],
+            f"lift {colour}": [f"lift_{colour}_block_table"],
+            "push_into_drawer": ["push_into_drawer"] if state.drawer > 0.15 and block.touches == {TABLE} else [],
+        }
+    low, high = open_shelf(env.compiled.scene, state.slide)
+    in_shelf = supports == {SHELF} and low + 0.06 < block.position[0] < high - 0.06
+    in_drawer = supports == {DRAWER} and state.drawer > 0.15 and -0.13 - state.drawer < block.position[1] < -0.21
+    place = "slider" if in_shelf else "drawer" if in_drawer else ""
+    return {f"lift {colour}": [f"lift_{colour}_block_{place}"]} if place else {}
 
 
 def _in_reach(env: "CalvinEnvironment", block: BlockState) -> bool:
