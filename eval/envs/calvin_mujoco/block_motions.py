@@ -60,13 +60,7 @@ def grasp(scene: BlockScene, colour: str, preferred_yaw: float) -> Float[np.ndar
     shelf = scene.in_shelf(colour)
     yaw, in_the_way = grip_yaw(scene, colour, preferred_yaw)
     if in_the_way > 1.2 and scene.enclosed() != colour and not shelf and not scene.in_drawer(colour):
-        low, high = TABLE_X[scene.table.name]
-        under_handle = abs(position[0] - door_handle(scene)) < 0.035
-        aside = 1.0 if position[0] > door_handle(scene) else -1.0
-        for direction in (aside, -aside) if under_handle or position[1] + scene.half_extent(colour, Y) > -0.012 else ():
-            if low < position[0] + 0.05 * direction < high and way_is_free(scene, colour, direction, 0.05):
-                return push_stroke(scene, colour, direction)
-        return pull_stroke(scene, colour, 0.007)
+        return _move_into_the_open(scene, colour)
     if shelf:  # a hand turned further would meet door or wall; the closing fingers turn the block instead
         yaw = math.pi / 2 + float(np.clip(yaw - math.pi / 2, -SHELF_TURN, SHELF_TURN))
     tilt = SHELF_TILT if shelf else reach_tilt(position, yaw)
@@ -98,6 +92,19 @@ def grasp(scene: BlockScene, colour: str, preferred_yaw: float) -> Float[np.ndar
         motion = np.concatenate([0.5 * axis, motion[3:]])  # open first
     motion = keep_clear(scene.env, motion, point, ignored=(colour,))
     return np.append(motion, CLOSED if close else OPEN)
+
+
+def _move_into_the_open(scene: BlockScene, colour: str) -> Float[np.ndarray, "7"]:
+    """Pushes a block that cannot be grasped where it lies: out from under the door's handle or along the cabinet, else towards the robot."""
+    position = scene.block(colour).position
+    low, high = TABLE_X[scene.table.name]
+    under_handle = abs(position[0] - door_handle(scene)) < 0.035
+    no_room_behind = position[1] + scene.half_extent(colour, Y) > -0.012
+    aside = 1.0 if position[0] > door_handle(scene) else -1.0
+    for direction in (aside, -aside) if under_handle or no_room_behind else ():
+        if low < position[0] + 0.05 * direction < high and way_is_free(scene, colour, direction, 0.05):
+            return push_stroke(scene, colour, direction)
+    return pull_stroke(scene, colour, 0.007)
 
 
 def _beside_a_block(scene: BlockScene) -> bool:
