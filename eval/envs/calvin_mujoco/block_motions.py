@@ -95,7 +95,7 @@ def grasp(scene: BlockScene, colour: str, preferred_yaw: float) -> Float[np.ndar
 
 
 def _move_into_the_open(scene: BlockScene, colour: str) -> Float[np.ndarray, "7"]:
-    """Pushes a block that cannot be grasped where it lies: out from under the door's handle or along the cabinet, else towards the robot."""
+    """Pushes a block that cannot be grasped where it lies: out from under a handle, along the cabinet, or towards the robot."""
     position = scene.block(colour).position
     low, high = TABLE_X[scene.table.name]
     under_handle = abs(position[0] - door_handle(scene)) < 0.035
