@@ -3,18 +3,21 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PARITY := .venv-parity
 # One thread per simulator process; compiled programs are kept between runs.
 export LP_NUM_THREADS ?= 0
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: help setup setup-dev rendering browser demo test lint format benchmarks clean
+.PHONY: help setup setup-dev rendering browser demo test parity lint format benchmarks benchmark-pytorch clean
 
 help:
 	@echo "make demo        set up, then demonstrations -> three training stages -> closed loop -> report (runs/demo)"
 	@echo "make test        set up, then the whole test suite"
+	@echo "make parity      every model against diffusers and transformers, in an environment of its own (.venv-parity)"
 	@echo "make lint        ruff"
 	@echo "make benchmarks  every benchmark, one after the other"
-	@echo "make clean       remove .venv and caches (runs/ stays)"
+	@echo "make benchmark-pytorch  speed beside PyTorch; BENCHMARK_ARGS='--size svd --only unet,act'"
+	@echo "make clean       remove .venv, .venv-parity and caches (runs/ stays)"
 
 $(VENV)/requirements.stamp: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
@@ -26,6 +29,14 @@ $(VENV)/requirements.stamp: requirements.txt pyproject.toml
 
 $(VENV)/requirements-dev.stamp: requirements-dev.txt $(VENV)/requirements.stamp
 	$(BIN)/pip install -q --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+# PyTorch lives apart, so that nothing in .venv can come to depend on it.
+$(PARITY)/requirements.stamp: requirements-parity.txt requirements.txt pyproject.toml
+	@test -x $(PARITY)/bin/python || $(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/pip install -q --disable-pip-version-check -r requirements-parity.txt
+	$(PARITY)/bin/pip install -q --disable-pip-version-check --no-deps open_clip_torch==3.3.0
+	$(PARITY)/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 setup: $(VENV)/requirements.stamp rendering
@@ -53,6 +64,9 @@ demo: setup
 test: setup-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 $(TEST_ARGS)
 
+parity: $(PARITY)/requirements.stamp
+	$(PARITY)/bin/python -m pytest tests/torch_parity --durations=10 $(TEST_ARGS)
+
 lint: $(VENV)/requirements-dev.stamp
 	$(BIN)/ruff check .
 
@@ -60,7 +74,11 @@ format: $(VENV)/requirements-dev.stamp
 	$(BIN)/ruff check --fix .
 
 benchmarks: setup
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/against_pytorch.py,$(wildcard benchmarks/*.py)); do \
+	  echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+benchmark-pytorch: $(PARITY)/requirements.stamp
+	$(PARITY)/bin/python benchmarks/against_pytorch.py $(BENCHMARK_ARGS)
 
 clean:
-	rm -rf $(VENV) .cache build dist *.egg-info
+	rm -rf $(VENV) $(PARITY) .cache build dist *.egg-info

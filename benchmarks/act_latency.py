@@ -44,30 +44,30 @@ def measure(config, batch: int, calls: int) -> dict[str, dict[str, float]]:
     rng = np.random.default_rng(0)
     cameras = {view: rng.integers(0, 255, (batch, 200, 200, 3), np.uint8) for view in model.views}
     images = {view: np.stack([resize(frame, model.image_size) for frame in frames]) for view, frames in cameras.items()}
-    ids, mask = CLIPTokenizer(model.text_length)(["push the sliding door to the left side"] * batch)
+    ids, mask = CLIPTokenizer(model.goal_length)(["push the sliding door to the left side"] * batch)
     proprio = np.zeros((batch, model.action.proprio_dim), np.float32)
     keys = jax.random.split(jax.random.key(0), batch)
     stacked = jnp.concatenate(list(images.values()))
     views = len(model.views)
 
-    encode_text = jax.jit(predictor.encode_text)
+    read = jax.jit(policy.read)
     encode_images = jax.jit(predictor.encode_images)
-    text_states = encode_text(params, ids, mask)
-    tiled = jnp.tile(text_states, (views, 1, 1))
+    instruction = jax.device_get(read(params, ids, mask))
+    tiled = jnp.tile(instruction.states, (views, 1, 1))
     features_of = jax.jit(predictor.predictive_features)
-    features = jax.jit(policy.features)(params, images, ids, mask, keys)
+    features = jax.jit(policy.features)(params, images, instruction.states, keys)
     context_of, sample = jax.jit(policy.context), jax.jit(policy.sample_actions)
-    context = context_of(params, features, ids, mask, proprio)
+    context = context_of(params, features, instruction.goal, proprio)
     act = jax.jit(policy.act)
     return {
         "resize on the host": percentiles(lambda: [resize(frame, model.image_size) for f in cameras.values() for frame in f], calls),
         "transfer to the device": percentiles(lambda: jax.device_put(images), calls),
-        "text encoder": percentiles(lambda: encode_text(params, ids, mask), calls),
+        "text encoders, once per sentence": percentiles(lambda: read(params, ids, mask), calls),
         "VAE encoder": percentiles(lambda: encode_images(params, stacked), calls),
         "VAE encoder and U-Net": percentiles(lambda: features_of(params, stacked, tiled, keys[0]), calls),
-        "Video Former and policy encoder": percentiles(lambda: context_of(params, features, ids, mask, proprio), calls),
+        "Video Former and policy encoder": percentiles(lambda: context_of(params, features, instruction.goal, proprio), calls),
         "denoising": percentiles(lambda: sample(params, context, keys), calls),
-        "act, one program": percentiles(lambda: act(params, images, ids, mask, proprio, keys), calls),
+        "act, one program": percentiles(lambda: act(params, images, instruction, proprio, keys), calls),
     }
 
 

@@ -10,7 +10,7 @@ def set_tiny(config: ConfigDict, views: tuple[str, ...] = ("primary", "wrist")) 
     """64-pixel images, 8 frames, 8 x 8 latents of 4 channels; every part of the published architecture is there."""
     model = config.model
     model.image_size, model.frames, model.views = 64, 8, views
-    model.text_length, model.text_trainable = 20, True  # there is no pretrained text encoder at this width
+    model.text_length, model.goal_length, model.text_trainable = 20, 20, True  # there is no pretrained text encoder at this width
     model.fps_id_features = model.fps_id_train
     model.tap_blocks = (0,)
     model.fixed_feature_noise = True  # a small policy and a short training cannot average fresh noise away

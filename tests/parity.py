@@ -2,16 +2,21 @@
 
     python -m tests.parity DIR [--seed 0]
 
-DIR holds `config.json` (sizes), `keys.json` (tensors per module), `reference_weights.py` (tensors from a seed), and `vectors.npz`: inputs
-and outputs of the published modules, recorded in float32 on a CPU. One line per array; exit 1 if one is off or is not recomputed.
+DIR holds `config.json` (sizes), `keys.json` (tensors per module, whose values are a function of name, shape and seed), and `vectors.npz`:
+inputs and outputs of the published modules, recorded in float32 on a CPU. One line per array: name, shape, largest error relative to the
+largest magnitude of the array, verdict. Exit 1 if one is off or is not recomputed.
+
+Some arrays are not defined to the tolerance by float32 itself: where an image has shrunk to one pixel, GroupNorm divides by the spread of
+two numbers. An array that misses its tolerance is therefore recomputed with every weight moved by one unit in the last place, up or down;
+the largest change that makes in `NUDGES` draws is printed and is then the limit, up to ten times the tolerance.
 """
 
 import argparse
-import importlib.util
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -34,10 +39,13 @@ from vpp_jax.models.video_vae import VideoVAEConfig
 from vpp_jax.training.schedules import make_schedule
 from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor
 
+PUBLISHED = VideoDiffusionConfig()
 FORWARD, GRADIENT, SAMPLED = 2e-5, 1e-4, 1e-4  # of the largest magnitude of the array
+NUDGES = 3
 INPUTS = (
     "rgb_static", "rgb_gripper", "input_ids", "attention_mask", "extract_noise", "unet_t", "goal", "actions", "act_noise", "act_sigma",
-    "proprio", "ddim_x_T", "loglogistic_u", "tvp_latents", "tvp_noise", "tvp_sigma", "gen_noise", "vae_dec_in",
+    "proprio", "ddim_x_T", "loglogistic_u", "tvp_latents", "tvp_noise", "tvp_sigma", "tvp_time_ids", "unet_time_ids", "gen_time_ids",
+    "gen_noise", "vae_dec_in",
 )  # fmt: skip
 
 
@@ -47,6 +55,12 @@ class Folder:
 
     path: Path
     seed: int
+    nudge: int = 0  # 0: weights as they are; n: each moved by one unit in the last place, draw n
+    programs: dict[str, Callable] = field(default_factory=dict)
+
+    def compile(self, name: str, function: Callable) -> Callable:
+        """`function`, jitted once for this folder and its nudged copies: it must get the weights as arguments."""
+        return self.programs.setdefault(name, jax.jit(function))
 
     @cached_property
     def config(self) -> dict:
@@ -59,10 +73,20 @@ class Folder:
 
     @cached_property
     def weights(self) -> dict[str, dict[str, np.ndarray]]:
-        spec = importlib.util.spec_from_file_location("reference_weights", self.path / "reference_weights.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.reference_weights(str(self.path / "keys.json"), self.seed)
+        modules = json.loads((self.path / "keys.json").read_text())
+        return {module: {key: self.tensor(key, tuple(shape)) for key, shape in keys.items()} for module, keys in modules.items()}
+
+    def tensor(self, key: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Matrices and kernels ~ N(0, 1/fan-in), vectors called weight ~ 1 + 0.1 N, other vectors ~ 0.1 N."""
+        noise = np.random.default_rng([self.seed, zlib.crc32(key.encode())]).standard_normal(shape, np.float32)
+        if len(shape) >= 2:
+            value = noise / np.float32(np.sqrt(np.prod(shape[1:])))
+        else:
+            value = (1 + 0.1 * noise if key.endswith("weight") else 0.1 * noise).astype(np.float32)
+        if not self.nudge:
+            return value
+        direction = np.random.default_rng([self.nudge, zlib.crc32(key.encode())]).choice([-np.inf, np.inf], shape)
+        return np.nextafter(value, direction.astype(np.float32))
 
     def load(self, pure: PureModule, module: str, prefix: str = "") -> dict[str, jax.Array]:
         return {name: jnp.asarray(value) for name, value in import_tensors(pure.abstract, self.weights[module], prefix).items()}
@@ -121,9 +145,9 @@ class Folder:
         """Both views, static then gripper, in [-1, 1], NHWC."""
         return last(np.concatenate([self.vectors["rgb_static"], self.vectors["rgb_gripper"]])[:, 0])
 
-    def predictor(self, **changes) -> tuple[VideoPredictor, dict[str, jax.Array]]:
+    def predictor(self, diffusion: VideoDiffusionConfig = PUBLISHED, **changes) -> tuple[VideoPredictor, dict[str, jax.Array]]:
         """Stage 1 as the project uses it, and its parameters."""
-        predictor = VideoPredictor(self.model(**changes), VideoDiffusionConfig())
+        predictor = VideoPredictor(self.model(**changes), diffusion)
         params = with_prefix("text", self.load(predictor.text, "clip_text")) | with_prefix("vae", self.load(predictor.vae, "vae"))
         params |= with_prefix("unet", self.load(predictor.unet, "unet"))
         return predictor, params | {SCALING_FACTOR: jnp.float32(self.config["vae"]["scaling_factor"])}
@@ -147,12 +171,12 @@ def text_and_vae(folder: Folder) -> Results:
     vectors, (predictor, _) = folder.vectors, folder.predictor()
     text, vae = folder.load(predictor.text, "clip_text"), folder.load(predictor.vae, "vae")
     ids, mask = vectors["input_ids"].astype(np.int32), vectors["attention_mask"].astype(bool)
-    output = jax.jit(lambda p: predictor.text.bind(p)(ids, mask))(text)
+    output = folder.compile("text", lambda p: predictor.text.bind(p)(ids, mask))(text)
     yield "text_hidden", output.hidden, FORWARD
     yield "text_embeds_projected", output.pooled, FORWARD
-    posterior = jax.jit(lambda p, x: predictor.vae.bind(p).encode(x))(vae, folder.images)
+    posterior = folder.compile("encode", lambda p, x: predictor.vae.bind(p).encode(x))(vae, folder.images)
     yield "vae_moments", first(jnp.concatenate(posterior, axis=-1)), FORWARD
-    decoded = jax.jit(lambda p, z: predictor.vae.bind(p).decode(z))(vae, last(vectors["vae_dec_in"])[None])
+    decoded = folder.compile("decode", lambda p, z: predictor.vae.bind(p).decode(z))(vae, last(vectors["vae_dec_in"])[None])
     yield "vae_dec_out", first(decoded[0]), FORWARD
 
 
@@ -162,12 +186,10 @@ def features(folder: Folder) -> Results:
     ids, mask = vectors["input_ids"].astype(np.int32), vectors["attention_mask"].astype(bool)
     for name, changes in FEATURES.items():
         predictor, params = folder.predictor(**changes)
-
-        def extract(params, predictor=predictor):
-            states = predictor.encode_text(params, ids, mask)
-            return states, predictor.predictive_features(params, folder.images, states, last(vectors["extract_noise"]))
-
-        states, values = jax.jit(extract)(params)
+        states = folder.compile(f"text {name}", predictor.encode_text)(params, ids, mask)
+        built = (predictor.config.tap_blocks, predictor.config.feature_steps)  # the rest of the changes does not concern the U-Net
+        extract = folder.compile(f"features {built}", predictor.predictive_features)
+        values = extract(params, folder.images, states, last(vectors["extract_noise"]))
         side = round(values.shape[2] ** 0.5)
         yield f"features_{name}", first(values.reshape(*values.shape[:2], side, side, -1)), FORWARD
         if f"cond_{name}" in vectors:
@@ -177,9 +199,13 @@ def features(folder: Folder) -> Results:
 
 
 def unet(folder: Folder) -> Results:
+    """The U-Net at the noise level of the extractor, and as stage 1 trains it."""
     vectors, (predictor, _) = folder.vectors, folder.predictor()
-    level = np.full(len(vectors["unet_in"]), vectors["unet_t"], np.float32)
-    run = jax.jit(lambda p, *inputs: predictor.unet.bind(p)(*inputs, taps=(0, 1)))
+    posterior = folder.compile("encode", lambda p, x: predictor.vae.bind(p).encode(x))(folder.load(predictor.vae, "vae"), folder.images)
+    noise = last(vectors["extract_noise"])
+    yield "unet_in", first(jnp.concatenate([noise, np.broadcast_to(posterior.mean[:, None], noise.shape)], -1)), FORWARD
+    level = np.full(len(noise), vectors["unet_t"], np.float32)
+    run = folder.compile("unet", lambda p, *inputs: predictor.unet.bind(p)(*inputs, taps=(0, 1)))
     params = folder.load(predictor.unet, "unet")
     output = run(params, last(vectors["unet_in"]), level, vectors["cond_pe0"], vectors["unet_time_ids"])
     yield "unet_out", first(output.sample), FORWARD
@@ -187,11 +213,44 @@ def unet(folder: Folder) -> Results:
         values = first(output.taps[tap])
         yield f"unet_up{tap}", values.reshape(-1, *values.shape[2:]), FORWARD  # recorded with frames in the batch
 
+    latents, noise, sigma, condition, states = stage_one_inputs(folder)
+    scale, noisy = edm.video_preconditioning(sigma), edm.add_noise(latents, noise, sigma)
+    image = np.broadcast_to(condition[:, None], latents.shape)
+    inputs = (jnp.concatenate([scale.network_input(noisy), image], -1), scale.c_noise, states, vectors["tvp_time_ids"])
+    doubled = [jnp.concatenate([value, value]) for value in inputs]  # the batch that is compiled already
+    yield "tvp_out", first(run(params, *doubled).sample[: len(latents)]), FORWARD
+
+
+def stage_one_inputs(folder: Folder) -> tuple[np.ndarray, ...]:
+    """Latents, noise, noise levels, conditions and text states of the recorded training example."""
+    vectors = folder.vectors
+    latents, noise = last(vectors["tvp_latents"]), last(vectors["tvp_noise"])
+    condition = latents[:, 0] / np.float32(folder.config["vae"]["scaling_factor"])
+    return latents, noise, vectors["tvp_sigma"].reshape(-1), condition, vectors["cond_pe0"][: len(latents)]
+
+
+def stage_one(folder: Folder) -> Results:
+    """Training loss of the video model with two of its gradients, and guided sampling of latents."""
+    diffusion = replace(PUBLISHED, ladder=replace(PUBLISHED.ladder, steps=SAMPLED_VIDEO_STEPS), guidance_max=SAMPLED_VIDEO_GUIDANCE)
+    predictor, params = folder.predictor(diffusion)
+    latents, noise, sigma, condition, states = stage_one_inputs(folder)
+
+    def loss(chosen, params):
+        return predictor.denoising_loss(params | chosen, latents, condition, states, sigma, noise)
+
+    chosen = {name: params[name] for name in TVP_GRADIENTS.values()}
+    value, gradients = folder.compile("stage one", jax.value_and_grad(loss))(chosen, params)
+    yield "tvp_loss", value, FORWARD
+    for theirs, name in TVP_GRADIENTS.items():
+        yield theirs, to_published(name, np.asarray(gradients[name])), GRADIENT
+    drawn = folder.compile("sample", predictor.sample_latents)(params, condition, states, last(folder.vectors["gen_noise"]))
+    yield "gen_latents", first(drawn), SAMPLED
+
 
 def former(folder: Folder) -> Results:
     for variant, module, output in (("3d", "video_former", "vf_out"), ("2d", "video_former_2d", "vf2d_out")):
         pure = PureModule.of(lambda rngs, variant=variant: VideoFormer(folder.former(variant), rngs=rngs))
-        run = jax.jit(lambda params, features, pure=pure: pure.bind(params)(features))
+        run = folder.compile(f"former {variant}", lambda params, features, pure=pure: pure.bind(params)(features))
         yield output, run(folder.load(pure, module), folder.vectors["vf_in"]), FORWARD
 
 
@@ -209,7 +268,8 @@ def policy(folder: Folder) -> Results:
         error = jnp.mean((output - edm.policy_target(actions, noise, sigma, sigma_data)) ** 2)
         return error, (context, output, scale.denoised(noisy, output))
 
-    (value, (context, output, denoised)), gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, tokens)
+    gradients_of = folder.compile("policy", jax.value_and_grad(loss, (0, 1), has_aux=True))
+    (value, (context, output, denoised)), gradients = gradients_of(params, tokens)
     yield "policy_context", context, FORWARD
     yield "policy_model_output", output, FORWARD
     yield "policy_loss", value, FORWARD
@@ -226,9 +286,9 @@ def policy(folder: Folder) -> Results:
         model = with_proprio.bind(params)
         return model.decode(actions, sigma, model.encode(tokens, goal[:, 0], jnp.asarray(vectors["proprio"])[:, 0]))
 
-    yield "policy_model_output_with_proprio", jax.jit(see_proprio)(folder.load(with_proprio, "policy", "inner_model.")), FORWARD
+    see_proprio = folder.compile("policy with proprio", see_proprio)
+    yield "policy_model_output_with_proprio", see_proprio(folder.load(with_proprio, "policy", "inner_model.")), FORWARD
 
-    @jax.jit
     def draw(params, start, sigmas):
         model = pure.bind(params)
         context = model.encode(tokens, goal[:, 0])
@@ -239,6 +299,7 @@ def policy(folder: Folder) -> Results:
 
         return sample_trajectory(denoise, start, sigmas, "ddim")
 
+    draw = folder.compile("ddim", draw)
     for name in vectors:
         if name.startswith("ddim_sigmas_"):
             low = name.removeprefix("ddim_sigmas_")
@@ -264,27 +325,50 @@ def schedules(folder: Folder) -> Results:
     yield "tri_stage_lr", rates, FORWARD
 
 
+SAMPLED_VIDEO_STEPS, SAMPLED_VIDEO_GUIDANCE = 4, 7.5
+TVP_GRADIENTS = {
+    "tvp_grad_conv_in": "unet/conv_in.kernel",
+    "tvp_grad_mix": "unet/up_blocks.1.attentions.0.time_mixer.mix_factor",
+}
 FORMATTER = argparse.RawDescriptionHelpFormatter
 PUBLISHED_DENSITY = SigmaDensityConfig("truncated_loglogistic")
-GROUPS: tuple[Callable[[Folder], Results], ...] = (text_and_vae, features, unet, former, policy, schedules)
+GROUPS: tuple[Callable[[Folder], Results], ...] = (text_and_vae, features, unet, stage_one, former, policy, schedules)
 
 
 def compare(folder: Folder, groups: Sequence[Callable[[Folder], Results]] = GROUPS) -> bool:
-    """Prints a line per array; whether all of them are within their tolerances."""
+    """Prints a line per array; whether all of them are within their limits."""
     fine, seen = True, set(INPUTS)
     for group in groups:
-        for name, value, tolerance in group(folder):
-            want, got = folder.vectors[name], np.asarray(value)
-            seen.add(name)
-            error = np.abs(got - want).max() / np.abs(want).max() if got.shape == want.shape else np.inf
-            ok = bool(error <= tolerance)
+        results = {name: (np.asarray(value), tolerance) for name, value, tolerance in group(folder)}
+        errors = {name: distance(value, folder.vectors[name]) for name, (value, _) in results.items()}
+        missed = [name for name, (_, tolerance) in results.items() if not errors[name] <= tolerance]
+        uncertain = uncertainty(folder, group, {name: results[name][0] for name in missed}) if missed else {}
+        seen |= results.keys()
+        for name, (value, tolerance) in results.items():
+            limit = min(max(tolerance, uncertain.get(name, 0.0)), 10 * tolerance)
+            ok = bool(errors[name] <= limit)
             fine &= ok
-            verdict = "ok" if ok else f"FAIL (limit {tolerance:g})"
-            print(f"{name:56} {want.shape!s:24} {error:9.2e}  {verdict}", flush=True)
+            note = f" (limit {tolerance:g}; one unit in the last place of the weights: {uncertain[name]:.1e})" if name in missed else ""
+            print(f"{name:56} {value.shape!s:24} {errors[name]:9.2e}  {'ok' if ok else 'FAIL'}{note}", flush=True)
     for name in sorted(folder.vectors.keys() - seen):
         fine = False
         print(f"{name:56} {folder.vectors[name].shape!s:24} not recomputed  FAIL")
     return fine
+
+
+def distance(got: np.ndarray, want: np.ndarray) -> float:
+    """Largest difference, relative to the largest magnitude of `want`."""
+    return float(np.abs(got - want).max() / np.abs(want).max()) if got.shape == want.shape else np.inf
+
+
+def uncertainty(folder: Folder, group: Callable[[Folder], Results], values: dict[str, np.ndarray]) -> dict[str, float]:
+    """How far each of `values` moves when the weights move by one unit in the last place: the largest of `NUDGES` draws."""
+    moved = dict.fromkeys(values, 0.0)
+    for draw in range(1, NUDGES + 1):
+        for name, value, _ in group(replace(folder, nudge=draw)):
+            if name in values:
+                moved[name] = max(moved[name], distance(np.asarray(value), values[name]))
+    return moved
 
 
 def main(argv: list[str]) -> int:

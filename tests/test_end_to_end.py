@@ -123,13 +123,18 @@ def test_closed_loop_and_report(run, project):
 
 
 def test_predict_writes_a_clip(run, project, tmp_path):
+    import av
     from PIL import Image
 
     image = tmp_path / "scene.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 48, 3), np.uint8)).save(image)
     out = tmp_path / "clip.mp4"
     vpp("predict", f"--checkpoint={run / 'video'}", f"--image={image}", "--text=open the drawer", f"--out={out}", project=project)
-    assert out.stat().st_size > 0
+    with av.open(str(out)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert np.stack(frames).shape == (4, 32, 32, 3)
+    with Image.open(out.with_suffix(".png")) as strip:
+        assert strip.width >= 4 * 96
 
 
 # --- errors: one paragraph that names the culprit, exit code 1 or 2, no traceback -----------------------------------------------------

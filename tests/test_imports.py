@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "eval.envs": CORE,
     "eval.policies": CORE | {"eval"},  # the interface of whatever acts
     "vpp_jax.serving": CORE | NETWORKS | {"vpp_jax.predictor", "vpp_jax.parallel", "vpp_jax.training", "data_pipelines", "eval.policies"},
-    "vpp_jax.interop": CORE | NETWORKS | {"vpp_jax.predictor"},
+    "vpp_jax.interop": CORE | NETWORKS | {"vpp_jax.predictor", "vpp_jax.parallel", "vpp_jax.training", "data_pipelines"},
 }
 # Rooms that must not load JAX, whatever they import.
 WITHOUT_JAX = ("eval.envs.registry", "eval.envs.base", "eval.worker")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vpp_jax.functional import with_prefix
+from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.policy import VideoPredictionPolicy
 from vpp_jax.video_predictor import SCALING_FACTOR
 
@@ -32,7 +33,7 @@ def params(policy):
 
 @pytest.fixture(scope="module")
 def observation(policy):
-    rng, length = np.random.default_rng(0), policy.config.text_length
+    rng, length = np.random.default_rng(0), policy.config.goal_length
     images = {view: rng.integers(0, 256, (3, 32, 32, 3), np.uint8) for view in policy.config.views}
     ids = rng.integers(1, 1000, (3, length)).astype(np.int32)
     ids[:, 5:] = 49407
@@ -41,18 +42,35 @@ def observation(policy):
 
 @pytest.fixture(scope="module")
 def act(policy):
-    return jax.jit(policy.act)
+    def read_and_act(params, images, ids, mask, proprio, keys):
+        return policy.act(params, images, policy.read(params, ids, mask), proprio, keys)
+
+    return jax.jit(read_and_act)
+
+
+def features_of(policy):
+    """Of images and tokens, compiled."""
+    return jax.jit(lambda params, images, ids, mask, keys: policy.features(params, images, policy.video_states(params, ids, mask), keys))
+
+
+def test_the_video_model_reads_a_sentence_as_if_it_were_cut_to_its_length(policy, params):
+    lengths = policy.config.text_length, policy.config.goal_length
+    sentences = ["open the drawer", "push the red block that lies left of the drawer to the right until it falls down"]
+    short, long = (CLIPTokenizer(length)(sentences) for length in lengths)
+    assert lengths[0] < lengths[1] < long[1].sum(1).max() + 1
+    np.testing.assert_allclose(policy.video_states(params, *long), policy.video_states(params, *short), rtol=1e-6, atol=1e-6)
+    assert policy.read(params, *long).goal.shape == (2, policy.config.action.goal_dim)
 
 
 def test_views_stand_side_by_side_and_each_is_seen(policy, params, observation):
     images, ids, mask, _ = observation
     keys = jax.random.split(jax.random.key(0), 3)
-    features_of = jax.jit(policy.features)
-    features = np.asarray(features_of(params, images, ids, mask, keys))
+    compute = features_of(policy)
+    features = np.asarray(compute(params, images, ids, mask, keys))
     frames, positions, channels = policy.predictor.feature_shape
     assert features.shape == (3, frames, 2 * positions, channels)
     other = dict(images, wrist=255 - images["wrist"])
-    changed = np.asarray(features_of(params, other, ids, mask, keys))
+    changed = np.asarray(compute(params, other, ids, mask, keys))
     np.testing.assert_allclose(changed[:, :, :positions], features[:, :, :positions], rtol=1e-5, atol=1e-5)
     assert np.abs(changed[:, :, positions:] - features[:, :, positions:]).max() > 1e-3
 
@@ -133,8 +151,8 @@ def test_fixed_feature_noise_makes_features_a_function_of_the_observation(policy
     images, ids, mask, _ = observation
     fixed = dataclasses.replace(policy, config=dataclasses.replace(policy.config, fixed_feature_noise=True))
     twice = {view: image[np.array([0, 0, 1])] for view, image in images.items()}
-    features = np.asarray(jax.jit(fixed.features)(params, twice, ids[[0, 0, 1]], mask[[0, 0, 1]], jax.random.split(jax.random.key(4), 3)))
+    features = np.asarray(features_of(fixed)(params, twice, ids[[0, 0, 1]], mask[[0, 0, 1]], jax.random.split(jax.random.key(4), 3)))
     np.testing.assert_allclose(features[0], features[1], rtol=1e-5, atol=1e-5)
     assert np.abs(features[0] - features[2]).max() > 1e-3
-    fresh = np.asarray(jax.jit(policy.features)(params, twice, ids[[0, 0, 1]], mask[[0, 0, 1]], jax.random.split(jax.random.key(4), 3)))
+    fresh = np.asarray(features_of(policy)(params, twice, ids[[0, 0, 1]], mask[[0, 0, 1]], jax.random.split(jax.random.key(4), 3)))
     assert np.abs(fresh[0] - fresh[1]).max() > 1e-3

@@ -62,7 +62,7 @@ def test_denoiser_keeps_a_nearly_clean_sample(predictor, params, batch):
     _, ids, mask = batch
     latents = jax.random.normal(jax.random.key(0), (2, 4, 8, 8, 4))
     states = predictor.encode_text(params, ids, mask)
-    denoised = jax.jit(predictor.denoise)(params, latents, jnp.full((2,), 1e-4), latents[:, 0], states)
+    denoised = jax.jit(predictor.denoise)(params, latents, jnp.full((2,), 1e-4), latents[:, 0], states, fps_id=7)
     np.testing.assert_allclose(denoised, latents, atol=2e-3)
 
 
@@ -98,7 +98,8 @@ def test_loss_equals_weighted_error_of_the_denoised_sample(predictor, params, ba
     sigma = jnp.exp(density.mean + density.std * jax.random.normal(sigma_key, (2,)))
     noisy = latents + sigma[:, None, None, None, None] * jax.random.normal(noise_key, latents.shape)
     states = predictor.encode_text(params, ids, mask)
-    error = jnp.mean((predictor.denoise(params, noisy, sigma, unscaled[:, 0], states) - latents) ** 2, axis=(1, 2, 3, 4))
+    denoised = predictor.denoise(params, noisy, sigma, unscaled[:, 0], states, fps_id=predictor.config.fps_id_train)
+    error = jnp.mean((denoised - latents) ** 2, axis=(1, 2, 3, 4))
     published = float(jnp.mean(error * (sigma**2 + 1) / sigma**2))
     assert ours == pytest.approx(published, rel=2e-3)
 
@@ -148,7 +149,7 @@ def test_features_after_a_denoising_step_are_those_of_the_published_scheduler(pr
     high, following = 700.0, (root + (low - root) / 19) ** 7
     start = noise * np.sqrt(high**2 + 1)
     condition = predictor.encode_images(params, video[:, 0])
-    clean = predictor.denoise(params, start, jnp.full(2, high), condition, states, config.fps_id_features)
+    clean = predictor.denoise(params, start, jnp.full(2, high), condition, states, fps_id=config.fps_id_features)
     moved = start + (start - clean) / high * (following - high)
     single = dataclasses.replace(predictor.config, feature_sigma=following)
     expected = jax.jit(VideoPredictor(single, predictor.diffusion).predictive_features)(

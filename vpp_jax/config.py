@@ -20,6 +20,7 @@ from data_pipelines.config import DataConfig
 from vpp_jax.config_checks import ConfigError, at_least, build, check_experiment, check_inputs, one_of, optional_fields, within
 from vpp_jax.diffusion.densities import SigmaDensityConfig
 from vpp_jax.diffusion.ladders import LadderConfig
+from vpp_jax.diffusion.samplers import SAMPLERS as SAMPLER_TABLE
 from vpp_jax.models.action_transformer import ActionTransformerConfig
 from vpp_jax.models.text_encoder import TextEncoderConfig
 from vpp_jax.models.video_former import VideoFormerConfig
@@ -34,7 +35,7 @@ __all__ = [
 
 STAGES = ("vae", "video", "policy")
 SCHEDULES = ("constant", "cosine", "tri_stage")
-SAMPLERS = ("ddim", "euler", "heun")
+SAMPLERS = tuple(SAMPLER_TABLE)
 # Fields that may change between a run and its continuation: they do not enter the parameters at a given step.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.eval_every", "train.eval_batches", "train.save_every", "train.keep", "train.wandb",
@@ -50,9 +51,11 @@ class ModelConfig:
     image_size:        side of the square images every view is resized to, pixels
     frames:            frames of a clip, the first of which is given
     views:             cameras of the policy, in the order in which their tokens stand side by side
-    text_length:       tokens per sentence, padding included
+    text_length:       tokens per sentence that the U-Net attends to, padding included
+    goal_length:       tokens per sentence of the policy's goal, padding included (published: 77, all that CLIP has positions for)
     position_encode:   sinusoidal positions added to the CLIP states before the U-Net (published: general models yes, CALVIN no)
-    fps_id_train, fps_id_features, motion_bucket: SVD's micro-conditioning (published: 7 in stage 1, 4 for features; 127)
+    fps_id_train, fps_id_generate, fps_id_features, motion_bucket, noise_aug_id_generate: SVD's micro-conditioning (published: 7 in
+                       training and its previews, 4 for features; 127; 0.02 when a video is sampled, 0 in training and for features)
     tap_blocks:        up blocks whose outputs are the predictive features
     feature_sigma:     noise level that the pass which gives them starts from
     feature_steps:     passes down the ladder of noise levels; features come from the last one (published: 1, one pass from pure noise)
@@ -71,10 +74,13 @@ class ModelConfig:
     former: VideoFormerConfig = field(default_factory=VideoFormerConfig)
     action: ActionTransformerConfig = field(default_factory=ActionTransformerConfig)
     text_length: int = 20
+    goal_length: int = 77
     position_encode: bool = False
     fps_id_train: int = 7
+    fps_id_generate: int = 7
     fps_id_features: int = 4
     motion_bucket: int = 127
+    noise_aug_id_generate: float = 0.02
     tap_blocks: tuple[int, ...] = (0, 1)
     feature_sigma: float = 700.0
     feature_steps: int = 1
@@ -85,7 +91,8 @@ class ModelConfig:
 
     def __post_init__(self):
         at_least(self, 1, "image_size", "frames", "text_length", "execute")
-        at_least(self, 0, "fps_id_train", "fps_id_features", "motion_bucket")
+        at_least(self, self.text_length, "goal_length")
+        at_least(self, 0, "fps_id_train", "fps_id_generate", "fps_id_features", "motion_bucket", "noise_aug_id_generate")
         within(self, "feature_sigma", 0.002, math.inf, open_low=True)
         at_least(self, 1, "feature_steps", "feature_ladder_steps")
         if self.feature_steps > self.feature_ladder_steps:
@@ -121,12 +128,15 @@ class VideoDiffusionConfig:
     """EDM training and sampling of stage 1 (paper section 3.1; the defaults are the published values).
 
     conditioning_dropout: share of samples whose text states are replaced by zeros
+    sampler:              one of `SAMPLERS`; vpp_jax/diffusion/samplers.py says what they are
+    eta:                  noise that the stochastic samplers add, from 0 (the ODE) to 1; the others do not read it
     guidance_min, guidance_max: classifier-free guidance of the first and of the last frame, linear between; 1 and 1 switch it off
     """
 
     density: SigmaDensityConfig = field(default_factory=lambda: SigmaDensityConfig("lognormal", mean=0.7, std=1.6))
     conditioning_dropout: float = 0.05
     sampler: str = "euler"
+    eta: float = 1.0
     ladder: LadderConfig = field(default_factory=lambda: LadderConfig("svd_euler", steps=30, sigma_min=0.002, sigma_max=700.0, rho=7.0))
     guidance_min: float = 1.0
     guidance_max: float = 3.0
@@ -135,12 +145,14 @@ class VideoDiffusionConfig:
         within(self, "conditioning_dropout", 0.0, 1.0)
         within(self, "guidance_min", 0.0, self.guidance_max)
         one_of(self, "sampler", SAMPLERS)
+        within(self, "eta", 0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class PolicyDiffusionConfig:
     """EDM training and sampling of stage 2 (paper section 3.3).
 
+    sampler, eta:          as in `VideoDiffusionConfig`
     feature_draws:         0 computes features in the training step, as published; n caches n noise draws per observation beforehand
     feature_batch:         observations per batch while that cache is filled
     """
@@ -150,6 +162,7 @@ class PolicyDiffusionConfig:
     )
     sigma_data: float = 0.5
     sampler: str = "ddim"
+    eta: float = 1.0
     ladder: LadderConfig = field(default_factory=lambda: LadderConfig("exponential", steps=10, sigma_min=1.0, sigma_max=80.0))
     feature_draws: int = 0
     feature_batch: int = 64
@@ -159,6 +172,7 @@ class PolicyDiffusionConfig:
         at_least(self, 1, "feature_batch")
         at_least(self, 0, "feature_draws")
         one_of(self, "sampler", SAMPLERS)
+        within(self, "eta", 0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,10 @@ def check_experiment(config: Any) -> None:
     if model.image_size % multiple:
         raise ConfigError(f"model.image_size is {model.image_size}, expected a multiple of {multiple} (VAE and U-Net halve it "
                           f"{int(math.log2(multiple))} times)")
-    if model.text_length > model.text.max_positions:
-        raise ConfigError(f"model.text_length is {model.text_length}, more than model.text.max_positions = {model.text.max_positions}")
+    for name in ("text_length", "goal_length"):
+        if getattr(model, name) > model.text.max_positions:
+            positions = model.text.max_positions
+            raise ConfigError(f"model.{name} is {getattr(model, name)}, more than model.text.max_positions = {positions}")
     if config.stage == "policy":
         _check_policy(model, data, unet, action)
 

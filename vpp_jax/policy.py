@@ -7,6 +7,7 @@ trained ones: `former/`, `action/`, and `goal/`, the text encoder whose pooled v
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from vpp_jax.config import ModelConfig, PolicyDiffusionConfig, VideoDiffusionConfig
 from vpp_jax.diffusion.densities import sample_sigma
 from vpp_jax.diffusion.edm import add_noise, policy_preconditioning, policy_target
-from vpp_jax.diffusion.ladders import sigma_ladder
+from vpp_jax.diffusion.ladders import initial_scale, sigma_ladder
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
 from vpp_jax.models.action_transformer import ActionTransformer
@@ -25,6 +26,16 @@ from vpp_jax.models.video_former import VideoFormer
 from vpp_jax.video_predictor import VideoPredictor
 
 Images = Mapping[str, UInt8[Array, "b s s 3"]]
+
+
+class Instruction(NamedTuple):
+    """What the models read of a sentence, float32. It changes once per task, not once per chunk: whoever acts may keep it.
+
+    states: cross-attention input of the video U-Net; goal: pooled, un-normalised CLIP vector for the policy.
+    """
+
+    states: Float[Array, "b l d"]
+    goal: Float[Array, "b g"]
 
 
 @dataclass(frozen=True)
@@ -55,13 +66,22 @@ class VideoPredictionPolicy:
 
     # --- observation -> context -----------------------------------------------------------------------------------------------
 
+    def read(self, params: Params, text_ids: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> Instruction:
+        """Tokens of `goal_length` -> what both models condition on; the U-Net gets the first `text_length` of them."""
+        return Instruction(self.video_states(params, text_ids, text_mask), self.goal_vector(params, text_ids, text_mask))
+
+    def video_states(self, params: Params, text_ids: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> Float[Array, "b l d"]:
+        """Cut as the tokenizer cuts: a sentence that is too long keeps its end token. Padding is the end token, too."""
+        length, end = self.config.text_length, self.config.text.end_of_text
+        if text_ids.shape[1] > length:
+            text_ids, text_mask = jnp.asarray(text_ids)[:, :length].at[:, -1].set(end), text_mask[:, :length]
+        return self.predictor.encode_text(params, text_ids, text_mask)
+
+    def goal_vector(self, params: Params, text_ids: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> Float[Array, "b g"]:
+        return self.goal.bind(select("goal", params))(text_ids, text_mask).pooled.astype(jnp.float32)
+
     def features(
-        self,
-        params: Params,
-        images: Images,
-        text_ids: Int[Array, "b l"],
-        text_mask: Bool[Array, "b l"],
-        key: jax.Array,
+        self, params: Params, images: Images, text_states: Float[Array, "b l d"], key: jax.Array
     ) -> Float[Array, "b t n d"]:
         """Predictive features of all views, tokens of the views side by side in the order of `config.views`.
 
@@ -69,7 +89,6 @@ class VideoPredictionPolicy:
         """
         views = len(self.config.views)
         stacked = jnp.concatenate([images[view] for view in self.config.views])
-        text_states = self.predictor.encode_text(params, text_ids, text_mask)
         if self.config.fixed_feature_noise:
             key = jnp.tile(self._noise_per_row(jax.random.split(jax.random.key(0), 1), stacked.shape[1])[:1], (len(stacked), 1, 1, 1, 1))
         elif key.ndim == 1:
@@ -87,14 +106,12 @@ class VideoPredictionPolicy:
         self,
         params: Params,
         features: Float[Array, "b t n d"],
-        text_ids: Int[Array, "b l"],
-        text_mask: Bool[Array, "b l"],
+        goal: Float[Array, "b g"],
         proprio: Float[Array, "b p"] | None,
         key: jax.Array | None = None,
     ) -> Float[Array, "b m w"]:
         """Encoder output of the policy: computed once per chunk, reused by every denoising step. `key` switches dropout on."""
         tokens = self.former.bind(select("former", params))(features)
-        goal = self.goal.bind(select("goal", params))(text_ids, text_mask).pooled.astype(jnp.float32)
         proprio = proprio if self.config.action.proprio_dim else None
         return self.action.bind(select("action", params)).encode(tokens, goal, proprio, key=key)
 
@@ -113,7 +130,7 @@ class VideoPredictionPolicy:
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Unweighted EDM loss on the network output (vpp: score matching with sigma_data 0.5), over valid steps only."""
         context_key, dropout_key, sigma_key, noise_key = jax.random.split(key, 4)
-        context = self.context(params, features, text_ids, text_mask, proprio, context_key)
+        context = self.context(params, features, self.goal_vector(params, text_ids, text_mask), proprio, context_key)
         sigma = sample_sigma(sigma_key, (action.shape[0],), self.diffusion.density)
         scale = policy_preconditioning(sigma, self.diffusion.sigma_data)
         noise = jax.random.normal(noise_key, action.shape)
@@ -129,29 +146,29 @@ class VideoPredictionPolicy:
     def sample_actions(
         self, params: Params, context: Float[Array, "b m w"], keys: jax.Array
     ) -> Float[Array, "b k a"]:
-        """Normalised action chunks: DDIM on the exponential ladder, one PRNG key per row."""
+        """Normalised action chunks by the configured sampler (published: DDIM on the exponential ladder), one PRNG key per row."""
         config = self.config.action
         decoder = self.action.bind(select("action", params))
-        sigmas = sigma_ladder(self.diffusion.ladder)
-        noise = jax.vmap(lambda key: jax.random.normal(key, (config.chunk, config.action_dim)))(keys) * sigmas[0]
+        ladder = self.diffusion.ladder
+        noise = jax.vmap(lambda key: jax.random.normal(key, (config.chunk, config.action_dim)))(keys) * initial_scale(ladder)
+        sampler_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
 
         def denoise(noisy: jax.Array, sigma: jax.Array) -> jax.Array:
             scale = policy_preconditioning(sigma, self.diffusion.sigma_data)
             return scale.denoised(noisy, decoder.decode(scale.network_input(noisy), sigma, context))
 
-        return sample(denoise, noise, sigmas, kind=self.diffusion.sampler)
+        return sample(denoise, noise, sigma_ladder(ladder), self.diffusion.sampler, sampler_keys, self.diffusion.eta)
 
     def act(
         self,
         params: Params,
         images: Images,
-        text_ids: Int[Array, "b l"],
-        text_mask: Bool[Array, "b l"],
+        instruction: Instruction,
         proprio: Float[Array, "b p"] | None,
         keys: jax.Array,
     ) -> Float[Array, "b k a"]:
         """One observation per row -> one normalised action chunk per row; `keys` [b] make rows independent of the batch."""
         feature_keys, action_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-        features = self.features(params, images, text_ids, text_mask, feature_keys)
-        context = self.context(params, features, text_ids, text_mask, proprio)
+        features = self.features(params, images, instruction.states, feature_keys)
+        context = self.context(params, features, instruction.goal, proprio)
         return self.sample_actions(params, context, action_keys)

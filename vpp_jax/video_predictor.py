@@ -94,10 +94,10 @@ class VideoPredictor:
 
     # --- the denoiser ---------------------------------------------------------------------------------------------------------
 
-    def _unet(self, params: Params, scaled_noisy, condition, c_noise, text_states, fps_id: float, taps=()):
+    def _unet(self, params: Params, scaled_noisy, condition, c_noise, text_states, fps_id: float, noise_aug_id: float = 0.0, taps=()):
         frames = scaled_noisy.shape[1]
         sample_in = jnp.concatenate([scaled_noisy, repeat(condition, "b h w c -> b t h w c", t=frames)], axis=-1)
-        time_ids = jnp.tile(jnp.array([[fps_id, self.config.motion_bucket, 0.0]]), (sample_in.shape[0], 1))
+        time_ids = jnp.tile(jnp.array([[fps_id, self.config.motion_bucket, noise_aug_id]]), (sample_in.shape[0], 1))
         return self.unet.bind(select("unet", params))(sample_in, c_noise, text_states, time_ids, taps=taps)
 
     def denoise(
@@ -107,15 +107,13 @@ class VideoPredictor:
         sigma: Float[Array, " b"],
         condition: Float[Array, "b h w c"],
         text_states: Float[Array, "b l d"],
-        fps_id: float | None = None,
+        *,
+        fps_id: float,
+        noise_aug_id: float = 0.0,
     ) -> Float[Array, "b t h w c"]:
-        """EDM-preconditioned estimate of the clean latents (Karras et al. 2022, eq. 7, with sigma_data = 1).
-
-        `fps_id` defaults to training's.
-        """
+        """EDM-preconditioned estimate of the clean latents (Karras et al. 2022, eq. 7, with sigma_data = 1)."""
         scale = video_preconditioning(sigma)
-        fps_id = self.config.fps_id_train if fps_id is None else fps_id
-        output = self._unet(params, scale.network_input(noisy), condition, scale.c_noise, text_states, fps_id)
+        output = self._unet(params, scale.network_input(noisy), condition, scale.c_noise, text_states, fps_id, noise_aug_id)
         return scale.denoised(noisy, output.sample.astype(jnp.float32))
 
     def loss(
@@ -138,12 +136,25 @@ class VideoPredictor:
         text_states = jnp.where(keep, text_states, 0.0)
 
         sigma = sample_sigma(sigma_key, (batch,), self.diffusion.density)
-        noise, scale = jax.random.normal(noise_key, latents.shape), video_preconditioning(sigma)
+        noise = jax.random.normal(noise_key, latents.shape)
+        loss = self.denoising_loss(params, latents, condition, text_states, sigma, noise)
+        return loss, {"latent_std": jnp.std(latents), "text_kept": jnp.mean(keep.astype(jnp.float32))}
+
+    def denoising_loss(
+        self,
+        params: Params,
+        latents: Float[Array, "b t h w c"],
+        condition: Float[Array, "b h w c"],
+        text_states: Float[Array, "b l d"],
+        sigma: Float[Array, " b"],
+        noise: Float[Array, "b t h w c"],
+    ) -> Float[Array, ""]:
+        """`loss` after everything random is drawn: mean of (x_hat - x)^2 (sigma^2 + 1) / sigma^2."""
+        scale = video_preconditioning(sigma)
         network_input = scale.network_input(add_noise(latents, noise, sigma))
         output = self._unet(params, network_input, condition, scale.c_noise, text_states, self.config.fps_id_train).sample
         # the weight (sigma^2 + 1) / sigma^2 = 1 / c_out^2 turns the error of x_hat into the error of the network's output
-        loss = jnp.mean((output.astype(jnp.float32) - video_target(latents, noise, sigma)) ** 2)
-        return loss, {"latent_std": jnp.std(latents), "text_kept": jnp.mean(keep.astype(jnp.float32))}
+        return jnp.mean((output.astype(jnp.float32) - video_target(latents, noise, sigma)) ** 2)
 
     # --- inference ------------------------------------------------------------------------------------------------------------
 
@@ -157,22 +168,37 @@ class VideoPredictor:
     ) -> UInt8[Array, "b t h w 3"]:
         """Samples a clip that starts at `image` and follows the sentence, with per-frame classifier-free guidance."""
         condition = self.encode_images(params, image)
+        noise = jax.random.normal(key, (image.shape[0], self.config.frames, *condition.shape[1:]))
         text_states = self.encode_text(params, text_ids, text_mask)
-        sigmas = sigma_ladder(self.diffusion.ladder)
-        shape = (image.shape[0], self.config.frames, *condition.shape[1:])
-        noise = jax.random.normal(key, shape) * initial_scale(self.diffusion.ladder)
+        latents = self.sample_latents(params, condition, text_states, noise, jax.random.fold_in(key, 1))
+        return to_uint8_image(self.decode_latents(params, latents))
+
+    def sample_latents(
+        self,
+        params: Params,
+        condition: Float[Array, "b h w c"],
+        text_states: Float[Array, "b l d"],
+        noise: Float[Array, "b t h w c"],
+        key: jax.Array | None = None,
+    ) -> Float[Array, "b t h w c"]:
+        """Scaled latents of a clip from unit-normal noise; stochastic samplers need `key`, too.
+
+        The unconditional branch of the guidance keeps the image and has zeros for a sentence.
+        """
         scales = frame_guidance(self.config.frames, self.diffusion.guidance_min, self.diffusion.guidance_max)
+        ids = {"fps_id": self.config.fps_id_generate, "noise_aug_id": self.config.noise_aug_id_generate}
 
         def estimate(noisy: jax.Array, sigma: jax.Array) -> jax.Array:
             if self.diffusion.guidance_min == self.diffusion.guidance_max == 1.0:
-                return self.denoise(params, noisy, sigma, condition, text_states)
+                return self.denoise(params, noisy, sigma, condition, text_states, **ids)
             both = lambda value: jnp.concatenate([value, value])  # noqa: E731
             states = jnp.concatenate([jnp.zeros_like(text_states), text_states])
-            unconditional, conditional = jnp.split(self.denoise(params, both(noisy), both(sigma), both(condition), states), 2)
+            unconditional, conditional = jnp.split(self.denoise(params, both(noisy), both(sigma), both(condition), states, **ids), 2)
             return guide(unconditional, conditional, scales)
 
-        latents = sample(estimate, noise, sigmas, kind=self.diffusion.sampler)
-        return to_uint8_image(self.decode_latents(params, latents))
+        ladder = self.diffusion.ladder
+        start = noise * initial_scale(ladder)
+        return sample(estimate, start, sigma_ladder(ladder), self.diffusion.sampler, key, self.diffusion.eta)
 
     def predictive_features(
         self,
@@ -195,7 +221,8 @@ class VideoPredictor:
         ladder = LadderConfig("svd_euler", self.config.feature_ladder_steps, FEATURE_SIGMA_MIN, self.config.feature_sigma, rho=7.0)
         sigmas = sigma_ladder(ladder)[: self.config.feature_steps]
         if len(sigmas) > 1:
-            denoise = lambda noisy, sigma: self.denoise(params, noisy, sigma, condition, text_states, self.config.fps_id_features)  # noqa: E731
+            fps_id = self.config.fps_id_features
+            denoise = lambda noisy, sigma: self.denoise(params, noisy, sigma, condition, text_states, fps_id=fps_id)  # noqa: E731
             noise = sample(denoise, noise * initial_scale(ladder), sigmas, kind="euler") / math.hypot(sigmas[-1], 1.0)
         c_noise = jnp.full((image.shape[0],), 0.25 * math.log(sigmas[-1]))
         output = self._unet(

@@ -11,7 +11,7 @@ def micro(stage: str) -> ConfigDict:
     config.stage = stage
     model = config.model
     model.image_size, model.frames, model.views = 32, 4, ("primary", "wrist")
-    model.text_length, model.text_trainable, model.tap_blocks, model.execute = 12, True, (0,), 4
+    model.text_length, model.goal_length, model.text_trainable, model.tap_blocks, model.execute = 12, 16, True, (0,), 4
     model.vae.update(block_out_channels=(8, 8, 16), layers_per_block=1, norm_groups=4)
     model.text.update(width=16, layers=1, heads=2, mlp_width=32, projection_dim=16, max_positions=16)
     model.unet.update(

@@ -1,11 +1,14 @@
 """Sigma densities against scipy-free closed forms: quantiles, bounds, moments."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vpp_jax.diffusion.densities import SigmaDensityConfig, sample_sigma, truncated_loglogistic_quantile
+from vpp_jax.diffusion.ladders import LadderConfig, sigma_ladder
 
 COUNT = 40000
 
@@ -40,6 +43,7 @@ def test_lognormal_moments():
         ("truncated_loglogistic", truncated_cdf),
         ("loguniform", lambda s: np.log(s / 0.001) / np.log(80 / 0.001)),
         ("uniform", lambda s: (s - 0.001) / (80 - 0.001)),
+        ("v_diffusion", lambda s: (np.arctan(s / 0.5) - np.arctan(0.002)) / (np.arctan(160) - np.arctan(0.002))),
     ],
 )
 def test_bounded_densities_follow_their_distribution(kind, cdf):
@@ -48,6 +52,37 @@ def test_bounded_densities_follow_their_distribution(kind, cdf):
     assert samples.min() >= 0.001 * (1 - 1e-5)
     assert samples.max() <= 80.0 * (1 + 1e-5)
     assert largest_cdf_gap(samples, cdf) < 0.008
+
+
+def test_split_lognormal_follows_its_distribution():
+    """Half a normal on each side of loc, the two continuous there: their masses are as their widths."""
+    left, right = 0.4, 1.1
+
+    def cdf(sigma):
+        distance = np.log(sigma) - 0.2
+        below = np.array([1 + math.erf(z / left / math.sqrt(2)) for z in np.minimum(distance, 0)]) * left / (left + right)
+        above = np.array([math.erf(z / right / math.sqrt(2)) for z in np.maximum(distance, 0)]) * right / (left + right)
+        return below + above
+
+    samples = draw(kind="split_lognormal", loc=0.2, std_left=left, std_right=right)
+    assert largest_cdf_gap(samples, cdf) < 0.008
+
+
+def test_discrete_levels_are_equally_likely():
+    ladder = LadderConfig("karras", steps=8, sigma_min=0.05, sigma_max=20.0)
+    values, counts = np.unique(draw(kind="discrete", ladder=ladder), return_counts=True)
+    np.testing.assert_array_equal(values, sigma_ladder(ladder)[-2::-1])
+    expected = COUNT / 8
+    assert np.sum((counts - expected) ** 2 / expected) < 18.5  # chi-square with 7 degrees of freedom, 1 % level
+
+
+def test_v_diffusion_is_accurate_far_out():
+    """The same uniform numbers in double precision; with sigma_max 1e6 the tangent of a float32 angle would be off by 1e-3."""
+    u = np.asarray(jax.random.uniform(jax.random.key(3), (COUNT,)), np.float64)
+    low, high = np.arctan(1e-6 / 0.5), np.arctan(1e6 / 0.5)
+    samples = draw(kind="v_diffusion", sigma_min=1e-6, sigma_max=1e6)
+    np.testing.assert_allclose(samples, 0.5 * np.tan(low + u * (high - low)), rtol=2e-6)
+    assert samples.max() > 4e3
 
 
 def test_truncation_bites():
@@ -73,7 +108,9 @@ def test_recorded_loglogistic_map(shared_data):
     np.testing.assert_allclose(got, vectors["loglogistic_sigma"], rtol=5e-6)
 
 
-@pytest.mark.parametrize("kind", ["lognormal", "truncated_loglogistic", "loguniform", "uniform"])
+@pytest.mark.parametrize(
+    "kind", ["lognormal", "truncated_loglogistic", "loguniform", "uniform", "v_diffusion", "discrete", "split_lognormal"]
+)
 def test_draws_are_a_function_of_the_key_and_jit(kind):
     config = SigmaDensityConfig(kind=kind)
     draw_five = jax.jit(lambda key: sample_sigma(key, (5,), config))
@@ -82,7 +119,7 @@ def test_draws_are_a_function_of_the_key_and_jit(kind):
     assert not np.array_equal(first, other)
     assert np.all(np.isfinite(first))
     assert np.all(first > 0)
-    assert len(np.unique(first)) == 5
+    assert len(np.unique(first)) > 1
     assert first.dtype == jnp.float32
 
 
@@ -95,6 +132,8 @@ def test_draws_are_a_function_of_the_key_and_jit(kind):
         ({"sigma_min": 0.0}, "sigma_min"),
         ({"sigma_min": 2.0, "sigma_max": 1.0}, "sigma_max"),
         ({"mean": float("nan")}, "mean"),
+        ({"sigma_data": 0.0}, "sigma_data"),
+        ({"std_left": -1.0}, "std_left"),
         ({"std": float("nan")}, "std"),
     ],
 )

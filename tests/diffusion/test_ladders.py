@@ -44,19 +44,65 @@ def test_spacing_is_even_in_the_ladders_own_coordinate():
         np.testing.assert_allclose(gaps(coordinate(ladder[:-1])), 1.0, rtol=1e-4)
 
 
+def test_vp_is_even_in_the_time_of_the_variance_preserving_process():
+    """Inverse of σ(t) from Karras et al. 2022, table 1; the ends are its defaults, not sigma_min and sigma_max."""
+    ladder = sigma_ladder(LadderConfig("vp", 11)).astype(np.float64)
+    time = (np.sqrt(0.1**2 + 2 * 19.9 * np.log1p(ladder[:-1] ** 2)) - 0.1) / 19.9
+    np.testing.assert_allclose(time, np.linspace(1.0, 0.001, 11), rtol=1e-6)
+    assert ladder[0] == pytest.approx(np.sqrt(np.exp(10.05) - 1), rel=1e-6)
+    narrow = sigma_ladder(LadderConfig("vp", 5, beta_d=4.0, beta_min=0.5, eps_s=0.1))
+    np.testing.assert_allclose(narrow[[0, -2]], np.sqrt(np.exp([2.5, 0.07]) - 1), rtol=1e-6)
+
+
+def test_cosine_is_even_in_the_angle_of_the_signal():
+    """Share of signal ᾱ = 1/(1 + σ²) = cos²(angle)."""
+    ladder = sigma_ladder(LadderConfig("cosine", 9, 0.02, 40.0)).astype(np.float64)[:-1]
+    angle = np.arccos(np.sqrt(1 / (1 + ladder**2)))
+    np.testing.assert_allclose(np.diff(angle), np.diff(angle).mean(), rtol=1e-4)
+    np.testing.assert_allclose(ladder[[0, -1]], [40.0, 0.02], rtol=1e-6)
+
+
+def test_ve_has_a_geometric_variance():
+    ladder = sigma_ladder(LadderConfig("ve", 10, 0.02, 100.0)).astype(np.float64)[:-1]
+    np.testing.assert_allclose(ladder**2, 100.0**2 * (0.02**2 / 100.0**2) ** (np.arange(10) / 9), rtol=1e-6)
+
+
+def test_iddpm_picks_levels_of_the_published_recursion():
+    """u_M = 0, u_{j−1} = √((u_j² + 1)/max(ᾱ_{j−1}/ᾱ_j, 0.001) − 1); Karras et al. 2022, table 1."""
+    table = [0.0]
+    for j in range(1000, 0, -1):
+        before, here = (np.sin(np.pi / 2 * k / (1000 * 1.008)) ** 2 for k in (j - 1, j))
+        table.append(np.sqrt((table[-1] ** 2 + 1) / max(before / here, 0.001) - 1))
+    inside = np.array([level for level in table[::-1] if 0.006 <= level <= 81.0])
+    assert len(inside) == 992  # the published sampler skips the eight highest of a thousand
+    ladder = sigma_ladder(LadderConfig("iddpm", 10, 0.006, 81.0))
+    np.testing.assert_allclose(ladder[:-1], inside[np.round(991 / 9 * np.arange(10)).astype(int)], rtol=1e-6)
+    np.testing.assert_allclose(ladder[[0, -2]], [80.2, 0.0064], rtol=5e-3)
+    wide = sigma_ladder(LadderConfig("iddpm", 1000, 1e-5, 1e5))
+    np.testing.assert_allclose(wide[:-1], table[:0:-1], rtol=1e-6)
+    assert initial_scale(LadderConfig("iddpm", 10, 0.006, 81.0)) == ladder[0]
+
+
 def test_karras_tends_to_exponential_for_large_rho():
     karras = sigma_ladder(LadderConfig("karras", 9, 0.01, 10.0, rho=1e5))
     np.testing.assert_allclose(karras, sigma_ladder(LadderConfig("exponential", 9, 0.01, 10.0)), rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["exponential", "karras", "linear", "svd_euler"])
-def test_every_ladder_descends_to_zero(kind):
-    ladder = sigma_ladder(LadderConfig(kind, 7, 0.05, 30.0))
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [("exponential", 30.0), ("karras", 30.0), ("linear", 30.0), ("svd_euler", 30.0), ("ve", 30.0), ("cosine", 30.0), ("vp", 152.167),
+     ("iddpm", 29.155)],
+)  # fmt: skip
+def test_every_ladder_descends_to_zero(kind, first):
+    config = LadderConfig(kind, 7, 0.05, 30.0)
+    ladder = sigma_ladder(config)
     assert ladder.dtype == np.float32
-    assert ladder[0] == np.float32(30.0)
+    assert ladder[0] == pytest.approx(first, rel=1e-7 if first == 30.0 else 1e-4)
     assert ladder[-1] == 0.0
     assert np.all(np.diff(ladder) < 0)
-    np.testing.assert_array_equal(sigma_ladder(LadderConfig(kind, 1, 0.05, 30.0)), np.float32([30.0, 0.0]))
+    np.testing.assert_array_equal(sigma_ladder(LadderConfig(kind, 1, 0.05, 30.0)), [ladder[0], 0.0])
+    if kind != "svd_euler":
+        assert initial_scale(config) == ladder[0]
 
 
 def test_recorded_ladders(shared_data):
@@ -69,7 +115,16 @@ def test_recorded_ladders(shared_data):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"kind": "cosine"}, "cosine.*karras"), ({"steps": 0}, "step"), ({"sigma_min": 90.0}, "sigma_min"), ({"rho": 0.0}, "rho")],
+    [
+        ({"kind": "cosines"}, "cosines.*karras"),
+        ({"steps": 0}, "step"),
+        ({"sigma_min": 90.0}, "sigma_min"),
+        ({"rho": 0.0}, "rho"),
+        ({"eps_s": 1.0}, "eps_s"),
+        ({"beta_min": 0.0}, "beta_min"),
+        ({"kind": "iddpm", "steps": 10, "sigma_min": 79.0}, "iddpm has . levels between 79.0 and 80.0, fewer than the 10 steps"),
+        ({"steps": 1000, "sigma_min": 80.0 - 1e-4}, "1000 steps are too many"),
+    ],
 )
 def test_bad_configs_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from vpp_jax.functional import PureModule
+from vpp_jax.models import attention
 from vpp_jax.models.attention import Attention, FusedAttention, attend
 
 RNG = np.random.default_rng(0)
@@ -83,3 +84,18 @@ def test_softmax_in_float32_for_bfloat16_inputs():
     got = attend(q, k, v, heads=2)
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(got.astype(jnp.float32), attend(Q, K, V, heads=2), atol=0.05)
+
+
+def test_long_sequences_example_by_example_are_the_same(monkeypatch):
+    """The form for CPU against the one for accelerators, values and gradients."""
+    rng = np.random.default_rng(3)
+    q, k, v = (rng.standard_normal((3, 2, 16, 8)).astype(np.float32) for _ in range(3))
+
+    def value_and_gradients(limit):
+        monkeypatch.setattr(attention, "MAP_FROM", limit)
+        loss = jax.jit(jax.value_and_grad(lambda *inputs: jnp.sum(jnp.sin(attend(*inputs, heads=2))), (0, 1, 2)))
+        assert ("while" in loss.lower(q, k, v).as_text()) == (limit == 256)
+        return jax.tree.leaves(loss(q, k, v))
+
+    for mapped, whole in zip(value_and_gradients(256), value_and_gradients(257), strict=True):
+        np.testing.assert_allclose(mapped, whole, atol=1e-5)

@@ -1,4 +1,4 @@
-"""`vpp bench data | model | act | eval | sim [options]`: speed and memory, with device and versions beside every number.
+"""`vpp bench data | model | act | eval | pytorch | sim [options]`: speed and memory, with device and versions beside every number.
 
 The measurements stand in `benchmarks/` of the checkout, each a command of its own; this verb finds them.
 """
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "model": ("train_step.py", "training step of each stage"),
     "act": ("act_latency.py", "latency of act(), whole and per stage"),
     "eval": ("host_loop.py", "closed loop: simulator processes and one batched policy"),
+    "pytorch": ("against_pytorch.py", "beside diffusers and plain PyTorch, in turns; needs .venv-parity (make benchmark-pytorch)"),
     "sim": ("simulator.py", "simulator steps per second, with and without cameras"),
 }
 
@@ -29,7 +30,7 @@ class BenchError(VppError):
 def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
-        print("\n".join(f"  {name:<6} {text}" for name, (_, text) in BENCHMARKS.items()))
+        print("\n".join(f"  {name:<8} {text}" for name, (_, text) in BENCHMARKS.items()))
         return 0 if argv else 2
     name, *rest = argv
     if name not in BENCHMARKS:

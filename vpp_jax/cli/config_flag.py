@@ -25,12 +25,20 @@ def parse(argv: Sequence[str], options: dict[str, str]) -> tuple[ExperimentConfi
       argv: without program and verb.
       options: name -> help of the flags beside `--config`; all are texts, '' where absent.
     """
+    tree, values = parse_tree(argv, options)
+    return from_config_dict(tree), values
+
+
+def parse_tree(
+    argv: Sequence[str], options: dict[str, str], default: ExperimentConfig | None = None
+) -> tuple[ConfigDict, dict[str, str]]:
+    """The same, with a configuration not yet checked as a whole. `default`: what it is where `--config` is absent; None: an error."""
     argv = _joined(argv)
     files = [argument.removeprefix("--config=") for argument in argv if argument.startswith("--config=")]
-    if len(files) != 1:
+    if len(files) > 1 or (default is None and not files):
         raise UsageError(f"--config is given {len(files)} times, expected once: --config=configs/NAME.py, or the config.json of a run")
     overrides = [argument for argument in argv if not argument.startswith("--config=")]
-    tree = to_config_dict(load_config(files[0]))
+    tree = to_config_dict(load_config(files[0]) if files else default)
     for argument in overrides:
         if match := re.match(r"--(?:no)?config\.([^=]+)", argument):
             resolve_path(ExperimentConfig, match.group(1))
@@ -42,14 +50,15 @@ def parse(argv: Sequence[str], options: dict[str, str]) -> tuple[ExperimentConfi
         config_flags.DEFINE_config_dict("config", tree, flag_values=values, sys_argv=command)
         left = values(command)[1:]
     except IndexError:
-        raise ConfigError(f"a sequence in {files[0]} has fewer entries than the command line names; add entries in the file") from None
+        where = files[0] if files else "the default configuration"
+        raise ConfigError(f"a sequence in {where} has fewer entries than the command line names; add entries in the file") from None
     except UnsupportedOperationError:
         raise UsageError("a group of fields cannot be set as a whole on the command line, only its fields one by one") from None
     except flags.Error as error:
         raise UsageError(str(error)) from None
     if left:
         raise UsageError(f"unexpected argument '{left[0]}'; flags are written --name=value")
-    return from_config_dict(values.config), {name: values[name].value for name in options}
+    return values.config, {name: values[name].value for name in options}
 
 
 def load_config(name: str) -> ExperimentConfig:

@@ -19,6 +19,7 @@ VERBS = {
     "eval": "measure a policy in closed loop",
     "predict": "sample a video from one image and a sentence",
     "report": "make the HTML page of a work directory",
+    "convert": "published weights in, safetensors out",
     "bench": "measure speed: data, model, act, eval, sim",
     "demo": "everything from nothing: demonstrations, three stages, closed loop, report",
 }

@@ -17,17 +17,23 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--checkpoint", type=Path, required=True, help="work directory of stage video")
     parser.add_argument("--image", type=Path, required=True, help="first frame: any picture file; squeezed to the model's square size")
     parser.add_argument("--text", required=True, help="what is to happen")
-    parser.add_argument("--out", type=Path, required=True, help="FILE.mp4, or FILE.png for a strip of frames")
+    parser.add_argument("--out", type=Path, required=True, help="FILE.mp4; FILE.png beside it gets a strip of the frames")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=8.0, help="frames per second of the video")
     options = parser.parse_args(argv)
-    if options.out.suffix not in (".mp4", ".png"):
-        raise PredictError(f"--out={options.out}: expected a name that ends in .mp4 or .png")
+    if options.out.suffix != ".mp4":
+        raise PredictError(f"--out={options.out}: expected a name that ends in .mp4")
     if not options.text.strip():
         raise PredictError("--text is empty; the model needs a sentence")
+    from eval.recording import write_video
+    from vpp_jax.training.previews import write_strips
+
     video = predict(options.checkpoint, options.image, options.text, options.seed)
-    _write(options.out, video, options.text, options.rate)
-    print(json.dumps({"out": str(options.out), "frames": len(video), "size": video.shape[1], "seed": options.seed}))
+    strip = options.out.with_suffix(".png")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_video(options.out, video, options.rate)
+    write_strips(strip, [[(options.text, video)]])
+    print(json.dumps({"out": str(options.out), "strip": str(strip), "frames": len(video), "size": video.shape[1], "seed": options.seed}))
     return 0
 
 
@@ -56,14 +62,3 @@ def predict(checkpoint: Path, image: Path, text: str, seed: int = 0):
     params = load_params(checkpoint, stage.abstract_trainable() | stage.abstract_frozen(), stage="video")
     ids, mask = CLIPTokenizer(model.text_length)([text])
     return np.asarray(jax.jit(stage.predictor.generate)(params, first[None], ids, mask, jax.random.key(seed)))[0]
-
-
-def _write(path: Path, video, text: str, rate: float) -> None:
-    if path.suffix == ".png":
-        from vpp_jax.training.previews import write_strips
-
-        write_strips(path, [[(text, video)]])
-    else:
-        from eval.recording import write_video
-
-        write_video(path, video, rate)

@@ -6,11 +6,13 @@ parameters of its own, a field of `SigmaDensityConfig`.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from vpp_jax.diffusion.ladders import LadderConfig, sigma_ladder
 
 Shape = tuple[int, ...]
 
@@ -23,6 +25,9 @@ class SigmaDensityConfig:
     truncated_loglogistic  ln σ ~ Logistic(loc, scale), restricted to [sigma_min, sigma_max] (the policy: ln 0.5, 0.5, 0.001, 80)
     loguniform             ln σ uniform on [ln sigma_min, ln sigma_max]
     uniform                σ uniform on [sigma_min, sigma_max]
+    v_diffusion            arctan(σ / sigma_data) uniform, for σ in [sigma_min, sigma_max]: time of the cosine schedule uniform
+    discrete               one of the levels of `ladder`, its closing 0 excepted, equally likely
+    split_lognormal        ln σ falls off from loc as a normal density of width std_left below and std_right above, continuous at loc
     """
 
     kind: str = "lognormal"
@@ -32,12 +37,17 @@ class SigmaDensityConfig:
     scale: float = 0.5
     sigma_min: float = 0.001
     sigma_max: float = 80.0
+    sigma_data: float = 0.5
+    std_left: float = 1.2
+    std_right: float = 1.2
+    ladder: LadderConfig = field(default_factory=lambda: LadderConfig("exponential", steps=1000, sigma_min=0.001, sigma_max=80.0))
 
     def __post_init__(self):
         if self.kind not in _SAMPLERS:
             raise ValueError(f"sigma density kind {self.kind!r} is unknown; one of {sorted(_SAMPLERS)}")
-        if not self.std > 0 or not self.scale > 0:
-            raise ValueError(f"sigma density needs std > 0 and scale > 0, got std={self.std}, scale={self.scale}")
+        for name in ("std", "scale", "sigma_data", "std_left", "std_right"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"sigma density needs {name} > 0, got {getattr(self, name)}")
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(f"sigma density needs 0 < sigma_min < sigma_max, got [{self.sigma_min}, {self.sigma_max}]")
         if not (math.isfinite(self.mean) and math.isfinite(self.loc)):
@@ -84,9 +94,32 @@ def _uniform(key: jax.Array, shape: Shape, config: SigmaDensityConfig) -> Float[
     return jax.random.uniform(key, shape, minval=config.sigma_min, maxval=config.sigma_max)
 
 
+def _v_diffusion(key: jax.Array, shape: Shape, config: SigmaDensityConfig) -> Float[Array, "..."]:
+    """σ = sigma_data·tan θ as sin θ over cos θ, with π/2 − θ carried beside θ: the tangent of θ alone loses digits near π/2."""
+    u = jax.random.uniform(key, shape)
+    low, high = math.atan(config.sigma_min / config.sigma_data), math.atan(config.sigma_max / config.sigma_data)
+    angle = low + u * (high - low)
+    rest = math.atan(config.sigma_data / config.sigma_max) + (1.0 - u) * (high - low)
+    return config.sigma_data * jnp.sin(angle) / jnp.sin(rest)
+
+
+def _discrete(key: jax.Array, shape: Shape, config: SigmaDensityConfig) -> Float[Array, "..."]:
+    return jax.random.choice(key, jnp.asarray(sigma_ladder(config.ladder)[:-1]), shape)
+
+
+def _split_lognormal(key: jax.Array, shape: Shape, config: SigmaDensityConfig) -> Float[Array, "..."]:
+    side_key, distance_key = jax.random.split(key)
+    left = jax.random.bernoulli(side_key, config.std_left / (config.std_left + config.std_right), shape)
+    distance = jnp.abs(jax.random.normal(distance_key, shape))
+    return jnp.exp(config.loc + jnp.where(left, -config.std_left, config.std_right) * distance)
+
+
 _SAMPLERS: dict[str, Callable[[jax.Array, Shape, SigmaDensityConfig], Float[Array, "..."]]] = {
     "lognormal": _lognormal,
     "truncated_loglogistic": _truncated_loglogistic,
     "loguniform": _loguniform,
     "uniform": _uniform,
+    "v_diffusion": _v_diffusion,
+    "discrete": _discrete,
+    "split_lognormal": _split_lognormal,
 }

@@ -1,8 +1,16 @@
-"""Deterministic samplers of the probability-flow ODE dx/dσ = (x − D(x, σ))/σ, under `lax.scan`.
+"""Samplers of the probability-flow ODE dx/dσ = (x − D(x, σ))/σ and of its stochastic relatives, under `lax.scan`.
 
-`ddim` and `euler` are the same first-order step in exact arithmetic and differ in rounding: DDIM in this parametrisation
-(DPM-Solver-1) is what the policy was published with, Euler's form is Stable Video Diffusion's scheduler. `heun` is second order at
-two denoiser calls per step (Karras et al. 2022, algorithm 1), with an Euler step into σ = 0.
+    kind             order  calls per step  remarks
+    ddim             1      1               DPM-Solver-1 in this parametrisation; what the policy was published with
+    euler            1      1               Stable Video Diffusion's scheduler; DDIM in exact arithmetic, rounded differently
+    heun             2      2               Karras et al. 2022, algorithm 1 without churn
+    dpm_2            2      2               midpoint rule with the midpoint in ln σ (DPM-Solver-2)
+    dpmpp_2m         2      1               DPM-Solver++(2M): extrapolates the last two denoised samples
+    lms              4      1               Adams-Bashforth on the last four slopes, which starts with order 1
+    euler_ancestral  -      1               stochastic: steps past the next level and adds noise; Euler at eta = 0
+    dpmpp_2m_sde     -      1               stochastic: 2M for the SDE; dpmpp_2m at eta = 0
+
+Every kind takes a step into σ = 0 as Euler's step, without noise: it ends on the denoised sample, and D is never asked at 0.
 """
 
 from collections.abc import Callable
@@ -10,10 +18,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from vpp_jax.diffusion.linear_multistep import LinearMethod, LinearSteps, dpmpp_2m, euler_ancestral, lms
 
 # (x [b ...], sigma [b]) -> the denoised sample D(x, sigma) [b ...]
 Denoiser = Callable[[Float[Array, "b ..."], Float[Array, "b"]], Float[Array, "b ..."]]
+# (denoiser for a scalar sigma, x, D(x, sigma), sigma, sigma_next) -> x at sigma_next
+Step = Callable[[Callable, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Trajectory(NamedTuple):
@@ -24,41 +37,74 @@ class Trajectory(NamedTuple):
 
 
 def sample(
-    denoise: Denoiser, x: Float[Array, "b ..."], sigmas: Float[Array, "steps+1"], kind: str = "ddim"
+    denoise: Denoiser,
+    x: Float[Array, "b ..."],
+    sigmas: Float[Array, "steps+1"],
+    kind: str = "ddim",
+    key: jax.Array | None = None,
+    eta: float = 1.0,
 ) -> Float[Array, "b ..."]:
     """Integrates from σ = sigmas[0] down to sigmas[-1].
 
     denoise: called with σ broadcast to one value per sample.
-    x:       the sample at sigmas[0], i.e. unit normal noise times the ladder's `initial_scale`. The state is carried in float32.
-    sigmas:  descending, as `sigma_ladder` makes them; only the last may be 0.
-    kind:    'ddim', 'euler' or 'heun'.
+    x:       the sample at sigmas[0], i.e. unit normal noise times the ladder's `initial_scale`. The state is carried in float32 (in
+             float64 if x is).
+    sigmas:  descending, as `sigma_ladder` makes them; only the last may be 0. They may be traced for ddim, euler, heun and dpm_2; the
+             other kinds take their coefficients from them on the host.
+    kind:    a key of `SAMPLERS`.
+    key:     for the stochastic kinds: one PRNG key, or one per row [b], which makes a row's result independent of the batch.
+    eta:     for the stochastic kinds, in [0, 1]: how much noise they add. 0 is the ODE and needs no key.
     """
-    return _integrate(denoise, x, sigmas, kind, collect=False)[0]
+    return _integrate(denoise, x, sigmas, kind, key, eta, collect=False)[0]
 
 
 def sample_trajectory(
-    denoise: Denoiser, x: Float[Array, "b ..."], sigmas: Float[Array, "steps+1"], kind: str = "ddim"
+    denoise: Denoiser,
+    x: Float[Array, "b ..."],
+    sigmas: Float[Array, "steps+1"],
+    kind: str = "ddim",
+    key: jax.Array | None = None,
+    eta: float = 1.0,
 ) -> tuple[Float[Array, "b ..."], Trajectory]:
     """`sample` together with every intermediate."""
-    return _integrate(denoise, x, sigmas, kind, collect=True)
+    return _integrate(denoise, x, sigmas, kind, key, eta, collect=True)
 
 
-def _integrate(denoise: Denoiser, x: jax.Array, sigmas: jax.Array, kind: str, collect: bool):
-    if kind not in _STEPS:
-        raise ValueError(f"sampler kind {kind!r} is unknown; one of {sorted(_STEPS)}")
-    sigmas = jnp.asarray(sigmas, jnp.float32)
-    if sigmas.ndim != 1 or sigmas.shape[0] < 2:
-        raise ValueError(f"sigmas must be a vector of at least two noise levels, got shape {sigmas.shape}")
+def _integrate(denoise: Denoiser, x: jax.Array, sigmas: jax.Array, kind: str, key: jax.Array | None, eta: float, collect: bool):
+    if kind not in SAMPLERS:
+        raise ValueError(f"sampler kind {kind!r} is unknown; one of {sorted(SAMPLERS)}")
+    if jnp.ndim(sigmas) != 1 or len(sigmas) < 2:
+        raise ValueError(f"sigmas must be a vector of at least two noise levels, got shape {jnp.shape(sigmas)}")
+    method, dtype = SAMPLERS[kind], jnp.promote_types(x.dtype, jnp.float32)
+    x = x.astype(dtype)
+    coefficients, recent, keys = None, None, None
+    if isinstance(method, LinearMethod):
+        coefficients = _coefficients(method, kind, sigmas, eta, dtype)
+        recent = jnp.zeros((coefficients.weights.shape[1], *x.shape), dtype)
+        keys = _row_keys(kind, key, x.shape[0]) if method.stochastic and eta > 0 else None
+    sigmas = jnp.asarray(sigmas, dtype)
 
     def per_sample_denoise(state: jax.Array, sigma: jax.Array) -> jax.Array:
-        return denoise(state, jnp.full(state.shape[:1], sigma)).astype(jnp.float32)
+        return denoise(state, jnp.full(state.shape[:1], sigma)).astype(dtype)
 
-    def body(state: jax.Array, pair: tuple[jax.Array, jax.Array]):
-        denoised = per_sample_denoise(state, pair[0])
-        following = _STEPS[kind](per_sample_denoise, state, denoised, *pair)
-        return following, (Trajectory(state, denoised) if collect else None)
+    def body(carry: tuple[jax.Array, jax.Array | None], level: tuple):
+        (state, recent), (sigma, sigma_next, linear, index) = carry, level
+        denoised = per_sample_denoise(state, sigma)
+        if linear is None:
+            following = method(per_sample_denoise, state, denoised, sigma, sigma_next)
+        else:
+            seen = (state - denoised) / sigma if method.slopes else denoised
+            recent = jnp.concatenate([seen[None], recent[:-1]])
+            following = linear.keep * state + sum(linear.weights[age] * recent[age] for age in range(len(recent)))
+        if keys is not None:
+            following += linear.spread * _row_noise(keys, index, state)
+        return (following, recent), (Trajectory(state, denoised) if collect else None)
 
-    return jax.lax.scan(body, x.astype(jnp.float32), (sigmas[:-1], sigmas[1:]))
+    (result, _), seen = jax.lax.scan(body, (x, recent), (sigmas[:-1], sigmas[1:], coefficients, jnp.arange(len(sigmas) - 1)))
+    return result, seen
+
+
+# --- single steps -----------------------------------------------------------------------------------------------------------------
 
 
 def _ddim(denoise: Callable, x: jax.Array, denoised: jax.Array, sigma: jax.Array, sigma_next: jax.Array) -> jax.Array:
@@ -82,4 +128,51 @@ def _heun(denoise: Callable, x: jax.Array, denoised: jax.Array, sigma: jax.Array
     return jax.lax.cond(sigma_next > 0, correct, lambda predicted: predicted, predicted)
 
 
-_STEPS: dict[str, Callable] = {"ddim": _ddim, "euler": _euler, "heun": _heun}
+def _dpm_2(denoise: Callable, x: jax.Array, denoised: jax.Array, sigma: jax.Array, sigma_next: jax.Array) -> jax.Array:
+    slope = (x - denoised) / sigma
+
+    def midpoint(slope: jax.Array) -> jax.Array:
+        middle = jnp.sqrt(sigma * sigma_next)
+        halfway = x + slope * (middle - sigma)
+        return x + (halfway - denoise(halfway, middle)) / middle * (sigma_next - sigma)
+
+    # ln σ has no middle between σ and 0
+    return jax.lax.cond(sigma_next > 0, midpoint, lambda slope: x + slope * (sigma_next - sigma), slope)
+
+
+# --- linear multistep methods -----------------------------------------------------------------------------------------------------
+
+
+def _coefficients(method: LinearMethod, kind: str, sigmas: jax.Array, eta: float, dtype: jnp.dtype) -> LinearSteps:
+    if isinstance(sigmas, jax.core.Tracer):
+        raise ValueError(f"sampler {kind} computes its coefficients on the host: pass sigmas as a constant, not as a traced array")
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta is {eta}, expected at least 0 and at most 1")
+    steps = method.coefficients(np.asarray(sigmas, np.float64), eta if method.stochastic else 0.0)
+    return LinearSteps(*(jnp.asarray(values, dtype) for values in steps))
+
+
+def _row_keys(kind: str, key: jax.Array | None, batch: int) -> jax.Array:
+    """One key per row, from one key for all or as given."""
+    if key is None:
+        raise ValueError(f"sampler {kind} draws noise: pass key, one PRNG key or one per row (or eta=0 for none)")
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), (batch,)):
+        raise ValueError(f"key must be one key of jax.random.key or {batch}, one per row; got {key.dtype} of shape {key.shape}")
+    return key if key.ndim else jax.random.split(key, batch)
+
+
+def _row_noise(keys: jax.Array, index: jax.Array, state: jax.Array) -> jax.Array:
+    """Unit normal noise of step `index` in the shape of `state`, each row from its own key."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), state.shape[1:], state.dtype))(keys)
+
+
+SAMPLERS: dict[str, Step | LinearMethod] = {
+    "ddim": _ddim,
+    "euler": _euler,
+    "heun": _heun,
+    "dpm_2": _dpm_2,
+    "dpmpp_2m": LinearMethod(dpmpp_2m),
+    "lms": LinearMethod(lms, slopes=True),
+    "euler_ancestral": LinearMethod(euler_ancestral, stochastic=True),
+    "dpmpp_2m_sde": LinearMethod(dpmpp_2m, stochastic=True),
+}

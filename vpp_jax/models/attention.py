@@ -9,9 +9,9 @@ The softmax runs in float32 whatever the compute type.
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
@@ -36,17 +36,45 @@ def attend(
     dropout_rate: applied to the attention weights when `key` is given.
     """
     n, m, width = q.shape[-2], k.shape[-2], q.shape[-1] // heads
-    q, k, v = (x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads) for x in (q, k, v))
-    scores = jnp.einsum("...nhc,...mhc->...hnm", q, k, preferred_element_type=jnp.float32) / math.sqrt(width)
     allowed = None if mask is None else mask[..., None, :, :]
     if causal:
         triangle = jnp.arange(m) <= jnp.arange(n)[:, None]
         allowed = triangle if allowed is None else allowed & triangle
+    q, k, v = (x.reshape(*x.shape[:-1], heads, -1).swapaxes(-2, -3) for x in (q / math.sqrt(width), k, v))
+    if allowed is None and key is None and n * m >= MAP_FROM and q.ndim > 3 and q.shape[:-3] == k.shape[:-3]:
+        out = lax.platform_dependent(q, k, v, cpu=_attend_one_by_one, default=_attend)
+    else:
+        out = _attend(q, k, v, allowed, dropout_rate, key)
+    out = out.swapaxes(-2, -3)
+    return out.reshape(*out.shape[:-2], -1)
+
+
+MAP_FROM = 128 * 128  # scores per head; from here on those of a whole batch leave the processor's caches
+
+
+def _attend(
+    q: Float[Array, "*b h n c"],
+    k: Float[Array, "*b h m c"],
+    v: Float[Array, "*b h m d"],
+    allowed: Bool[Array, "*#b 1 #n m"] | None = None,
+    dropout_rate: float = 0.0,
+    key: Key[Array, ""] | None = None,
+) -> Float[Array, "*b h n d"]:
+    """Heads in front; q already scaled. The weights are normalised after the product with v, which is smaller than they are."""
+    scores = jnp.einsum("...nc,...mc->...nm", q, k, preferred_element_type=jnp.float32)
     if allowed is not None:
         scores = jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
-    weights = dropout(jax.nn.softmax(scores, axis=-1), dropout_rate, key).astype(v.dtype)
-    out = jnp.einsum("...hnm,...mhd->...nhd", weights, v)
-    return out.reshape(*out.shape[:-2], -1)
+    weights = jnp.exp(scores - lax.stop_gradient(jnp.max(scores, -1, keepdims=True)))
+    total = jnp.sum(weights, -1, keepdims=True)
+    out = jnp.einsum("...nm,...md->...nd", dropout(weights, dropout_rate, key).astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (out / total).astype(v.dtype)
+
+
+def _attend_one_by_one(q: Float[Array, "*b h n c"], k: Float[Array, "*b h m c"], v: Float[Array, "*b h m d"]) -> Float[Array, "*b h n d"]:
+    """`_attend`, one example after the other: four times faster on CPU at 1024 tokens (benchmarks/attention.py)."""
+    flat = [x.reshape(-1, *x.shape[-3:]) for x in (q, k, v)]
+    out = lax.map(lambda one: _attend(*one), tuple(flat))
+    return out.reshape(*q.shape[:-1], v.shape[-1])
 
 
 class Attention(nnx.Module):

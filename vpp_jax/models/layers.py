@@ -18,7 +18,7 @@ from scratch begins as the identity. Loading published weights is unaffected.
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,8 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
+
+from vpp_jax.models.winograd import winograd_convolution
 
 silu = jax.nn.silu
 
@@ -99,6 +101,27 @@ def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+WINOGRAD_FROM = 128  # channels; with fewer the transforms cost more than they save
+
+
+def convolve(
+    x: Float[Array, "n *s i"], kernel: Float[Array, "*k i o"], padding: Sequence[tuple[int, int]], stride: int = 1
+) -> Float[Array, "n *s2 o"]:
+    """Convolution of images [n h w c] or videos [n t h w c]; on CPU by Winograd's algorithm where that is faster and as exact."""
+    spatial = "DHW"[-(x.ndim - 2) :]
+    numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+
+    def direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(x, kernel, (stride,) * len(spatial), padding, dimension_numbers=numbers)
+
+    convolved = [size for size, pads in zip(x.shape[1:-1], padding, strict=True) if tuple(pads) == (1, 1)]
+    fits = stride == 1 and all(pads == ((size - 1) // 2,) * 2 for size, pads in zip(kernel.shape, map(tuple, padding), strict=False))
+    even = all(size % 2 == 0 and size >= 4 for size in convolved)
+    if fits and even and min(kernel.shape[-2:]) >= WINOGRAD_FROM and x.dtype == jnp.float32:
+        return lax.platform_dependent(x, kernel, cpu=winograd_convolution, default=direct)
+    return direct(x, kernel)
+
+
 class Linear(nnx.Module):
     """x [... in] -> [... out]."""
 
@@ -118,7 +141,8 @@ class Conv2d(nnx.Module):
     """x [n h w in] -> [n h' w' out], NHWC. `padding` is the same on all sides or ((top, bottom), (left, right)).
 
     A 1x1 convolution is a matrix product. So is a 3x3 one on images of at most 2x2 pixels, where every output sees every input: there
-    XLA:CPU's convolutions are more than ten times slower than the product with the matrix of the whole image.
+    XLA:CPU's convolutions are more than ten times slower than the product with the matrix of the whole image. Larger 3x3 ones with many
+    channels go through `convolve`.
     """
 
     def __init__(
@@ -152,7 +176,7 @@ class Conv2d(nnx.Module):
             whole = jnp.concatenate([tap.reshape(-1, outputs) for tap in taps], axis=1)
             y = (x.reshape(n, -1) @ whole).reshape(n, h, w, outputs)
         else:
-            y = lax.conv_general_dilated(x, kernel, (self.stride,) * 2, self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            y = convolve(x, kernel, self.padding, self.stride)
         return y + self.bias[...].astype(self.dtype)
 
 
@@ -160,8 +184,8 @@ class TemporalConv(nnx.Module):
     """3x1x1 convolution over frames with zero padding: x [b t h w in] -> [b t h w out].
 
     The published kernel [out, in, 3, 1, 1] is stored as [3, 1, 1, in, out]. With few channels the convolution is three matrix products,
-    whose results are shifted by a frame and added (two to five times faster on CPU, measured at 8 to 64 channels); with many it is a 5-d
-    convolution, which does not write the three results.
+    whose results are shifted by a frame and added (two to five times faster on CPU, measured at 8 to 64 channels); with many it goes
+    through `convolve`, which does not write the three results.
     """
 
     MATMUL_BELOW = 256  # input channels
@@ -178,8 +202,7 @@ class TemporalConv(nnx.Module):
             rest = ((0, 0),) * 3
             y = here + jnp.pad(before, ((0, 0), (1, 0), *rest)) + jnp.pad(after, ((0, 0), (0, 1), *rest))
         else:
-            padding = ((1, 1), (0, 0), (0, 0))
-            y = lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
+            y = convolve(x, kernel, ((1, 1), (0, 0), (0, 0)))
         return y + self.bias[...].astype(self.dtype)
 
 

@@ -15,8 +15,11 @@ from vpp_jax.config import ExperimentConfig, from_config_dict
 from vpp_jax.errors import VppError
 from vpp_jax.functional import Params
 from vpp_jax.models.tokenizer import CLIPTokenizer
+from vpp_jax.policy import Instruction
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.stages.policy import PolicyStage
+
+SENTENCES = 1024  # kept as read; 82 KB each at the published size
 
 
 class ObservationError(VppError):
@@ -27,6 +30,7 @@ class PolicyRunner:
     """Resizes, normalises and tokenises as in training, runs one jitted function, and gives actions back in the robot's units.
 
     The function is compiled once per batch size; row i of the result depends on row i of the observations and on seed i alone.
+    A sentence is read by the text encoders once, however many chunks it takes to carry it out.
     """
 
     def __init__(self, config: ExperimentConfig, params: Params, data: dict[str, Any], metadata: PolicyMetadata):
@@ -36,17 +40,17 @@ class PolicyRunner:
         self._signed = list(row.signed_dimensions)
         self._action = Normalizer.from_json(data["action"])
         self._proprio = Normalizer.from_json(data["proprio"])
-        tokenizer = CLIPTokenizer(config.model.text_length)
-        self._tokens = lru_cache(maxsize=4096)(lambda sentence: tuple(part[0] for part in tokenizer([sentence])))
+        tokenizer, read = CLIPTokenizer(config.model.goal_length), jax.jit(stage.policy.read)
+        self._read = lru_cache(maxsize=SENTENCES)(lambda sentence: jax.device_get(read(params, *tokenizer([sentence]))))
 
-        def act(params, images, text_ids, text_mask, proprio, seeds):
+        def act(params, images, instruction, proprio, seeds):
             keys = jax.vmap(jax.random.key)(seeds)
-            return stage.policy.act(params, images, text_ids, text_mask, proprio, keys)
+            return stage.policy.act(params, images, instruction, proprio, keys)
 
         self._act = jax.jit(act)
 
-    def inputs(self, observations: Observations) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
-        """What the jitted function takes: (images uint8 [b s s 3] per view, text_ids, text_mask, normalised proprio)."""
+    def inputs(self, observations: Observations) -> tuple[dict[str, np.ndarray], Instruction, np.ndarray]:
+        """What the jitted function takes: (images uint8 [b s s 3] per view, the sentences as read, normalised proprio)."""
         views, size = self.config.model.views, self.config.model.image_size
         absent = [view for view in views if view not in observations.images]
         if absent:
@@ -55,9 +59,9 @@ class PolicyRunner:
         if self.config.model.action.proprio_dim and width != self._proprio.width:
             raise ObservationError(f"the observation's proprio has width {width}, the policy was trained on {self._proprio.width}")
         images = {view: np.stack([resize(image, size) for image in observations.images[view]]) for view in views}
-        tokens = [self._tokens(sentence) for sentence in observations.text]
-        ids, mask = (np.stack(parts) for parts in zip(*tokens, strict=True))
-        return images, ids, mask, self._proprio.forward(observations.proprio)
+        read = [self._read(sentence) for sentence in observations.text]
+        instruction = Instruction(*(np.concatenate(parts) for parts in zip(*read, strict=True)))
+        return images, instruction, self._proprio.forward(observations.proprio)
 
     def act(self, observations: Observations, seeds: UInt32[np.ndarray, "b"]) -> Float[np.ndarray, "b k a"]:
         normalised = self._act(self.params, *self.inputs(observations), np.asarray(seeds, np.uint32))

@@ -3,11 +3,14 @@
     WORKDIR/checkpoints/STEP/    params, ema, opt_state   tensors, read one item at a time
                                  index                    names, shapes and types of all tensors
                                  metadata, data           JSON: configuration, statistics, versions, ...; position of the data iterator
-    WORKDIR/checkpoints/frozen/  frozen, index            what the stage's loss reads besides, written once
+    WORKDIR/checkpoints/frozen/  frozen, index            what the stage's loss reads besides, written once; an imported checkpoint keeps
+                                                          it in several items, which share their files with other work directories
 
 A directory is written under a temporary name and renamed when complete; old ones are renamed before they are removed.
 """
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,18 +66,26 @@ def load_params(
     item = "params" if item == "ema" and "ema" not in index else item
     if item not in index:
         raise CheckpointError(f"{path} has no item '{item}' (has {', '.join(index)})")
-    frozen_path = path.parent / FROZEN
-    frozen_index = _index(frozen_path)[FROZEN] if (frozen_path / _COMMITTED).exists() else {}
+    frozen_path, frozen = path.parent / FROZEN, _frozen_index(path)
     own = {name for name in abstract if name in index[item]}
     rest = abstract.keys() - own
-    report = compare({name: frozen_index[name] for name in rest if name in frozen_index} | index[item], abstract)
+    found = {name: entry for entries in frozen.values() for name, entry in entries.items() if name in rest}
+    report = compare(found | index[item], abstract)
     if report.missing or report.wrong_shape:
         raise CheckpointError(f"{path} ({item}) does not hold the parameters asked for. {report}")
     placed = _on_device(abstract, shardings)
     params = _restore(path, item, index[item], {name: placed[name] for name in own})
-    if rest:
-        params |= _restore(frozen_path, FROZEN, frozen_index, {name: placed[name] for name in rest})
+    for frozen_item, entries in frozen.items():
+        params |= _restore(frozen_path, frozen_item, entries, {name: placed[name] for name in rest if name in entries})
     return {name: params[name] for name in abstract}
+
+
+def contents(directory: str | Path, *, item: str = "ema", step: int | str = "latest") -> Params:
+    """ShapeDtypeStructs of everything `load_params` could load with this `item`, in the types of the files."""
+    path = locate(directory, step)
+    index = _index(path)
+    parts = [*_frozen_index(path).values(), index[item if item in index else "params"]]
+    return {name: jax.ShapeDtypeStruct(tuple(shape), kind) for entries in parts for name, (shape, kind) in entries.items()}
 
 
 def read_metadata(directory: str | Path, step: int | str = "latest") -> dict[str, Any]:
@@ -198,7 +209,7 @@ class Checkpoints:
         path = self._folder / FROZEN
         if not (path / _COMMITTED).exists():
             return None
-        index = _index(path)[FROZEN]
+        index = _index(path).get(FROZEN, {})
         return None if compare(index, abstract) else _restore(path, FROZEN, index, _on_device(abstract, shardings))
 
     def wait(self) -> None:
@@ -213,10 +224,8 @@ class Checkpoints:
         self._writer.close()
 
     def _write(self, path: epath.Path, trees: dict[str, dict[str, Any]], documents: dict[str, Any]) -> None:
-        arguments: dict[str, Any] = {name: ocp.args.PyTreeSave(pack(leaves)) for name, leaves in trees.items() if leaves}
-        documents = documents | {"index": {name: index_of(leaves) for name, leaves in trees.items() if leaves}}
-        arguments |= {name: ocp.args.JsonSave(document) for name, document in documents.items()}
-        self._writer.save(path, args=ocp.args.Composite(**arguments))
+        index = {name: index_of(leaves) for name, leaves in trees.items() if leaves}
+        self._writer.save(path, args=_save_arguments(trees, documents | {"index": index}))
 
     def _remove(self, name: str) -> None:
         doomed = self._folder / f"{_DELETING}{name}"
@@ -232,6 +241,46 @@ class Checkpoints:
                 entry.rmtree()
 
 
+# --- writing what was not trained here ----------------------------------------------------------------------------------------------
+
+
+def write_imported(folder: str | Path, trees: Mapping[str, Params], linked: Mapping[str, str | Path], documents: Mapping[str, Any]) -> None:
+    """Writes one directory, `checkpoints/0` or `checkpoints/frozen`, and returns when it is complete.
+
+    Args:
+      trees: item -> parameters. Orbax copies what is on its way to the disk: by default all of it, here a sixteenth of an item.
+      linked: item -> directory of an item of another checkpoint, whose files are shared (hard links; copies where those do not exist).
+      documents: name -> JSON.
+    """
+    folder = epath.Path(folder).absolute()
+    index = {name: index_of(leaves) for name, leaves in trees.items() if leaves}
+    for name, other in linked.items():
+        index[name] = _index(epath.Path(other).parent)[epath.Path(other).name]
+    documents = {**documents, "index": index}
+    handlers: dict[str, Any] = {}
+    for name, leaves in trees.items():
+        sizes = [value.nbytes for value in leaves.values()]
+        packed = sum(value.nbytes for value in leaves.values() if value.size <= PACK_UP_TO)
+        in_flight = (1 << 20) + max(sum(sizes) / 16, packed, *sizes)  # more than any single array
+        handlers[name] = ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight / 1e9)
+    handlers |= {name: ocp.JsonCheckpointHandler() for name in documents}
+    ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)).save(folder, args=_save_arguments(trees, documents))
+    for name, other in linked.items():
+        shutil.copytree(other, folder / name, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _save_arguments(trees: Mapping[str, Mapping[str, Any]], documents: Mapping[str, Any]) -> ocp.args.Composite:
+    items = {name: ocp.args.PyTreeSave(pack(leaves)) for name, leaves in trees.items() if leaves}
+    return ocp.args.Composite(**items, **{name: ocp.args.JsonSave(document) for name, document in documents.items()})
+
+
 # --- tensors ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +293,12 @@ def _document(path: epath.Path, name: str) -> Any:
 
 def _index(path: epath.Path) -> dict[str, dict[str, list]]:
     return _document(path, "index")
+
+
+def _frozen_index(path: epath.Path) -> dict[str, dict[str, list]]:
+    """Item -> its index, of the frozen parameters beside the checkpoint `path`."""
+    folder = path.parent / FROZEN
+    return _index(folder) if (folder / _COMMITTED).exists() else {}
 
 
 def _on_device(abstract: Mapping[str, Any], shardings: Mapping[str, Sharding] | None) -> dict[str, jax.ShapeDtypeStruct]:

@@ -78,8 +78,8 @@ class PolicyStage:
         return policy_source(
             self.config.data,
             model.image_size,
-            CLIPTokenizer(model.text_length),
-            model.text_length,
+            CLIPTokenizer(model.goal_length),
+            model.goal_length,
             split,
             views=model.views,
             action_dim=model.action.action_dim,
@@ -103,7 +103,8 @@ class PolicyStage:
 
     def _features(self, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
         images = {view: batch[f"images/{view}"] for view in self.config.model.views}
-        return self.policy.features(frozen, images, batch["text_ids"], batch["text_mask"], key)
+        states = self.policy.video_states(frozen, batch["text_ids"], batch["text_mask"])
+        return self.policy.features(frozen, images, states, key)
 
     def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
         feature_key, loss_key = jax.random.split(key)
@@ -124,7 +125,8 @@ class PolicyStage:
         feature_key, action_key = jax.random.split(key)
         features = batch["features"] if "features" in batch else self._features(frozen, batch, feature_key)
         params = trainable | frozen
-        context = self.policy.context(params, features.astype(jnp.float32), batch["text_ids"], batch["text_mask"], batch["proprio"])
+        goal = self.policy.goal_vector(params, batch["text_ids"], batch["text_mask"])
+        context = self.policy.context(params, features.astype(jnp.float32), goal, batch["proprio"])
         return self.policy.sample_actions(params, context, jax.random.split(action_key, features.shape[0]))
 
     @cached_property
@@ -143,7 +145,7 @@ class PolicyStage:
         write_observations(path, images, batch["action"][: len(images)], self._sentences(batch, len(images)))
 
     def _sentences(self, batch: dict[str, np.ndarray], count: int) -> list[str]:
-        return CLIPTokenizer(self.config.model.text_length).decode(batch["text_ids"][:count], batch["text_mask"][:count])
+        return CLIPTokenizer(self.config.model.goal_length).decode(batch["text_ids"][:count], batch["text_mask"][:count])
 
     def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path) -> None:
         """True action chunks as lines, sampled ones dashed."""

@@ -1,0 +1,197 @@
+"""Speed beside PyTorch: the same computation on the same threads, in turns.
+
+    make benchmark-pytorch BENCHMARK_ARGS="--size svd --only unet,act"
+    .venv-parity/bin/python benchmarks/against_pytorch.py [--size tiny|base|svd] [--only unet,vae,former,act,train] [--json FILE]
+
+Ours against diffusers (U-Net, VAE), transformers (CLIP) and plain PyTorch modules (Video Former, policy: `benchmarks/pytorch/`), float32,
+eager, `inference_mode` where nothing is trained. Two processes hold one case each and are pinned to the same processors; the parent
+lets them run in turns, never both. Weights and inputs are equal, and the first outputs are compared: a case that differs is an error.
+
+act, as published: per call both text encoders, VAE, U-Net as far as the last tap, Video Former, ten denoising calls that run the
+policy's encoder each time. act, tuned: PyTorch, too, reads the sentence before the call and runs the encoder once, as ours does.
+train: AdamW steps on features (stage policy, published dropout) and on latents (stage video, batch of one clip; size svd takes base's
+U-Net). Peak memory is that of a side's process, the making of its weights included; ours includes the compiler's.
+"""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+CASES = {
+    "unet": ("unet",), "vae": ("vae",), "former": ("former",), "act": ("act",), "train": ("train_policy", "train_video")
+}  # fmt: skip
+LABELS = {
+    "unet": "U-Net to the last tap, one view", "vae": "VAE encoder, two views", "former": "Video Former", "act": "act()",
+    "train_policy": "training step, stage policy", "train_video": "training step, stage video",
+}  # fmt: skip
+TURN_S, TURN_CALLS = 0.5, 20  # a turn ends after this time or as many calls, but has one call at least
+PAUSE_S = 0.5  # between turns: idle threads of the other side stop spinning
+TOLERANCE = 1e-3  # of the largest magnitude; rounding accumulates over the published depth
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("tiny", "base", "svd"), default="tiny")
+    parser.add_argument("--only", default=",".join(CASES), help=f"of {', '.join(CASES)}")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    unknown = set(options.only.split(",")) - CASES.keys()
+    if unknown:
+        parser.error(f"--only: there is no {', '.join(sorted(unknown))}; cases: {', '.join(CASES)}")
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "diffusers", "transformers")):
+        sys.exit("against_pytorch: torch, diffusers and transformers are not installed here. Run `make benchmark-pytorch`, which sets "
+                 "up .venv-parity, or .venv-parity/bin/python benchmarks/against_pytorch.py")  # fmt: skip
+    processors = pin(options.threads)
+
+    about = {"size": options.size, "repeats": options.repeats, "threads": options.threads, "dtype": "float32", **machine()}
+    print(f"size {options.size}, float32, {options.threads} threads on processors {processors}, {about['device']}")
+    print(" ".join(f"{name} {version}" for name, version in about["versions"].items()))
+    titles = ("ours s", 9), ("torch s", 9), ("torch/ours", 10), ("compile s", 9), ("ours GB", 8), ("torch GB", 8)
+    print(f"{'quantity':44s} " + " ".join(f"{title:>{width}s}" for title, width in titles) + "  difference")
+    rows = []
+    for name in options.only.split(","):
+        for case in CASES[name]:
+            for row in compare(case, options.size, options.repeats):
+                rows.append(row)
+                print(
+                    f"{row['quantity']:44s} {row['ours_s']:9.3f} {row['torch_s']:9.3f} {row['ratio']:10.2f} {row['compile_s']:9.1f} "
+                    f"{row['ours_peak_gb']:8.2f} {row['torch_peak_gb']:8.2f}  {row['difference']:.1e}",
+                    flush=True,
+                )
+    if options.json:
+        options.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+        print(f"written to {options.json}")
+
+
+def compare(case: str, size: str, repeats: int) -> list[dict]:
+    """A row per variant of PyTorch's side."""
+    ours = Side("jax_side", case, size, {})
+    theirs = Side("torch_side", case, size, ours.shared)
+    difference = largest_difference(ours.outputs, theirs.outputs)
+    if not difference <= TOLERANCE:
+        sys.exit(f"against_pytorch: {case} differs by {difference:.1e} of the largest magnitude: the two sides compute different things")
+    seconds: dict[str, list[float]] = {variant: [] for variant in theirs.variants}
+    ours_seconds: list[float] = []
+    for side, variant in [(ours, ""), *((theirs, variant) for variant in theirs.variants)]:
+        side.turn(variant)  # warm-up
+    for _ in range(repeats):
+        ours_seconds += ours.turn("")
+        for variant, times in seconds.items():
+            times += theirs.turn(variant)
+    peaks = ours.close(), theirs.close()
+    middle, sized = statistics.median(ours_seconds), " (size base)" if (case, size) == ("train_video", "svd") else ""
+    rows = []
+    for variant, times in seconds.items():
+        torch_s = statistics.median(times)
+        rows.append({
+            "quantity": LABELS[case] + sized + (f", {variant}" if variant else ""), "ours_s": middle, "torch_s": torch_s,
+            "ratio": torch_s / middle, "ours_peak_gb": peaks[0], "torch_peak_gb": peaks[1], "difference": difference,
+            "ours_all_s": ours_seconds, "torch_all_s": times, **ours.notes,
+        })  # fmt: skip
+    return rows
+
+
+def largest_difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
+    """Over all arrays, of the largest magnitude of each; gradients that are nothing but rounding are measured against the largest one."""
+    if ours.keys() != theirs.keys():
+        sys.exit(f"against_pytorch: the sides give different arrays, {sorted(ours.keys() ^ theirs.keys())[:5]}")
+    floor = 1e-4 * max(float(np.abs(value).max()) for name, value in theirs.items())
+    return max(float(np.abs(ours[name] - value).max() / max(np.abs(value).max(), floor)) for name, value in theirs.items())
+
+
+def pin(threads: int) -> list[int]:
+    """Restricts this process and those it starts to the first `threads` processors, and their libraries to as many threads."""
+    processors = sorted(os.sched_getaffinity(0))[:threads]
+    os.sched_setaffinity(0, processors)
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
+    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # compile times are reported
+    return processors
+
+
+def machine() -> dict:
+    """Device and versions. JAX starts in a process of its own, so that this one holds no threads."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_machine)
+
+
+def _machine() -> dict:
+    from vpp_jax.provenance import device_name, library_versions
+
+    more = {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")}
+    return {"device": device_name(), "versions": library_versions() | more}
+
+
+class Side:
+    """A process that holds one case of one side."""
+
+    def __init__(self, module: str, case: str, size: str, shared: dict[str, np.ndarray]):
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=serve, args=(other, module, case, size, shared), daemon=True)
+        self._process.start()
+        other.close()
+        self.variants, self.outputs, self.shared, self.notes = self._receive()
+
+    def turn(self, variant: str) -> list[float]:
+        """Seconds of each call of one turn."""
+        time.sleep(PAUSE_S)
+        self._connection.send(variant)
+        return self._receive()
+
+    def close(self) -> float:
+        """Ends the process; its peak memory in GB."""
+        self._connection.send(None)
+        peak = self._receive()
+        self._process.join()
+        return peak
+
+    def _receive(self):
+        try:
+            return self._connection.recv()
+        except EOFError:
+            self._process.join()
+            sys.exit(f"against_pytorch: a side ended with exit code {self._process.exitcode}; its message stands above")
+
+
+def serve(connection: Connection, module: str, case: str, size: str, shared: dict[str, np.ndarray]) -> None:
+    """The process: prepares a case, then answers each variant's name with the seconds of a turn and None with the peak memory."""
+    import resource
+
+    if module == "torch_side":
+        import torch
+
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+        torch.manual_seed(0)
+        from pytorch.torch_side import CASES as cases
+
+        prepared = cases[case](size, shared)
+    else:
+        from pytorch.jax_side import CASES as cases
+
+        prepared = cases[case](size)
+    connection.send((list(prepared.variants), prepared.outputs, prepared.shared, prepared.notes))
+    prepared.outputs.clear()
+    while (variant := connection.recv()) is not None:
+        call, seconds = prepared.variants[variant], []
+        while not seconds or (sum(seconds) < TURN_S and len(seconds) < TURN_CALLS):
+            begin = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - begin)
+        connection.send(seconds)
+    connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""PyTorch archives without PyTorch: what is read, and that no pickle can run anything.
+
+The proof has three parts. The malicious files here do run something when `pickle` loads them (the canary test), and do not when this
+reader does; and the reader's modules contain no way to import, look up or call what a file names.
+"""
+
+import ast
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from vpp_jax.interop import inert_pickle, torch_file
+from vpp_jax.interop.inert_pickle import Call, Global, read_pickle
+from vpp_jax.interop.safetensors_file import FileFormatError
+from vpp_jax.interop.torch_file import TorchFile
+
+
+@pytest.fixture
+def archive(fabricated):
+    return fabricated.Archive()
+
+
+def anything(name: Global) -> bool:
+    return True
+
+
+# --- tensors ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_types_shapes_and_values(archive, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "a.weight": rng.standard_normal((3, 4)).astype(np.float32), "half": rng.standard_normal(5).astype(np.float16),
+        "brain": np.arange(4).astype(ml_dtypes.bfloat16), "count": np.arange(3), "scalar": np.array(-0.0, np.float32),
+        "empty": np.zeros((0, 3), np.float32),
+    }  # fmt: skip
+    source = TorchFile(archive.write(tmp_path / "a.pt", {"model": archive.state_dict(arrays)}))
+    assert source.arguments is None
+    for name, value in arrays.items():
+        assert (source.tensors[name].shape, source.tensors[name].dtype) == (value.shape, value.dtype)
+        assert source.read(name).tobytes() == value.tobytes()
+
+
+def test_a_bare_state_dict_is_read_too(archive, tmp_path):
+    source = TorchFile(archive.write(tmp_path / "a.bin", archive.state_dict({"x": np.ones(2, np.float32)})))
+    np.testing.assert_array_equal(source.read("x"), np.ones(2))
+
+
+def test_views_parameters_and_shared_storages(archive, fabricated, tmp_path):
+    values = np.arange(24, dtype=np.float32)
+    storage, view = archive.storage(values), fabricated.view
+    hooks = fabricated.Reduce(fabricated.Name("collections", "OrderedDict"))
+    whole = view(storage, 0, (24,), (1,))
+    tree = {
+        "turned": view(storage, 0, (4, 6), (1, 4)), "part": view(storage, 5, (2, 3), (6, 2)), "repeated": view(storage, 3, (4, 2), (0, 1)),
+        "parameter": fabricated.Reduce(fabricated.Name("torch._utils", "_rebuild_parameter"), (whole, True, hooks)),
+    }  # fmt: skip
+    source = TorchFile(archive.write(tmp_path / "a.pt", {"model": tree}))
+    np.testing.assert_array_equal(source.read("turned"), values.reshape(6, 4).T)
+    np.testing.assert_array_equal(source.read("part"), [[5, 7, 9], [11, 13, 15]])
+    np.testing.assert_array_equal(source.read("repeated"), [[3, 4]] * 4)
+    np.testing.assert_array_equal(source.read("parameter"), values)
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "offset"),
+    [((25,), (1,), 0), ((3,), (1,), 22), ((2, 2), (100, 1), 0), ((1 << 40,), (1,), 0), ((1,), (1,), 1 << 40)],
+)
+def test_tensors_beyond_their_storage(archive, tmp_path, fabricated, monkeypatch, shape, strides, offset):
+    # the numbers need not fit 32 bits
+    monkeypatch.setattr(fabricated, "_opcodes", lambda value, inner=fabricated._opcodes: (
+        b"\x8a\x08" + struct.pack("<q", value) if type(value) is int else inner(value)
+    ))  # fmt: skip
+    tensor = fabricated.view(archive.storage(np.zeros(24, np.float32)), offset, shape, strides)
+    source = TorchFile(archive.write(tmp_path / "a.pt", {"model": {"x": tensor}}))
+    with pytest.raises(FileFormatError, match=r"x .* reaches beyond its storage of 24 values"):
+        source.read("x")
+
+
+def test_configuration_is_recovered_without_omegaconf(archive, fabricated, tmp_path):
+    model = {"latent_dim": 384, "lr": 1e-4, "flag": True, "none": None, "views": [1, "two", [3]], "ref": "${model.lr}"}
+    config = {"model": model, "seed": 6}
+    tree = {"model": archive.state_dict({"x": np.ones(1, np.float32)}), "args": fabricated.omegaconf(config)}
+    assert TorchFile(archive.write(tmp_path / "a.pt", tree)).arguments == config
+    tree["args"] = {"plain": (1, 2), "type": fabricated.Name("typing", "Any")}
+    assert TorchFile(archive.write(tmp_path / "b.pt", tree)).arguments == {"plain": [1, 2], "type": "typing.Any"}
+
+
+def test_configurations_that_refer_to_themselves_or_explode(archive, tmp_path):
+    """A dict that contains itself; and twenty tuples, each holding the one before ten times."""
+    model = b"X\x05\0\0\0model}X\x01\0\0\0x" + TENSOR + b"s"
+    archive.storage(np.ones(1, np.float32))
+    itself = b"X\x04\0\0\0args}q\x07X\x01\0\0\0ah\x07s"
+    bomb = b"X\x04\0\0\0args" + b"(" * 20 + b")" + (b"q\x07" + b"h\x07" * 9 + b"t") * 20
+    for args in (itself, bomb):
+        with pytest.raises(FileFormatError, match="too large or refers to itself"):
+            TorchFile(archive.write(tmp_path / "a.pt", None, b"\x80\x02}(" + model + args + b"u."))
+
+
+TENSOR = (
+    b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQK\0K\x01\x85K\x01\x85"
+    b"\x89ccollections\nOrderedDict\n)RtR"
+)
+
+
+# --- nothing runs -------------------------------------------------------------------------------------------------------------------
+
+
+class Malicious:
+    """Pickles to a call of `function` with `arguments`."""
+
+    def __init__(self, function, *arguments):
+        self._call = (function, arguments)
+
+    def __reduce__(self):
+        return self._call
+
+
+def attacks(canary: Path) -> dict[str, bytes]:
+    """Name -> a pickle that creates the file `canary` when it is loaded."""
+    import os
+
+    run = f"open({str(canary)!r}, 'w').close()"
+    command = f"touch {canary}"
+    raw = command.encode()
+    text = b"X" + struct.pack("<I", len(raw)) + raw
+    code = b"X" + struct.pack("<I", len(run)) + run.encode()
+    return {
+        "reduce, protocol 2": pickle.dumps({"model": Malicious(os.system, command)}, 2),
+        "reduce, protocol 4 (STACK_GLOBAL)": pickle.dumps({"model": Malicious(os.system, command)}, 4),
+        "reduce, protocol 0": pickle.dumps({"model": Malicious(os.system, command)}, 0),
+        "eval": pickle.dumps({"model": Malicious(eval, run)}, 2),
+        "exec below args": pickle.dumps({"model": {}, "args": {"deep": [1, (2, Malicious(exec, run))]}}, 2),
+        "subprocess": pickle.dumps({"model": Malicious(subprocess.call, ["touch", str(canary)])}, 2),
+        "dotted name": b"\x80\x04\x8c\x08builtins\x8c\x0deval.__call__\x93" + code + b"\x85R.",
+        "getattr of an allowed module": b"\x80\x02c__builtin__\ngetattr\nc__builtin__\n__import__\nX\x02\0\0\0os\x85RX\x06\0\0\0system\x86R"
+        + text + b"\x85R.",
+        "INST": b"(S'" + raw + b"'\nios\nsystem\n.",
+        "OBJ": b"(cos\nsystem\n" + text + b"o.",
+        "NEWOBJ_EX and BUILD": pickle.dumps({"model": Malicious(os.system, command)}, 2)[:-1] + b"}b.",
+        "memoised function": b"\x80\x02cos\nsystem\nq\x01" + text + b"\x85q\x02h\x01h\x02R.",
+    }  # fmt: skip
+
+
+NAMES = list(attacks(Path("x")))
+
+
+@pytest.mark.parametrize("attack", NAMES)
+def test_malicious_files_are_refused_with_nothing_run(archive, tmp_path, attack):
+    canary = tmp_path / "canary"
+    data = attacks(canary)[attack]
+    archive.storage(np.ones(1, np.float32))
+    path = archive.write(tmp_path / "a.pt", None, data)
+    with pytest.raises(FileFormatError, match="is refused") as caught:
+        TorchFile(path)
+    assert not canary.exists()
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("attack", NAMES)
+def test_the_same_pickles_do_run_in_pickle_itself(tmp_path, attack):
+    """Without this the test above could pass on harmless files."""
+    canary = tmp_path / "canary"
+    code = "import pickle, sys; pickle.loads(sys.stdin.buffer.read())"
+    subprocess.run([sys.executable, "-c", code], input=attacks(canary)[attack], timeout=60, check=False, capture_output=True)
+    assert canary.exists()
+
+
+@pytest.mark.parametrize("attack", NAMES)
+def test_a_legacy_file_is_refused_before_its_pickle_is_looked_at(tmp_path, attack):
+    canary = tmp_path / "canary"
+    (tmp_path / "old.pt").write_bytes(attacks(canary)[attack])
+    with pytest.raises(FileFormatError, match=r"is not a zip archive .* weights_only=True"):
+        TorchFile(tmp_path / "old.pt")
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("attack", NAMES)
+def test_even_allowed_names_are_never_called(tmp_path, attack):
+    """With every name permitted the result is a tree of records, or an opcode is unknown; the canary stays away."""
+    canary = tmp_path / "canary"
+    data = attacks(canary)[attack]
+    if attack in ("reduce, protocol 0", "INST", "OBJ"):
+        with pytest.raises(FileFormatError, match="opcode"):
+            read_pickle(data, anything, "x")
+    else:
+        tree = read_pickle(data, anything, "x")
+        assert isinstance(tree["model"] if isinstance(tree, dict) else tree, Call | dict)
+    assert not canary.exists()
+
+
+def test_all_forbidden_names_are_listed(archive, tmp_path):
+    data = b"\x80\x02](cos\nsystem\ncsubprocess\nPopen\nctorch._utils\n_rebuild_tensor_v2\ne."
+    with pytest.raises(FileFormatError, match=r"calls for os\.system, subprocess\.Popen, which weight files have no use for"):
+        TorchFile(archive.write(tmp_path / "a.pt", None, data))
+
+
+def test_the_reader_has_no_means_to_run_anything():
+    """No import machinery, attribute lookup by name, evaluation or unpickler anywhere in its two modules."""
+    forbidden = {"eval", "exec", "compile", "__import__", "getattr", "setattr", "globals", "locals", "vars", "open", "Unpickler", "load",
+                 "loads", "import_module", "find_class", "system", "Popen"}  # fmt: skip
+    for module in (inert_pickle, torch_file):
+        tree = ast.parse(Path(module.__file__).read_text())
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert not names & forbidden
+        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not imported & {"pickle", "importlib", "os", "subprocess", "builtins", "runpy", "operator", "torch"}
+
+
+# --- damaged and odd files ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\x80\x02", b"\x80\x02}", b"\x80\x02.", b"\x80\x02h\x05.", b"\x80\x02K\x01u.", b"\x80\x02(K\x01u.",
+        b"\x80\x02}(K\x01u.", b"\x80\x02}]K\x01s.", b"\x80\x02K\x01K\x02a.", b"\x80\x02X\xff\xff\xff\x7fab.", b"\x80\x02R.", b"\x80\x02t.",
+        b"\x80\x02\xfe.", b"\x80\x02]K\x01\x86", b"garbage",
+    ],
+)  # fmt: skip
+def test_damaged_pickles(archive, tmp_path, data):
+    with pytest.raises(FileFormatError, match=r"damaged|refused"):
+        TorchFile(archive.write(tmp_path / "a.pt", None, data))
+
+
+def test_every_truncation_and_random_bytes_give_the_one_error(archive, fabricated, tmp_path):
+    data = fabricated.pickled({"model": archive.state_dict({"x": np.ones(2, np.float32)}), "args": fabricated.omegaconf({"a": [1]})})
+    rng = np.random.default_rng(0)
+    damaged = [data[:length] for length in range(len(data))]
+    for _ in range(500):
+        noise = bytearray(data)
+        for place in rng.integers(0, len(data), 3):
+            noise[place] = rng.integers(0, 256)
+        damaged.append(bytes(noise))
+    refused = 0
+    for content in damaged:
+        try:
+            read_pickle(content, torch_file_allows, "x")
+        except FileFormatError:
+            refused += 1
+    assert refused >= len(data)
+
+
+def torch_file_allows(name: Global) -> bool:
+    return name.name in torch_file.ALLOWED.get(name.module, ())
+
+
+def test_other_files(archive, fabricated, tmp_path):
+    def refused(path) -> str:
+        with pytest.raises(FileFormatError) as caught:
+            TorchFile(path)
+        return str(caught.value)
+
+    good = archive.write(tmp_path / "good.pt", {"model": archive.state_dict({"x": np.ones(2, np.float32)})}).read_bytes()
+    (tmp_path / "cut.pt").write_bytes(good[: len(good) // 2])
+    assert "is not a zip archive" in refused(tmp_path / "cut.pt")
+    with zipfile.ZipFile(tmp_path / "zip.pt", "w") as other:
+        other.writestr("readme", "hello")
+    assert "without (one) data.pkl" in refused(tmp_path / "zip.pt")
+    tree = {"model": archive.state_dict({"x": np.ones(2, np.float32)})}
+    assert "compresses nothing" in refused(archive.write(tmp_path / "packed.pt", tree, compression=zipfile.ZIP_DEFLATED))
+    assert "holds a list" in refused(archive.write(tmp_path / "list.pt", [1]))
+    assert "is empty or no dict" in refused(archive.write(tmp_path / "empty.pt", {"model": {}}))
+    assert "'x' is a int, expected a dense tensor" in refused(archive.write(tmp_path / "int.pt", {"model": {"x": 3}}))
+    absent = fabricated.view(fabricated.Reference(("storage", fabricated.Name("torch", "FloatStorage"), "../9", "cpu", 1)), 0, (1,), (1,))
+    assert "expected a dense tensor with its storage" in refused(archive.write(tmp_path / "absent.pt", {"model": {"x": absent}}))
+
+
+def test_a_damaged_storage_is_named(archive, tmp_path):
+    path = archive.write(tmp_path / "a.pt", {"model": archive.state_dict({"x": np.full(64, 3.0, np.float32)})})
+    content = path.read_bytes()
+    place = content.find(np.full(64, 3.0, np.float32).tobytes())
+    path.write_bytes(content[:place] + b"\x01" + content[place + 1 :])
+    source = TorchFile(path)
+    with pytest.raises(FileFormatError, match="the storage of x is damaged"):
+        source.read("x")
+
+
+def test_archive_members_are_not_extracted(archive, tmp_path):
+    """A member called ../evil stays inside the archive."""
+    archive.storage(np.ones(1, np.float32))
+    path = archive.write(tmp_path / "a.pt", {"model": archive.state_dict({"x": np.ones(2, np.float32)})})
+    with zipfile.ZipFile(path, "a") as other:
+        other.writestr("../evil", "x")
+    TorchFile(path).read("x")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.pt"]

@@ -1,0 +1,79 @@
+"""Winograd's convolution against the direct one, and where `convolve` uses it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from vpp_jax.models.layers import WINOGRAD_FROM, convolve
+from vpp_jax.models.winograd import winograd_convolution
+
+IMAGES = ("NHWC", "HWIO", "NHWC")
+VIDEOS = ("NDHWC", "DHWIO", "NDHWC")
+
+
+def exact(x, kernel, numbers):
+    """The direct convolution in float64."""
+    padding = [((size - 1) // 2,) * 2 for size in kernel.shape[:-2]]
+    with jax.enable_x64(True):
+        wide = (jnp.asarray(value, jnp.float64) for value in (x, kernel))
+        return np.asarray(lax.conv_general_dilated(*wide, (1,) * len(padding), padding, dimension_numbers=numbers))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "numbers"),
+    [((2, 4, 6, 24), (3, 3, 24, 16), IMAGES), ((2, 6, 3, 5, 24), (3, 1, 1, 24, 8), VIDEOS), ((1, 2, 2, 8), (3, 3, 8, 8), IMAGES)],
+)
+def test_equals_the_direct_convolution(shape, kernel, numbers):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=shape).astype(np.float32), rng.normal(size=kernel).astype(np.float32)
+    expected = exact(x, kernel, numbers)
+    np.testing.assert_allclose(winograd_convolution(x, kernel), expected, atol=3e-6 * np.abs(expected).max())
+
+
+def test_odd_sizes_and_other_kernels_are_refused():
+    for shape, kernel in (((1, 5, 4, 8), (3, 3, 8, 8)), ((1, 4, 4, 8), (5, 5, 8, 8))):
+        with pytest.raises(ValueError, match="expected kernel sizes 1 or 3, and even sizes"):
+            winograd_convolution(np.zeros(shape), np.zeros(kernel))
+
+
+def program(x, kernel, padding, stride, platform):
+    lowered = jax.jit(lambda x, kernel: convolve(x, kernel, padding, stride)).trace(x, kernel).lower(lowering_platforms=(platform,))
+    text = lowered.as_text()
+    return text.count("stablehlo.dot_general"), text.count("stablehlo.convolution")
+
+
+C = WINOGRAD_FROM
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "padding", "stride", "dtype", "platform", "expected"),
+    [
+        ((1, 4, 4, C), (3, 3, C, C), ((1, 1), (1, 1)), 1, "float32", "cpu", (16, 0)),
+        ((1, 4, 4, 4, C), (3, 1, 1, C, C), ((1, 1), (0, 0), (0, 0)), 1, "float32", "cpu", (4, 0)),
+        ((1, 4, 4, C), (3, 3, C, C), ((1, 1), (1, 1)), 1, "float32", "tpu", (0, 1)),
+        ((1, 4, 4, C), (3, 3, C, C), ((1, 1), (1, 1)), 1, "bfloat16", "cpu", (0, 1)),
+        ((1, 4, 4, C), (3, 3, C, C), ((1, 1), (1, 1)), 2, "float32", "cpu", (0, 1)),
+        ((1, 4, 4, C), (3, 3, C, C), ((0, 1), (0, 1)), 2, "float32", "cpu", (0, 1)),
+        ((1, 5, 4, C), (3, 3, C, C), ((1, 1), (1, 1)), 1, "float32", "cpu", (0, 1)),
+        ((1, 4, 4, C), (3, 3, C, C // 2), ((1, 1), (1, 1)), 1, "float32", "cpu", (0, 1)),
+    ],
+)
+def test_used_where_it_fits(shape, kernel, padding, stride, dtype, platform, expected):
+    x, weights = (jax.ShapeDtypeStruct(size, dtype) for size in (shape, kernel))
+    assert program(x, weights, padding, stride, platform) == expected
+
+
+def test_gradients_are_those_of_the_direct_convolution():
+    rng = np.random.default_rng(1)
+    x, kernel = rng.normal(size=(1, 4, 4, C)).astype(np.float32), rng.normal(size=(3, 3, C, C)).astype(np.float32)
+    padding = ((1, 1), (1, 1))
+
+    def direct(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=IMAGES)
+
+    ours = jax.jit(jax.grad(lambda *inputs: jnp.sum(jnp.sin(convolve(*inputs, padding))), (0, 1)))(x, kernel)
+    theirs = jax.jit(jax.grad(lambda *inputs: jnp.sum(jnp.sin(direct(*inputs))), (0, 1)))(x, kernel)
+    for got, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())

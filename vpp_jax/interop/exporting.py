@@ -1,0 +1,174 @@
+"""Checkpoints -> safetensors with the published names, in the folders of diffusers and transformers.
+
+    stage vae     OUT/vae/
+    stage video   OUT/unet/  OUT/vae/  OUT/text_encoder/
+    stage policy  OUT/policy.safetensors, OUT/config.json: Video Former, diffusion policy, text and goal encoder by the names of the
+                  published `model`, and the arguments of its class
+
+A checkpoint that was imported is written as it came, byte for byte: the same files, headers and config.json. Where tensors were dropped
+on import, the files lack those and nothing else. Any other checkpoint gets one file per module, laid out as the format's own serializer
+does it.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vpp_jax.config import ExperimentConfig, from_config_dict
+from vpp_jax.functional import Params, PureModule, with_prefix
+from vpp_jax.interop.importing import GOAL, PUBLISHED, TEXT
+from vpp_jax.interop.policy_config import ACTION, FORMER, policy_arguments
+from vpp_jax.interop.published_configs import published_text, published_unet, published_vae
+from vpp_jax.interop.report import ConversionError
+from vpp_jax.interop.safetensors_file import DTYPES, make_header, names_in_order, parse_header, write_file
+from vpp_jax.interop.slots import Slot, slots
+from vpp_jax.interop.sources import COMPONENTS
+from vpp_jax.policy import VideoPredictionPolicy
+from vpp_jax.training.checkpoints import contents, load_params, locate, read_metadata
+from vpp_jax.video_predictor import VideoPredictor
+
+METADATA = {"format": "pt"}
+GROUP_BYTES = 512 << 20  # tensors that are read from the checkpoint together
+
+
+@dataclass(frozen=True)
+class Part:
+    """One published module. `slots`: our name -> slot. `config`: its config.json; a policy's has the arguments of the published class."""
+
+    kind: str
+    folder: str
+    slots: dict[str, Slot]
+    config: dict[str, Any]
+
+
+def export_published(
+    checkpoint: Path, out: Path, *, item: str = "ema", step: int | str = "latest", say: Callable[[str], None] = lambda line: None
+) -> list[Path]:
+    """Writes the modules of a checkpoint below `out`, a new directory -> the weight files."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConversionError(f"--out={out} exists and is not empty: name a new directory")
+    metadata = read_metadata(checkpoint, step)
+    stored = contents(checkpoint, item=item, step=step)
+    layouts = _layouts(checkpoint, step)
+    written = []
+    for part in _parts(from_config_dict(metadata["config"]), metadata.get("latent_scaling_factor")):
+        if not any(name in stored for name in part.slots):
+            continue  # e.g. a trained VAE's work directory has no text encoder
+        reader = _Reader(checkpoint, item, step, part.slots, stored)
+        folder = out / part.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        files, texts = _files(part, reader.tensors, layouts.get(part.kind, {}))
+        for name, header in files.items():
+            size = write_file(folder / name, header, reader.read(names_in_order(header, name)))
+            say(f"wrote {folder / name}: {len(parse_header(header, name))} tensors, {size / 1e9:.3f} GB")
+            written.append(folder / name)
+        for name, text in texts.items():
+            (folder / name).write_text(text)
+    return written
+
+
+class _Reader:
+    """The published tensors of one module, assembled from ours."""
+
+    def __init__(self, checkpoint: Path, item: str, step: int | str, slots: Mapping[str, Slot], stored: Params):
+        missing = [name for name in slots if name not in stored]
+        if missing:
+            raise ConversionError(f"{checkpoint} lacks {len(missing)} tensors of the module, first {missing[0]}")
+        self._load = lambda names: load_params(checkpoint, {name: stored[name] for name in names}, item=item, step=step)
+        self._slots, self._sources = slots, {}
+        for name, slot in slots.items():
+            self._sources.setdefault(slot.name, []).append(name)
+        self.tensors = {
+            theirs: jax.ShapeDtypeStruct(slots[ours[0]].shape, stored[ours[0]].dtype) for theirs, ours in self._sources.items()
+        }
+
+    def read(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+        """In the given order; a few hundred megabytes are in memory at a time."""
+        waiting: list[str] = []
+        for index, name in enumerate(names):
+            waiting.append(name)
+            size = sum(self.tensors[theirs].size * self.tensors[theirs].dtype.itemsize for theirs in waiting)
+            if size < GROUP_BYTES and index + 1 < len(names):
+                continue
+            params = self._load([ours for theirs in waiting for ours in self._sources[theirs]])
+            for theirs in waiting:
+                yield theirs, self._assemble(theirs, params)
+            waiting = []
+
+    def _assemble(self, name: str, params: Params) -> np.ndarray:
+        parts = sorted(self._sources[name], key=lambda ours: self._slots[ours].third or 0)
+        arrays = [self._slots[ours].theirs(np.asarray(params[ours])) for ours in parts]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _parts(config: ExperimentConfig, scaling_factor: float | None) -> list[Part]:
+    model = config.model
+    if config.stage == "policy":
+        policy = VideoPredictionPolicy(model, config.policy_diffusion, config.video_diffusion)
+        modules: list[tuple[str, PureModule, str, bool]] = [
+            ("former", policy.former, FORMER, False), ("action", policy.action, ACTION, False),
+            ("text", policy.predictor.text, TEXT, False), ("goal", policy.goal, GOAL, True),
+        ]  # fmt: skip
+        wanted = {}
+        for group, module, prefix, openai in modules:
+            wanted |= with_prefix(group, slots(module.abstract, prefix, openai))
+        return [Part("policy", "", wanted, policy_arguments(model))]
+    predictor = VideoPredictor(replace(model, unet=replace(model.unet, last_tap=None)), config.video_diffusion)
+    latent_size = model.image_size // model.vae.downscale
+    entries = {
+        "vae": (predictor.vae, published_vae(model.vae, scaling_factor or 1.0, model.image_size)),
+        "unet": (predictor.unet, published_unet(model.unet, model.frames, latent_size)),
+        "text": (predictor.text, published_text(model.text)),
+    }
+    kinds = ("vae",) if config.stage == "vae" else ("unet", "vae", "text")
+    return [Part(kind, COMPONENTS[kind][0], with_prefix(kind, slots(entries[kind][0].abstract)), entries[kind][1]) for kind in kinds]
+
+
+# --- files --------------------------------------------------------------------------------------------------------------------------
+
+
+def _layouts(checkpoint: Path, step: int | str) -> dict[str, Any]:
+    """How the files looked that this checkpoint was imported from; {} for a trained one."""
+    path = Path(locate(checkpoint, step)).parent.parent / PUBLISHED
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _files(part: Part, tensors: Mapping[str, jax.ShapeDtypeStruct], layout: dict[str, Any]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """File name -> header, and name -> text of the files beside: as they were, else one file in the canonical order."""
+    headers = {file["name"]: file["header"].encode() for file in layout.get("files", ())}
+    kept = {name: _kept(header, name, tensors) for name, header in headers.items()}
+    if not headers or set().union(*kept.values()) != tensors.keys() or any(Path(name).name != name for name in headers):
+        texts = {"config.json": json.dumps(part.config, indent=2, sort_keys=True) + "\n"}
+        return {f"{COMPONENTS[part.kind][1]}.safetensors": make_header(tensors, METADATA)}, texts
+    files = {}
+    for name, header in headers.items():
+        whole = len(kept[name]) == len(parse_header(header, name))
+        if kept[name]:
+            files[name] = header if whole else make_header({tensor: tensors[tensor] for tensor in kept[name]}, METADATA)
+    texts = {"config.json": layout["config"]} if "config" in layout else {}
+    if "index" in layout:
+        texts[layout["index"]["name"]] = _index_text(layout["index"]["text"], tensors)
+    return files, texts
+
+
+def _kept(header: bytes, where: str, tensors: Mapping[str, jax.ShapeDtypeStruct]) -> set[str]:
+    """Tensors of a file that are still there in the same shape and type."""
+    entries = parse_header(header, where)
+    return {
+        name for name, entry in entries.items()
+        if name in tensors and (tensors[name].shape, tensors[name].dtype) == (entry.shape, DTYPES[entry.dtype])
+    }  # fmt: skip
+
+
+def _index_text(text: str, tensors: Mapping[str, jax.ShapeDtypeStruct]) -> str:
+    tree = json.loads(text)
+    kept = {name: file for name, file in tree["weight_map"].items() if name in tensors}
+    if len(kept) == len(tree["weight_map"]):
+        return text
+    size = sum(tensors[name].size * tensors[name].dtype.itemsize for name in kept)
+    return json.dumps(tree | {"metadata": {"total_size": size}, "weight_map": kept}, indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,83 @@
+"""Which published tensors go where, what has no place here, and how the rest comes onto the devices."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import jax
+import ml_dtypes
+import numpy as np
+from jax.sharding import Sharding
+
+from vpp_jax.functional import Params
+from vpp_jax.interop.report import ConversionReport
+from vpp_jax.interop.safetensors_file import TensorSource
+from vpp_jax.interop.slots import Slot
+
+# Of parameters; kept as they are.
+TYPES = tuple(np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16))
+# component -> (pattern of a published name, why nothing here has use for it)
+DROPPED: dict[str, tuple[tuple[str, str], ...]] = {
+    "unet": (),
+    "vae": (),
+    "text": (
+        (r"vision_model\..*|visual_projection\..*", "CLIP's image encoder: the video model reads sentences only"),
+        (r"logit_scale", "temperature of CLIP's own training"),
+        (r"text_model\.embeddings\.position_ids", "a buffer that counts 0, 1, 2, ..."),
+    ),
+    "policy": (
+        (r"model\.inner_model\.pos_emb", "no forward pass reads it"),
+        (r"model\.inner_model\.goal_emb\..*", "twin of lang_emb for image goals, no forward pass reads it"),
+        (r"model\.inner_model\.proprio_emb\..*", "this policy has no proprioception (model.action.proprio_dim = 0)"),
+        (r"language_goal\.clip_rn50\.visual\..*", "CLIP's image encoder: goals are sentences"),
+        (r"language_goal\.clip_rn50\.logit_scale", "temperature of CLIP's own training"),
+        (r"TVP_encoder\.text_encoder\.text_model\.embeddings\.position_ids", "a buffer that counts 0, 1, 2, ..."),
+    ),
+}
+
+
+def match(
+    kind: str, source: TensorSource, wanted: Mapping[str, Slot], allow_missing: Sequence[str] = (), allow_unexpected: Sequence[str] = ()
+) -> ConversionReport:
+    """Compares names and shapes; nothing is read. `check` of the result raises where something is neither expected nor allowed."""
+    shapes = {slot.name: slot.shape for slot in wanted.values()}
+    report, present = ConversionReport(source.where), source.tensors
+    for name, shape in shapes.items():
+        if name not in present:
+            report.missing.append(name)
+        elif present[name].shape != shape:
+            report.wrong_shape[name] = f"{list(present[name].shape)}, expected {list(shape)}"
+        elif present[name].dtype not in TYPES:
+            report.wrong_shape[name] = f"{present[name].dtype}, expected {', '.join(map(str, TYPES))}"
+        else:
+            report.loaded.append(name)
+    for name in present.keys() - shapes.keys():
+        reason = next((reason for pattern, reason in DROPPED[kind] if re.fullmatch(pattern, name)), None)
+        if reason is None:
+            report.unexpected.append(name)
+        else:
+            report.dropped[name] = reason
+    report.unexpected.sort()
+    report.dropped = dict(sorted(report.dropped.items()))
+    report.allow(allow_missing, allow_unexpected)
+    return report
+
+
+def place(source: TensorSource, wanted: Mapping[str, Slot], shardings: Mapping[str, Sharding]) -> Params:
+    """Our parameters in the types of the file, each read, turned and put onto its sharding before the next one is read.
+
+    Names that the source lacks become zeros. Of a tensor that is sharded over several processes, each keeps its own part.
+    """
+    present, params, last = source.tensors, {}, ("", np.empty(0))
+    usual = Counter(present[slot.name].dtype for slot in wanted.values() if slot.name in present).most_common(1)
+    for name, slot in sorted(wanted.items(), key=lambda item: item[1].name):
+        if slot.name in present:
+            last = last if last[0] == slot.name else (slot.name, source.read(slot.name))
+            value = slot.ours(last[1])
+        else:
+            value = slot.ours(np.zeros(slot.shape, usual[0][0] if usual else np.float32))
+        params[name] = jax.make_array_from_callback(
+            value.shape, shardings[name], lambda part, value=value: np.ascontiguousarray(value[part])
+        )
+        params[name].block_until_ready()
+    return {name: params[name] for name in wanted}

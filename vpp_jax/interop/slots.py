@@ -1,0 +1,70 @@
+"""Where each of our tensors lies in a published checkpoint: its name there, its layout, and whether it shares a tensor with others."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from vpp_jax.interop.tensors import from_published, published_name, published_shape, to_published
+
+_LAYER = r"text_model\.encoder\.layers\.(\d+)\."
+# OpenAI's names of CLIP's text model (ours are Hugging Face's), first match of the whole name; query, key and value are one tensor there.
+OPENAI_CLIP: tuple[tuple[str, str], ...] = (
+    (r"text_model\.embeddings\.token_embedding\.embedding", r"token_embedding.weight"),
+    (r"text_model\.embeddings\.position_embedding\.embedding", r"positional_embedding"),
+    (r"text_model\.final_layer_norm\.(weight|bias)", r"ln_final.\1"),
+    (r"text_projection\.weight", r"text_projection"),
+    (_LAYER + r"layer_norm([12])\.(weight|bias)", r"transformer.resblocks.\1.ln_\2.\3"),
+    (_LAYER + r"self_attn\.[qkv]_proj\.(weight|bias)", r"transformer.resblocks.\1.attn.in_proj_\2"),
+    (_LAYER + r"self_attn\.out_proj\.(weight|bias)", r"transformer.resblocks.\1.attn.out_proj.\2"),
+    (_LAYER + r"mlp\.fc1\.(weight|bias)", r"transformer.resblocks.\1.mlp.c_fc.\2"),
+    (_LAYER + r"mlp\.fc2\.(weight|bias)", r"transformer.resblocks.\1.mlp.c_proj.\2"),
+)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of one of our tensors.
+
+    name, shape: of the published tensor. third: which third of its first axis is ours, None for all of it. turned: it is a kernel,
+    [out, in, ...] there and [..., in, out] here.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    third: int | None
+    turned: bool
+
+    def ours(self, published: np.ndarray) -> np.ndarray:
+        """Our tensor, a view of the published one."""
+        part = published if self.third is None else np.split(published, 3)[self.third]
+        return from_published("kernel", part) if self.turned else part
+
+    def theirs(self, ours: np.ndarray) -> np.ndarray:
+        """The published tensor, or its third, as a view of ours."""
+        return to_published("kernel", ours) if self.turned else ours
+
+
+def slots(abstract: Mapping[str, jax.ShapeDtypeStruct], prefix: str = "", openai: bool = False) -> dict[str, Slot]:
+    """Our name -> slot for one module, which stands below `prefix` in the checkpoint. `openai`: it is a CLIP in OpenAI's naming."""
+    make = _openai_slot if openai else _slot
+    return {name: make(name, spec.shape, prefix) for name, spec in abstract.items()}
+
+
+def _slot(name: str, shape: tuple[int, ...], prefix: str) -> Slot:
+    return Slot(prefix + published_name(name), published_shape(name, shape), None, name.rpartition(".")[2] == "kernel")
+
+
+def _openai_slot(name: str, shape: tuple[int, ...], prefix: str) -> Slot:
+    plain = _slot(name, shape, "")
+    # the tables of embeddings keep our last part, since two of them have no last part there
+    known = name if name.endswith(".embedding") else plain.name
+    theirs = next(match.expand(target) for pattern, target in OPENAI_CLIP if (match := re.fullmatch(pattern, known)))
+    fused = re.search(r"self_attn\.([qkv])_proj", name)
+    if fused:
+        return Slot(prefix + theirs, (3 * plain.shape[0], *plain.shape[1:]), "qkv".index(fused.group(1)), plain.turned)
+    if name == "text_projection.kernel":  # a plain matrix there, applied from the right as ours is
+        return Slot(prefix + theirs, tuple(shape), None, False)
+    return Slot(prefix + theirs, plain.shape, None, plain.turned)

@@ -1,0 +1,107 @@
+"""Finding and opening what the command line names: pipeline folders, their components, single files, folders of a policy."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vpp_jax.interop.report import ConversionError
+from vpp_jax.interop.safetensors_file import FileFormatError, SafetensorsFile, SafetensorsShards, TensorSource
+from vpp_jax.interop.torch_file import TorchFile
+
+# component -> (its folder in a pipeline, how its weight files are called)
+COMPONENTS = {
+    "unet": ("unet", "diffusion_pytorch_model"),
+    "vae": ("vae", "diffusion_pytorch_model"),
+    "text": ("text_encoder", "model"),
+    "policy": ("saved_models", "policy"),
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """One published module, opened. `config`: its config.json, None where there is none. `layout`: what an export needs to write the
+    same bytes again, JSON: headers of the files, text of the index and of config.json."""
+
+    source: TensorSource
+    config: dict[str, Any] | None = None
+    layout: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        return self.source.where
+
+
+def open_component(kind: str, path: Path, variant: str = "") -> Component:
+    """A `.safetensors` file, a component's folder, or a pipeline folder that has it. `variant`: 'fp16' to take those files."""
+    subfolder, stem = COMPONENTS[kind]
+    if path.is_file():
+        folder, weights = path.parent, path
+    elif path.is_dir():
+        folder = path / subfolder if (path / subfolder).is_dir() else path
+        weights = _weights(folder, stem, variant)
+    else:
+        raise ConversionError(f"--{kind}={path} does not exist")
+    if weights.suffix == ".json":
+        source = SafetensorsShards(weights)
+        files = [{"name": name, "header": file.header.decode()} for name, file in source.files.items()]
+        layout = {"files": files, "index": {"name": weights.name, "text": weights.read_text()}}
+    elif weights.suffix == ".safetensors":
+        source = SafetensorsFile(weights)
+        layout = {"files": [{"name": weights.name, "header": source.header.decode()}]}
+    else:
+        source, layout = TorchFile(weights), {}
+    config = folder / "config.json"
+    if not config.is_file():
+        return Component(source, None, layout)
+    tree, text = _config(config)
+    return Component(source, tree, layout | ({"config": text} if layout else {}))
+
+
+def open_policy(path: Path) -> Component:
+    """A `.pt` or `.safetensors` file, or a folder that has one of them, at most one level down (`saved_models/`).
+
+    `config` is what it was trained with: the `args` of a `.pt` file, the config.json beside a `.safetensors` file.
+    """
+    if path.is_dir():
+        found = sorted(file for pattern in ("*", f"{COMPONENTS['policy'][0]}/*") for file in path.glob(pattern)
+                       if file.suffix in (".pt", ".pth", ".ckpt", ".safetensors"))  # fmt: skip
+        if len(found) != 1:
+            raise ConversionError(f"--policy={path} holds {len(found)} weight files, name one: {', '.join(map(str, found)) or '*.pt'}")
+        path = found[0]
+    if not path.is_file():
+        raise ConversionError(f"--policy={path} does not exist")
+    if path.suffix != ".safetensors":
+        source = TorchFile(path)
+        return Component(source, source.arguments if isinstance(source.arguments, dict) else None)
+    return open_component("policy", path)
+
+
+def _weights(folder: Path, stem: str, variant: str) -> Path:
+    """The weight file of a folder, or the index of its shards; full precision unless only a variant is there or is asked for."""
+    dotted = f".{variant}" if variant else ""
+    exact = (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json", f"{stem}{dotted}.safetensors.index.json")
+    for name in exact:
+        if (folder / name).is_file():
+            return folder / name
+    candidates = {*folder.glob(f"{stem}.*.safetensors"), *folder.glob(f"{stem}*.index*.json")}
+    others = sorted(path for path in candidates if not re.search(r"-\d+-of-\d+", path.name))  # shards are found through their index
+    if not variant and len(others) == 1:
+        return others[0]
+    pickled = next((folder / name for name in (f"{stem}.bin", "pytorch_model.bin") if (folder / name).is_file()), None)
+    if pickled and not variant and not others:
+        return pickled
+    present = ", ".join(sorted(file.name for file in folder.iterdir() if file.is_file())) or "no file"
+    raise ConversionError(f"{folder} has none of {', '.join(exact)} (it has {present}){'; --variant=NAME picks one' if others else ''}")
+
+
+def _config(path: Path) -> tuple[dict[str, Any], str]:
+    try:
+        text = path.read_bytes().decode()
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path} is not JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise FileFormatError(f"{path} is not a group of fields")
+    return tree, text
