@@ -116,7 +116,7 @@ def _sample_blocks(
             tilt = rng.uniform(-0.3, 0.3)
             poses[top] = poses[below] + np.array([*rng.uniform(-0.006, 0.006, 2), EDGE, 0.0, 0.0, tilt])
         if task == "push_into_drawer":
-            poses[others[0]][:2] = rng.uniform(scene.drawer_x - 0.10, scene.drawer_x + 0.10), rng.uniform(*TABLE_Y)
+            poses[others[0]][0] = rng.uniform(scene.drawer_x - 0.10, scene.drawer_x + 0.10)
             for other in others[1:]:
                 poses[other] = _shelf_pose(scene, other, rng)
         stacked = (others[0], others[1]) if task == "unstack_block" else ()
