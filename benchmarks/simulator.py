@@ -1,12 +1,16 @@
-"""Speed of the CALVIN simulator: control steps per second with and without cameras, in one process.
+"""Speed of the CALVIN simulator: control steps per second with and without cameras, and how it grows with the number of processes.
 
-    python benchmarks/simulator.py [--scene D] [--seconds 5] [--sizes 200,84] [--json FILE]
+    python benchmarks/simulator.py [--scene D] [--seconds 5] [--sizes 200,84] [--processes 1,2] [--empty] [--json FILE]
 
-Wall-clock rates depend on what else the machine does; the processor time per step is the steadier figure.
+Wall-clock rates depend on what else the machine does; the processor time per step is the steadier figure. For comparison: what the
+original (PyBullet 3.2.7, its faster renderer for the machine, scene D, 200 and 84 pixels) reached on the same kind of machine, two busy
+AMD EPYC cores without GPU.
 """
 
 import argparse
+import itertools
 import json
+import multiprocessing
 import platform
 import time
 from collections.abc import Callable
@@ -17,6 +21,9 @@ import numpy as np
 
 from eval.envs.calvin_mujoco.environment import VERSION, CalvinEnvironment
 from eval.envs.calvin_mujoco.rendering import renderer_name
+
+PHYSICS, CAMERAS = "physics and state", "both cameras, {}"
+PYBULLET = {PHYSICS: 780.0, CAMERAS.format("fast"): 15.0, CAMERAS.format("faithful"): 15.0}  # control steps per second
 
 
 def processor() -> str:
@@ -30,48 +37,67 @@ def processor() -> str:
 
 def measure(step: Callable[[], None], seconds: float) -> dict[str, float]:
     """Runs `step` for about `seconds` (after a warm-up) and returns rates per call."""
-    for _ in range(20):
+    for _ in range(5):
         step()
     calls, wall, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - wall < seconds:
-        for _ in range(10):
-            step()
-        calls += 10
+        step()
+        calls += 1
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {"calls": calls, "per_second": calls / wall, "cpu_ms": 1e3 * cpu / calls}
 
 
-def benchmark(scene: str, seconds: float, sizes: tuple[int, int]) -> dict[str, dict[str, float]]:
-    """Physics and state alone, expert, resets, and rendering in both qualities."""
+def expert_episodes(env: CalvinEnvironment) -> list[tuple[str, int, list[np.ndarray]]]:
+    """Task, seed and actions of one solved episode per task: what is replayed is what data and evaluations consist of."""
+    rng, episodes = np.random.default_rng(0), []
+    for task in env.tasks:
+        env.reset(task=task, seed=0, render=False)
+        actions = [env.expert_action(rng)]
+        while not env.advance(actions[-1]).done:
+            actions.append(env.expert_action(rng))
+        episodes.append((task, 0, actions))
+    return episodes
+
+
+def replay(env: CalvinEnvironment, episodes: list[tuple[str, int, list[np.ndarray]]], seconds: float, render: bool) -> dict[str, float]:
+    """Rates of control steps with observation while episodes are replayed, for about `seconds`; resets are not counted."""
+    calls, wall, cpu = 0, 0.0, 0.0
+    for task, seed, actions in itertools.cycle(episodes):
+        env.reset(task=task, seed=seed, render=render)
+        wall_start, cpu_start = time.perf_counter(), time.process_time()
+        for action in actions:
+            env.advance(action)
+            env.observation(render)
+        wall, cpu = wall + time.perf_counter() - wall_start, cpu + time.process_time() - cpu_start
+        calls += len(actions)
+        if wall > seconds:
+            return {"calls": calls, "per_second": calls / wall, "cpu_ms": 1e3 * cpu / calls}
+    raise AssertionError
+
+
+def benchmark(scene: str, seconds: float, sizes: tuple[int, int], blocks: bool) -> dict[str, dict[str, float]]:
+    """Physics and state alone, resets, experts, and rendering in both qualities."""
     results = {}
-    rng = np.random.default_rng(0)
     for quality in ("fast", "faithful"):
-        env = CalvinEnvironment(scene, quality=quality, static_size=sizes[0], gripper_size=sizes[1])
-        env.reset(task="open_drawer", seed=0)
-
-        def act(action: np.ndarray, env: CalvinEnvironment = env) -> None:
-            if env.advance(action).done:
-                env.reset(seed=int(rng.integers(1 << 30)), render=False)
-
-        def physics(env: CalvinEnvironment = env) -> None:
-            act(env.random_action(rng), env)
-            env.observation(render=False)
-
-        def with_cameras(env: CalvinEnvironment = env) -> None:
-            act(env.random_action(rng), env)
-            env.observation()
-
-        def demonstration(env: CalvinEnvironment = env) -> None:
-            env.observation()
-            act(env.expert_action(rng), env)
-
+        env = CalvinEnvironment(scene, quality=quality, static_size=sizes[0], gripper_size=sizes[1], blocks=blocks)
+        episodes = expert_episodes(env)
         if quality == "fast":
-            results["physics and state"] = measure(physics, seconds)
+            results[PHYSICS] = replay(env, episodes, seconds, render=False)
             results["reset"] = measure(lambda env=env: env.reset(seed=0, render=False), seconds / 2)
-            results["expert demonstration, both cameras, fast"] = measure(demonstration, seconds)
-        results[f"both cameras, {quality}"] = measure(with_cameras, seconds)
+            env.reset(task="open_drawer", seed=0, render=False)
+            results["choosing the expert's action"] = measure(lambda env=env: env.expert_action(None), seconds / 2)
+        results[CAMERAS.format(quality)] = replay(env, episodes, seconds, render=True)
         env.close()
     return results
+
+
+def scaling(arguments: tuple[str, float, tuple[int, int], bool]) -> dict[str, float]:
+    """Rates of one of several processes that run at the same time: physics, and both cameras in *fast*."""
+    scene, seconds, sizes, blocks = arguments
+    env = CalvinEnvironment(scene, static_size=sizes[0], gripper_size=sizes[1], blocks=blocks)
+    episodes = expert_episodes(env)
+    rates = {PHYSICS: replay(env, episodes, seconds, render=False), CAMERAS.format("fast"): replay(env, episodes, seconds, render=True)}
+    return {name: rate["per_second"] for name, rate in rates.items()}
 
 
 def main() -> None:
@@ -80,10 +106,13 @@ def main() -> None:
     parser.add_argument("--scene", default="D")
     parser.add_argument("--seconds", type=float, default=5.0, help="time per measurement")
     parser.add_argument("--sizes", default="200,84", help="static and gripper image size")
+    parser.add_argument("--processes", default="1,2", help="numbers of processes to run at the same time")
+    parser.add_argument("--empty", action="store_true", help="without blocks")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     arguments = parser.parse_args()
     static, gripper = (int(size) for size in arguments.sizes.split(","))
-    results = benchmark(arguments.scene, arguments.seconds, (static, gripper))
+    sizes = (static, gripper)
+    results = benchmark(arguments.scene, arguments.seconds, sizes, not arguments.empty)
     about = {
         "device": processor(),
         "renderer": renderer_name(),
@@ -92,13 +121,23 @@ def main() -> None:
         "python": platform.python_version(),
         "environment_version": VERSION,
         "scene": arguments.scene,
+        "blocks": not arguments.empty,
         "sizes": [static, gripper],
     }
     print("\n".join(f"{key}: {value}" for key, value in about.items()))
     for name, figures in results.items():
-        print(f"{name:45s} {figures['per_second']:9.1f} steps/s   {figures['cpu_ms']:7.3f} cpu-ms/step")
+        reference = PYBULLET.get(name)
+        ratio = f"   {figures['per_second'] / reference:5.1f} x PyBullet" if reference else ""
+        print(f"{name:45s} {figures['per_second']:9.1f} steps/s   {figures['cpu_ms']:7.3f} cpu-ms/step{ratio}")
+    processes = {}
+    for count in map(int, arguments.processes.split(",")):
+        with multiprocessing.get_context("spawn").Pool(count) as pool:
+            job = (arguments.scene, arguments.seconds, sizes, not arguments.empty)
+            parts = pool.map(scaling, [job] * count, chunksize=1)
+        processes[count] = {name: sum(part[name] for part in parts) for name in parts[0]}
+        print(f"{count} process(es): " + ", ".join(f"{name} {rate:.0f} steps/s" for name, rate in processes[count].items()))
     if arguments.json:
-        arguments.json.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({**about, "results": results, "processes": processes}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -262,6 +262,7 @@ class HostLoop:
                 "success": outcome["success"],
                 "steps": attempt.steps,
                 "chunks": attempt.chunks,
+                **({"failure": outcome["failure"]} if outcome.get("failure") else {}),  # how the simulation left its bounds
             }
         )
         if outcome["success"] and len(attempt.finished_tasks) < len(attempt.episode.tasks):

@@ -85,7 +85,7 @@ class Worker:
             "protocol": PROTOCOL_VERSION,
             "environment": self.name,
             "environment_version": str(getattr(self.environment, "version", "")),
-            "renderer": str(getattr(self.environment, "renderer", "")) if render else "",
+            "renderer": str(getattr(self.environment, "renderer", "")) if render else "nothing was drawn",
             "tasks": list(getattr(self.environment, "tasks", ())),
             "scenes": list(getattr(self.environment, "scenes", ())),
             "versions": versions,
@@ -117,12 +117,13 @@ class Worker:
             raise ValueError("advance needs either actions or a source")
         choose = self._source(source, seed) if source else iter(actions).__next__
         count = steps if source else len(actions)
-        outcome, executed = {"success": False, "done": False}, 0
+        outcome: dict[str, Any] = {"success": False, "done": False}
+        executed = 0
         while executed < count and not (outcome["success"] or outcome["done"]):
             result = self.environment.advance(choose())
             executed += 1
             self.steps += 1
-            outcome = {"success": bool(result.success), "done": bool(result.done)}
+            outcome = {"success": bool(result.success), "done": bool(result.done), "failure": getattr(result, "failure", "")}
             if self.record_every and (self.steps % self.record_every == 0 or outcome["success"] or outcome["done"]):
                 self._record()
         return {"executed": executed, **self._result(outcome, render)}
@@ -148,7 +149,7 @@ class Worker:
 
         return expert
 
-    def _result(self, outcome: dict[str, bool], render: bool) -> dict[str, Any]:
+    def _result(self, outcome: dict[str, Any], render: bool) -> dict[str, Any]:
         result: dict[str, Any] = {"outcome": outcome}
         if render and not (outcome["success"] or outcome["done"]):
             result["observation"] = self.environment.observation(render=True)

@@ -47,6 +47,8 @@ class Settings:
       max_attempts: tries per episode, each with its own seed; then the episode is left out.
       max_steps: an attempt that takes longer is given up.
       static_size, gripper_size, jpeg_quality, quality: pictures; `quality` is the environment's rendering preset.
+      blocks: whether the table has its blocks; without them only the tasks that need none.
+      hours: more than 0: play of so many simulated hours instead of single episodes, see `calvin_play`.
     """
 
     scenes: tuple[str, ...] = ("A", "B", "C")
@@ -63,13 +65,15 @@ class Settings:
     gripper_size: int = 84
     jpeg_quality: int = 95
     quality: str = "fast"
+    blocks: bool = False
+    hours: float = 0.0
     episodes_per_shard: int = 16
 
     def __post_init__(self):
         if not self.scenes or not self.tasks:
             raise DataError("a build needs at least one scene and one task")
         for name, least in (("episodes", 1), ("val_episodes", 0), ("seed", 0), ("action_noise", 0), ("hold_steps", 0), ("max_attempts", 1),
-                            ("max_steps", 1), ("static_size", 8), ("gripper_size", 8), ("episodes_per_shard", 1)):
+                            ("hours", 0), ("max_steps", 1), ("static_size", 8), ("gripper_size", 8), ("episodes_per_shard", 1)):
             if getattr(self, name) < least:
                 raise DataError(f"--{name} is {getattr(self, name)}, expected at least {least}")
         if not 0 <= self.noise_memory < 1 or not 1 <= self.jpeg_quality <= 100:
@@ -80,7 +84,13 @@ def real_environment(settings: Settings):
     """The simulator with the settings' cameras."""
     from eval.envs.registry import make_environment  # needed to build, not to read
 
-    return make_environment("calvin_mujoco", static_size=settings.static_size, gripper_size=settings.gripper_size, quality=settings.quality)
+    environment = make_environment("calvin_mujoco", static_size=settings.static_size, gripper_size=settings.gripper_size,
+                                   quality=settings.quality, blocks=settings.blocks)
+    impossible = [task for task in settings.tasks if task not in environment.tasks]
+    if impossible:
+        hint = "" if settings.blocks else "; with --blocks the table has its blocks"
+        raise DataError(f"--tasks names {', '.join(impossible)}, expected tasks among {', '.join(environment.tasks)}{hint}")
+    return environment
 
 
 def real_sentences(task: str) -> Sequence[str]:
@@ -146,11 +156,8 @@ class CalvinMujocoRecipe:
             if steps is None:
                 continue
             metadata = {"scene": job.scene, "task": job.task, "seed": seed, "episode_id": "/".join(map(str, job))} | self.origin()
-            columns = {name: np.asarray(values, feature.dtype) if feature.kind == "tensor" else values
-                       for name, feature in schema.steps.items() for values in [steps[name]]}
-            payload = writer.encode_episode(schema, columns, {f"episode_metadata/{name}": value for name, value in metadata.items()})
-            return Recorded(payload, attempt + 1)
-        return Recorded(None, self.plan.max_attempts)
+            return Recorded((encode(schema, steps, metadata),), attempt + 1)
+        return Recorded((), self.plan.max_attempts)
 
 
 def episode_schema(plan: Settings) -> Schema:
@@ -194,8 +201,7 @@ def record_attempt(environment: Any, plan: Settings, job: Job, sentences: Sequen
     expert_rng, noise_rng, text_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
     instruction = sentences[int(text_rng.integers(len(sentences)))]
     environment.reset(task=job.task, scene=job.scene, seed=seed, render=False)
-    noise = plan.action_noise * noise_rng.standard_normal(3)
-    fresh = plan.action_noise * np.sqrt(1 - plan.noise_memory**2)  # keeps the standard deviation constant over time
+    noise = ActionNoise(plan, noise_rng)
     columns: dict[str, list] = {name: [] for name in episode_schema(plan).steps}
     solved = False
     for _ in range(plan.max_steps):
@@ -203,12 +209,10 @@ def record_attempt(environment: Any, plan: Settings, job: Job, sentences: Sequen
         if wanted is None:
             return None
         action = np.asarray(wanted, np.float32)
-        executed = action.copy()
-        executed[:3] = np.clip(action[:3] + noise, -1, 1)
-        noise = plan.noise_memory * noise + fresh * noise_rng.standard_normal(3)
-        _append_observation(columns, environment.observation(), plan)
+        executed = noise.disturb(action)
+        append_observation(columns, environment.observation(), plan)
         outcome = environment.advance(executed)
-        _append_step(columns, action, executed, float(outcome.success))
+        append_step(columns, action, executed, float(outcome.success))
         if outcome.done or outcome.success:
             solved = outcome.success
             break
@@ -216,27 +220,55 @@ def record_attempt(environment: Any, plan: Settings, job: Job, sentences: Sequen
         return None
     hold = np.concatenate([np.zeros(ACTION_WIDTH - 1), action[-1:]]).astype(np.float32)
     for step in range(plan.hold_steps + 1):  # the last one only shows what the motion before it led to
-        _append_observation(columns, environment.observation(), plan)
-        _append_step(columns, hold, hold, 0.0)
+        append_observation(columns, environment.observation(), plan)
+        append_step(columns, hold, hold, 0.0)
         if step < plan.hold_steps:
             environment.begin_task(job.task)  # the solved episode is over, its state goes on
             environment.advance(hold)
+    finish_columns(columns, instruction)
+    return columns
+
+
+def finish_columns(columns: dict[str, list], instruction: str) -> None:
+    """Adds the columns that follow from an episode's length and sentence."""
     steps = len(columns[rlds.ACTION])
     columns[rlds.DISCOUNT] = [1.0] * steps
     columns[rlds.IS_FIRST] = [step == 0 for step in range(steps)]
     columns[rlds.IS_LAST] = columns[rlds.IS_TERMINAL] = [step == steps - 1 for step in range(steps)]
     columns[rlds.LANGUAGE_INSTRUCTION] = [instruction] * steps
-    return columns
 
 
-def _append_observation(columns: dict[str, list], observation: dict[str, np.ndarray], plan: Settings) -> None:
+def encode(schema: Schema, steps: dict[str, list], metadata: dict[str, Any]) -> bytes:
+    """One record from step columns and episode metadata (names without their prefix)."""
+    columns = {name: np.asarray(values, feature.dtype) if feature.kind == "tensor" else values
+               for name, feature in schema.steps.items() for values in [steps[name]]}
+    return writer.encode_episode(schema, columns, {f"episode_metadata/{name}": value for name, value in metadata.items()})
+
+
+class ActionNoise:
+    """Ornstein-Uhlenbeck noise on the executed xyz action, of constant standard deviation over time."""
+
+    def __init__(self, plan: Settings, rng: np.random.Generator):
+        self._rng, self._memory = rng, plan.noise_memory
+        self._noise = plan.action_noise * rng.standard_normal(3)
+        self._fresh = plan.action_noise * np.sqrt(1 - plan.noise_memory**2)
+
+    def disturb(self, action: np.ndarray) -> np.ndarray:
+        """The action to execute where `action` is wanted; xyz within [-1, 1]."""
+        executed = action.copy()
+        executed[:3] = np.clip(action[:3] + self._noise, -1, 1)
+        self._noise = self._memory * self._noise + self._fresh * self._rng.standard_normal(3)
+        return executed
+
+
+def append_observation(columns: dict[str, list], observation: dict[str, np.ndarray], plan: Settings) -> None:
     for name in ("rgb_static", "rgb_gripper"):
         columns[f"observation/{name}"].append(images.encode_jpeg(observation[name], plan.jpeg_quality))
     for name in ("robot_obs", "scene_obs"):
         columns[f"observation/{name}"].append(np.asarray(observation[name], np.float32))
 
 
-def _append_step(columns: dict[str, list], action: np.ndarray, executed: np.ndarray, reward: float) -> None:
+def append_step(columns: dict[str, list], action: np.ndarray, executed: np.ndarray, reward: float) -> None:
     columns[rlds.ACTION].append(action)
     columns["action_executed"].append(executed)
     columns[rlds.REWARD].append(reward)

@@ -27,9 +27,9 @@ Progress = Callable[[int, int, str], None]
 
 
 class Recorded(NamedTuple):
-    """What came of one job: the record, or None when no attempt was good enough to keep."""
+    """What came of one job: the records worth keeping, maybe none, and how many attempts were made."""
 
-    payload: bytes | None
+    payloads: tuple[bytes, ...]
     attempts: int
 
 
@@ -102,9 +102,8 @@ def write_shard(recipe: Recipe, shard: Shard, directory: Path) -> dict:
         for job in shard.jobs:
             recorded, group = recipe.record(resource, job), recipe.group(job)
             attempts[group] = attempts.get(group, 0) + recorded.attempts
-            kept[group] = kept.get(group, 0) + (recorded.payload is not None)
-            if recorded.payload is not None:
-                payloads.append(recorded.payload)
+            kept[group] = kept.get(group, 0) + len(recorded.payloads)
+            payloads += recorded.payloads
     finally:
         resource.close()
     if not payloads:

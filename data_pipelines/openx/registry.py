@@ -74,6 +74,15 @@ REGISTRY: dict[str, DatasetSpec] = {spec.name: spec for spec in (
         notes="action: relative xyz/0.02 m, euler/0.05 rad, gripper +-1; already in [-1, 1], so it is not scaled again",
     ),
     DatasetSpec(
+        name="calvin",
+        cameras={"primary": "observation/rgb_static", "wrist": "observation/rgb_gripper"},
+        clip_views={"primary": 0.75, "wrist": 0.25},
+        policy_views=("primary", "wrist"),
+        action_key="action", action_width=7, normalization="none", control_hz=30.0,
+        proprio_key="observation/robot_obs", proprio_width=15, signed_dimensions=(6,),
+        notes="the recorded dataset as converted by `vpp data build calvin`; rel_actions as stored, already in [-1, 1]",
+    ),
+    DatasetSpec(
         name="bridge_dataset",
         cameras={"primary": "observation/image_0", "secondary": "observation/image_1", "tertiary": "observation/image_2",
                  "wrist": "observation/image_3"},

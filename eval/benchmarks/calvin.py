@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from eval.benchmarks.calvin_sequences import TASK_NAMES
 from eval.errors import EvaluationError
 from eval.host_loop import Episode
 from eval.statistics import success_rate
 
 SCENES = ("A", "B", "C", "D")
 # The tasks whose predicate looks at one joint or light; all of them are solved by pushing, none by grasping.
-TASKS = (
+FIXTURE_TASKS = (
     "open_drawer",
     "close_drawer",
     "move_slider_left",
@@ -27,6 +28,7 @@ TASKS = (
     "turn_on_led",
     "turn_off_led",
 )
+TASKS = TASK_NAMES  # all 34
 CAMERAS = {"primary": "rgb_static", "wrist": "rgb_gripper"}  # view of a policy -> camera of the simulator
 PARTIAL_NOTE = (
     "Partial protocol: success of single tasks from random initial states. "
@@ -39,7 +41,7 @@ class SingleTasks:
     """Which episodes are run. The initial state of (scene, task, number) depends on `seed` and on these three alone."""
 
     scenes: tuple[str, ...] = ("A", "D")
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[str, ...] = FIXTURE_TASKS
     episodes: int = 10  # per scene and task
     seed: int = 0
 

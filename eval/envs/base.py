@@ -18,11 +18,13 @@ class Outcome(NamedTuple):
       success: the task of the episode is solved in the state reached.
       done: the episode is over: solved, out of steps, or the simulation left its bounds.
       steps: control steps since the task began.
+      failure: how the simulation left its bounds, '' if it did not.
     """
 
     success: bool
     done: bool
     steps: int
+    failure: str = ""
 
 
 class LanguageEnvironment(dm_env.Environment):

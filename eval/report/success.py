@@ -52,7 +52,24 @@ def closed_loop(run: Run) -> str:
     scenes = _scenes(run.evaluations.values())
     parts.append(f'<div class="grid two">{"".join(_interval_chart(run, scene) for scene in scenes)}</div>')
     parts.append(_table(run, scenes))
+    parts += [_chains(evaluation) for evaluation in run.evaluations.values() if "in_a_row" in evaluation.results["metrics"]]
     return "".join(parts)
+
+
+def _chains(evaluation: Evaluation) -> str:
+    """Tasks solved in a row, and the average length."""
+    metrics = evaluation.results["metrics"]
+    title = escape(ACTOR_TITLES.get(evaluation.name, evaluation.name))
+    rows = "".join(
+        f'<tr><td>at least {escape(count)} in a row</td><td class="num">{cell["successes"]}/{cell["trials"]} '
+        f'&nbsp;{percent(cell["rate"])}</td>'
+        f'<td class="soft">{interval_text(cell)}</td></tr>'
+        for count, cell in metrics["in_a_row"].items()
+    )
+    return (
+        f'<div class="card" data-chains="{escape(evaluation.name)}"><h3>Chains of tasks, {title}: average length '
+        f"{metrics['average_length']:.2f} over {metrics['chains']} chains</h3><table class=\"rates\"><tbody>{rows}</tbody></table></div>"
+    )
 
 
 def _notes(evaluations: Iterable[Evaluation]) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.builders import sharded
-from data_pipelines.builders.calvin_mujoco import Job, Settings, record_attempt
+from data_pipelines.builders.calvin_mujoco import Job, Settings, real_environment, record_attempt
 from data_pipelines.errors import DataError
 from data_pipelines.rlds.dataset import RLDSDataset
 
@@ -135,6 +135,9 @@ def test_unsolvable_task_is_an_error(recipe, tmp_path):
 def test_settings_are_checked():
     with pytest.raises(DataError, match="--episodes is 0"):
         Settings(episodes=0)
+    with pytest.raises(DataError, match=r"stack_block, expected tasks among open_drawer.*with --blocks"):
+        real_environment(Settings(tasks=("open_drawer", "stack_block")))
+    real_environment(Settings(tasks=("open_drawer", "stack_block"), blocks=True)).close()
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from eval.envs.calvin_mujoco.initial_states import TCP_NEUTRAL, TCP_SPREAD, samp
 from eval.envs.calvin_mujoco.instructions import TRAINING_SENTENCES, training_sentences
 from eval.envs.calvin_mujoco.lights import Lights
 from eval.envs.calvin_mujoco.scenes import SCENES
-from eval.envs.calvin_mujoco.tasks import TASKS, TaskState, get_task
+from eval.envs.calvin_mujoco.tasks import FIXTURE_TASKS, TASKS, TaskState, get_task
 from eval.envs.registry import make_environment
 
 STILL = np.array([0.0] * 6 + [1.0])
@@ -101,7 +101,7 @@ def test_a_diverged_simulation_is_reported_as_failed(env: CalvinEnvironment):
         if not env.failed:  # the motors brake within a control step: then nothing has escaped
             assert np.isfinite(env.data.qpos).all()
             continue
-        assert outcome == Outcome(False, True, 1)
+        assert outcome == Outcome(False, True, 1, "diverged")
     assert env.reset(task="open_drawer", seed=1, render=False).first()  # and the next episode is fine
     assert not env.advance(STILL).done
 
@@ -161,11 +161,11 @@ def test_reset_takes_robot_and_scene_obs(env: CalvinEnvironment):
     robot, scene = env.robot_obs(), env.scene_obs()
     env.reset(task="open_drawer", scene="C", seed=9, robot_obs=robot, scene_obs=scene, render=False)
     np.testing.assert_allclose(env.robot_obs(), robot, atol=2e-3)
-    np.testing.assert_allclose(env.scene_obs(), scene, atol=2e-3)
+    np.testing.assert_allclose(env.scene_obs(), scene, atol=5e-3)  # the hand may have set a block rocking
 
 
 @pytest.mark.parametrize("scene", sorted(SCENES))
-@pytest.mark.parametrize("task", sorted(TASKS))
+@pytest.mark.parametrize("task", sorted(FIXTURE_TASKS))
 def test_initial_states_are_feasible(scene: str, task: str):
     table = SCENES[scene]
     partial = 0
@@ -269,7 +269,7 @@ def test_switch_sets_the_bulb_by_level():
 def test_both_versions_in_the_environment():
     presses = {}
     for version in ("fixed", "original"):
-        env = CalvinEnvironment("D", reset_version=version)
+        env = CalvinEnvironment("D", reset_version=version, blocks=False)
         scene_obs = np.zeros(24)
         scene_obs[5] = 1.0
         env.reset(task="turn_off_led", seed=0, scene_obs=scene_obs, render=False)

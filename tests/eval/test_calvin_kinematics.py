@@ -36,7 +36,7 @@ STILL_OPEN = np.array([0.0] * 6 + [1.0])
 
 @pytest.fixture(scope="module")
 def env() -> CalvinEnvironment:
-    return CalvinEnvironment("D")
+    return CalvinEnvironment("D", blocks=False)
 
 
 def neutral(env: CalvinEnvironment, scene: str = "D", scene_obs: np.ndarray | None = None) -> np.ndarray:
@@ -101,7 +101,7 @@ def test_static_camera_projects_to_the_original_pixels(env: CalvinEnvironment):
 
 
 def test_rendered_button_and_bulb_are_where_they_project():
-    env = CalvinEnvironment("D")
+    env = CalvinEnvironment("D", blocks=False)
     neutral(env, scene_obs=np.array([0, 0, 0, 0.088, 1, 0] + [0.0] * 18))
     env.lights.bulb = True
     image = env.observation()["rgb_static"].astype(int)
@@ -262,3 +262,31 @@ def test_button_returns_as_the_original(env: CalvinEnvironment):
         env.advance(STILL_OPEN)
         heights.append(env.task_state().button)
     np.testing.assert_allclose(heights, [0.0115, 0.0050, 0.0021, 0.0009], rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("scene", "button", "switch", "door", "door_max", "drawer", "plank"),
+    [
+        ("A", -0.28, 0.30, (-0.10, 0.18), (-0.38, -0.10), 0.10, (-0.36, 0.16)),
+        ("B", 0.28, -0.32, (0.088, 0.368), (-0.216, 0.064), 0.18, (-0.18, 0.34)),
+        ("C", -0.12, -0.32, (0.06, 0.34), (-0.18, 0.10), 0.10, (-0.18, 0.34)),
+        ("D", -0.12, 0.30, (-0.10, 0.18), (-0.38, -0.10), 0.18, (-0.36, 0.16)),
+    ],
+)
+def test_what_differs_between_the_scenes(scene, button, switch, door, door_max, drawer, plank):
+    compiled = compile_scene(scene)
+    data = mujoco.MjData(compiled.model)
+    mujoco.mj_kinematics(compiled.model, data)
+
+    def span(name: str) -> np.ndarray:
+        centre, half = data.geom(name).xpos[0], compiled.model.geom(name).size[0]
+        return np.array([centre - half, centre + half])
+
+    np.testing.assert_allclose(data.geom("button_contact").xpos[:2], [button, -0.12], atol=1e-6)
+    np.testing.assert_allclose(data.body("switch_link").xpos[0], switch, atol=1e-6)
+    np.testing.assert_allclose(span("slide_panel_contact"), door, atol=1e-6)
+    np.testing.assert_allclose(span("drawer_front"), [drawer - 0.22, drawer + 0.22], atol=1e-6)
+    np.testing.assert_allclose(span("plank"), plank, atol=1e-6)
+    data.qpos[compiled.slide] = compiled.scene.slide_max
+    mujoco.mj_kinematics(compiled.model, data)
+    np.testing.assert_allclose(span("slide_panel_contact"), door_max, atol=1e-6)

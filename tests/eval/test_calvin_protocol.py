@@ -2,12 +2,12 @@
 
 import pytest
 
-from eval.benchmarks.calvin import TASKS, SingleTasks, summarize
+from eval.benchmarks.calvin import FIXTURE_TASKS, SingleTasks, summarize
 from eval.statistics import wilson_interval
 
 
 def test_every_cell_has_its_episodes_and_every_prefix_is_balanced():
-    episodes = SingleTasks(scenes=("A", "D"), tasks=TASKS, episodes=3).all_episodes()
+    episodes = SingleTasks(scenes=("A", "D"), tasks=FIXTURE_TASKS, episodes=3).all_episodes()
     assert [episode.index for episode in episodes] == list(range(48))
     cells = [(episode.scene, episode.tasks[0]) for episode in episodes]
     assert len(set(cells[:16])) == 16

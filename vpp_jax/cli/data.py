@@ -14,11 +14,21 @@ from tqdm import tqdm
 
 from data_pipelines.builders import sharded
 from data_pipelines.builders.calvin_mujoco import CalvinMujocoRecipe, Settings
+from data_pipelines.builders.calvin_play import CalvinPlayRecipe
+from data_pipelines.builders.calvin_recorded import CalvinRecordedRecipe, RecordedSettings
 from data_pipelines.errors import DataError
 from data_pipelines.files import write_atomically
 
+
+def _calvin_mujoco(settings: Settings) -> CalvinMujocoRecipe | CalvinPlayRecipe:
+    return CalvinPlayRecipe(settings) if settings.hours else CalvinMujocoRecipe(settings)
+
+
 # name -> (settings -> recipe, settings, what it records)
-RECIPES = {"calvin_mujoco": (CalvinMujocoRecipe, Settings, CalvinMujocoRecipe.description.splitlines()[0])}
+RECIPES = {
+    "calvin_mujoco": (_calvin_mujoco, Settings, CalvinMujocoRecipe.description.splitlines()[0]),
+    "calvin": (CalvinRecordedRecipe, RecordedSettings, CalvinRecordedRecipe.description.splitlines()[0]),
+}
 HELP = {
     "scenes": "comma-separated scenes", "tasks": "comma-separated tasks", "episodes": "episodes per scene and task",
     "val_episodes": "the same for the val split", "seed": "decides initial states, noise and sentences",
@@ -26,7 +36,10 @@ HELP = {
     "noise_memory": "share of the noise kept from one step to the next", "hold_steps": "steps recorded after success, holding still",
     "max_attempts": "tries per episode before it is left out", "max_steps": "steps per try", "static_size": "pixels of the static camera",
     "gripper_size": "pixels of the gripper camera", "jpeg_quality": "1 to 100", "quality": "rendering preset of the environment",
-    "episodes_per_shard": "episodes per file",
+    "episodes_per_shard": "episodes per file", "blocks": "the table has its blocks (play always has)",
+    "hours": "more than 0: so many simulated hours of play over all scenes, instead of single episodes",
+    "source": "folder of the recorded dataset", "language": "folder of the annotations in training and validation",
+    "scene": "scene of training frames that scene_info.npy does not place", "limit": "windows per split at most; 0: all",
 }
 
 
@@ -49,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         for field in fields(settings):
             assert field.default is not MISSING
             many = isinstance(field.default, tuple)
+            if isinstance(field.default, bool):
+                one.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, help=HELP[field.name], default=field.default)
+                continue
             one.add_argument(f"--{field.name}", type=_words if many else type(field.default), help=HELP[field.name],
                              default=",".join(field.default) if many else field.default)
         one.set_defaults(run=_build)

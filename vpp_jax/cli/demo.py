@@ -45,7 +45,7 @@ def demo_steps(workdir: Path, minutes: float) -> list[Step]:
     def evaluate(policy: str, *choice: str) -> Step:
         arguments = ("eval", "calvin", *choice, f"--out={workdir / 'eval' / policy}", f"--scenes={EVALUATED_SCENES}")
         budget = (f"--episodes={scaled(EPISODES_PER_TASK)}", "--max_steps=120", f"--workers={2 * workers}", "--record=1")
-        cameras = f"--environment_kwargs={json.dumps(CAMERA_SIZES)}"
+        cameras = f"--environment_kwargs={json.dumps(CAMERA_SIZES | {'blocks': False})}"
         return Step(f"eval_{policy}", f"closed loop, {policy}", (*arguments, *budget, cameras))
 
     demonstrations = (f"--episodes={scaled(DEMONSTRATIONS_PER_TASK, 2)}", f"--val_episodes={scaled(VALIDATION_PER_TASK)}")

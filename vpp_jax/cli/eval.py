@@ -4,57 +4,55 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.calvin import CAMERAS, PARTIAL_NOTE, SCENES, TASKS, SingleTasks, summarize
+from eval.benchmarks.calvin import CAMERAS, FIXTURE_TASKS, PARTIAL_NOTE, SCENES, TASKS, SingleTasks, summarize
+from eval.benchmarks.calvin_chains import COMPLETE_STEPS, Chains, summarize_chains
+from eval.benchmarks.calvin_sequences import dump
 from eval.closed_loop import choose_recorded, evaluate
+from eval.errors import EvaluationError
 from eval.host_loop import LoopOptions
+from eval.results import write_json
 from eval.worker_process import WorkerCommand
+
+SINGLE_TASK_STEPS = 120  # control steps per episode, unless told otherwise
 
 
 def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
-    protocol = SingleTasks(
-        scenes=tuple(arguments.scenes.split(",")),
-        tasks=TASKS if arguments.tasks == "all" else tuple(arguments.tasks.split(",")),
-        episodes=arguments.episodes,
-        seed=arguments.seed,
-    )
+    if arguments.dump:
+        return _dump(arguments)
+    if not arguments.policy and not arguments.checkpoint:
+        raise EvaluationError("nothing to evaluate: give --checkpoint DIR or --policy expert|random (or --dump FILE to write the chains)")
+    if not arguments.out:
+        raise EvaluationError("--out DIR is missing: where the results go")
+    protocol, description, summary, print_table = _chains(arguments) if arguments.sequences else _single_tasks(arguments)
     episodes = protocol.all_episodes()
     options = LoopOptions(
         workers=arguments.workers,
         batch_size=arguments.batch_size,
         execute=arguments.execute,
-        max_steps=arguments.max_steps,
+        max_steps=description["steps_per_task"],
         retries=arguments.retries,
         request_timeout=arguments.timeout,
-        record=choose_recorded(episodes, arguments.record * len(protocol.scenes) * len(protocol.tasks)),
+        record=choose_recorded(episodes, arguments.record * description.pop("videos_per_record")),
         record_every=arguments.record_every,
     )
-    print(PARTIAL_NOTE, file=sys.stderr)
+    print(description["note"], file=sys.stderr)
     results = evaluate(
         arguments.out,
         episodes=episodes,
         actor=arguments.policy or _load(arguments.checkpoint, arguments.policy_options),
         command=WorkerCommand(arguments.environment, arguments.environment_kwargs, arguments.python),
         options=options,
-        protocol={
-            "benchmark": "calvin",
-            "kind": "single tasks",
-            "partial": True,
-            "note": PARTIAL_NOTE,
-            "scenes": protocol.scenes,
-            "tasks": protocol.tasks,
-            "episodes_per_scene_and_task": protocol.episodes,
-            "seed": protocol.seed,
-        },
-        summarize=lambda records: summarize(records, protocol.scenes, protocol.tasks),
+        protocol=description,
+        summarize=summary,
         cameras=CAMERAS,
         argv=["vpp", "eval", *argv],
     )
-    print(table(results))
+    print(print_table(results))
     print(f"wrote {arguments.out / 'results.json'}")
     if not results["complete"]:
         unscored = results["failures"]["unscored"]
@@ -63,16 +61,80 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+Choice = tuple[Any, dict[str, Any], Callable[[Any], dict[str, Any]], Callable[[dict[str, Any]], str]]
+
+
+def _single_tasks(arguments: argparse.Namespace) -> Choice:
+    known = {"fixtures": FIXTURE_TASKS, "all": TASKS}
+    protocol = SingleTasks(
+        scenes=tuple(arguments.scenes.split(",")),
+        tasks=known.get(arguments.tasks) or tuple(arguments.tasks.split(",")),
+        episodes=arguments.episodes,
+        seed=arguments.seed,
+    )
+    description = {
+        "benchmark": "calvin",
+        "kind": "single tasks",
+        "partial": True,
+        "note": PARTIAL_NOTE,
+        "scenes": protocol.scenes,
+        "tasks": protocol.tasks,
+        "episodes_per_scene_and_task": protocol.episodes,
+        "steps_per_task": arguments.max_steps or SINGLE_TASK_STEPS,
+        "seed": protocol.seed,
+        **_environment_choices(arguments),
+        "videos_per_record": len(protocol.scenes) * len(protocol.tasks),
+    }
+    return protocol, description, lambda records: summarize(records, protocol.scenes, protocol.tasks), table
+
+
+def _chains(arguments: argparse.Namespace) -> Choice:
+    protocol = Chains(arguments.sequences, arguments.max_steps or COMPLETE_STEPS, arguments.seed)
+    description = {**protocol.describe(), **_environment_choices(arguments), "videos_per_record": 1}
+    return protocol, description, summarize_chains, chain_table
+
+
+def _environment_choices(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What of the simulator's options changes what a number means."""
+    return {name: arguments.environment_kwargs.get(name, default) for name, default in (("quality", "fast"), ("reset_version", "fixed"))}
+
+
+def _dump(arguments: argparse.Namespace) -> int:
+    """Writes chains and initial states without running anything."""
+    if not arguments.sequences:
+        raise EvaluationError("--dump writes the chains of an evaluation: say how many with --sequences N")
+    write_json(arguments.dump, dump(arguments.sequences))
+    print(f"wrote {arguments.sequences} chains to {arguments.dump}")
+    return 0
+
+
 def table(results: dict[str, Any]) -> str:
     """Success per scene and task as text."""
     metrics = results["metrics"]
-    lines = [f"{'scene':5}  {'task':20}  solved       rate   95% interval"]
+    lines = [f"{'scene':5}  {'task':23}  solved       rate   95% interval"]
     for scene, cells in metrics["scenes"].items():
         for name, cell in [*cells["tasks"].items(), ("all", cells["overall"])]:
-            rate = "     -" if cell["rate"] is None else f"{cell['rate']:6.1%}"
-            interval = f"{cell['low']:.1%} to {cell['high']:.1%}"
-            lines.append(f"{scene:5}  {name:20}  {cell['successes']:4d}/{cell['trials']:<4d}  {rate}   {interval}")
+            lines.append(f"{scene:5}  {name:23}  {_rate(cell)}")
     return "\n".join(lines)
+
+
+def chain_table(results: dict[str, Any]) -> str:
+    """CALVIN's metrics as text."""
+    metrics = results["metrics"]
+    lines = [f"{'task':23}  solved       rate   95% interval"]
+    lines += [f"{name:23}  {_rate(cell)}" for name, cell in metrics["tasks"].items()]
+    lines += [f"{count + ' in a row':23}  {_rate(cell)}" for count, cell in metrics["in_a_row"].items()]
+    error = metrics["average_length_error"]
+    spread = "" if error is None else f" (standard error {error:.3f})"
+    lines.append(f"average length {metrics['average_length']:.3f}{spread} over {metrics['chains']} chains")
+    if metrics["failures"]:
+        lines.append("ended by the simulation: " + ", ".join(f"{name} {count}" for name, count in metrics["failures"].items()))
+    return "\n".join(lines)
+
+
+def _rate(cell: dict[str, Any]) -> str:
+    rate = "     -" if cell["rate"] is None else f"{cell['rate']:6.1%}"
+    return f"{cell['successes']:4d}/{cell['trials']:<4d}  {rate}   {cell['low']:.1%} to {cell['high']:.1%}"
 
 
 def _load(checkpoint: Path, options: dict[str, Any]) -> Any:
@@ -81,25 +143,37 @@ def _load(checkpoint: Path, options: dict[str, Any]) -> Any:
     return load_policy(checkpoint, **options)
 
 
+DESCRIPTION = (
+    "With --sequences: CALVIN's chains of five tasks in scene D. Without: single tasks from random initial states, a partial protocol "
+    "whose numbers are not comparable with CALVIN's average length."
+)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vpp eval", description=__doc__)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     calvin = benchmarks.add_parser(
-        "calvin", help="single tasks on the CALVIN table", description=PARTIAL_NOTE, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        "calvin",
+        help="chains of five tasks, or single tasks, on the CALVIN table",
+        description=DESCRIPTION,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    actor = calvin.add_mutually_exclusive_group(required=True)
+    actor = calvin.add_mutually_exclusive_group()
     actor.add_argument("--checkpoint", type=Path, help="checkpoint directory of stage `policy`")
     actor.add_argument("--policy", choices=("expert", "random"), help="the scripted expert or random actions instead of a checkpoint")
-    calvin.add_argument("--out", type=Path, required=True, help="directory of the results; the same command continues there")
-    calvin.add_argument("--scenes", default="A,D", help=f"comma-separated, of {','.join(SCENES)}")
-    calvin.add_argument("--tasks", default="all", help=f"'all' or comma-separated, of {','.join(TASKS)}")
-    calvin.add_argument("--episodes", type=int, default=10, help="per scene and task")
-    calvin.add_argument("--max_steps", type=int, default=120, help="control steps per episode (30 per second)")
+    calvin.add_argument("--out", type=Path, help="directory of the results; the same command continues there")
+    calvin.add_argument("--sequences", type=int, default=0, help="chains of five tasks in scene D; 1000 is the published protocol")
+    calvin.add_argument("--dump", type=Path, help="only write the chains of --sequences and their initial states to this JSON file")
+    calvin.add_argument("--scenes", default="A,D", help=f"single tasks: comma-separated, of {','.join(SCENES)}")
+    calvin.add_argument("--tasks", default="fixtures", help="single tasks: 'fixtures' (the eight without blocks), 'all' or comma-separated")
+    calvin.add_argument("--episodes", type=int, default=10, help="single tasks: per scene and task")
+    steps = f"control steps per task, 30 per second; 0: {COMPLETE_STEPS} in chains, {SINGLE_TASK_STEPS} for single tasks"
+    calvin.add_argument("--max_steps", type=int, default=0, help=steps)
     calvin.add_argument("--execute", type=int, default=0, help="control steps per predicted chunk; 0: what the policy says")
     calvin.add_argument("--seed", type=int, default=0, help="decides initial states and the policy's noise")
     calvin.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="simulator processes")
     calvin.add_argument("--batch_size", type=int, default=0, help="rows of the policy's batch; 0: as many as workers")
-    calvin.add_argument("--record", type=int, default=0, help="write videos of the first N episodes of every scene and task")
+    calvin.add_argument("--record", type=int, default=0, help="videos of the first N chains, or of N episodes per scene and task")
     calvin.add_argument("--record_every", type=int, default=2, help="control steps per video frame")
     calvin.add_argument("--retries", type=int, default=2, help="further attempts at an episode whose simulator died")
     calvin.add_argument("--timeout", type=float, default=60.0, help="seconds a simulator may take for one answer")

@@ -15,6 +15,7 @@ GRIPPER_RIGHT = np.array([-0.0008, 1.0, 0.0])
 GRIPPER_UP = np.array([0.96356, 0.00077, -0.2675])
 GRIPPER_FOVY = 75.0
 CAMERAS = ("rgb_static", "rgb_gripper")
+FAR = {"rgb_static": 10.0, "rgb_gripper": 2.0}  # m, the original's far planes: depth images end there
 
 
 def static_axes() -> Float[np.ndarray, "3 3"]:

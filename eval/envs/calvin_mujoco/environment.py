@@ -1,6 +1,7 @@
 """CALVIN's table as a dm_env environment."""
 
-from typing import Any
+import dataclasses
+from typing import Any, Literal
 
 import dm_env
 import mujoco
@@ -8,32 +9,42 @@ import numpy as np
 from dm_env import specs
 
 from eval.envs.base import LanguageEnvironment, Outcome
+from eval.envs.calvin_mujoco.blocks import STANDARD_ORDER, free_joint_values, has_escaped, pose_of
+from eval.envs.calvin_mujoco.contacts import contact_sets
 from eval.envs.calvin_mujoco.controller import Controller
 from eval.envs.calvin_mujoco.experts import expert_action
-from eval.envs.calvin_mujoco.initial_states import SCENE_OBS_SIZE, TCP_EULER_NEUTRAL, sample_initial_state
+from eval.envs.calvin_mujoco.initial_states import SCENE_OBS_SIZE, InitialState, sample_initial_state
 from eval.envs.calvin_mujoco.lights import Lights, ResetVersion
 from eval.envs.calvin_mujoco.model import Quality, compile_scene
 from eval.envs.calvin_mujoco.panda import ARM_JOINTS, FINGER_MAX, NEUTRAL_JOINTS
 from eval.envs.calvin_mujoco.rendering import renderer_name, scene_renderer
 from eval.envs.calvin_mujoco.rotations import euler_from_matrix, matrix_from_euler
-from eval.envs.calvin_mujoco.tasks import TASKS, TaskState, get_task
+from eval.envs.calvin_mujoco.tasks import FIXTURE_TASKS, TASKS, BlockState, TaskState, get_task
 
-VERSION = "1"  # of dynamics, looks and observations: raised when recorded episodes would no longer be what the environment does
+VERSION = "2"  # of dynamics, looks and observations: raised when recorded episodes would no longer be what the environment does
 ROBOT_OBS_SIZE = 15
 ACTION_SIZE = 7
+ActionMode = Literal["relative", "absolute"]
+BlockOrder = Literal["standard", "original"]
 VELOCITY_BOUND = 100.0  # rad/s or m/s; far beyond anything the motors command
+GRASP_SUBSTEPS = 24  # physics steps in which a reset closes the gripper around a block
 
 
 class CalvinEnvironment(LanguageEnvironment):
-    """The CALVIN table in scenes A-D: relative Cartesian actions at 30 Hz, two cameras, tasks given by sentences.
+    """The CALVIN table in scenes A-D: Cartesian actions at 30 Hz, two cameras, tasks given by sentences.
 
-    Actions are float [7]: position change in units of 0.02 m, change of the fixed-axis Euler angles in units of 0.05 rad, gripper (> 0
-    opens). They move a stored target pose, which a reset puts to the measured pose. They are not clipped.
+    Relative actions are float [7]: position change in units of 0.02 m, change of the fixed-axis Euler angles in units of 0.05 rad, gripper
+    (> 0 opens). They move a stored target pose, which a reset puts to the measured pose. They are not clipped. Absolute actions are the
+    target pose itself [m, rad] and the gripper.
 
     Args:
       scene: 'A', 'B', 'C' or 'D'.
       quality: 'fast' (no shadows) or 'faithful' (shadows).
       static_size, gripper_size: edge of the square images [pixels].
+      blocks: whether the three blocks are there; without them only `FIXTURE_TASKS` can be done.
+      block_order: of scene_obs: 'standard' is red, blue, pink; 'original' is the scene's own, as in CALVIN's recordings.
+      action_mode: 'relative' or 'absolute'.
+      depth: whether observations also have depth_static and depth_gripper, float32 [m].
       reset_version: what a reset does to the button, see `lights`.
       max_steps: control steps until an episode ends unsolved.
     """
@@ -45,11 +56,20 @@ class CalvinEnvironment(LanguageEnvironment):
         quality: Quality = "fast",
         static_size: int = 200,
         gripper_size: int = 84,
+        blocks: bool = True,
+        block_order: BlockOrder = "standard",
+        action_mode: ActionMode = "relative",
+        depth: bool = False,
         reset_version: ResetVersion = "fixed",
         max_steps: int = 360,
     ) -> None:
+        if block_order not in ("standard", "original"):
+            raise ValueError(f"block_order must be 'standard' or 'original', not {block_order!r}")
+        if action_mode not in ("relative", "absolute"):
+            raise ValueError(f"action_mode must be 'relative' or 'absolute', not {action_mode!r}")
         self.quality: Quality = quality
         self.static_size, self.gripper_size, self.max_steps = static_size, gripper_size, max_steps
+        self.blocks, self.block_order, self.action_mode, self.depth = blocks, block_order, action_mode, depth
         self.lights = Lights(reset_version)
         self._rng = np.random.default_rng()
         self._task = ""
@@ -71,10 +91,39 @@ class CalvinEnvironment(LanguageEnvironment):
         """Name of the current task."""
         return self._task
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that can be done here."""
+        return tuple(TASKS) if self.blocks else FIXTURE_TASKS
+
+    @property
+    def start_state(self) -> TaskState:
+        """The state in which the current task began."""
+        return self._start
+
+    def joint(self, name: str) -> float:
+        """Position [m] of 'slide', 'drawer', 'button' or 'switch'."""
+        return float(self.data.qpos[getattr(self.compiled, name)])
+
     def task_state(self) -> TaskState:
         """What task predicates look at, now."""
+        c = self.compiled
+        touches = contact_sets(c.model, self.data)
+        blocks = {colour: self._block_state(body, touches.get(colour, frozenset())) for colour, body in c.blocks.items()}
+        return dataclasses.replace(self._fixture_state(), blocks=blocks, robot_touches=touches.get("robot", frozenset()))
+
+    def _fixture_state(self) -> TaskState:
+        """Joints and lights only: all that predicates of FIXTURE_TASKS look at."""
         q, c = self.data.qpos, self.compiled
-        return TaskState(float(q[c.slide]), float(q[c.drawer]), float(q[c.button]), float(q[c.switch]), self.lights.bulb, self.lights.led)
+        joints = (float(q[c.slide]), float(q[c.drawer]), float(q[c.button]), float(q[c.switch]))
+        return TaskState(*joints, self.lights.bulb, self.lights.led)
+
+    def _block_state(self, body: int, touches: frozenset[tuple[str, str]]) -> BlockState:
+        data = self.data
+        rotation = data.xmat[body].reshape(3, 3).copy()
+        dof = int(self.compiled.model.body_dofadr[body])
+        velocity = data.qvel[dof : dof + 6]
+        return BlockState(data.xpos[body].copy(), rotation, velocity[:3].copy(), rotation @ velocity[3:], touches)
 
     def robot_obs(self) -> np.ndarray:
         """float32 [15]: TCP position 3 [m], TCP Euler angles 3, gripper width, arm joints 7, last gripper command."""
@@ -90,10 +139,16 @@ class CalvinEnvironment(LanguageEnvironment):
         ).astype(np.float32)
 
     def scene_obs(self) -> np.ndarray:
-        """float32 [24]: slide, drawer, button, switch [m], bulb, LED, then the three blocks' poses (0 as long as there are none)."""
-        state, out = self.task_state(), np.zeros(SCENE_OBS_SIZE, np.float32)
-        out[:6] = state.slide, state.drawer, state.button, state.switch, state.bulb, state.led
+        """float32 [24]: slide, drawer, button, switch [m], bulb, LED, then the blocks' xyz [m] and Euler angles (0 without blocks)."""
+        q, c, out = self.data.qpos, self.compiled, np.zeros(SCENE_OBS_SIZE, np.float32)
+        out[:6] = q[c.slide], q[c.drawer], q[c.button], q[c.switch], self.lights.bulb, self.lights.led
+        if c.blocks:
+            bodies = (c.blocks[colour] for colour in self._block_names())
+            out[6:] = np.concatenate([pose_of(self.data.xpos[body], self.data.xmat[body].reshape(3, 3)) for body in bodies])
         return out
+
+    def _block_names(self) -> tuple[str, str, str]:
+        return self.compiled.scene.block_order if self.block_order == "original" else STANDARD_ORDER
 
     # --- dm_env
 
@@ -125,7 +180,7 @@ class CalvinEnvironment(LanguageEnvironment):
           scene: scene name; by default the current one.
           seed: decides the random initial state; by default the environment's own random numbers go on.
           robot_obs: [15]; joints, gripper width and gripper command are taken from it.
-          scene_obs: [24]; table joints and lights are taken from it.
+          scene_obs: [24]; table joints, lights and blocks (in `block_order`) are taken from it.
           render: whether the returned observation has images.
         """
         if unknown:
@@ -133,20 +188,29 @@ class CalvinEnvironment(LanguageEnvironment):
         rng = self._rng if seed is None else np.random.default_rng(seed)
         if scene is not None and scene != self.scene:
             self._load(scene)
-        name = task or self._task or str(rng.choice(list(TASKS)))
-        get_task(name)
-        initial = sample_initial_state(self.compiled.scene, name, rng)
-        self._place(
-            initial.scene_obs if scene_obs is None else _vector("scene_obs", scene_obs, SCENE_OBS_SIZE),
-            None if robot_obs is None else _vector("robot_obs", robot_obs, ROBOT_OBS_SIZE),
-            initial.tcp_position,
-        )
+        name = task or self._task or str(rng.choice(self.tasks))
+        self._check_task(name)
+        initial = sample_initial_state(self.compiled.scene, name, rng, self.blocks)
+        if scene_obs is not None:
+            initial = dataclasses.replace(initial, scene_obs=self._standard(_vector("scene_obs", scene_obs, SCENE_OBS_SIZE)), held=None)
+        self._place(initial, None if robot_obs is None else _vector("robot_obs", robot_obs, ROBOT_OBS_SIZE))
         self._begin(name)
         self._needs_reset = False
         return dm_env.restart(self.observation(render))
 
+    def _check_task(self, name: str) -> None:
+        get_task(name)
+        if name not in self.tasks:
+            raise ValueError(f"task {name!r} needs blocks, and this environment was made with blocks=False")
+
+    def _standard(self, scene_obs: np.ndarray) -> np.ndarray:
+        """scene_obs with its blocks in standard order."""
+        poses = dict(zip(self._block_names(), scene_obs[6:].reshape(3, 6), strict=True))
+        return np.concatenate([scene_obs[:6], *(poses[colour] for colour in STANDARD_ORDER)])
+
     def begin_task(self, task: str, instruction: str | None = None) -> None:
         """Starts the next task from the state reached, as in chains of tasks: no reset, steps are counted anew."""
+        self._check_task(task)
         self._begin(task)
         if instruction is not None:
             self.instruction = instruction
@@ -165,32 +229,45 @@ class CalvinEnvironment(LanguageEnvironment):
         return dm_env.transition(reward=0.0, observation=observation)
 
     def advance(self, action: np.ndarray) -> Outcome:
-        """One control step without rendering. `failed` tells whether the simulation left its bounds."""
+        """One control step without rendering. `failed` tells whether the simulation left its bounds, `failure` how."""
         action = _vector("action", action, ACTION_SIZE)
         if self._needs_reset:
             raise RuntimeError("the episode is over: call reset or begin_task first")
-        self.controller.apply(action)
-        q = self.data.qpos
-        self.failed = not (np.isfinite(q).all() and np.abs(self.data.qvel).max() < VELOCITY_BOUND)
+        self.controller.apply(action, absolute=self.action_mode == "absolute")
+        self.failure = self._out_of_bounds()
         self._steps += 1
         success = False
         if not self.failed:
+            q = self.data.qpos
             self.lights.update(float(q[self.compiled.button]), float(q[self.compiled.switch]))
-            success = get_task(self._task).predicate(self._start, self.task_state())
+            now = self._fixture_state() if self._task in FIXTURE_TASKS else self.task_state()
+            success = get_task(self._task).predicate(self._start, now)
         done = success or self.failed or self._steps >= self.max_steps
         self._needs_reset = done
-        return Outcome(success, done, self._steps)
+        return Outcome(success, done, self._steps, self.failure)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the episode ended because the simulation left its bounds."""
+        return bool(self.failure)
+
+    def _out_of_bounds(self) -> str:
+        """'diverged', 'block escaped' or ''."""
+        data = self.data
+        if not (np.isfinite(data.qpos).all() and np.abs(data.qvel).max() < VELOCITY_BOUND):
+            return "diverged"
+        return "block escaped" if self._block_bodies and has_escaped(data.xpos[self._block_bodies]) else ""
 
     def observation(self, render: bool = True) -> dict[str, np.ndarray]:
-        """State vectors and, if `render`, both images."""
+        """State vectors and, if `render`, both images (and depths, if asked for at the start)."""
         images = {}
         if render:
             renderer = scene_renderer(self.compiled)
             renderer.prepare(self.data, self.lights.bulb, self.lights.led)
-            images = {
-                "rgb_static": renderer.draw(self.data, "rgb_static", self.static_size),
-                "rgb_gripper": renderer.draw(self.data, "rgb_gripper", self.gripper_size),
-            }
+            for view, size in (("static", self.static_size), ("gripper", self.gripper_size)):
+                images[f"rgb_{view}"] = renderer.draw(self.data, f"rgb_{view}", size)
+                if self.depth:
+                    images[f"depth_{view}"] = renderer.depth(self.data, f"rgb_{view}", size)
         return {**images, "robot_obs": self.robot_obs(), "scene_obs": self.scene_obs()}
 
     def expert_action(self, rng: np.random.Generator) -> np.ndarray:
@@ -200,7 +277,9 @@ class CalvinEnvironment(LanguageEnvironment):
 
     def random_action(self, rng: np.random.Generator) -> np.ndarray:
         """Uniform in [-1, 1] in six dimensions, gripper open or closed with equal chance; float32 [7]."""
-        return np.append(rng.uniform(-1.0, 1.0, 6), rng.choice([-1.0, 1.0])).astype(np.float32)
+        action = rng.uniform(-1.0, 1.0, ACTION_SIZE).astype(np.float32)
+        action[-1] = 1.0 if action[-1] > 0 else -1.0
+        return action
 
     def observation_spec(self) -> dict[str, specs.Array]:
         """Shapes and dtypes of `observation`."""
@@ -208,15 +287,22 @@ class CalvinEnvironment(LanguageEnvironment):
         def image(size: int, name: str) -> specs.Array:
             return specs.BoundedArray((size, size, 3), np.uint8, 0, 255, name)
 
+        def depth(size: int, name: str) -> specs.Array:
+            return specs.Array((size, size), np.float32, name)
+
+        views = (("static", self.static_size), ("gripper", self.gripper_size))
         return {
-            "rgb_static": image(self.static_size, "rgb_static"),
-            "rgb_gripper": image(self.gripper_size, "rgb_gripper"),
+            **{f"rgb_{view}": image(size, f"rgb_{view}") for view, size in views},
+            **({f"depth_{view}": depth(size, f"depth_{view}") for view, size in views} if self.depth else {}),
             "robot_obs": specs.Array((ROBOT_OBS_SIZE,), np.float32, "robot_obs"),
             "scene_obs": specs.Array((SCENE_OBS_SIZE,), np.float32, "scene_obs"),
         }
 
     def action_spec(self) -> specs.BoundedArray:
-        """The usual range of actions; larger ones are taken as they are."""
+        """The usual range of relative actions; larger ones are taken as they are. Absolute poses have no bounds but the gripper's."""
+        if self.action_mode == "absolute":
+            bound = np.array([np.inf] * 6 + [1.0], np.float32)
+            return specs.BoundedArray((ACTION_SIZE,), np.float32, -bound, bound, "action")
         return specs.BoundedArray((ACTION_SIZE,), np.float32, -1.0, 1.0, "action")
 
     def dm_control_physics(self) -> Any:
@@ -236,10 +322,11 @@ class CalvinEnvironment(LanguageEnvironment):
     # --- inside
 
     def _load(self, scene: str) -> None:
-        self.compiled = compile_scene(scene, self.quality)
+        self.compiled = compile_scene(scene, self.quality, self.blocks)
         if scene not in self._data:
             self._data[scene] = mujoco.MjData(self.compiled.model)
         self.data = self._data[scene]
+        self._block_bodies = list(self.compiled.blocks.values())
         mujoco.mj_resetData(self.compiled.model, self.data)
         mujoco.mj_step1(self.compiled.model, self.data)
         command = self.controller.gripper_command if hasattr(self, "controller") else 1.0
@@ -251,28 +338,48 @@ class CalvinEnvironment(LanguageEnvironment):
         self._task = task
         self._start = self.task_state()
         self._steps = 0
-        self.failed = False
+        self.failure = ""
 
-    def _place(self, scene_obs: np.ndarray, robot_obs: np.ndarray | None, tcp_position: np.ndarray) -> None:
-        """Writes joints and lights, then the robot, then lets one physics step pass."""
+    def _place(self, initial: InitialState, robot_obs: np.ndarray | None) -> None:
+        """Writes joints, lights and blocks, then the robot, then lets one physics step pass."""
         model, data, c = self.compiled.model, self.data, self.compiled
         mujoco.mj_resetData(model, data)
+        scene_obs = initial.scene_obs
         data.qpos[[c.slide, c.drawer, c.button, c.switch]] = scene_obs[:4]
         self.lights.reset(bulb=scene_obs[4] > 0.5, led=scene_obs[5] > 0.5, button_q=float(scene_obs[2]))
+        for pose, body in zip(scene_obs[6:].reshape(3, 6), c.blocks.values(), strict=False):
+            self._put_block(body, pose)
         fingers = slice(ARM_JOINTS, ARM_JOINTS + 2)
         if robot_obs is None:
             data.qpos[:ARM_JOINTS], data.qpos[fingers] = NEUTRAL_JOINTS, FINGER_MAX
             mujoco.mj_kinematics(model, data)
             mujoco.mj_comPos(model, data)
-            self.controller.place(tcp_position, matrix_from_euler(TCP_EULER_NEUTRAL))
+            self.controller.place(initial.tcp_position, matrix_from_euler(initial.tcp_euler))
             self.controller.gripper_command = 1.0
         else:
             data.qpos[:ARM_JOINTS], data.qpos[fingers] = robot_obs[7:14], robot_obs[6] / 2
             self.controller.gripper_command = 1.0 if robot_obs[14] > 0 else -1.0
         mujoco.mj_step1(model, data)
         self.controller.synchronise()
+        if initial.held is not None:
+            self._hold(c.blocks[initial.held])
         self.controller.physics(1)
         self.controller.synchronise()
+
+    def _put_block(self, body: int, pose: np.ndarray) -> None:
+        """Pose: xyz [m] and Euler angles [rad]."""
+        start = int(self.compiled.model.jnt_qposadr[self.compiled.model.body_jntadr[body]])
+        self.data.qpos[start : start + 7] = free_joint_values(pose)
+
+    def _hold(self, body: int) -> None:
+        """Puts a block between the fingers, its width across them, and closes them."""
+        yaw = euler_from_matrix(self.controller.tcp_matrix())[2]
+        self._put_block(body, np.array([*self.controller.tcp_position(), 0.0, 0.0, yaw]))
+        self.data.qpos[ARM_JOINTS : ARM_JOINTS + 2] = 0.0205
+        mujoco.mj_step1(self.compiled.model, self.data)
+        self.controller.synchronise()
+        self.controller.command_gripper(-1.0)
+        self.controller.physics(GRASP_SUBSTEPS)
 
 
 def _vector(name: str, value: np.ndarray, size: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 None of them is an evaluation sentence (those stand in the task table), and no two tasks share one.
 """
 
-TRAINING_SENTENCES: dict[str, tuple[str, ...]] = {
+_FIXED: dict[str, tuple[str, ...]] = {
     "open_drawer": (
         "open the drawer",
         "pull the drawer open",
@@ -116,6 +116,164 @@ TRAINING_SENTENCES: dict[str, tuple[str, ...]] = {
         "switch the led light off",
         "push down the button until the green light is off",
     ),
+    "place_in_slider": (
+        "put the block into the cabinet",
+        "place the block you hold in the cabinet",
+        "set the block down behind the sliding door",
+        "lay the block on the shelf of the cabinet",
+        "store the block in the cabinet with the sliding door",
+        "bring the block into the open half of the cabinet",
+        "let go of the block inside the cabinet",
+        "the block belongs in the cabinet",
+        "put what you are holding into the sliding cabinet",
+        "drop the block off in the slider",
+    ),
+    "place_in_drawer": (
+        "put the block into the drawer",
+        "place the block you hold in the drawer",
+        "set the block down in the drawer",
+        "lay the block on the bottom of the drawer",
+        "store the block in the open drawer",
+        "bring the block over the drawer and let it go",
+        "let go of the block inside the drawer",
+        "the block belongs in the drawer",
+        "put what you are holding into the drawer",
+        "drop the block off in the drawer",
+    ),
+    "stack_block": (
+        "put the block on top of another block",
+        "stack the block you hold on another one",
+        "place the block on the other block",
+        "build a tower of two blocks",
+        "set the block down on top of the one on the table",
+        "make a stack with the block in your hand",
+        "lay the held block onto another block",
+        "pile one block on another",
+        "the block should stand on another block",
+        "put one block over the other and let go",
+    ),
+    "unstack_block": (
+        "take the upper block off the lower one",
+        "lift the block from the top of the stack",
+        "take the tower apart",
+        "take off the block that lies on the other",
+        "unstack the two blocks",
+        "pick the top block off the pile",
+        "separate the stacked blocks",
+        "grab the block on top of the other and lift it away",
+        "the upper block should come down from the lower one",
+        "undo the stack of blocks",
+    ),
+    "push_into_drawer": (
+        "push a block off the table into the drawer",
+        "sweep the block into the open drawer",
+        "shove the block over the edge so that it lands in the drawer",
+        "let the block fall into the drawer",
+        "slide the block from the table into the drawer",
+        "move the block over the edge into the drawer",
+        "push the block towards you until it drops into the drawer",
+        "get the block on the table into the drawer by pushing it",
+        "knock the block down into the drawer",
+        "push the object on the table into the drawer below",
+    ),
+}
+
+# The same for tasks that exist once per colour: {} stands for it.
+_PER_COLOUR: dict[str, tuple[str, ...]] = {
+    "rotate_{}_block_right": (
+        "turn the {} block to the right",
+        "rotate the {} block clockwise",
+        "grasp the {} block and turn it right",
+        "twist the {} block rightwards",
+        "spin the {} block to the right",
+        "give the {} block a turn to the right",
+        "turn the {} block clockwise on the table",
+        "hold the {} block and rotate it clockwise",
+        "the {} block should be turned to the right",
+        "make the {} block face further to the right",
+    ),
+    "rotate_{}_block_left": (
+        "turn the {} block to the left",
+        "rotate the {} block counterclockwise",
+        "grasp the {} block and turn it left",
+        "twist the {} block leftwards",
+        "spin the {} block to the left",
+        "give the {} block a turn to the left",
+        "turn the {} block counterclockwise on the table",
+        "hold the {} block and rotate it counterclockwise",
+        "the {} block should be turned to the left",
+        "make the {} block face further to the left",
+    ),
+    "push_{}_block_right": (
+        "push the {} block to the right",
+        "slide the {} block right",
+        "move the {} block over to the right",
+        "shove the {} block rightwards",
+        "shift the {} block towards the right",
+        "the {} block should be further to the right",
+        "nudge the {} block along to the right side",
+        "push against the {} block so that it goes right",
+        "bring the {} block to the right by pushing",
+        "slide the {} block along the table to the right",
+    ),
+    "push_{}_block_left": (
+        "push the {} block to the left",
+        "slide the {} block left",
+        "move the {} block over to the left",
+        "shove the {} block leftwards",
+        "shift the {} block towards the left",
+        "the {} block should be further to the left",
+        "nudge the {} block along to the left side",
+        "push against the {} block so that it goes left",
+        "bring the {} block to the left by pushing",
+        "slide the {} block along the table to the left",
+    ),
+    "lift_{}_block_table": (
+        "pick up the {} block",
+        "lift the {} block off the table",
+        "take the {} block from the table",
+        "raise the {} block from the table top",
+        "grab the {} block and hold it up",
+        "lift up the {} block",
+        "get hold of the {} block on the table",
+        "pick the {} block up from the table",
+        "hold the {} block above the table",
+        "take the {} block in your hand",
+    ),
+    "lift_{}_block_slider": (
+        "pick up the {} block in the cabinet",
+        "lift the {} block off the shelf",
+        "take the {} block out of the cabinet",
+        "raise the {} block from the shelf of the cabinet",
+        "reach into the cabinet and lift the {} block",
+        "grab the {} block behind the sliding door",
+        "get the {} block from the sliding cabinet",
+        "pick the {} block up from the slider",
+        "hold up the {} block that lies in the cabinet",
+        "fetch the {} block from the cabinet",
+    ),
+    "lift_{}_block_drawer": (
+        "pick up the {} block in the drawer",
+        "lift the {} block out of the drawer",
+        "take the {} block out of the open drawer",
+        "raise the {} block from the bottom of the drawer",
+        "reach into the drawer and lift the {} block",
+        "grab the {} block inside the drawer",
+        "get the {} block from the drawer",
+        "pick the {} block up from the drawer",
+        "hold up the {} block that lies in the drawer",
+        "fetch the {} block from the drawer",
+    ),
+}
+_COLOURS = ("red", "blue", "pink")
+
+TRAINING_SENTENCES: dict[str, tuple[str, ...]] = {
+    **_FIXED,
+    **{
+        task.format(colour): tuple(sentence.format(colour) for sentence in sentences)
+        for task, sentences in _PER_COLOUR.items()
+        for colour in _COLOURS
+    },
 }
 
 

@@ -7,7 +7,9 @@ from typing import Literal
 import mujoco
 import numpy as np
 
+from eval.envs.calvin_mujoco.blocks import STANDARD_ORDER, add_blocks
 from eval.envs.calvin_mujoco.cameras import add_cameras
+from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, add_contact_pairs
 from eval.envs.calvin_mujoco.panda import add_panda
 from eval.envs.calvin_mujoco.scenes import WOODS, Scene, get_scene
 from eval.envs.calvin_mujoco.table import add_button, add_table
@@ -21,7 +23,7 @@ MAX_IMAGE = 512
 # Light from straight above, a little from the robot's side; fitted to the shading of the original's faces (top, inclined, front). Its
 # shadows are faint: they take only SHADOW of the light.
 AMBIENT, DIFFUSE, SHADOW = 0.67, 0.335, 0.15
-LIGHT_DIRECTION = (0.0, 0.18, -0.984)
+LIGHT_DIRECTION = (0.0, 0.14, -0.990)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,27 +33,28 @@ class SceneModel:
     scene: Scene
     quality: Quality
     model: mujoco.MjModel
-    slide: int  # qpos and dof index of each table joint (all joints have one dof)
+    slide: int  # qpos and dof index of each table joint (all joints before the blocks' have one dof)
     drawer: int
     button: int
     switch: int
     tcp: int
     led_geom: int
     bulb_geom: int
+    blocks: dict[str, int]  # colour -> body; empty in a scene without blocks
 
 
 @functools.lru_cache(maxsize=16)
-def compile_scene(name: str, quality: Quality = "fast") -> SceneModel:
+def compile_scene(name: str, quality: Quality = "fast", blocks: bool = True) -> SceneModel:
     """The compiled scene `name`; the same object for the same arguments. Environments share it and must not change it."""
     if quality not in ("fast", "faithful"):
         raise ValueError(f"quality must be 'fast' or 'faithful', not {quality!r}")
     scene = get_scene(name)
-    model = build_spec(scene, quality).compile()
+    model = build_spec(scene, quality, blocks).compile()
     model.stat.extent = 1.0  # clip planes and the shadow's reach are multiples of it
     model.stat.center[:] = (0.0, 0.0, 0.4)
     index = {model.joint(i).name: model.joint(i).qposadr[0] for i in range(model.njnt)}
-    if [model.joint(i).name for i in range(MOTOR_DOFS)][-1] != "base__button" or model.nq != model.nv:
-        raise RuntimeError("the leading joints must be arm, fingers and button, one coordinate each")
+    if [model.joint(i).name for i in range(MOTOR_DOFS)][-1] != "base__button" or index["base__switch"] != MOTOR_DOFS + 2:
+        raise RuntimeError("the leading joints must be arm, fingers and button, then the table's, one coordinate each")
     return SceneModel(
         scene,
         quality,
@@ -63,10 +66,11 @@ def compile_scene(name: str, quality: Quality = "fast") -> SceneModel:
         model.site("tcp").id,
         model.geom("led").id,
         model.geom("bulb").id,
+        {colour: model.body(f"block_{colour}").id for colour in STANDARD_ORDER} if blocks else {},
     )
 
 
-def build_spec(scene: Scene, quality: Quality) -> mujoco.MjSpec:
+def build_spec(scene: Scene, quality: Quality, blocks: bool = True) -> mujoco.MjSpec:
     """The scene as an editable MuJoCo specification."""
     spec = mujoco.MjSpec()
     spec.modelname = f"calvin_{scene.name}"
@@ -75,12 +79,16 @@ def build_spec(scene: Scene, quality: Quality) -> mujoco.MjSpec:
     option.timestep, option.gravity = PHYSICS_STEP, [0.0, 0.0, -9.8]
     option.integrator, option.solver = mujoco.mjtIntegrator.mjINT_EULER, mujoco.mjtSolver.mjSOL_NEWTON
     option.iterations, option.ls_iterations, option.tolerance = 30, 20, 1e-9
+    option.cone, option.impratio = mujoco.mjtCone.mjCONE_ELLIPTIC, 10.0  # a held block must not creep out of the fingers
     option.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET  # a diverged state must be seen, not silently replaced
     _add_looks(spec, scene, quality)
     add_panda(spec)
     add_button(spec, scene)
     add_table(spec, scene)
     add_cameras(spec)
+    if blocks:
+        add_blocks(spec, scene)
+    add_contact_pairs(spec)
     return spec
 
 
@@ -89,7 +97,7 @@ def _add_looks(spec: mujoco.MjSpec, scene: Scene, quality: Quality) -> None:
     visual = spec.visual
     visual.global_.offwidth = visual.global_.offheight = MAX_IMAGE
     visual.quality.offsamples = 0
-    visual.quality.shadowsize = 2048 if quality == "faithful" else 0
+    visual.quality.shadowsize = 1024 if quality == "faithful" else 0
     visual.map.znear, visual.map.zfar, visual.map.shadowclip = 0.01, 40.0, 1.2
     visual.headlight.ambient, visual.headlight.diffuse, visual.headlight.specular = [AMBIENT] * 3, [0.0] * 3, [0.0] * 3
     direction = np.array(LIGHT_DIRECTION)
@@ -131,9 +139,10 @@ def _add_looks(spec: mujoco.MjSpec, scene: Scene, quality: Quality) -> None:
         size=[20.0, 20.0, 1.0],
         material="floor",
         contype=0,
-        conaffinity=3,
-        priority=1,
-        friction=[1.0, 0.001, 0.0001],
+        conaffinity=0,
+    )
+    spec.worldbody.add_geom(
+        name="floor_contact", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[20.0, 20.0, 1.0], group=CONTACT_GROUP, contype=0, conaffinity=0
     )
     spec.worldbody.add_geom(
         name="pedestal",

@@ -9,9 +9,9 @@ import math
 import mujoco
 import numpy as np
 
+from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, SOLREF
 from eval.envs.calvin_mujoco.meshes import MeshBuilder
 from eval.envs.calvin_mujoco.rotations import quaternion_from_euler
-from eval.envs.calvin_mujoco.table import ROBOT_BIT, SOLIMP, SOLREF
 
 BASE_POSITION = (-0.34, -0.46, 0.24)
 ARM_JOINTS = 7
@@ -59,20 +59,8 @@ def add_panda(spec: mujoco.MjSpec) -> None:
     _add_hand(spec, body)
 
 
-def _contact(body: mujoco.MjsBody, name: str, kind: mujoco.mjtGeom, friction: float = 0.5, **shape: list[float]) -> None:
-    body.add_geom(
-        name=name,
-        type=kind,
-        group=3,
-        contype=ROBOT_BIT,
-        conaffinity=0,
-        condim=3,
-        friction=[friction, 0.001, 0.0001],
-        solref=SOLREF,
-        solimp=SOLIMP,
-        mass=0.0,
-        **shape,
-    )
+def _contact(body: mujoco.MjsBody, name: str, kind: mujoco.mjtGeom, **shape: list[float]) -> None:
+    body.add_geom(name=name, type=kind, group=CONTACT_GROUP, contype=0, conaffinity=0, mass=0.0, **shape)
 
 
 _CENTRES = ((0, 0.02, -0.07), (0, -0.07, 0.02), (0.03, 0.03, -0.06), (-0.03, 0.05, 0.02), (0, 0.03, -0.12), (0.05, 0, 0), (0, 0, 0.07))
@@ -160,5 +148,6 @@ def _finger_shapes(spec: mujoco.MjSpec, finger: mujoco.MjsBody, name: str, sign:
     low, high = sorted((sign * 0.0009, sign * 0.0049))
     mesh.box((-0.0083, 0.0102), (low, high), (0.0707, 0.0957))
     mesh.add_to(spec, finger, name, material="plain", rgba=FINGER_GRAY)
-    _contact(finger, f"{name}_pad", mujoco.mjtGeom.mjGEOM_BOX, 1.0, pos=[0.0, sign * 0.0047, 0.0707], size=[0.0105, 0.0038, 0.0257])
-    _contact(finger, f"{name}_root", mujoco.mjtGeom.mjGEOM_BOX, 1.0, pos=[0.0, sign * 0.0135, 0.0225], size=[0.0105, 0.0096, 0.0225])
+    # the pads' collision hulls stand out: a 0.04 block stops the original's gripper at a width of 0.0407
+    _contact(finger, f"{name}_pad", mujoco.mjtGeom.mjGEOM_BOX, pos=[0.0, sign * 0.00405, 0.0707], size=[0.0105, 0.0044, 0.0257])
+    _contact(finger, f"{name}_root", mujoco.mjtGeom.mjGEOM_BOX, pos=[0.0, sign * 0.0135, 0.0225], size=[0.0105, 0.0096, 0.0225])

@@ -12,8 +12,9 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
+from eval.envs.calvin_mujoco.cameras import FAR
 from eval.envs.calvin_mujoco.model import MAX_IMAGE, SceneModel
 
 INSTALL_HINT = "apt-get install -y --no-install-recommends libegl1 libgl1"
@@ -85,17 +86,30 @@ class SceneRenderer:
 
     def draw(self, data: mujoco.MjData, camera: str, size: int) -> UInt8[np.ndarray, "size size 3"]:
         """One square image of the prepared state."""
+        rectangle = self._render(data, camera, size)
+        image = self._flipped.setdefault(size, np.empty((size, size, 3), np.uint8))
+        mujoco.mjr_readPixels(image, None, rectangle, self._context)
+        return np.ascontiguousarray(image[::-1])  # OpenGL's rows start at the bottom
+
+    def depth(self, data: mujoco.MjData, camera: str, size: int) -> Float[np.ndarray, "size size"]:
+        """Distance along the camera's axis [m], float32, at most the original's far plane of that camera."""
+        rectangle = self._render(data, camera, size)
+        z = np.empty((size, size), np.float32)
+        mujoco.mjr_readPixels(None, z, rectangle, self._context)
+        extent, clip = self.model.stat.extent, self.model.vis.map
+        near, far = clip.znear * extent, clip.zfar * extent
+        return np.minimum(near / (1.0 - z[::-1].astype(np.float64) * (1.0 - near / far)), FAR[camera]).astype(np.float32)
+
+    def _render(self, data: mujoco.MjData, camera: str, size: int) -> mujoco.MjrRect:
         if not 8 <= size <= MAX_IMAGE:
             raise ValueError(f"image size must be 8...{MAX_IMAGE} pixels, not {size}")
         self._camera.fixedcamid = self.model.camera(camera).id
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = int(_sees_sky(self.model, data, self._camera.fixedcamid))
         mujoco.mjv_updateCamera(self.model, data, self._camera, self._scene)
-        image = self._flipped.setdefault(size, np.empty((size, size, 3), np.uint8))
         rectangle = mujoco.MjrRect(0, 0, size, size)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjr_render(rectangle, self._scene, self._context)
-        mujoco.mjr_readPixels(image, None, rectangle, self._context)
-        return np.ascontiguousarray(image[::-1])  # OpenGL's rows start at the bottom
+        return rectangle
 
 
 def _sees_sky(model: mujoco.MjModel, data: mujoco.MjData, camera: int) -> bool:

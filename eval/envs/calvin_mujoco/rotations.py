@@ -8,7 +8,8 @@ from jaxtyping import Float
 
 def matrix_from_euler(euler: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
     """Fixed-axis xyz angles (roll, pitch, yaw) [rad] -> rotation matrix Rz(yaw) Ry(pitch) Rx(roll)."""
-    (cr, cp, cy), (sr, sp, sy) = (math.cos(a) for a in euler), (math.sin(a) for a in euler)
+    roll, pitch, yaw = euler
+    cr, sr, cp, sp, cy, sy = math.cos(roll), math.sin(roll), math.cos(pitch), math.sin(pitch), math.cos(yaw), math.sin(yaw)
     return np.array([
         [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
         [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],

@@ -1,7 +1,6 @@
 """The four CALVIN scenes as one table of numbers (metres, world frame: +x right, +y away from the robot, z up).
 
 The table's shape is the same in all four; what differs is where things sit on it, how far the door slides, and the wood.
-Blocks are listed (size and yaml order) but not built yet.
 """
 
 from dataclasses import dataclass
@@ -71,6 +70,7 @@ SCENES: dict[str, Scene] = {
     )
 }
 
+DOOR_WIDTH = 0.28
 DRAWER_MAX = 0.22
 BUTTON_MAX = 0.02
 SWITCH_MAX = 0.088

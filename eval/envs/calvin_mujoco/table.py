@@ -1,27 +1,23 @@
 """The play table: static body, drawer, sliding door, switch, button and lights, for any of the four scenes.
 
-Every link has one visual mesh per material and invisible boxes for contact (group 3). Parts of the table never touch each other (as in the
-original, where they are links of one body); they touch whatever has the bits of TOUCHES_TABLE in its contype.
+Every link has one visual mesh per material and invisible boxes for contact; `contacts` says what they touch.
 """
 
 import math
 
 import mujoco
 
+from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, SOLREF
 from eval.envs.calvin_mujoco.meshes import MeshBuilder
 from eval.envs.calvin_mujoco.rotations import quaternion_from_euler
 from eval.envs.calvin_mujoco.scenes import BUTTON_MAX, DRAWER_MAX, SWITCH_MAX, Scene
 
-ROBOT_BIT, BLOCK_BIT = 1, 2
-TOUCHES_TABLE = ROBOT_BIT | BLOCK_BIT
-TABLE_FRICTION = 0.5
 JOINT_FRICTION = 4.0  # N, Coulomb: the original holds these joints with a velocity motor of target 0 and at most 4 N
 GRAY = (0.40, 0.40, 0.40, 1.0)
 SLOPE = math.radians(60.0)  # the cabinet's inclined front
-# Contacts and dry friction as stiff as a step of 1/240 s allows: twice the step.
-SOLREF = [2.0 / 240.0, 1.0]
-SOLIMP = [0.95, 0.99, 0.001, 0.5, 2.0]
 FRICTION_SOLIMP = [0.9999, 0.9999, 0.001, 0.5, 2.0]
+
+TABLE_TOP, SHELF_TOP, DRAWER_FLOOR = 0.44, 0.441, 0.3423  # what blocks rest on [m]: collision hulls of shelf and drawer stand out
 
 Range = tuple[float, float]
 
@@ -30,17 +26,25 @@ def _contact_box(body: mujoco.MjsBody, name: str, x: Range, y: Range, z: Range) 
     body.add_geom(
         name=name,
         type=mujoco.mjtGeom.mjGEOM_BOX,
-        group=3,
+        group=CONTACT_GROUP,
         contype=0,
-        conaffinity=TOUCHES_TABLE,
-        condim=3,
-        priority=1,
-        friction=[TABLE_FRICTION, 0.001, 0.0001],
-        solref=SOLREF,
-        solimp=SOLIMP,
+        conaffinity=0,
         mass=0.0,
         pos=[(a + b) / 2 for a, b in (x, y, z)],
         size=[(b - a) / 2 for a, b in (x, y, z)],
+    )
+
+
+def _contact_cylinder(body: mujoco.MjsBody, name: str, start: tuple[float, ...], end: tuple[float, ...], radius: float) -> None:
+    body.add_geom(
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
+        fromto=[*start, *end],
+        size=[radius, 0.0, 0.0],
+        group=CONTACT_GROUP,
+        contype=0,
+        conaffinity=0,
+        mass=0.0,
     )
 
 
@@ -51,14 +55,9 @@ def _contact_prism(spec: mujoco.MjSpec, body: mujoco.MjsBody, name: str, section
         name=name,
         type=mujoco.mjtGeom.mjGEOM_MESH,
         meshname=name,
-        group=3,
+        group=CONTACT_GROUP,
         contype=0,
-        conaffinity=TOUCHES_TABLE,
-        condim=3,
-        priority=1,
-        friction=[TABLE_FRICTION, 0.001, 0.0001],
-        solref=SOLREF,
-        solimp=SOLIMP,
+        conaffinity=0,
         mass=0.0,
     )
 
@@ -91,21 +90,7 @@ def add_button(spec: mujoco.MjSpec, scene: Scene) -> None:
     body = _link(spec.worldbody, "button_link", [scene.button_x, -0.12, 0.46], math.pi / 2, 0.1538, [0.0, 0.012, 0.0])
     _slide(body, "base__button", [0.0, -1.0, 0.0], BUTTON_MAX, 0.0)
     MeshBuilder().tube((0, 0, 0), (0, 0.024, 0), 0.032, slices=16).add_to(spec, body, "button", material="plain", rgba=(0.0, 0.0, 0.0, 1))
-    body.add_geom(
-        name="button_contact",
-        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
-        fromto=[0, 0, 0, 0, 0.024, 0],
-        size=[0.032, 0, 0],
-        group=3,
-        contype=0,
-        conaffinity=TOUCHES_TABLE,
-        condim=3,
-        priority=1,
-        friction=[TABLE_FRICTION, 0.001, 0.0001],
-        solref=SOLREF,
-        solimp=SOLIMP,
-        mass=0.0,
-    )
+    _contact_cylinder(body, "button_contact", (0, 0, 0), (0, 0.024, 0), 0.032)
 
 
 def add_table(spec: mujoco.MjSpec, scene: Scene) -> None:
@@ -147,9 +132,13 @@ def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
         _contact_prism(spec, base, f"base_cabinet_{name}", wedge, x)
     wood.prism(roof, (c0, c1))
     _contact_box(base, "base_roof", (c0, c1), (0.13, 0.16), (0.6278, 0.6478))
-    p = scene.plank_x  # its top is flush with the work surface: drawn a hair above, and part of base_top for contact
+    p = scene.plank_x  # its top is flush with the work surface: drawn a hair above; its collision hull stands out by 1 mm
+    plank = spec.worldbody.add_body(name="plank_link")
     wood.box((p - 0.26, p + 0.26), (0.02, 0.16), (0.435, 0.4402))
+    _contact_box(plank, "plank", (p - 0.26, p + 0.26), (0.02, 0.16), (0.42, SHELF_TOP))
+    # the button stands out of its rim even when pressed: a full disc does
     wood.tube((scene.button_x, -0.12, 0.44), (scene.button_x, -0.12, 0.46), 0.04, slices=16, inner=0.03)
+    _contact_cylinder(base, "base_rim", (scene.button_x, -0.12, 0.44), (scene.button_x, -0.12, 0.46), 0.04)
     wood.add_to(spec, base, "base_wood", material="wood")
     grooves = MeshBuilder()
     for side in (-0.05, 0.05):  # the switch's two slots, as dark inlays
@@ -193,7 +182,8 @@ def _add_drawer(spec: mujoco.MjSpec, scene: Scene) -> None:
     wood = MeshBuilder()
     for name, ranges in boxes.items():
         wood.box(*ranges)
-        _contact_box(body, f"drawer_{name}", *ranges)
+        x, y, z = ranges
+        _contact_box(body, f"drawer_{name}", x, (0.0, DRAWER_FLOOR - 0.32) if name == "floor" else y, z)
     wood.add_to(spec, body, "drawer_wood", material="panel")
     handle = {
         "post_left": ((-0.12, -0.096), (0.02, 0.06), (0.18, 0.24)),

@@ -1,10 +1,42 @@
-"""Tasks as a table: a predicate on the state at the task's start and the state now, and the sentence used for evaluation.
+"""CALVIN's 34 tasks as a table: a predicate on the state at the task's start and the state now, and the sentence used for evaluation.
 
-The predicates are CALVIN's. A task compares two `TaskState` snapshots, so tasks can follow each other without a reset.
+The predicates are CALVIN's, with their oddities. A task compares two `TaskState` snapshots, so tasks can follow each other without a reset.
+Row order is the order of the original's table; its index is the task's id.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from eval.envs.calvin_mujoco.contacts import Touch
+from eval.envs.calvin_mujoco.rotations import euler_from_matrix
+
+BLOCKS = ("red", "blue", "pink")
+
+
+@dataclass(frozen=True)
+class BlockState:
+    """One block.
+
+    Attributes:
+      position: centre [m].
+      rotation: matrix, block to world.
+      linear_velocity, angular_velocity: world frame [m/s, rad/s].
+      touches: (body, link) of everything in contact with it.
+    """
+
+    position: Float[np.ndarray, "3"]
+    rotation: Float[np.ndarray, "3 3"]
+    linear_velocity: Float[np.ndarray, "3"]
+    angular_velocity: Float[np.ndarray, "3"]
+    touches: frozenset[Touch]
+
+    @property
+    def bodies(self) -> frozenset[str]:
+        """Bodies in contact with it."""
+        return frozenset(body for body, _ in self.touches)
 
 
 @dataclass(frozen=True)
@@ -14,6 +46,8 @@ class TaskState:
     Attributes:
       slide, drawer, button, switch: joint positions [m].
       bulb, led: logical states of the lights.
+      blocks: colour -> block; empty in a scene without blocks.
+      robot_touches: (body, link) of everything in contact with the robot.
     """
 
     slide: float
@@ -22,6 +56,8 @@ class TaskState:
     switch: float
     bulb: bool
     led: bool
+    blocks: Mapping[str, BlockState] = field(default_factory=dict)
+    robot_touches: frozenset[Touch] = frozenset()
 
 
 Predicate = Callable[[TaskState, TaskState], bool]
@@ -46,6 +82,103 @@ def light_switched(light: str, on: bool) -> Predicate:
     return predicate
 
 
+def rotated(colour: str, degrees: float) -> Predicate:
+    """The block has turned about the vertical by more than `degrees` (in the direction of its sign), by less than 30 about the other axes,
+    has moved by at most 0.1 m, and touches something other than the robot.
+    """
+
+    def predicate(start: TaskState, now: TaskState) -> bool:
+        before, after = start.blocks[colour], now.blocks[colour]
+        x, y, z = np.degrees(euler_from_matrix(after.rotation @ before.rotation.T))
+        turned = degrees < z < 180 if degrees > 0 else -180 < z < degrees
+        upright = abs(x) < 30 and abs(y) < 30
+        near = bool(np.linalg.norm(after.position - before.position) <= 0.1)
+        return bool(turned and upright) and near and bool(after.bodies - {"robot"})
+
+    return predicate
+
+
+def pushed(colour: str, change: float) -> Predicate:
+    """The block has moved along x by more than `change` [m] and what it touched at the start (robot aside) it touches still."""
+
+    def predicate(start: TaskState, now: TaskState) -> bool:
+        before, after = start.blocks[colour], now.blocks[colour]
+        supports_before = {touch for touch in before.touches if touch[0] != "robot"}
+        supports_after = {touch for touch in after.touches if touch[0] != "robot"}
+        moved = after.position[0] - before.position[0]
+        far = moved > change if change > 0 else moved < change
+        return bool(far) and bool(supports_before) and supports_before <= supports_after
+
+    return predicate
+
+
+def lifted(colour: str, height: float, link: str) -> Predicate:
+    """The block lay on the table's `link` at the start, is higher by more than `height` [m] and touches nothing but the robot."""
+
+    def predicate(start: TaskState, now: TaskState) -> bool:
+        before, after = start.blocks[colour], now.blocks[colour]
+        raised = bool(after.position[2] - before.position[2] > height)
+        return raised and after.bodies == {"robot"} and ("table", link) in before.touches
+
+    return predicate
+
+
+def placed(link: str) -> Predicate:
+    """At the start the robot touched exactly one body, a block that touched only the robot; now that block touches the table's `link` and
+    not the robot.
+    """
+
+    def predicate(start: TaskState, now: TaskState) -> bool:
+        touched = {body for body, _ in start.robot_touches}
+        if len(touched) != 1:
+            return False
+        (colour,) = touched
+        if colour not in start.blocks or start.blocks[colour].bodies != {"robot"}:
+            return False
+        after = now.blocks[colour]
+        return "robot" not in after.bodies and ("table", link) in after.touches
+
+    return predicate
+
+
+def pushed_into(link: str, source: str = "base_link") -> Predicate:
+    """Some block touched exactly the table's `source` at the start and touches the table's `link` now.
+
+    The original means to ask that the robot does not touch it, but looks for a body among (body, link) pairs: nothing is asked.
+    """
+
+    def predicate(start: TaskState, now: TaskState) -> bool:
+        return any(
+            block.touches == {("table", source)} and ("table", link) in now.blocks[colour].touches for colour, block in start.blocks.items()
+        )
+
+    return predicate
+
+
+def _rests_on_blocks_only(block: BlockState) -> bool:
+    return bool(block.bodies) and block.bodies <= set(BLOCKS)
+
+
+def _slow(block: BlockState) -> bool:
+    return bool((np.abs(block.linear_velocity) < 1.0).all() and (np.abs(block.angular_velocity) < 1.0).all())
+
+
+def stacked(start: TaskState, now: TaskState) -> bool:
+    """Some block touched no block at the start; now it touches blocks, nothing else, and is slow."""
+    return any(
+        not start.blocks[colour].bodies & set(BLOCKS) and _rests_on_blocks_only(block) and _slow(block)
+        for colour, block in now.blocks.items()
+    )
+
+
+def unstacked(start: TaskState, now: TaskState) -> bool:
+    """Some block touched blocks and nothing else at the start, and was slow then; now it touches no block."""
+    return any(
+        _rests_on_blocks_only(block) and _slow(block) and not now.blocks[colour].bodies & set(BLOCKS)
+        for colour, block in start.blocks.items()
+    )
+
+
 @dataclass(frozen=True)
 class Task:
     """One task: its predicate and CALVIN's evaluation sentence for it."""
@@ -58,16 +191,54 @@ class Task:
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
+        Task("rotate_red_block_right", rotated("red", -60), "take the red block and rotate it to the right"),
+        Task("rotate_red_block_left", rotated("red", 60), "take the red block and rotate it to the left"),
+        Task("rotate_blue_block_right", rotated("blue", -60), "take the blue block and rotate it to the right"),
+        Task("rotate_blue_block_left", rotated("blue", 60), "take the blue block and rotate it to the left"),
+        Task("rotate_pink_block_right", rotated("pink", -60), "take the pink block and rotate it to the right"),
+        Task("rotate_pink_block_left", rotated("pink", 60), "take the pink block and rotate it to the left"),
+        Task("push_red_block_right", pushed("red", 0.1), "go push the red block right"),
+        Task("push_red_block_left", pushed("red", -0.1), "go push the red block left"),
+        Task("push_blue_block_right", pushed("blue", 0.1), "go push the blue block right"),
+        Task("push_blue_block_left", pushed("blue", -0.1), "go push the blue block left"),
+        Task("push_pink_block_right", pushed("pink", 0.1), "go push the pink block right"),
+        Task("push_pink_block_left", pushed("pink", -0.1), "go push the pink block left"),
         Task("move_slider_left", joint_moved("slide", 0.15), "push the sliding door to the left side"),
         Task("move_slider_right", joint_moved("slide", -0.15), "push the sliding door to the right side"),
         Task("open_drawer", joint_moved("drawer", 0.12), "pull the handle to open the drawer"),
         Task("close_drawer", joint_moved("drawer", -0.12), "push the handle to close the drawer"),
+        Task("lift_red_block_table", lifted("red", 0.05, "base_link"), "grasp and lift the red block"),
+        Task("lift_red_block_slider", lifted("red", 0.03, "plank_link"), "lift the red block from the sliding cabinet"),
+        Task("lift_red_block_drawer", lifted("red", 0.05, "drawer_link"), "Take the red block from the drawer"),
+        Task("lift_blue_block_table", lifted("blue", 0.05, "base_link"), "grasp and lift the blue block"),
+        Task("lift_blue_block_slider", lifted("blue", 0.03, "plank_link"), "lift the blue block from the sliding cabinet"),
+        Task("lift_blue_block_drawer", lifted("blue", 0.05, "drawer_link"), "Take the blue block from the drawer"),
+        Task("lift_pink_block_table", lifted("pink", 0.05, "base_link"), "grasp and lift the pink block"),
+        Task("lift_pink_block_slider", lifted("pink", 0.03, "plank_link"), "lift the pink block from the sliding cabinet"),
+        Task("lift_pink_block_drawer", lifted("pink", 0.05, "drawer_link"), "Take the pink block from the drawer"),
+        Task("place_in_slider", placed("plank_link"), "store the grasped block in the sliding cabinet"),
+        Task("place_in_drawer", placed("drawer_link"), "store the grasped block in the drawer"),
+        Task("stack_block", stacked, "stack the grasped block"),
+        Task("unstack_block", unstacked, "remove the stacked block"),
         Task("turn_on_lightbulb", light_switched("bulb", True), "use the switch to turn on the light bulb"),
         Task("turn_off_lightbulb", light_switched("bulb", False), "use the switch to turn off the light bulb"),
         Task("turn_on_led", light_switched("led", True), "press the button to turn on the led light"),
         Task("turn_off_led", light_switched("led", False), "press the button to turn off the led light"),
+        Task("push_into_drawer", pushed_into("drawer_link"), "slide the block that it falls into the drawer"),
     )
 }
+
+# Tasks whose predicate looks at one joint or light: they need no block, and are the only ones in a scene without blocks.
+FIXTURE_TASKS = (
+    "open_drawer",
+    "close_drawer",
+    "move_slider_left",
+    "move_slider_right",
+    "turn_on_lightbulb",
+    "turn_off_lightbulb",
+    "turn_on_led",
+    "turn_off_led",
+)
 
 
 def get_task(name: str) -> Task:

@@ -1,0 +1,172 @@
+"""Converts the recorded CALVIN dataset (one npz file per frame) to the schema of `calvin_mujoco`, one episode per language window.
+
+Frames are read one by one and only those that a window needs. A window (start, end) of `auto_lang_ann.npy` covers the frames
+start...end-1: it was written with end = start + length. Blocks of scene_obs are brought to the order red, blue, pink; the recordings
+have each scene's own.
+The annotation file is a pickle, which can run code when read: convert only copies you trust.
+"""
+
+import functools
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipelines.builders import calvin_mujoco
+from data_pipelines.builders.calvin_mujoco import ACTION_WIDTH, ROBOT_OBS, SCENE_OBS, append_step, episode_schema, finish_columns
+from data_pipelines.builders.sharded import Recorded
+from data_pipelines.errors import DataError
+from data_pipelines.rlds import images
+from data_pipelines.rlds.schema import Schema
+
+STATIC_SIZE, GRIPPER_SIZE = 200, 84
+FOLDERS = {"train": "training", "val": "validation"}  # split -> folder of the original
+STANDARD_ORDER = ("red", "blue", "pink")
+BLOCK_ORDER = {
+    "A": ("pink", "blue", "red"), "B": ("red", "blue", "pink"), "C": ("blue", "red", "pink"), "D": ("red", "blue", "pink"),
+}  # as the recordings have them
+FRAME_KEYS = ("rgb_static", "rgb_gripper", "robot_obs", "scene_obs", "rel_actions")
+
+
+class Window(NamedTuple):
+    """One language window: frames start...end-1."""
+
+    split: str
+    number: int
+    start: int
+    end: int
+    task: str
+    sentence: str
+    scene: str
+
+
+@dataclass(frozen=True)
+class RecordedSettings:
+    """What to convert.
+
+    Attributes:
+      source: the dataset's folder, with `training` and `validation`.
+      language: folder of the annotations in each of them.
+      scene: scene of frames that `scene_info.npy` does not place (validation is always scene D).
+      limit: windows per split at most; 0: all.
+    """
+
+    source: str = ""
+    language: str = "lang_annotations"
+    scene: str = "D"
+    limit: int = 0
+    jpeg_quality: int = 95
+    episodes_per_shard: int = 64
+
+    def __post_init__(self):
+        if self.scene not in BLOCK_ORDER:
+            raise DataError(f"--scene is {self.scene!r}, expected one of {', '.join(BLOCK_ORDER)}")
+        if self.limit < 0 or self.episodes_per_shard < 1 or not 1 <= self.jpeg_quality <= 100:
+            raise DataError(f"limit {self.limit} must not be negative, episodes_per_shard at least 1, jpeg_quality in [1, 100]")
+        if not self.source or not any((Path(self.source) / folder).is_dir() for folder in FOLDERS.values()):
+            raise DataError(f"--source is {self.source!r}: expected the CALVIN dataset's folder, with {' and '.join(FOLDERS.values())}")
+
+
+@dataclass(frozen=True)
+class CalvinRecordedRecipe:
+    """The recipe `data_pipelines.builders.sharded.build` follows."""
+
+    plan: RecordedSettings
+    name: str = "calvin"
+    version: str = "1.0.0"
+    description: str = "CALVIN's recorded play, one episode per language window.\nConverted from npz frames; block poses red, blue, pink."
+
+    @property
+    def episodes_per_shard(self) -> int:
+        return self.plan.episodes_per_shard
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.plan)
+
+    def schema(self) -> Schema:
+        return episode_schema(calvin_mujoco.Settings(static_size=STATIC_SIZE, gripper_size=GRIPPER_SIZE))
+
+    def jobs(self) -> dict[str, list[Window]]:
+        found = {split: read_windows(self.plan, split) for split, folder in FOLDERS.items() if (Path(self.plan.source) / folder).is_dir()}
+        return {split: windows for split, windows in found.items() if windows}
+
+    def group(self, job: Window) -> str:
+        return f"{job.scene}/{job.task}"
+
+    def open(self) -> "Frames":
+        return Frames(Path(self.plan.source))
+
+    def record(self, resource: "Frames", job: Window) -> Recorded:
+        schema = self.schema()
+        columns: dict[str, list] = {name: [] for name in schema.steps}
+        for number in range(job.start, job.end):
+            frame = resource.read(FOLDERS[job.split], number)
+            for name in ("rgb_static", "rgb_gripper"):
+                columns[f"observation/{name}"].append(images.encode_jpeg(frame[name], self.plan.jpeg_quality))
+            columns["observation/robot_obs"].append(frame["robot_obs"].astype(np.float32))
+            columns["observation/scene_obs"].append(in_standard_order(frame["scene_obs"], job.scene).astype(np.float32))
+            action = frame["rel_actions"].astype(np.float32)
+            append_step(columns, action, action, float(number == job.end - 1))
+        finish_columns(columns, job.sentence)
+        metadata = {"scene": job.scene, "task": job.task, "episode_id": f"{job.split}/{job.number}/{job.start}-{job.end}", "seed": -1}
+        payload = calvin_mujoco.encode(schema, columns, {**metadata, "renderer": "recorded", "environment_version": "calvin_env"})
+        return Recorded((payload,), 1)
+
+
+def read_windows(plan: RecordedSettings, split: str) -> list[Window]:
+    """The language windows of a split, in the file's order."""
+    folder = Path(plan.source) / FOLDERS[split]
+    path = folder / plan.language / "auto_lang_ann.npy"
+    if not path.is_file():
+        raise DataError(f"{path} is missing: the language annotations; choose their folder with --language")
+    content = np.load(path, allow_pickle=True).item()
+    sentences, tasks, spans = content["language"]["ann"], content["language"]["task"], content["info"]["indx"]
+    if not len(sentences) == len(tasks) == len(spans):
+        raise DataError(f"{path}: {len(sentences)} sentences, {len(tasks)} tasks and {len(spans)} windows, expected as many of each")
+    ranges = read_scene_ranges(folder / "scene_info.npy") if split == "train" else {}
+    windows = []
+    for number, (sentence, task, (start, end)) in enumerate(zip(sentences, tasks, spans, strict=True)):
+        fallback = plan.scene if split == "train" else "D"
+        scene = next((name for name, (first, last) in ranges.items() if first <= start <= last), fallback)
+        windows.append(Window(split, number, int(start), int(end), str(task), str(sentence), scene))
+    return windows[: plan.limit or None]
+
+
+def read_scene_ranges(path: Path) -> dict[str, tuple[int, int]]:
+    """Scene letter -> first and last frame; empty where the file is absent."""
+    if not path.is_file():
+        return {}
+    content = np.load(path, allow_pickle=True).item()
+    return {str(name).rsplit("_", 1)[-1].upper(): (int(first), int(last)) for name, (first, last) in content.items()}
+
+
+def in_standard_order(scene_obs: np.ndarray, scene: str) -> np.ndarray:
+    """[24] with the blocks in the scene's own order -> red, blue, pink."""
+    poses = dict(zip(BLOCK_ORDER[scene], scene_obs[6:].reshape(3, 6), strict=True))
+    return np.concatenate([scene_obs[:6], *(poses[colour] for colour in STANDARD_ORDER)])
+
+
+class Frames:
+    """Reads single frames; windows overlap heavily, so the last ones stay in memory."""
+
+    def __init__(self, source: Path):
+        self._source = source
+        self.read = functools.lru_cache(maxsize=256)(self._read)
+
+    def _read(self, folder: str, number: int) -> dict[str, np.ndarray]:
+        path = self._source / folder / f"episode_{number:07d}.npz"
+        try:
+            with np.load(path) as content:
+                frame = {key: content[key] for key in FRAME_KEYS}
+        except (OSError, KeyError, ValueError) as error:
+            raise DataError(f"{path}: not a CALVIN frame with {', '.join(FRAME_KEYS)} ({type(error).__name__}: {error})") from error
+        shapes = {"rgb_static": (STATIC_SIZE, STATIC_SIZE, 3), "rgb_gripper": (GRIPPER_SIZE, GRIPPER_SIZE, 3), "robot_obs": (ROBOT_OBS,),
+                  "scene_obs": (SCENE_OBS,), "rel_actions": (ACTION_WIDTH,)}
+        for key, shape in shapes.items():
+            if frame[key].shape != shape:
+                raise DataError(f"{path}: {key} has shape {frame[key].shape}, expected {shape}")
+        return frame
+
+    def close(self) -> None:
+        self.read.cache_clear()

@@ -1,0 +1,110 @@
+"""CALVIN's own protocol: chains of five tasks in scene D, 360 steps per task, no reset in between.
+
+Complete means 1000 chains and 360 steps, as in every published number; anything else is called partial. Each task is started with its one
+evaluation sentence and a freshly reset policy; the first failure ends the chain.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from eval.benchmarks.calvin import episode_seed
+from eval.benchmarks.calvin_sequences import CHAIN_LENGTH, INITIAL_ROBOT_OBS, digest, generate_sequences, initial_scene_obs
+from eval.errors import EvaluationError
+from eval.host_loop import Episode
+from eval.statistics import success_rate
+
+SCENE = "D"
+COMPLETE_SEQUENCES, COMPLETE_STEPS = 1000, 360
+
+
+@dataclass(frozen=True)
+class Chains:
+    """An evaluation over `sequences` chains; `seed` decides the policy's random numbers, never the chains."""
+
+    sequences: int = COMPLETE_SEQUENCES
+    max_steps: int = COMPLETE_STEPS  # control steps per task
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sequences < 1:
+            raise EvaluationError(f"sequences={self.sequences}: at least one chain is needed")
+
+    @property
+    def complete(self) -> bool:
+        """Whether the result may stand beside published ones."""
+        return self.sequences == COMPLETE_SEQUENCES and self.max_steps == COMPLETE_STEPS
+
+    @property
+    def note(self) -> str:
+        """What kind of number this is, in words."""
+        if self.complete:
+            return f"Complete protocol: {self.sequences} chains of {CHAIN_LENGTH} tasks, {self.max_steps} steps per task."
+        return (
+            f"Partial protocol: {self.sequences} chains of {CHAIN_LENGTH} tasks, {self.max_steps} steps per task. Published CALVIN numbers "
+            f"use {COMPLETE_SEQUENCES} chains (these are not the first ones of them) and {COMPLETE_STEPS} steps."
+        )
+
+    def all_episodes(self) -> list[Episode]:
+        """One episode per chain, in the original's order."""
+        return [
+            Episode(
+                number,
+                sequence.tasks,
+                SCENE,
+                episode_seed(self.seed, SCENE, "chain", number),
+                {"robot_obs": INITIAL_ROBOT_OBS, "scene_obs": initial_scene_obs(sequence.state)},
+            )
+            for number, sequence in enumerate(generate_sequences(self.sequences))
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """What results say of the protocol."""
+        return {
+            "benchmark": "calvin",
+            "kind": "chains",
+            "partial": not self.complete,
+            "note": self.note,
+            "scenes": (SCENE,),
+            "sequences": self.sequences,
+            "sequences_sha256": digest(generate_sequences(self.sequences)),
+            "steps_per_task": self.max_steps,
+            "seed": self.seed,
+        }
+
+
+def summarize_chains(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """CALVIN's metrics from journal lines.
+
+    `in_a_row` is the share of chains with at least 1...5 tasks solved in a row, with Wilson 95 % intervals; `average_length` the mean
+    number of tasks solved in a row (the sum of the five shares) and `average_length_error` its standard error; per task successes over
+    attempts. `failures` counts subtasks that ended because the simulation left its bounds, by how. `scenes` has the same per task as
+    evaluations of single tasks have it.
+    """
+    records = list(records)
+    lengths = [record["solved"] for record in records]
+    attempts = [task for record in records for task in record["tasks"]]
+    names = sorted({task["task"] for task in attempts})
+    failures: dict[str, int] = {}
+    for task in attempts:
+        if task.get("failure"):
+            failures[task["failure"]] = failures.get(task["failure"], 0) + 1
+    tasks = {name: _task_rate([task for task in attempts if task["task"] == name]) for name in names}
+    return {
+        "chains": len(lengths),
+        "average_length": mean(lengths) if lengths else None,
+        "average_length_error": stdev(lengths) / len(lengths) ** 0.5 if len(lengths) > 1 else None,
+        "in_a_row": {
+            str(count): success_rate(sum(length >= count for length in lengths), len(lengths)).as_dict()
+            for count in range(1, CHAIN_LENGTH + 1)
+        },
+        "tasks": tasks,
+        "scenes": {SCENE: {"overall": _task_rate(attempts), "tasks": tasks}},
+        "failures": failures,
+    }
+
+
+def _task_rate(attempts: list[Mapping[str, Any]]) -> dict[str, Any]:
+    solved = [task["steps"] for task in attempts if task["success"]]
+    return {**success_rate(len(solved), len(attempts)).as_dict(), "mean_steps": mean(solved) if solved else None}

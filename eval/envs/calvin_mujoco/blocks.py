@@ -1,0 +1,56 @@
+"""The three coloured blocks: 1 kg boxes whose long side is their x axis; which colour has which size depends on the scene."""
+
+import mujoco
+import numpy as np
+from jaxtyping import Float
+
+from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP
+from eval.envs.calvin_mujoco.meshes import MeshBuilder
+from eval.envs.calvin_mujoco.rotations import euler_from_matrix, quaternion_from_euler
+from eval.envs.calvin_mujoco.scenes import Scene
+
+COLOURS = {"red": (1.0, 0.0, 0.0, 1.0), "blue": (0.0, 0.0, 1.0, 1.0), "pink": (1.0, 0.0, 1.0, 1.0)}
+STANDARD_ORDER = ("red", "blue", "pink")  # of scene_obs here; the original's order is the scene's
+EDGE = 0.04
+LENGTHS = (0.04, 0.056, 0.08)  # small, middle, big
+MASS = 1.0
+# Where a block can be without having left the scene [m]: the table with all that hangs over it, and what the hand can carry around it.
+WORLD_LOW, WORLD_HIGH = np.array([-0.75, -0.75, 0.25]), np.array([0.75, 0.45, 1.20])
+
+
+def block_length(scene: Scene, colour: str) -> float:
+    """Length [m] of the block's long side in this scene."""
+    return LENGTHS[scene.block_colours.index(colour)]
+
+
+def add_blocks(spec: mujoco.MjSpec, scene: Scene) -> None:
+    """Adds red, blue and pink, each with a free joint. Added last: their seven coordinates follow all the single ones."""
+    for number, colour in enumerate(STANDARD_ORDER):
+        half = (block_length(scene, colour) / 2, EDGE / 2, EDGE / 2)
+        body = spec.worldbody.add_body(name=f"block_{colour}", pos=[-0.2 + 0.1 * number, -0.1, 0.46])
+        body.add_freejoint(name=f"block_{colour}")
+        body.add_geom(
+            name=f"block_{colour}_contact",
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            size=list(half),
+            group=CONTACT_GROUP,
+            contype=0,
+            conaffinity=0,
+            mass=MASS,
+        )
+        MeshBuilder().box(*[(-h, h) for h in half]).add_to(spec, body, f"block_{colour}", material="plain", rgba=COLOURS[colour])
+
+
+def free_joint_values(pose: Float[np.ndarray, "6"]) -> Float[np.ndarray, "7"]:
+    """xyz [m] and fixed-axis Euler angles [rad] -> position and quaternion (wxyz)."""
+    return np.concatenate([pose[:3], quaternion_from_euler(*pose[3:6])])
+
+
+def pose_of(position: Float[np.ndarray, "3"], rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "6"]:
+    """Inverse of `free_joint_values`, from a rotation matrix."""
+    return np.concatenate([position, euler_from_matrix(rotation)])
+
+
+def has_escaped(positions: Float[np.ndarray, "*n 3"]) -> bool:
+    """Whether a block's centre has left the scene (fallen to the floor, thrown away)."""
+    return bool(((positions < WORLD_LOW) | (positions > WORLD_HIGH)).any())

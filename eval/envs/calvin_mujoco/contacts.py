@@ -1,0 +1,94 @@
+"""Which shapes touch, with what friction, and who touches whom now.
+
+The original multiplies the friction coefficients of two touching bodies, MuJoCo would take the larger one: every pair that may touch is
+therefore listed explicitly, with the product. Parts of the table never touch each other, nor does the robot touch itself (links of one
+body in the original). Like the original, contacts are listed a little before they act: up to REPORTED of separation.
+"""
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import mujoco
+import numpy as np
+
+CONTACT_GROUP = 3  # of shapes that take part in contacts and are not drawn
+REPORTED = 0.00075  # m; in the original a block 0.5 mm above the table counts as touching it, one at 1 mm does not
+# Contacts and dry friction as stiff as a step of 1/240 s allows: twice the step.
+SOLREF = [2.0 / 240.0, 1.0]
+SOLIMP = [0.95, 0.99, 0.001, 0.5, 2.0]
+GRIP_SOLIMP = [0.98, 0.999, 0.0005, 0.5, 2.0]  # a grip carries twenty times a block's weight
+# Friction between sliding bodies sets in over a longer time: MuJoCo's convex contacts push a sliding body off its support the more, the
+# harder friction tries to stop it at once.
+SLIDING_SOLREF = [0.06, 1.0]
+TORSION = 0.004  # m, of the finger pads
+
+
+class Touchable(NamedTuple):
+    """Whom a shape belongs to in the predicates' words, and its friction coefficient."""
+
+    body: str
+    link: str
+    friction: float
+
+
+BODIES: dict[str, Touchable] = {
+    "world": Touchable("floor", "", 1.0),
+    "base_link": Touchable("table", "base_link", 0.5),
+    "plank_link": Touchable("table", "plank_link", 0.5),
+    "slide_link": Touchable("table", "slide_link", 0.5),
+    "drawer_link": Touchable("table", "drawer_link", 0.5),
+    "switch_link": Touchable("table", "switch_link", 0.5),
+    "button_link": Touchable("table", "button_link", 0.5),
+    "panda_link7": Touchable("robot", "link7", 0.5),
+    "panda_hand": Touchable("robot", "hand", 0.5),
+    "panda_finger1": Touchable("robot", "finger1", 1.0),
+    "panda_finger2": Touchable("robot", "finger2", 1.0),
+    "block_red": Touchable("red", "block", 0.7),
+    "block_blue": Touchable("blue", "block", 0.7),
+    "block_pink": Touchable("pink", "block", 0.7),
+}
+FIXED = ("floor", "table", "robot")  # everything else is a block
+
+
+def add_contact_pairs(spec: mujoco.MjSpec) -> None:
+    """Lists every pair of shapes that may touch; all bodies must be in the spec already."""
+    shapes = [(geom.name, BODIES[geom.parent.name]) for geom in spec.geoms if geom.group == CONTACT_GROUP]
+    for (name1, one), (name2, two) in itertools.combinations(shapes, 2):
+        if one.body == two.body or {one.body, two.body} == {"floor", "table"}:
+            continue
+        grip = any(t.link.startswith("finger") for t in (one, two)) and not {one.body, two.body} <= set(FIXED)
+        friction = one.friction * two.friction
+        spec.add_pair(
+            geomname1=name1,
+            geomname2=name2,
+            condim=4 if grip else 3,
+            friction=[friction, friction, TORSION, 0.0001, 0.0001],
+            solref=SOLREF,
+            solreffriction=SOLREF if grip else SLIDING_SOLREF,
+            solimp=GRIP_SOLIMP if grip else SOLIMP,
+            margin=0.0,
+            gap=REPORTED,
+        )
+
+
+Touch = tuple[str, str]  # (body, link)
+
+
+@functools.lru_cache(maxsize=64)
+def _owners(model: mujoco.MjModel) -> tuple[np.ndarray, list[Touchable]]:
+    """Per geom of a compiled model the number of its owner, and the owners; geoms that touch nothing have number 0."""
+    owners = list(BODIES.values())
+    numbers = {name: number for number, name in enumerate(BODIES)}
+    return np.array([numbers.get(model.body(int(body)).name, 0) for body in model.geom_bodyid]), owners
+
+
+def contact_sets(model: mujoco.MjModel, data: mujoco.MjData) -> dict[str, frozenset[Touch]]:
+    """Body -> the (body, link) it touches in the state evaluated last; for the robot, the table and every block."""
+    number, owners = _owners(model)
+    found: dict[str, set[Touch]] = {}
+    for one, two in set(map(tuple, number[data.contact.geom].tolist())):
+        a, b = owners[one], owners[two]
+        found.setdefault(a.body, set()).add(b[:2])
+        found.setdefault(b.body, set()).add(a[:2])
+    return {body: frozenset(touches) for body, touches in found.items()}

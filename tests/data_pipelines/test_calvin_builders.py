@@ -1,0 +1,148 @@
+"""Play from the simulator, and the converter of the recorded dataset on a miniature of its layout."""
+
+import itertools
+
+import fake_table
+import numpy as np
+import pytest
+
+from data_pipelines.builders import sharded
+from data_pipelines.builders.calvin_mujoco import Settings
+from data_pipelines.builders.calvin_play import CalvinPlayRecipe
+from data_pipelines.builders.calvin_recorded import CalvinRecordedRecipe, RecordedSettings, in_standard_order, read_windows
+from data_pipelines.errors import DataError
+from data_pipelines.openx.registry import dataset_spec
+from data_pipelines.rlds.dataset import RLDSDataset
+
+
+class PlayTable(fake_table.FakeTable):
+    """The stand-in with tasks that follow each other."""
+
+    def reset(self, *, task, scene, seed, render):
+        super().reset(task="go_left", scene=scene, seed=seed, render=render)
+        self._hopeless = False
+
+    def begin_task(self, task):
+        super().begin_task(task)
+        self._goal = {"go_left": -1.0, "go_right": 1.0}[task]
+
+
+def make_play_table(settings):
+    return PlayTable(settings)
+
+
+def feasible(environment):
+    return {"left": ["go_left"]} if environment._place > 0 else {"right": ["go_right"]}
+
+
+def play(**changes) -> CalvinPlayRecipe:
+    settings = Settings(**{"scenes": ("A", "B"), "hours": 0.01, "static_size": 16, "gripper_size": 16, **changes})
+    return CalvinPlayRecipe(settings, make_play_table, fake_table.sentences, fake_table.origin, feasible, run_steps=120)
+
+
+def digests(directory):
+    return {path.name: path.read_bytes() for path in sorted(directory.glob("*.tfrecord-*"))}
+
+
+def test_play_chains_tasks_without_resets(tmp_path):
+    report = sharded.build(play(), tmp_path / "data", workers=0)
+    dataset = RLDSDataset(tmp_path / "data")
+    assert len(dataset) == report["episodes"]["train"] == sum(report["kept"].values())
+    runs: dict[str, list] = {}
+    for episode in dataset:
+        runs.setdefault(episode.text("episode_metadata/run"), []).append(episode)
+    assert len(runs) == round(0.01 * 3600 * 30 / 240) * 2
+    for segments in runs.values():
+        assert [int(e.metadata("episode_metadata/segment")) for e in segments] == list(range(len(segments)))
+        for one, two in itertools.pairwise(segments):
+            steps = len(one.column("action")) - 1  # the last row only shows what came of it
+            assert int(two.metadata("episode_metadata/start_step")) == int(one.metadata("episode_metadata/start_step")) + steps
+            np.testing.assert_array_equal(one.column("observation/robot_obs")[-1], two.column("observation/robot_obs")[0])
+            assert one.text("episode_metadata/task") != two.text("episode_metadata/task")
+        for episode in segments:
+            task = episode.text("episode_metadata/task")
+            assert episode.text("language_instruction") in fake_table.SENTENCES[task]
+            assert episode.column("reward").sum() == 1
+
+
+def test_play_does_not_depend_on_the_number_of_workers(tmp_path):
+    sharded.build(play(), tmp_path / "here", workers=0)
+    recipe = play(episodes_per_shard=32)
+    sharded.build(recipe, tmp_path / "other_shards", workers=0)
+
+    def episodes(directory):
+        return {e.text("episode_metadata/episode_id"): e.column("action").tobytes() for e in RLDSDataset(directory)}
+
+    assert episodes(tmp_path / "here") == episodes(tmp_path / "other_shards")
+
+
+# --- the recorded dataset
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """A miniature with frames 10...39 (scene B up to 24, then C) and two windows per split."""
+    rng = np.random.default_rng(0)
+    for folder in ("training", "validation"):
+        directory = tmp_path / "calvin" / folder
+        (directory / "lang_annotations").mkdir(parents=True)
+        for number in range(10, 40):
+            np.savez(
+                directory / f"episode_{number:07d}.npz",
+                rgb_static=np.full((200, 200, 3), number, np.uint8), rgb_gripper=np.full((84, 84, 3), number, np.uint8),
+                robot_obs=rng.normal(size=15), scene_obs=np.arange(24.0), actions=rng.normal(size=7), rel_actions=np.full(7, number / 100),
+                depth_static=np.zeros((200, 200), np.float32),
+            )  # fmt: skip
+        content = {
+            "language": {"ann": ["lift the red thing", "shut it"], "task": ["lift_red_block_table", "close_drawer"], "emb": None},
+            "info": {"indx": [(12, 17), (26, 33)], "episodes": []},
+        }
+        np.save(directory / "lang_annotations" / "auto_lang_ann.npy", content, allow_pickle=True)
+    np.save(tmp_path / "calvin" / "training" / "scene_info.npy", {"calvin_scene_B": [0, 24], "calvin_scene_C": [25, 99]}, allow_pickle=True)
+    return tmp_path / "calvin"
+
+
+def test_recorded_windows_become_episodes(recorded, tmp_path):
+    report = sharded.build(CalvinRecordedRecipe(RecordedSettings(source=str(recorded))), tmp_path / "out", workers=0)
+    assert report["episodes"] == {"train": 2, "val": 2}
+    first, second = RLDSDataset(tmp_path / "out")
+    assert [episode.text("episode_metadata/scene") for episode in (first, second)] == ["B", "C"]
+    assert first.text("language_instruction") == "lift the red thing"
+    np.testing.assert_allclose(first.column("action")[:, 0], np.arange(12, 17) / 100, atol=1e-6)  # the end is exclusive
+    np.testing.assert_array_equal(first.column("is_first"), [True, False, False, False, False])
+    np.testing.assert_array_equal(first.column("is_last"), [False, False, False, False, True])
+    assert first.column("reward").tolist() == [0, 0, 0, 0, 1]
+    blue, red, pink = np.arange(24.0)[6:].reshape(3, 6)  # scene C's own order
+    np.testing.assert_array_equal(second.column("observation/scene_obs")[0][6:], np.concatenate([red, blue, pink]))
+    assert {e.text("episode_metadata/scene") for e in RLDSDataset(tmp_path / "out", "val")} == {"D"}
+
+
+def test_recorded_and_simulated_data_have_the_same_step_columns(recorded):
+    recorded_schema = CalvinRecordedRecipe(RecordedSettings(source=str(recorded))).schema()
+    assert recorded_schema.steps.keys() == play().schema().steps.keys()
+
+
+def test_block_orders():
+    poses = {"red": 1.0, "blue": 2.0, "pink": 3.0}
+    for scene, order in (("A", ("pink", "blue", "red")), ("B", ("red", "blue", "pink")), ("C", ("blue", "red", "pink"))):
+        scene_obs = np.concatenate([np.zeros(6), *(np.full(6, poses[colour]) for colour in order)])
+        np.testing.assert_array_equal(in_standard_order(scene_obs, scene)[6::6], [1.0, 2.0, 3.0])
+
+
+def test_what_is_wrong_with_a_recorded_dataset_is_named(recorded, tmp_path):
+    with pytest.raises(DataError, match="--source is ''"):
+        RecordedSettings()
+    with pytest.raises(DataError, match=r"auto_lang_ann\.npy is missing"):
+        read_windows(RecordedSettings(source=str(recorded), language="lang_clip"), "train")
+    assert len(read_windows(RecordedSettings(source=str(recorded), limit=1), "train")) == 1
+    (recorded / "training" / "episode_0000014.npz").unlink()
+    with pytest.raises(DataError, match=r"episode_0000014\.npz: not a CALVIN frame"):
+        sharded.build(CalvinRecordedRecipe(RecordedSettings(source=str(recorded))), tmp_path / "out", workers=0)
+
+
+def test_converted_data_can_be_trained_on(recorded, tmp_path):
+    sharded.build(CalvinRecordedRecipe(RecordedSettings(source=str(recorded))), tmp_path / "out", workers=0)
+    dataset = RLDSDataset(tmp_path / "out")
+    spec = dataset_spec(dataset.name)
+    assert spec.action_width == dataset.schema.steps[spec.action_key].shape[0]
+    assert spec.camera("wrist", tuple(dataset.schema.steps), "here") == "observation/rgb_gripper"
