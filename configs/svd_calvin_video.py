@@ -1,6 +1,7 @@
 """Stage video at the published size: Stable Video Diffusion fine-tuned on CALVIN ABC in RLDS form. Needs accelerators; not measured.
 
-vpp train --config=configs/svd_calvin_video.py --workdir=runs/svd/video --config.init.vae=runs/svd/svd_vae
+vpp train --config=configs/svd_calvin_video.py --workdir=runs/svd/video \\
+    --config.init.vae=runs/published/vae --config.init.video=runs/published/video
 """
 
 from ml_collections import ConfigDict

@@ -107,7 +107,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Work directories (or checkpoint directories) of earlier stages: `vae` for stage video, `video` for stage policy."""
+    """Work directories (or checkpoint directories) of earlier stages, trained here or imported.
+
+    vae:   for stage video
+    video: for stage policy; in stage video the U-Net to go on from (fine-tuning), empty for a fresh one
+    """
 
     vae: str = ""
     video: str = ""

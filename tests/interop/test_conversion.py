@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -202,6 +202,20 @@ def test_imported_directories_are_what_later_stages_take(imported):
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         frozen = stage.load_frozen(dict.fromkeys(abstract, device))
         assert {name: value.shape for name, value in frozen.items()} == {name: spec.shape for name, spec in abstract.items()}
+
+
+def test_stage_video_goes_on_from_an_imported_model(imported):
+    config = from_config_dict(read_metadata(imported / "video")["config"])
+    stage = make_stage(replace(config, init=replace(config.init, video=str(imported / "video"))))
+    abstract = stage.abstract_trainable()
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    given = stage.load_trainable(dict.fromkeys(abstract, device))
+    stored = load_params(imported / "video", abstract, stage="video")
+    assert given.keys() == abstract.keys()
+    for name, value in given.items():
+        assert value.dtype == abstract[name].dtype
+        np.testing.assert_array_equal(value, stored[name])
+    assert make_stage(replace(config, init=replace(config.init, video=""))).load_trainable({}) is None
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -160,6 +161,28 @@ def test_data_order_and_cadence(toy, uninterrupted):
     assert steps == sorted(steps)
     assert complete_steps(uninterrupted / "checkpoints") == [28, 30]  # keep=2
     assert len(json.loads((uninterrupted / "first_batch.png").read_text())) == 8
+
+
+def test_a_stage_may_start_from_given_parameters(toy, tmp_path, monkeypatch):
+    """The first update starts from them (and the average with them), a resumed run from its own checkpoint."""
+    given = {name: jax.numpy.full(shape, 0.25) for name, shape in toy.SHAPES.items()}
+    asked = []
+    monkeypatch.setattr(toy.ToyStage, "load_trainable", lambda self, shardings: asked.append(set(shardings)) or given)
+
+    def stage(steps):
+        config = toy.toy_config(steps=steps)
+        return toy.ToyStage(replace(config, optimizer=replace(config.optimizer, learning_rate=0.0)))
+
+    train(stage(2), tmp_path)
+    one, trainer = jax.sharding.SingleDeviceSharding(jax.devices()[0]), Trainer(stage(2))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=100)
+    state = checkpoints.restore(2, trainer.abstract, jax.tree.map(lambda _: one, trainer.abstract))
+    checkpoints.close()
+    for name, value in given.items():
+        np.testing.assert_array_equal(state.params[name], value)
+        np.testing.assert_allclose(state.ema[name], value, rtol=1e-6)
+    train(stage(3), tmp_path)
+    assert asked == [set(given)]
 
 
 def test_a_finished_run_has_nothing_left_and_can_be_extended(toy, uninterrupted, tmp_path, capsys):

@@ -59,6 +59,9 @@ class ToyStage:
         keys = jax.random.split(key, len(SHAPES))
         return {name: 0.1 * jax.random.normal(k, shape) for k, (name, shape) in zip(keys, SHAPES.items(), strict=True)}
 
+    def load_trainable(self, shardings):
+        return None
+
     def load_frozen(self, shardings):
         return {"vae/lift.kernel": jax.device_put(jnp.eye(16), shardings["vae/lift.kernel"]), "latents/scaling_factor": jnp.float32(2.0)}
 

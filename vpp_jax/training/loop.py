@@ -73,11 +73,13 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None) -> TrainO
         trainer = Trainer(stage)
         abstract, shardings = trainer.abstract, trainer.shardings(mesh)
         frozen = _frozen(stage, mesh, checkpoints, resumed=start is not None)
-        if start is None:
+        if start is not None:
+            state = checkpoints.restore(start, abstract, shardings)
+        elif (given := stage.load_trainable(shardings.params)) is not None:
+            state = jax.jit(trainer.begin, out_shardings=shardings)(given)
+        else:
             key = jax.random.fold_in(jax.random.key(config.seed), INIT_STREAM)
             state = jax.jit(trainer.init, out_shardings=shardings)(key)
-        else:
-            state = checkpoints.restore(start, abstract, shardings)
 
         # === data ===================================================================================================================
         source = stage.source("train", frozen, workdir)

@@ -50,7 +50,10 @@ class Trainer:
         return make_optimizer(self.stage.config.optimizer, self.stage.config.train.steps)
 
     def init(self, key: jax.Array) -> TrainState:
-        params = self.stage.init_trainable(key)
+        return self.begin(self.stage.init_trainable(key))
+
+    def begin(self, params: Params) -> TrainState:
+        """The state before the first update of `params`."""
         trained = trained_names(self.stage.config.optimizer, params)
         ema = dict(params) if self.stage.config.train.ema_decay else {}
         return TrainState(jnp.zeros((), jnp.int32), params, ema, self.optimizer.init({name: params[name] for name in sorted(trained)}))

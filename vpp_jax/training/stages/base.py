@@ -47,6 +47,10 @@ class Stage(Protocol):
         """Fresh parameters; runs inside `jax.jit`."""
         ...
 
+    def load_trainable(self, shardings: dict[str, Sharding]) -> Params | None:
+        """Parameters to start from, from a checkpoint named in `config.init`, placed on `shardings`; None: fresh ones."""
+        ...
+
     def load_frozen(self, shardings: dict[str, Sharding]) -> Params:
         """Frozen parameters from the checkpoints named in `config.init`, placed on `shardings`."""
         ...

@@ -60,6 +60,9 @@ class PolicyStage:
             params |= with_prefix("goal", self.policy.goal.init(goal_key))
         return params
 
+    def load_trainable(self, shardings: dict[str, jax.sharding.Sharding]) -> None:
+        """Always starts from fresh parameters."""
+
     def load_frozen(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
         """The video model from checkpoint `init.video`; what lies beyond the last tap is not read."""
         directory = self.config.init.video

@@ -41,6 +41,9 @@ class VAEStage:
     def init_trainable(self, key: jax.Array) -> Params:
         return with_prefix("vae", self.vae.init(key))
 
+    def load_trainable(self, shardings: dict[str, jax.sharding.Sharding]) -> None:
+        """Always starts from fresh parameters."""
+
     def load_frozen(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
         return {}
 

@@ -49,6 +49,15 @@ class VideoStage:
             params |= with_prefix("text", self.predictor.text.init(text_key))
         return params
 
+    def load_trainable(self, shardings: dict[str, jax.sharding.Sharding]) -> Params | None:
+        """Fine-tuning: the video model of `init.video`, e.g. imported Stable Video Diffusion, averaged if it was trained here."""
+        directory = self.config.init.video
+        if not directory:
+            return None
+        params = load_params(directory, self.abstract_trainable(), shardings, stage="video")
+        check_model_agrees(self.config, directory, ("unet", "text") if self.config.model.text_trainable else ("unet",))
+        return params
+
     def load_frozen(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
         """The VAE and its scaling factor from the checkpoint `init.vae`."""
         directory = self.config.init.vae
