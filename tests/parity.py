@@ -57,6 +57,7 @@ class Folder:
     seed: int
     nudge: int = 0  # 0: weights as they are; n: each moved by one unit in the last place, draw n
     programs: dict[str, Callable] = field(default_factory=dict)
+    predictors: dict[tuple, VideoPredictor] = field(default_factory=dict)
 
     def compile(self, name: str, function: Callable) -> Callable:
         """`function`, jitted once for this folder and its nudged copies: it must get the weights as arguments."""
@@ -147,7 +148,10 @@ class Folder:
 
     def predictor(self, diffusion: VideoDiffusionConfig = PUBLISHED, **changes) -> tuple[VideoPredictor, dict[str, jax.Array]]:
         """Stage 1 as the project uses it, and its parameters."""
-        predictor = VideoPredictor(self.model(**changes), diffusion)
+        key = (diffusion, *sorted(changes.items()))
+        if key not in self.predictors:  # kept: building a U-Net abstractly takes seconds
+            self.predictors[key] = VideoPredictor(self.model(**changes), diffusion)
+        predictor = self.predictors[key]
         params = with_prefix("text", self.load(predictor.text, "clip_text")) | with_prefix("vae", self.load(predictor.vae, "vae"))
         params |= with_prefix("unet", self.load(predictor.unet, "unet"))
         return predictor, params | {SCALING_FACTOR: jnp.float32(self.config["vae"]["scaling_factor"])}
@@ -186,7 +190,7 @@ def features(folder: Folder) -> Results:
     ids, mask = vectors["input_ids"].astype(np.int32), vectors["attention_mask"].astype(bool)
     for name, changes in FEATURES.items():
         predictor, params = folder.predictor(**changes)
-        states = folder.compile(f"text {name}", predictor.encode_text)(params, ids, mask)
+        states = folder.compile(f"text {predictor.config.position_encode}", predictor.encode_text)(params, ids, mask)
         built = (predictor.config.tap_blocks, predictor.config.feature_steps)  # the rest of the changes does not concern the U-Net
         extract = folder.compile(f"features {built}", predictor.predictive_features)
         values = extract(params, folder.images, states, last(vectors["extract_noise"]))
