@@ -57,3 +57,11 @@ def test_summary_counts_by_hand():
     assert summary["scenes"]["D"]["tasks"]["turn_on_led"] | {} == {
         "successes": 0, "trials": 0, "rate": None, "low": 0.0, "high": 1.0, "mean_steps": None
     }  # fmt: skip
+
+
+def test_protocol_simulator_and_builder_mean_the_same_tasks():
+    """Each names them itself: evaluator and builder must not import MuJoCo for a list of names."""
+    from data_pipelines.builders import calvin_mujoco
+    from eval.envs.calvin_mujoco import tasks
+
+    assert FIXTURE_TASKS == tasks.FIXTURE_TASKS == calvin_mujoco.TASKS
