@@ -1,0 +1,64 @@
+#!/bin/bash
+# launch/tpu.sh VERB --name NAME --zone ZONE [--project PROJECT] [options] [--dry-run] [-- vpp arguments]
+#
+# One TPU VM, or a slice of many hosts: the same commands, since everything goes to --worker=all.
+#
+#   create  --type v5litepod-16 [--version SOFTWARE] [--spot]   makes the slice
+#   mount   --share SERVER:/EXPORT                              mounts a Filestore share at /mnt/vpp on every host
+#   start   --image IMAGE [--container vpp] -- train ...        starts `vpp train ...` on every host and leaves
+#   logs    [--container vpp] [--worker 0]                      follows the log of one host
+#   stop    [--container vpp] [--grace 600]                     SIGTERM: saves, then ends with exit code 143; start goes on
+#   delete                                                      gives the slice back
+#
+# Every host runs the same command on the same /mnt/vpp; JAX finds its neighbours by itself. A process that ends with an error is started
+# again by Docker and continues from the last checkpoint; a slice that was taken away is created anew, and start goes on.
+source "$(dirname "$0")/common.sh"
+verb="${1:-}"
+[ $# -gt 0 ] && shift
+container=vpp grace=600 worker=0 version='' project=''
+case "$verb" in
+  create|mount|start|logs|stop|delete) ;;
+  -h|--help|'') usage; exit 0 ;;
+  *) fail "there is no '$verb'; one of create, mount, start, logs, stop, delete" ;;
+esac
+read_options name zone project type version share image container worker grace -- "$@"
+need name zone
+where=("$name" "--zone=$zone")
+[ -n "$project" ] && where+=("--project=$project")
+
+# The software that goes with a TPU generation
+software() {
+  case "$type" in
+    v4-*) echo tpu-ubuntu2204-base ;;
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    *) fail "no software version is known for --type $type; give it with --version" ;;
+  esac
+}
+
+# on WORKER COMMAND: through ssh; the command is one string that the remote shell reads
+on() { run gcloud compute tpus tpu-vm ssh "${where[@]}" "--worker=$1" "--command=$2"; }
+
+case "$verb" in
+  create)
+    need type
+    [ -n "$version" ] || version="$(software)"
+    run gcloud compute tpus tpu-vm create "${where[@]}" "--accelerator-type=$type" "--version=$version" ${SPOT:+--spot}
+    ;;
+  mount)
+    need share
+    packages="sudo apt-get update -qq && sudo apt-get install -y -qq nfs-common"
+    on all "$packages && sudo mkdir -p /mnt/vpp && sudo mount -t nfs $(quote "$share") /mnt/vpp"
+    ;;
+  start)
+    need image
+    [ ${#REST[@]} -gt 0 ] || fail "nothing to do: put the arguments of vpp after --, e.g. -- train --config=configs/svd_calvin_video.py ..."
+    docker=(sudo docker run --detach --name "$container" --restart on-failure:100 --privileged --network host
+            --volume /mnt/vpp:/mnt/vpp "$image" "${REST[@]}")
+    on all "sudo docker rm --force $(quote "$container") >/dev/null 2>&1; $(quote "${docker[@]}")"
+    ;;
+  logs) on "$worker" "sudo docker logs --follow $(quote "$container")" ;;
+  stop) on all "sudo docker stop --time $(quote "$grace") $(quote "$container")" ;;
+  delete) run gcloud compute tpus tpu-vm delete "${where[@]}" --quiet ;;
+esac
