@@ -13,7 +13,8 @@ class DatasetConfig:
     Attributes:
       path: TFDS/RLDS directory, or its parent with version folders.
       name: row of `data_pipelines.openx.registry`.
-      weight: share of the examples drawn from it, relative to the other members (a plain sampling weight, no size factor).
+      weight: share of the examples drawn from it, relative to the other members.
+      per_step: `weight` is per step of the split, so that larger datasets count more (what Octo and OpenVLA mean by a weight).
       split, val_split: TFDS split names that stand for 'train' and 'val'.
       views: views to use, by role ('primary', 'wrist', ...) or camera name; empty: the registry's.
       clip_sampling: '' (the registry's), 'strided' or 'whole'.
@@ -22,6 +23,7 @@ class DatasetConfig:
     path: str = ""
     name: str = "calvin_mujoco"
     weight: float = 1.0
+    per_step: bool = False
     split: str = "train"
     val_split: str = "val"
     views: tuple[str, ...] = ()
@@ -40,6 +42,10 @@ class DataConfig:
     """The training data.
 
     Attributes:
+      mixture, root: a row of `data_pipelines.openx.mixtures` and the mirror that holds its datasets; `vpp train` puts the datasets it finds
+        there in place of `datasets`.
+      absent: what to do when the mirror lacks a dataset of the mixture: 'fail', or 'skip'.
+      accept_unconfirmed: datasets whose unconfirmed columns of the registry are used all the same.
       batch_size: examples per step, over all processes.
       clip_frames, clip_stride, clip_start_every: video windows, in steps of the episode (VPP on CALVIN: 16, 2, 2).
       observation_stride: a policy example starts every so many steps.
@@ -52,6 +58,10 @@ class DataConfig:
     """
 
     datasets: tuple[DatasetConfig, ...] = ()
+    mixture: str = ""
+    root: str = ""
+    absent: str = "fail"
+    accept_unconfirmed: tuple[str, ...] = ()
     batch_size: int = 16
     clip_frames: int = 16
     clip_stride: int = 2
@@ -70,8 +80,9 @@ class DataConfig:
                             ("chunk", 1), ("threads", 0), ("prefetch", 0), ("cache_mb", 0), ("frame_cache_mb", 0)):
             if getattr(self, name) < least:
                 raise DataError(f"data.{name} is {getattr(self, name)}, expected at least {least}")
-        if self.on_bad_record not in ("fail", "skip"):
-            raise DataError(f"data.on_bad_record is '{self.on_bad_record}', expected 'fail' or 'skip'")
+        for name in ("on_bad_record", "absent"):
+            if getattr(self, name) not in ("fail", "skip"):
+                raise DataError(f"data.{name} is '{getattr(self, name)}', expected 'fail' or 'skip'")
 
     def share(self, megabytes: int) -> int:
         """Bytes that each dataset may use of a budget for all of them."""

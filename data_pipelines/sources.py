@@ -12,7 +12,7 @@ from data_pipelines import statistics
 from data_pipelines.cache import ByteLRU
 from data_pipelines.config import DataConfig, DatasetConfig
 from data_pipelines.errors import BadRecordError, DataError
-from data_pipelines.openx.registry import DatasetSpec, dataset_spec
+from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, DatasetSpec, dataset_spec
 from data_pipelines.rlds import windows
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
 from data_pipelines.transforms import resize
@@ -79,7 +79,8 @@ class _EpisodeSource:
 
     def _frame(self, episode: Episode, number: int, camera: str, step: int) -> np.ndarray:
         def make() -> tuple[np.ndarray, int]:
-            frame = resize(episode.frame(camera, step), self.image_size)
+            stored = episode.frame(camera, step)
+            frame = resize(stored[..., ::-1] if camera in self.spec.swapped else stored, self.image_size)
             return frame, frame.nbytes
 
         return self._frames.get((number, camera, step), make)
@@ -144,17 +145,13 @@ class PolicySource(_EpisodeSource):
     def __init__(self, dataset: RLDSDataset, spec: DatasetSpec, config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int,
                  *, views: Sequence[str] = (), action_dim: int | None = None, training_split: RLDSDataset | None = None,
                  with_images: bool = True):
-        counts = windows.window_counts(dataset.lengths, config.observation_stride, spec.first_step)
+        lost = spec.action_parts.lost_steps if spec.action_parts else 0
+        counts = windows.window_counts(dataset.lengths - lost, config.observation_stride, spec.first_step)
         super().__init__(dataset, spec, config, image_size, tokenizer, text_length, counts)
-        where = str(dataset.directory)
         self.views = tuple(views) or spec.policy_views
         self.with_images = with_images
-        self.cameras = tuple(spec.camera(view, dataset.schema.cameras, where) for view in self.views)
-        _check_width(dataset, spec.action_key, spec.action_width, f"registry row '{spec.name}'")
-        if action_dim is not None:
-            _check_width(dataset, spec.action_key, action_dim, "the model's action_dim")
-        if spec.proprio_key:
-            _check_width(dataset, spec.proprio_key, spec.proprio_width, f"registry row '{spec.name}'")
+        self.cameras = tuple(spec.camera(view, dataset.schema.cameras, str(dataset.directory)) for view in self.views)
+        _check_columns(dataset, spec, action_dim)
         self.statistics = statistics.load_or_compute(training_split or dataset, spec, index_dir=config.index_dir or None,
                                                      on_bad_record=config.on_bad_record)
         self.action_normalizer = self.statistics.action_normalizer(spec)
@@ -171,15 +168,12 @@ class PolicySource(_EpisodeSource):
 
     def _example(self, episode: Episode, number: int, window: int, index: int) -> Example:
         start = self.spec.first_step + window * self.config.observation_stride
-        steps, mask = windows.action_chunk(len(episode), start, self.config.chunk)
         cameras = zip(self.views, self.cameras, strict=True)
         example = {f"images/{view}": self._frame(episode, number, camera, start) for view, camera in cameras if self.with_images}
-        actions = statistics.finite(episode, self.spec.action_key)[steps]
-        if self.spec.proprio_key:
-            proprio = statistics.finite(episode, self.spec.proprio_key)[start]
-        else:
-            proprio = np.zeros(0, np.float32)
-        return {**example, "proprio": self.proprio_normalizer.forward(proprio), "action": self.action_normalizer.forward(actions),
+        actions = statistics.actions(episode, self.spec)
+        steps, mask = windows.action_chunk(len(actions), start, self.config.chunk)
+        proprio = statistics.states(episode, self.spec)[start] if self.spec.proprio_key else np.zeros(0, np.float32)
+        return {**example, "proprio": self.proprio_normalizer.forward(proprio), "action": self.action_normalizer.forward(actions[steps]),
                 "action_mask": mask, **self._text(episode, start)}
 
 
@@ -216,7 +210,7 @@ def clip_source(config: DataConfig, image_size: int, tokenizer: Tokenizer, text_
         return ClipSource(open_dataset(config, entry, split), spec, config, image_size, tokenizer, text_length,
                           views=entry.views, sampling=entry.clip_sampling, seed=seed)
 
-    return _mixture(config, make)
+    return _mixture(config, make, CLIP_COLUMNS)
 
 
 def policy_source(config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int, split: str = "train", *,
@@ -234,7 +228,7 @@ def policy_source(config: DataConfig, image_size: int, tokenizer: Tokenizer, tex
         return PolicySource(dataset, spec, config, image_size, tokenizer, text_length, views=tuple(views) or entry.views,
                             action_dim=action_dim, training_split=training, with_images=with_images)
 
-    mixture = _mixture(config, make)
+    mixture = _mixture(config, make, POLICY_COLUMNS)
     widths = {(source.action_normalizer.width, source.proprio_normalizer.width, source.views) for source in mixture.sources}
     if len(widths) > 1:
         found = "; ".join(f"{source.dataset.name}: action {source.action_normalizer.width}, proprio {source.proprio_normalizer.width}, "
@@ -250,14 +244,35 @@ def open_dataset(config: DataConfig, entry: DatasetConfig, split: str = "train")
                        cache_bytes=config.share(config.cache_mb))
 
 
-def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], Source]) -> Mixture:
+def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], Source], columns: Sequence[str]) -> Mixture:
+    """One source per dataset, once every row has confirmed `columns`; the error names all datasets that have not."""
     if not config.datasets:
-        raise DataError("data.datasets is empty; name at least one dataset directory")
-    return Mixture([make(entry, dataset_spec(entry.name)) for entry in config.datasets], [entry.weight for entry in config.datasets])
+        advice = "expand it with data_pipelines.openx.mixtures.expand" if config.mixture else "name at least one dataset directory"
+        raise DataError(f"data.datasets is empty; {advice}")
+    specs = [dataset_spec(entry.name) for entry in config.datasets]
+    refused = {spec.name: spec.refusal(columns, spec.name in config.accept_unconfirmed) for spec in specs}
+    refused = [f"{name} ({why})" for name, why in refused.items() if why]
+    if refused:
+        raise DataError(f"{len(refused)} of {len(specs)} datasets cannot be used here: {', '.join(refused)}. Leave them out; where "
+                        "something is only not confirmed, check it on the data, then name the dataset in data.accept_unconfirmed")
+    sources = [make(entry, spec) for entry, spec in zip(config.datasets, specs, strict=True)]
+    sizes = [source.dataset.num_steps if entry.per_step else 1 for source, entry in zip(sources, config.datasets, strict=True)]
+    return Mixture(sources, [entry.weight * size for entry, size in zip(config.datasets, sizes, strict=True)])
 
 
-def _check_width(dataset: RLDSDataset, key: str, width: int, whose: str) -> None:
-    shape = dataset.schema.step(key, str(dataset.directory)).shape
-    if shape != (width,):
-        raise DataError(f"{dataset.directory}: field '{key}' has shape {list(shape)} in features.json, but {whose} says [{width}]. "
-                        "Choose the dataset or the configuration that belongs to the other")
+def _check_columns(dataset: RLDSDataset, spec: DatasetSpec, action_dim: int | None) -> None:
+    """The columns of action and state are in features.json as the row says, and the action is as wide as the model's."""
+    where = dataset.directory
+    for key, parts, width in ((spec.action_key, spec.action_parts, spec.action_width),
+                              (spec.proprio_key, spec.proprio_parts, spec.proprio_width)):
+        problems = parts.problems(dataset.schema) if parts else []
+        if problems:
+            raise DataError(f"{where}: registry row '{spec.name}' reads what features.json has not: {', '.join(problems)} "
+                            f"(has {', '.join(sorted(dataset.schema.steps))}). The copy has another version or layout")
+        shape = dataset.schema.step(key, str(where)).shape if key and not parts else (width,)
+        if shape != (width,):
+            raise DataError(f"{where}: field '{key}' has shape {list(shape)} in features.json, but registry row '{spec.name}' says "
+                            f"[{width}]. Choose the dataset or the configuration that belongs to the other")
+    if action_dim not in (None, spec.action_width):
+        raise DataError(f"{where}: actions of '{spec.name}' have shape [{spec.action_width}], but the model's action_dim says "
+                        f"[{action_dim}]. Choose the dataset or the configuration that belongs to the other")

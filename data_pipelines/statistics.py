@@ -15,7 +15,8 @@ import numpy as np
 from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.files import write_atomically
 from data_pipelines.openx.registry import DatasetSpec
-from data_pipelines.rlds.dataset import RLDSDataset
+from data_pipelines.openx.standardise import Composition
+from data_pipelines.rlds.dataset import Episode, RLDSDataset
 from data_pipelines.rlds.index import index_path
 from data_pipelines.transforms import Normalizer
 
@@ -110,7 +111,9 @@ def compute(dataset: RLDSDataset, spec: DatasetSpec, on_bad_record: str = "fail"
     for index in range(len(dataset)):
         try:
             episode = dataset[index]
-            rows = {name: finite(episode, key)[spec.first_step:] for name, key in keys.items()}
+            rows = {"action": actions(episode, spec)[spec.first_step:]}
+            if spec.proprio_key:
+                rows["proprio"] = states(episode, spec)[spec.first_step:]
         except BadRecordError as error:
             if on_bad_record == "fail":
                 raise
@@ -126,7 +129,26 @@ def compute(dataset: RLDSDataset, spec: DatasetSpec, on_bad_record: str = "fail"
                              dataset.fingerprint, columns, tuple(skipped))
 
 
-def finite(episode, key: str) -> np.ndarray:
+def actions(episode: Episode, spec: DatasetSpec) -> np.ndarray:
+    """The actions of an episode as `spec` says, [steps, action_width]; a composition may have none for the last step."""
+    return finite(episode, spec.action_key) if spec.action_parts is None else _composed(episode, "action", spec.action_parts)
+
+
+def states(episode: Episode, spec: DatasetSpec) -> np.ndarray:
+    """The robot states of an episode as `spec` says, [steps, proprio_width]."""
+    return finite(episode, spec.proprio_key) if spec.proprio_parts is None else _composed(episode, "proprio", spec.proprio_parts)
+
+
+def _composed(episode: Episode, name: str, composition: Composition) -> np.ndarray:
+    try:
+        return composition.of(lambda key: finite(episode, key), len(episode))
+    except BadRecordError:
+        raise
+    except ValueError as error:
+        raise episode.bad(name, str(error)) from error
+
+
+def finite(episode: Episode, key: str) -> np.ndarray:
     """Numeric column `key` [steps, width]; BadRecordError where a number is NaN or infinite."""
     values = np.asarray(episode.column(key))
     good = np.isfinite(values.reshape(len(values), -1)).all(1)

@@ -1,13 +1,17 @@
 """What is known about each dataset that its features.json does not say: which camera is which, what an action means.
 
-A table with one row per dataset; adding a dataset is adding a row. Sources: the dataset's own documentation and the tables of
-Octo and OpenVLA (bridge_dataset: WidowX 250, 5 Hz, action = end-effector deltas xyz and roll-pitch-yaw plus gripper 0 closed..1 open).
+A table with one row per dataset; adding a dataset is adding a row. CALVIN's rows stand here, those of Open X-Embodiment follow from
+`data_pipelines.openx.table`: their actions and states are composed of several columns into one common form.
 """
 
 import difflib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from data_pipelines.errors import DataError
+from data_pipelines.openx.conventions import ACTION_WIDTH, PROPRIO_WIDTH, ActionEncoding, Gripper, Proprio
+from data_pipelines.openx.standardise import Composition
+from data_pipelines.openx.table import OPENX, OpenXDataset
 from data_pipelines.rlds.windows import CLIP_SAMPLING
 from data_pipelines.transforms import NORMALIZATIONS
 
@@ -22,10 +26,14 @@ class DatasetSpec:
       policy_views: views a policy sees when its configuration names none.
       action_key, action_width: the label; `normalization` is applied to the dimensions where `normalized` is True (all when empty).
       proprio_key, proprio_width: robot state, scaled by mean and standard deviation; "" and 0 when there is none.
+      action_parts, proprio_parts: where given, the label or the state is composed of several columns, and the key is their text.
+      swapped: cameras whose pictures are stored blue-green-red.
+      impossible, unconfirmed: 'cameras', 'instruction', 'action', 'gripper', 'proprio' or 'control_hz' -> why it cannot be used, or what
+        about it no documentation confirms.
       instruction_keys: the first one that features.json has is used.
       clip_sampling: 'strided' (robot episodes) or 'whole' (the clip spans the episode).
       first_step: steps before it are no policy examples and not in the statistics.
-      control_hz: rate of the actions.
+      control_hz: rate of the actions; None: not known.
       signed_dimensions: commands that are +1 or -1 to the robot (grippers): a policy's output there is replaced by its sign.
     """
 
@@ -36,7 +44,7 @@ class DatasetSpec:
     action_key: str
     action_width: int
     normalization: str
-    control_hz: float
+    control_hz: float | None
     normalized: tuple[bool, ...] = ()
     proprio_key: str = ""
     proprio_width: int = 0
@@ -44,6 +52,11 @@ class DatasetSpec:
     clip_sampling: str = "strided"
     first_step: int = 0
     signed_dimensions: tuple[int, ...] = ()
+    action_parts: Composition | None = None
+    proprio_parts: Composition | None = None
+    swapped: tuple[str, ...] = ()
+    impossible: Mapping[str, str] = field(default_factory=dict)
+    unconfirmed: Mapping[str, str] = field(default_factory=dict)
     notes: str = field(default="", compare=False)
 
     def __post_init__(self):
@@ -62,6 +75,40 @@ class DatasetSpec:
                             f"{', '.join(f'{role}={key}' for role, key in self.cameras.items())}). Choose `views` among these.")
         return known
 
+    def refusal(self, columns: Collection[str], accept_unconfirmed: bool = False) -> str:
+        """Why `columns` of this row (see `impossible`) cannot be used, or ""."""
+        marked = {} if accept_unconfirmed else {name: f"not confirmed: {why}" for name, why in self.unconfirmed.items()}
+        return "; ".join(f"{name}: {why}" for name, why in {**marked, **self.impossible}.items() if name in columns)
+
+
+def _openx_spec(row: OpenXDataset) -> DatasetSpec:
+    """End-effector deltas with mean 0 and deviation 1 and the gripper left as it is, as Octo scales them."""
+    cameras = {role: f"observation/{key}" for role, key in row.cameras.items()}
+    view = next(iter(cameras), "")
+    impossible = {}
+    if not cameras:
+        impossible["cameras"] = row.notes
+    if row.action is not ActionEncoding.EEF_DELTA:
+        impossible["action"] = f"no common form for '{row.action.value}'"
+    if row.grip is Gripper.UNKNOWN:
+        impossible["gripper"] = "not documented"
+    if row.proprio in (Proprio.UNKNOWN, Proprio.JOINT_BIMANUAL):
+        impossible["proprio"] = f"no common form for '{row.proprio.value}'"
+    if row.hz is None:
+        impossible["control_hz"] = "not documented"
+    return DatasetSpec(
+        name=row.name, cameras=cameras, clip_views={view: 1.0} if view else {}, policy_views=(view,) if view else (),
+        action_key=str(row.composition or "action"), action_width=ACTION_WIDTH, action_parts=row.composition,
+        normalization="mean_std", normalized=(True,) * (ACTION_WIDTH - 1) + (False,), control_hz=row.hz,
+        proprio_key=str(row.state_composition), proprio_width=PROPRIO_WIDTH, proprio_parts=row.state_composition,
+        instruction_keys=(row.instruction,), clip_sampling=row.clip_sampling, first_step=row.first_step,
+        swapped=tuple(f"observation/{key}" for key in row.swapped), impossible=impossible, unconfirmed=row.unconfirmed, notes=row.notes,
+    )
+
+
+# What stage needs what of a row.
+CLIP_COLUMNS = ("cameras", "instruction")
+POLICY_COLUMNS = (*CLIP_COLUMNS, "action", "gripper", "proprio", "control_hz")
 
 REGISTRY: dict[str, DatasetSpec] = {spec.name: spec for spec in (
     DatasetSpec(
@@ -82,18 +129,7 @@ REGISTRY: dict[str, DatasetSpec] = {spec.name: spec for spec in (
         proprio_key="observation/robot_obs", proprio_width=15, signed_dimensions=(6,),
         notes="the recorded dataset as converted by `vpp data build calvin`; rel_actions as stored, already in [-1, 1]",
     ),
-    DatasetSpec(
-        name="bridge_dataset",
-        cameras={"primary": "observation/image_0", "secondary": "observation/image_1", "tertiary": "observation/image_2",
-                 "wrist": "observation/image_3"},
-        clip_views={"primary": 1.0},
-        policy_views=("primary",),
-        action_key="action", action_width=7, normalization="mean_std", normalized=(True,) * 6 + (False,), control_hz=5.0,
-        proprio_key="observation/state", proprio_width=7,
-        instruction_keys=("language_instruction", "observation/natural_language_instruction"),
-        clip_sampling="whole", first_step=1,
-        notes="first action of every episode is all zero; has_image_k flags are unreliable in some copies; many instructions are empty",
-    ),
+    *map(_openx_spec, OPENX.values()),
 )}
 
 
@@ -101,6 +137,6 @@ def dataset_spec(name: str) -> DatasetSpec:
     """The row `name`; DataError with the nearest name otherwise."""
     if name not in REGISTRY:
         near = difflib.get_close_matches(name, REGISTRY, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        raise DataError(f"dataset '{name}' is not in the registry (has {', '.join(REGISTRY)}){hint}")
+        hint = f"did you mean '{near[0]}'?" if near else "data_pipelines/openx/table.py lists its rows"
+        raise DataError(f"dataset '{name}' is not in the registry of {len(REGISTRY)} datasets; {hint}")
     return REGISTRY[name]

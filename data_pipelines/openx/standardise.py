@@ -1,0 +1,189 @@
+"""Raw step columns of one episode to the common action and state: pure functions of arrays, time first.
+
+The gripper equations are Octo's and OpenVLA's. They look ahead and behind (`relative`, `binarize`), so they are applied to whole episodes,
+before windows are cut.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from data_pipelines.openx.conventions import Gripper
+from data_pipelines.rlds.schema import Schema
+
+# A gripper command below this size says "stay".
+COMMAND = 0.1
+# Nearer than this to 0 or 1, a continuous gripper has arrived.
+ARRIVED = 0.05
+# [t, width] array of a step column
+Column = Callable[[str], np.ndarray]
+
+
+def relative_to_absolute(command: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
+    """Commands (+1 close, -1 open, about 0 stay) to openness 0 or 1.
+
+    Until the first command the gripper is in the state that the command changes; it is open where no command ever comes.
+    """
+    command = np.asarray(command, np.float64)
+    wanted = np.where(command < -COMMAND, 1, np.where(command > COMMAND, -1, 0))
+    given = np.flatnonzero(wanted)
+    before = -wanted[given[0]] if len(given) else 1
+    latest = np.maximum.accumulate(np.where(wanted != 0, np.arange(len(wanted)), -1))
+    return (np.where(latest >= 0, wanted[latest], before) + 1) / 2
+
+
+def binarize(openness: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
+    """Continuous openness to the state that the gripper is about to reach: 0 or 1, undecided steps take that of the next decided one.
+
+    Undecided steps at the end keep the last raw number.
+    """
+    openness = np.asarray(openness, np.float64)
+    steps = len(openness)
+    decided = (openness > 1 - ARRIVED) | (openness < ARRIVED)
+    upcoming = np.minimum.accumulate(np.where(decided, np.arange(steps), steps)[::-1])[::-1]
+    reached = np.append(openness > 0.5, 0.0)[upcoming]
+    return np.where(upcoming < steps, reached, openness[-1:])
+
+
+OPENNESS: Mapping[Gripper, Callable[[np.ndarray], np.ndarray]] = {
+    Gripper.OPEN: lambda g: g,
+    Gripper.CLOSED: lambda g: 1 - g,
+    Gripper.CLIPPED_OPEN: lambda g: np.clip(g, 0, 1),
+    Gripper.CLIPPED_CLOSED: lambda g: 1 - np.clip(g, 0, 1),
+    Gripper.SIGNED_OPEN: lambda g: (g + 1) / 2,
+    Gripper.SIGNED_CLOSED: lambda g: (1 - g) / 2,
+    Gripper.RELATIVE: relative_to_absolute,
+    Gripper.CONTINUOUS_OPEN: binarize,
+    Gripper.THRESHOLD_CLOSED: lambda g: 1.0 - (g > 0.5),
+    Gripper.ABSENT: np.zeros_like,
+    Gripper.ABSENT_OPEN: np.ones_like,
+}
+
+
+def openness(values: Float[np.ndarray, "t"], convention: Gripper) -> Float[np.ndarray, "t"]:
+    """Raw gripper numbers of a whole episode to 1 open, 0 closed. KeyError for `Gripper.UNKNOWN`."""
+    return OPENNESS[convention](np.asarray(values, np.float64))
+
+
+def quaternion_to_euler(quaternion: Float[np.ndarray, "t 4"]) -> Float[np.ndarray, "t 3"]:
+    """(x, y, z, w) of any length to roll, pitch, yaw in radians, where R = Rz(yaw) Ry(pitch) Rx(roll). ValueError at length zero."""
+    q = np.asarray(quaternion, np.float64)
+    length = np.linalg.norm(q, axis=-1, keepdims=True)
+    if not (length > 1e-6).all():
+        raise ValueError(f"quaternion of length zero at step {int(np.argmin(length[:, 0]))}")
+    x, y, z, w = np.moveaxis(q / length, -1, 0)
+    roll = np.arctan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
+    pitch = np.arcsin(np.clip(2 * (w * y - z * x), -1, 1))
+    yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+    return np.stack([roll, pitch, yaw], -1)
+
+
+def reached(state: Float[np.ndarray, "t n"]) -> Float[np.ndarray, "t-1 n"]:
+    """The motion that took place, s[t+1] - s[t], instead of the commanded one. Angles are differences too, without wrap-around."""
+    return np.diff(np.asarray(state, np.float64), axis=0)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some numbers of a composed row.
+
+    Attributes:
+      kind: 'columns' start:stop of step column `key` as they are; 'euler' of the quaternion there; 'reached' motion between its steps;
+        'zeros', as many as `stop`.
+      start, stop: as of a Python slice: negative numbers count from the end, and None is the end.
+    """
+
+    kind: str
+    key: str = ""
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def width(self) -> int:
+        return 3 if self.kind == "euler" else (self.stop or 0) - self.start
+
+    @property
+    def needs(self) -> int:
+        """Least width of the column that it is cut from."""
+        return max(-self.start, self.stop or 0)
+
+    def __str__(self) -> str:
+        columns = f"{self.key}[{self.start}:{'' if self.stop is None else self.stop}]"
+        return {"columns": columns, "zeros": f"{self.width}*0"}.get(self.kind, f"{self.kind}({columns})")
+
+    def of(self, column: Column) -> Float[np.ndarray, "t w"]:
+        """Without the zeros, whose length is another part's business."""
+        values = column(self.key)
+        values = values.reshape(len(values), -1)[:, self.start:self.stop]
+        if self.kind == "reached":
+            return reached(values)
+        return quaternion_to_euler(values) if self.kind == "euler" else np.asarray(values, np.float64)
+
+
+_PART = re.compile(r"(?:(?P<zeros>\d+)\*0|(?:(?P<kind>euler|reached)\()?(?P<key>[^\[\]()]+)\[(?P<start>-?\d+):(?P<stop>-?\d*)\]\)?)")
+
+
+def parts(text: str) -> tuple[Part, ...]:
+    """'action[0:3] + euler(action[3:7])' or 'observation/state[0:3] + 3*0', in the order of the result; slices as in Python."""
+    made = []
+    for term in filter(None, text.split(" + ")):
+        match = _PART.fullmatch(term)
+        if match is None:
+            raise ValueError(f"'{term}' is none of KEY[a:b], euler(KEY[a:b]), reached(KEY[a:b]), N*0")
+        if match["zeros"]:
+            made.append(Part("zeros", stop=int(match["zeros"])))
+        else:
+            made.append(Part(match["kind"] or "columns", match["key"], int(match["start"]), int(match["stop"]) if match["stop"] else None))
+    return tuple(made)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """How rows of numbers are made of step columns, and the last of them, where `gripper` is given, of its raw number."""
+
+    parts: tuple[Part, ...]
+    gripper: Part | None = None
+    convention: Gripper | None = None
+
+    @property
+    def width(self) -> int:
+        return sum(part.width for part in self.parts) + (self.convention is not None)
+
+    @property
+    def lost_steps(self) -> int:
+        """Steps at the end of an episode that have no row."""
+        return int(any(part.kind == "reached" for part in self.parts))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Step features it reads, each once."""
+        return tuple(dict.fromkeys(part.key for part in (*self.parts, *filter(None, (self.gripper,))) if part.key))
+
+    def __str__(self) -> str:
+        terms = [str(part) for part in self.parts]
+        if self.convention is not None:
+            terms.append(f"{self.convention.name.lower()}({self.gripper or ''})")
+        return " + ".join(terms)
+
+    def problems(self, schema: Schema) -> list[str]:
+        """What features.json lacks: absent columns, or columns that are too narrow."""
+        found = []
+        for part in filter(None, (*self.parts, self.gripper)):
+            feature = schema.steps.get(part.key)
+            if part.key and (feature is None or feature.kind != "tensor"):
+                found.append(f"step field '{part.key}'")
+            elif part.key and None not in feature.shape and int(np.prod(feature.shape, dtype=np.int64)) < part.needs:
+                found.append(f"{part} (its shape is {list(feature.shape)})")
+        return list(dict.fromkeys(found))
+
+    def of(self, column: Column, steps: int) -> Float[np.ndarray, "t w"]:
+        """The rows of an episode of `steps` steps, float32. ValueError where the numbers allow none (a quaternion of zeros)."""
+        rows = steps - self.lost_steps
+        made = [np.zeros((rows, part.width)) if part.kind == "zeros" else part.of(column)[:rows] for part in self.parts]
+        if self.convention is not None:
+            raw = np.zeros(steps) if self.gripper is None else self.gripper.of(column)[:, 0]
+            made.append(openness(raw, self.convention)[:rows, None])
+        return np.concatenate(made, 1).astype(np.float32)

@@ -1,0 +1,352 @@
+"""The 69 Open X-Embodiment datasets that TFDS or the common training mixtures name, one typed row each, and a second copy of Bridge.
+
+Sources: TFDS 4.9.10 (names, folders, versions, feature catalog), the dataset tables of Octo and OpenVLA (views, compositions), LeRobot
+(control rates). No source documents everything; what none confirms stands under `unconfirmed`, and using it is an error.
+
+Where the documentation of a gripper contradicts Octo and OpenVLA, which pass the number through, the row follows the documentation:
+columbia_cairlab_pusht_real (relative), nyu_rot (0 open), maniskill (-1..1), stanford_mask_vit (-1 open). cmu_play_fusion is composed as
+documented; their slice mixes quaternion, gripper and terminate flag. taco_play's state has the gripper width at its documented index 6.
+Rotations stay as stored (see `notes`); quaternions become roll, pitch, yaw.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from data_pipelines.openx.conventions import ACTION_WIDTH, PROPRIO_WIDTH, ActionEncoding, Gripper, Proprio
+from data_pipelines.openx.standardise import Composition, parts
+
+# Columns of a row that may be marked.
+MARKS = ("cameras", "action", "gripper", "proprio", "instruction")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenXDataset:
+    """One row. Step features are named below `observation/` in `cameras`, in full elsewhere.
+
+    Attributes:
+      versions: the expected one first, then others with the same layout.
+      folder: directory of a mirror, where it is not the name; `aliases`: what others call the same data.
+      hz: control rate; None: not known.
+      cameras: role -> picture; empty where the pictures are stand-ins.
+      swapped: pictures stored blue-green-red.
+      action: what the action is; `motion` composes its six numbers, `gripper` and `grip` its seventh: column and convention.
+      proprio: what the state is; `state` composes its eight numbers, "" is zeros.
+      keep: name of the filter in `data_pipelines.openx.filters` that leaves episodes out.
+      first_step: steps before it are no policy examples.
+      unconfirmed: column of this row (one of `MARKS`) -> what is not certain about it.
+    """
+
+    name: str
+    versions: tuple[str, ...] = ("0.1.0",)
+    hz: float | None
+    cameras: Mapping[str, str]
+    folder: str = ""
+    aliases: tuple[str, ...] = ()
+    swapped: tuple[str, ...] = ()
+    action: ActionEncoding = ActionEncoding.EEF_DELTA
+    motion: str = "action[0:6]"
+    grip: Gripper = Gripper.OPEN
+    gripper: str = "action[6:7]"
+    proprio: Proprio = Proprio.NONE
+    state: str = ""
+    instruction: str = "language_instruction"
+    clip_sampling: str = "strided"
+    first_step: int = 0
+    keep: str = ""
+    unconfirmed: Mapping[str, str] = field(default_factory=dict)
+    notes: str = ""
+
+    def __post_init__(self):
+        unknown, action, state = set(self.unconfirmed) - set(MARKS), self.composition, self.state_composition
+        if unknown or state.width != PROPRIO_WIDTH or (action and action.width != ACTION_WIDTH):
+            raise ValueError(f"{self.name}: unknown marks {sorted(unknown)}, state {state} or action {action} of wrong width")
+
+    @property
+    def composition(self) -> Composition | None:
+        """Of the common action; None where there is none."""
+        if self.action is not ActionEncoding.EEF_DELTA or self.grip is Gripper.UNKNOWN:
+            return None
+        return Composition(parts(self.motion), next(iter(parts(self.gripper)), None), self.grip)
+
+    @property
+    def state_composition(self) -> Composition:
+        return Composition(parts(self.state or f"{PROPRIO_WIDTH}*0"))
+
+
+# Google's first datasets name their columns alike.
+WORLD_MOTION = "action/world_vector[0:3] + action/rotation_delta[0:3]"
+CLOSEDNESS = "action/gripper_closedness_action[0:1]"
+OBSERVED_INSTRUCTION = "observation/natural_language_instruction"
+POSE_AND_GRIPPER = "observation/state[0:6] + 1*0 + observation/state[6:7]"
+JOINTS_AND_GRIPPER = "observation/state[0:8]"
+NO_SIGN = {"gripper": "which sign is open is not documented"}
+ABSOLUTE = {"action": "documented as a position, so probably absolute; Octo and OpenVLA take it as a delta", **NO_SIGN}
+IMAGE = {"primary": "image"}
+IMAGE_AND_WRIST = {"primary": "image", "wrist": "wrist_image"}
+
+_ROWS = (
+    OpenXDataset(
+        name="fractal20220817_data", hz=3, cameras=IMAGE, motion=WORLD_MOTION, grip=Gripper.RELATIVE, gripper=CLOSEDNESS,
+        proprio=Proprio.POS_QUAT, state="observation/base_pose_tool_reached[0:7] + observation/gripper_closed[0:1]",
+        instruction=OBSERVED_INSTRUCTION, clip_sampling="whole", notes="RT-1"),
+    OpenXDataset(
+        name="kuka", hz=10, cameras=IMAGE, motion=WORLD_MOTION, grip=Gripper.RELATIVE, gripper=CLOSEDNESS,
+        proprio=Proprio.POS_QUAT,
+        state="observation/clip_function_input/base_pose_tool_reached[0:7] + observation/gripper_closed[0:1]",
+        instruction=OBSERVED_INSTRUCTION, keep="success", notes="state columns are zlib-compressed; the instruction says nothing"),
+    OpenXDataset(
+        name="bridge", folder="bridge_data_v2", versions=("0.0.1",), hz=5, cameras={"primary": "image_0", "secondary": "image_1"},
+        motion="reached(observation/state[0:6])", grip=Gripper.CONTINUOUS_OPEN, proprio=Proprio.POS_EULER,
+        state="observation/state[0:6] + 1*0 + observation/state[-1:]", clip_sampling="whole", first_step=1,
+        notes="the old layout bridge/0.1.0 (nested action) is another version; the first action is all zero; many empty instructions"),
+    OpenXDataset(
+        name="bridge_dataset", versions=("1.0.0",), aliases=("bridge_orig",), hz=5,
+        cameras={"primary": "image_0", "secondary": "image_1", "tertiary": "image_2", "wrist": "image_3"},
+        motion="reached(observation/state[0:6])", grip=Gripper.CONTINUOUS_OPEN, proprio=Proprio.POS_EULER,
+        state="observation/state[0:6] + 1*0 + observation/state[-1:]", clip_sampling="whole", first_step=1,
+        notes="the project site's copy of bridge, which Octo and OpenVLA train on; its has_image_k flags are unreliable in some copies"),
+    OpenXDataset(
+        name="taco_play", hz=15, cameras={"primary": "rgb_static", "wrist": "rgb_gripper"}, motion="action/rel_actions_world[0:6]",
+        grip=Gripper.CLIPPED_OPEN, gripper="action/rel_actions_world[6:7]", proprio=Proprio.POS_EULER,
+        state="observation/robot_obs[0:6] + 1*0 + observation/robot_obs[6:7]", instruction=OBSERVED_INSTRUCTION,
+        unconfirmed={"gripper": "the catalog says +1 = close, Octo and OpenVLA take +1 = open"}, notes="documented as yaw, pitch, roll"),
+    OpenXDataset(
+        name="jaco_play", hz=10, cameras={"primary": "image", "wrist": "image_wrist"}, motion="action/world_vector[0:3] + 3*0",
+        grip=Gripper.RELATIVE, gripper=CLOSEDNESS, proprio=Proprio.POS_EULER,
+        state="observation/end_effector_cartesian_pos[0:6] + 1*0 + observation/end_effector_cartesian_pos[-1:]",
+        instruction=OBSERVED_INSTRUCTION, unconfirmed={"proprio": "the layout of its 7 numbers is not documented"}),
+    OpenXDataset(
+        name="berkeley_cable_routing", hz=10, cameras={"primary": "image", "secondary": "top_image", "wrist": "wrist45_image"},
+        motion=WORLD_MOTION, grip=Gripper.ABSENT, gripper="", proprio=Proprio.JOINT, state="observation/robot_state[0:7] + 1*0",
+        instruction=OBSERVED_INSTRUCTION, notes="velocities; one constant instruction"),
+    OpenXDataset(
+        name="roboturk", hz=10, cameras={"primary": "front_rgb"}, motion=WORLD_MOTION, grip=Gripper.CLIPPED_CLOSED, gripper=CLOSEDNESS,
+        instruction=OBSERVED_INSTRUCTION),
+    OpenXDataset(
+        name="nyu_door_opening_surprising_effectiveness", hz=3, cameras={"wrist": "image"}, motion=WORLD_MOTION, grip=Gripper.RELATIVE,
+        gripper=CLOSEDNESS, instruction=OBSERVED_INSTRUCTION, notes="velocities"),
+    OpenXDataset(
+        name="viola", hz=20, cameras={"primary": "agentview_rgb", "wrist": "eye_in_hand_rgb"}, motion=WORLD_MOTION,
+        grip=Gripper.CLIPPED_CLOSED, gripper=CLOSEDNESS, proprio=Proprio.JOINT,
+        state="observation/joint_states[0:7] + observation/gripper_states[0:1]", instruction=OBSERVED_INSTRUCTION),
+    OpenXDataset(
+        name="berkeley_autolab_ur5", hz=5, cameras={"primary": "image", "wrist": "hand_image"}, swapped=("hand_image",),
+        motion=WORLD_MOTION, grip=Gripper.RELATIVE, gripper=CLOSEDNESS, proprio=Proprio.POS_QUAT, state="observation/robot_state[6:14]",
+        instruction=OBSERVED_INSTRUCTION, unconfirmed={"proprio": "that robot_state[6:14] is xyz, quaternion, gripper"}),
+    OpenXDataset(
+        name="toto", hz=30, cameras=IMAGE, motion=WORLD_MOTION, grip=Gripper.OPEN, gripper="action/open_gripper[0:1]",
+        proprio=Proprio.JOINT, state="observation/state[0:7] + 1*0", instruction=OBSERVED_INSTRUCTION),
+    OpenXDataset(
+        name="language_table", versions=("0.0.1", "0.1.0"), hz=10, cameras={"primary": "rgb"}, motion="action[0:2] + 4*0",
+        grip=Gripper.ABSENT_OPEN, gripper="", proprio=Proprio.POS_EULER, state="observation/effector_translation[0:2] + 6*0",
+        instruction="observation/instruction", notes="the instruction is int32 code points"),
+    OpenXDataset(
+        name="columbia_cairlab_pusht_real", hz=10, cameras=IMAGE_AND_WRIST, motion=WORLD_MOTION, grip=Gripper.RELATIVE,
+        gripper=CLOSEDNESS, proprio=Proprio.POS_EULER, state="observation/robot_state[0:2] + 6*0", instruction=OBSERVED_INSTRUCTION),
+    OpenXDataset(
+        name="stanford_kuka_multimodal_dataset_converted_externally_to_rlds", hz=20, cameras=IMAGE, motion="action[0:3] + 3*0",
+        gripper="action[-1:]", proprio=Proprio.POS_QUAT, state="observation/ee_position[0:3] + observation/ee_orientation[0:4] + 1*0",
+        unconfirmed=NO_SIGN),
+    OpenXDataset(
+        name="nyu_rot_dataset_converted_externally_to_rlds", hz=3, cameras=IMAGE, grip=Gripper.CLOSED, proprio=Proprio.POS_EULER,
+        state=POSE_AND_GRIPPER),
+    OpenXDataset(
+        name="stanford_hydra_dataset_converted_externally_to_rlds", hz=10, cameras=IMAGE_AND_WRIST, swapped=("image", "wrist_image"),
+        grip=Gripper.CLOSED, proprio=Proprio.POS_EULER,
+        state="observation/state[0:3] + observation/state[7:10] + 1*0 + observation/state[-3:-2]"),
+    OpenXDataset(
+        name="austin_buds_dataset_converted_externally_to_rlds", hz=20, cameras=IMAGE_AND_WRIST, grip=Gripper.CLIPPED_CLOSED,
+        proprio=Proprio.JOINT, state=JOINTS_AND_GRIPPER),
+    OpenXDataset(
+        name="nyu_franka_play_dataset_converted_externally_to_rlds", hz=3,
+        cameras={"primary": "image", "secondary": "image_additional_view"}, motion="action[7:13]", grip=Gripper.CLIPPED_OPEN,
+        gripper="action[13:14]", proprio=Proprio.POS_EULER, state="observation/state[-6:] + 2*0"),
+    OpenXDataset(
+        name="maniskill_dataset_converted_externally_to_rlds", hz=20, cameras=IMAGE_AND_WRIST, grip=Gripper.SIGNED_OPEN,
+        proprio=Proprio.POS_QUAT, state="observation/tcp_pose[0:7] + observation/state[7:8]",
+        notes="rotation is axis-angle; +-1 is 0.1 m or 0.1 rad; quaternion w first"),
+    OpenXDataset(
+        name="furniture_bench_dataset_converted_externally_to_rlds", hz=10, cameras=IMAGE_AND_WRIST,
+        motion="action[0:3] + euler(action[3:7])", grip=Gripper.CLIPPED_CLOSED, gripper="action[7:8]", proprio=Proprio.POS_QUAT,
+        state="observation/state[0:7] + observation/state[-1:]"),
+    OpenXDataset(
+        name="cmu_franka_exploration_dataset_converted_externally_to_rlds", hz=10, cameras={"primary": "highres_image"},
+        unconfirmed={"gripper": "its convention is not documented"}, notes="position and orientation: absolute or delta is not documented"),
+    OpenXDataset(
+        name="ucsd_kitchen_dataset_converted_externally_to_rlds", hz=2, cameras=IMAGE, proprio=Proprio.JOINT,
+        state="observation/state[0:7] + 1*0", unconfirmed=ABSOLUTE),
+    OpenXDataset(
+        name="ucsd_pick_and_place_dataset_converted_externally_to_rlds", hz=3, cameras=IMAGE, motion="action[0:3] + 3*0",
+        gripper="action[3:4]", proprio=Proprio.POS_EULER, state=POSE_AND_GRIPPER,
+        unconfirmed={"gripper": "a torque whose sign is not documented"}, notes="velocities"),
+    OpenXDataset(
+        name="austin_sailor_dataset_converted_externally_to_rlds", hz=20, cameras=IMAGE_AND_WRIST, grip=Gripper.CLIPPED_CLOSED,
+        proprio=Proprio.POS_QUAT, state=JOINTS_AND_GRIPPER),
+    OpenXDataset(
+        name="austin_sirius_dataset_converted_externally_to_rlds", hz=20, cameras=IMAGE_AND_WRIST, grip=Gripper.CLIPPED_CLOSED,
+        proprio=Proprio.POS_QUAT, state=JOINTS_AND_GRIPPER,
+        unconfirmed={"proprio": "Octo and OpenVLA say pose and quaternion, the catalog joints"}),
+    OpenXDataset(
+        name="bc_z", hz=10, cameras=IMAGE, motion="action/future/xyz_residual[0:3] + action/future/axis_angle_residual[0:3]",
+        grip=Gripper.CLOSED, gripper="action/future/target_close[0:1]", proprio=Proprio.POS_EULER,
+        state="observation/present/xyz[0:3] + observation/present/axis_angle[0:3] + 1*0 + observation/present/sensed_close[0:1]",
+        instruction=OBSERVED_INSTRUCTION, notes="action columns hold the next 10 steps, the first is used; rotation is axis-angle"),
+    OpenXDataset(
+        name="usc_cloth_sim_converted_externally_to_rlds", hz=10, cameras=IMAGE, motion="action[0:3] + 3*0",
+        grip=Gripper.THRESHOLD_CLOSED, gripper="action[3:4]", notes="action is an xyz goal and a picker; composition is our own"),
+    OpenXDataset(
+        name="utokyo_pr2_opening_fridge_converted_externally_to_rlds", hz=10, cameras=IMAGE, proprio=Proprio.POS_EULER,
+        state=POSE_AND_GRIPPER, unconfirmed=ABSOLUTE),
+    OpenXDataset(
+        name="utokyo_pr2_tabletop_manipulation_converted_externally_to_rlds", hz=10, cameras=IMAGE, proprio=Proprio.POS_EULER,
+        state=POSE_AND_GRIPPER, unconfirmed=ABSOLUTE),
+    OpenXDataset(
+        name="utokyo_xarm_pick_and_place_converted_externally_to_rlds", hz=10,
+        cameras={"primary": "image", "secondary": "image2", "wrist": "hand_image"}, proprio=Proprio.POS_EULER,
+        state="observation/end_effector_pose[0:6] + 2*0", unconfirmed=ABSOLUTE),
+    OpenXDataset(
+        name="utokyo_xarm_bimanual_converted_externally_to_rlds", hz=10, cameras=IMAGE, motion="action[7:13]", gripper="action[13:14]",
+        proprio=Proprio.POS_EULER, state="observation/pose_r[0:6] + 2*0", unconfirmed=NO_SIGN, notes="right arm only"),
+    OpenXDataset(
+        name="robo_net", versions=("1.0.0",), hz=1, cameras={"primary": "image", "secondary": "image1"}, motion="action[0:4] + 2*0",
+        gripper="action[4:5]", proprio=Proprio.POS_EULER, state="observation/state[0:4] + 3*0 + observation/state[-1:]",
+        unconfirmed={"cameras": "which of its copies has a third camera", "instruction": "whether every copy has one",
+                     "gripper": "its convention is not documented"},
+        notes="yaw stands in the first rotation slot"),
+    OpenXDataset(
+        name="berkeley_mvp_converted_externally_to_rlds", hz=5, cameras={"wrist": "hand_image"}, action=ActionEncoding.JOINT,
+        motion="action[0:7]", grip=Gripper.CLOSED, gripper="action[7:8]", proprio=Proprio.POS_QUAT,
+        state="observation/pose[0:7] + observation/gripper[0:1]"),
+    OpenXDataset(
+        name="berkeley_rpt_converted_externally_to_rlds", hz=30, cameras={"wrist": "hand_image"}, action=ActionEncoding.JOINT,
+        motion="reached(observation/joint_pos[0:7])", grip=Gripper.CLOSED, gripper="action[7:8]", proprio=Proprio.JOINT,
+        state="observation/joint_pos[0:7] + observation/gripper[0:1]"),
+    OpenXDataset(
+        name="kaist_nonprehensile_converted_externally_to_rlds", hz=10, cameras=IMAGE, grip=Gripper.ABSENT, gripper="",
+        proprio=Proprio.POS_QUAT, state="observation/state[-7:] + 1*0", notes="rotation is axis-angle in the global frame"),
+    OpenXDataset(
+        name="stanford_mask_vit_converted_externally_to_rlds", hz=None, cameras=IMAGE, motion="action[0:4] + 2*0",
+        grip=Gripper.SIGNED_CLOSED, gripper="action[4:5]", proprio=Proprio.POS_EULER,
+        state="observation/end_effector_pose[0:4] + 3*0 + observation/end_effector_pose[4:5]",
+        notes="yaw stands in the first rotation slot"),
+    OpenXDataset(
+        name="tokyo_u_lsmo_converted_externally_to_rlds", hz=10, cameras=IMAGE, proprio=Proprio.POS_EULER,
+        state="observation/state[0:6] + 1*0 + observation/state[-1:]", unconfirmed=ABSOLUTE),
+    OpenXDataset(
+        name="dlr_sara_pour_converted_externally_to_rlds", hz=10, cameras=IMAGE, proprio=Proprio.POS_EULER,
+        state="observation/state[0:6] + 2*0", unconfirmed={"gripper": "its seventh number is not documented"}, notes="Euler order zxy"),
+    OpenXDataset(
+        name="dlr_sara_grid_clamp_converted_externally_to_rlds", hz=10, cameras=IMAGE, proprio=Proprio.POS_EULER,
+        state="observation/state[0:6] + 2*0", unconfirmed={"gripper": "its seventh number is not documented"}, notes="Euler order zxy"),
+    OpenXDataset(
+        name="dlr_edan_shared_control_converted_externally_to_rlds", hz=5, cameras=IMAGE, grip=Gripper.CLOSED, proprio=Proprio.POS_EULER,
+        state=POSE_AND_GRIPPER, notes="Euler order zxy"),
+    OpenXDataset(
+        name="asu_table_top_converted_externally_to_rlds", hz=12.5, cameras=IMAGE, proprio=Proprio.POS_EULER,
+        state="ground_truth_states/EE[0:6] + 1*0 + observation/state[-1:]", unconfirmed={"gripper": "its convention is not documented"},
+        notes="the catalog speaks of joint velocities"),
+    OpenXDataset(
+        name="stanford_robocook_converted_externally_to_rlds", hz=5, cameras={"primary": "image_1", "secondary": "image_2"},
+        proprio=Proprio.POS_EULER, state=POSE_AND_GRIPPER, notes="velocities, also of the gripper: passed through, not 0..1"),
+    OpenXDataset(
+        name="imperialcollege_sawyer_wrist_cam", hz=10, cameras=IMAGE_AND_WRIST, unconfirmed=NO_SIGN,
+        notes="both pictures are the wrist's; end-effector frame, ZYX Euler angles"),
+    OpenXDataset(
+        name="iamlab_cmu_pickup_insert_converted_externally_to_rlds", hz=20, cameras=IMAGE_AND_WRIST,
+        motion="action[0:3] + euler(action[3:7])", gripper="action[7:8]", proprio=Proprio.JOINT, state=JOINTS_AND_GRIPPER,
+        unconfirmed={"action": ABSOLUTE["action"]}),
+    OpenXDataset(
+        name="uiuc_d3field", hz=1, cameras={"primary": "image_1", "secondary": "image_2"}, motion="action[0:3] + 3*0",
+        grip=Gripper.ABSENT, gripper="", notes="Octo and OpenVLA leave it out: raw data called broken"),
+    OpenXDataset(
+        name="utaustin_mutex", hz=20, cameras=IMAGE_AND_WRIST, swapped=("image", "wrist_image"), grip=Gripper.CLIPPED_CLOSED,
+        proprio=Proprio.JOINT, state=JOINTS_AND_GRIPPER),
+    OpenXDataset(
+        name="berkeley_fanuc_manipulation", hz=10, cameras=IMAGE_AND_WRIST, swapped=("image", "wrist_image"), grip=Gripper.CLOSED,
+        gripper="observation/state[6:7]", proprio=Proprio.JOINT, state="observation/state[0:6] + 1*0 + observation/state[6:7]",
+        unconfirmed={"gripper": "state[6] is documented as open, Octo and OpenVLA take it as closed"},
+        notes="no gripper in the action: taken from the state"),
+    OpenXDataset(
+        name="cmu_playing_with_food", versions=("1.0.0",), hz=10, cameras={"primary": "image", "wrist": "finger_vision_1"},
+        motion="action[0:3] + euler(action[3:7])", gripper="action[-1:]", proprio=Proprio.OTHER,
+        unconfirmed={"gripper": "its convention is not documented"}, notes="the state is a force, though Octo calls it a pose"),
+    OpenXDataset(
+        name="cmu_play_fusion", hz=5, cameras=IMAGE, motion="action[0:3] + euler(action[3:7])", gripper="action[7:8]",
+        proprio=Proprio.JOINT, state=JOINTS_AND_GRIPPER),
+    OpenXDataset(
+        name="cmu_stretch", hz=10, cameras=IMAGE, proprio=Proprio.POS_EULER, state="observation/state[0:3] + 4*0 + observation/state[-1:]",
+        unconfirmed=NO_SIGN, notes="documented as position and rotation of the end effector"),
+    *(OpenXDataset(
+        name=f"berkeley_gnm_{name}", hz=hz, cameras=IMAGE, action=ActionEncoding.NAVIGATION, motion="action[0:2]", grip=Gripper.ABSENT,
+        gripper="", proprio=Proprio.NAVIGATION, state="observation/state[0:3] + 5*0", keep="longer_than_one_step",
+        unconfirmed={"instruction": "it may be a constant stand-in"}) for name, hz in (("recon", 3), ("cory_hall", 5), ("sac_son", 10))),
+    OpenXDataset(
+        name="utokyo_saytap_converted_externally_to_rlds", hz=None, cameras={}, action=ActionEncoding.JOINT, grip=Gripper.ABSENT,
+        gripper="", proprio=Proprio.OTHER, notes="pictures are stand-ins; 12 joint positions of a quadruped"),
+    OpenXDataset(
+        name="eth_agent_affordances", hz=None, cameras={}, grip=Gripper.ABSENT, gripper="", proprio=Proprio.POS_EULER,
+        state=POSE_AND_GRIPPER, notes="pictures are black; velocities; composition is our own"),
+    OpenXDataset(
+        name="conq_hose_manipulation", versions=("0.0.1",), hz=30,
+        cameras={"primary": "frontleft_fisheye_image", "secondary": "frontright_fisheye_image", "wrist": "hand_color_image"},
+        action=ActionEncoding.UNKNOWN, grip=Gripper.UNKNOWN, proprio=Proprio.OTHER,
+        unconfirmed={"action": "not documented", "gripper": "not documented", "proprio": "66 numbers, not documented"}),
+    OpenXDataset(
+        name="dobbe", versions=("0.0.1",), hz=3.75, cameras={"wrist": "wrist_image"}, proprio=Proprio.POS_EULER, state=POSE_AND_GRIPPER),
+    OpenXDataset(
+        name="fmb", versions=("0.0.1",), aliases=("fmb_dataset",), hz=10,
+        cameras={"primary": "image_side_1", "secondary": "image_side_2", "wrist": "image_wrist_1"}, proprio=Proprio.POS_QUAT,
+        state="observation/eef_pose[0:7] + observation/state_gripper_pose[0:1]",
+        unconfirmed={"gripper": "taken as 1 = open, not documented"}, notes="an early upload has 1804 of 8611 episodes, same version"),
+    OpenXDataset(
+        name="io_ai_tech", versions=("0.0.1",), hz=3,
+        cameras={name: name for name in ("image", "image_fisheye", "image_left_side", "image_right_side")},
+        action=ActionEncoding.UNKNOWN, grip=Gripper.UNKNOWN, proprio=Proprio.UNKNOWN,
+        unconfirmed={"action": "not documented", "gripper": "not documented", "proprio": "not documented"}),
+    OpenXDataset(
+        name="mimic_play", versions=("0.0.1",), hz=None,
+        cameras={"primary": "image/front_image_1", "secondary": "image/front_image_2", "wrist": "wrist_image/wrist_image"},
+        action=ActionEncoding.UNKNOWN, grip=Gripper.UNKNOWN, proprio=Proprio.POS_QUAT,
+        state="observation/state/ee_pose[0:7] + observation/state/gripper_position[0:1]",
+        unconfirmed={"action": "not documented", "gripper": "not documented", "proprio": "that ee_pose is xyz and quaternion"}),
+    OpenXDataset(
+        name="aloha_mobile", versions=("0.0.1",), hz=50, cameras={"primary": "cam_high", "wrist": "cam_right_wrist"},
+        action=ActionEncoding.JOINT_BIMANUAL, grip=Gripper.UNKNOWN, proprio=Proprio.JOINT_BIMANUAL,
+        unconfirmed={"gripper": "numbers 7 and 14, convention not documented"}),
+    OpenXDataset(
+        name="robo_set", versions=("0.0.1",), aliases=("roboset",), hz=5,
+        cameras={"primary": "image_left", "secondary": "image_right", "wrist": "image_wrist"}, action=ActionEncoding.JOINT,
+        motion="action[0:7]", grip=Gripper.CLIPPED_CLOSED, gripper="action[7:8]", proprio=Proprio.JOINT, state=JOINTS_AND_GRIPPER),
+    OpenXDataset(
+        name="tidybot", versions=("0.0.1",), hz=None, cameras=IMAGE, action=ActionEncoding.OTHER, grip=Gripper.ABSENT, gripper="",
+        notes="the action is a string"),
+    OpenXDataset(
+        name="vima_converted_externally_to_rlds", versions=("0.0.1",), hz=None, cameras={"primary": "image", "secondary": "frontal_image"},
+        action=ActionEncoding.OTHER, grip=Gripper.ABSENT, gripper="", instruction="multimodal_instruction",
+        notes="pick-and-place poses; pictures are raw tensors, which the reader does not take for pictures"),
+    OpenXDataset(
+        name="bridge_data_msr", versions=("0.0.1",), hz=None, cameras={"primary": "image_0", "secondary": "image_1"},
+        motion="reached(observation/state[0:6])", grip=Gripper.CONTINUOUS_OPEN, proprio=Proprio.POS_EULER,
+        state="observation/state[0:6] + 1*0 + observation/state[-1:]", clip_sampling="whole", first_step=1,
+        unconfirmed={name: "taken as in bridge, not documented" for name in ("action", "gripper", "proprio")}),
+    OpenXDataset(
+        name="plex_robosuite", versions=("0.0.1",), hz=20, cameras=IMAGE_AND_WRIST, grip=Gripper.CLIPPED_CLOSED,
+        proprio=Proprio.UNKNOWN,
+        unconfirmed={"action": "taken as a delta, not documented", "gripper": "taken as in robosuite, not documented",
+                     "proprio": "32 numbers, not documented"}),
+    OpenXDataset(
+        name="spoc_robot", folder="spoc", versions=("0.0.1",), hz=3, cameras={"primary": "image", "wrist": "image_manipulation"},
+        action=ActionEncoding.OTHER, grip=Gripper.ABSENT, gripper="", proprio=Proprio.OTHER,
+        unconfirmed={"action": "nine numbers, discrete or a vector"}),
+    OpenXDataset(
+        name="robo_ai_u_r5e", versions=("0.0.1",), hz=None, cameras=IMAGE, action=ActionEncoding.UNKNOWN, grip=Gripper.UNKNOWN,
+        proprio=Proprio.UNKNOWN,
+        unconfirmed={"action": "not documented", "gripper": "not documented", "proprio": "not documented"}),
+    OpenXDataset(
+        name="droid", versions=("1.0.1", "1.0.0"), hz=15,
+        cameras={"primary": "exterior_image_1_left", "secondary": "exterior_image_2_left", "wrist": "wrist_image_left"},
+        motion="action_dict/cartesian_velocity[0:6]", grip=Gripper.CLOSED, gripper="action_dict/gripper_position[0:1]",
+        proprio=Proprio.POS_EULER, state="observation/cartesian_position[0:6] + 1*0 + observation/gripper_position[0:1]",
+        keep="success_in_file_path", notes="1.0.0 lacks many instructions"),
+)
+OPENX: Mapping[str, OpenXDataset] = {row.name: row for row in _ROWS}
