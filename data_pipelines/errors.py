@@ -12,6 +12,10 @@ class DatasetNotFoundError(DataError, FileNotFoundError):
     """No RLDS dataset at the given path, or none of the requested split's shards."""
 
 
+class ReadFailedError(DataError, OSError):
+    """A file could not be read, although it was tried as often as configured."""
+
+
 class BadRecordError(DataError):
     """One record cannot be used. Carries where and why, so that it can be skipped, counted and listed.
 

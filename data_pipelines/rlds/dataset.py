@@ -5,19 +5,22 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
+from data_pipelines import storage
 from data_pipelines.cache import ByteLRU
-from data_pipelines.errors import BadRecordError, DataError, DatasetNotFoundError
-from data_pipelines.rlds import examples, images
+from data_pipelines.errors import BadRecordError, DataError, DatasetNotFoundError, ReadFailedError
+from data_pipelines.rlds import array_record, examples, images, tfrecord
 from data_pipelines.rlds import index as record_index
 from data_pipelines.rlds.schema import STEPS, Schema
-from data_pipelines.rlds.tfrecord import Defect, read_payload
+from data_pipelines.rlds.shards import Defect, ShardIndex
+from data_pipelines.storage import RETRY, Location, Retry, Status
 
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+# fileFormat of dataset_info.json -> module with `scan` and `read_payload`
+FORMATS = {module.EXTENSION: module for module in (tfrecord, array_record)}
 log = logging.getLogger(__name__)
 
 
@@ -32,38 +35,47 @@ class SplitInfo:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        return tuple(file for file in self.files if file not in self.present)
+        present = set(self.present)
+        return tuple(file for file in self.files if file not in present)
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """dataset_info.json: name, version, splits."""
+    """dataset_info.json: name, version, splits; and the files beside it, from one listing.
 
-    directory: Path
+    Attributes:
+      file_format: 'tfrecord' or 'array_record'.
+    """
+
+    directory: Location
     name: str
     version: str
+    file_format: str
     splits: dict[str, SplitInfo]
+    files: dict[str, Status]
 
     @classmethod
-    def read(cls, path: str | Path) -> "DatasetInfo":
+    def read(cls, path: Location, retry: Retry = RETRY) -> "DatasetInfo":
         """`path`: the directory with dataset_info.json, or its parent with one folder per version (the newest is taken)."""
-        directory = resolve(path)
+        directory, files = resolve(path, retry)
+        source = storage.join(directory, "dataset_info.json")
         try:
-            tree = json.loads((directory / "dataset_info.json").read_text())
-            name, extension = tree["name"], tree.get("fileFormat", "tfrecord")
+            tree = json.loads(storage.read(source, retry))
+            name, extension = tree["name"], tree.get("fileFormat", tfrecord.EXTENSION)
             splits = {}
             for entry in tree["splits"]:
                 lengths = tuple(int(length) for length in entry.get("shardLengths", []))
                 template, split = entry.get("filepathTemplate") or DEFAULT_TEMPLATE, entry["name"]
-                files = tuple(_file_name(template, name, split, extension, shard, len(lengths)) for shard in range(len(lengths)))
-                present = tuple(file for file in files if (directory / file).is_file())
-                splits[split] = SplitInfo(split, files, lengths, present)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+                listed = tuple(_file_name(template, name, split, extension, shard, len(lengths)) for shard in range(len(lengths)))
+                splits[split] = SplitInfo(split, listed, lengths, tuple(file for file in listed if file in files))
+        except ReadFailedError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise DataError(f"{directory / 'dataset_info.json'}: not a TFDS dataset description ({reason})") from error
-        if extension != "tfrecord":
-            raise DataError(f"{directory}: shards are in format '{extension}'; only tfrecord shards are read")
-        return cls(directory, name, tree.get("version", ""), splits)
+            raise DataError(f"{source}: not a TFDS dataset description ({reason})") from error
+        if extension not in FORMATS:
+            raise DataError(f"{directory}: shards are in format '{extension}'; {' and '.join(FORMATS)} shards are read")
+        return cls(directory, name, tree.get("version", ""), extension, splits, files)
 
     def split(self, name: str, allow_absent: bool = False) -> SplitInfo:
         """The split `name`. Errors name the files that are listed but absent, and the splits that could be used instead."""
@@ -96,41 +108,49 @@ class Episode:
     def __len__(self) -> int:
         return self.length
 
-    def column(self, name: str) -> np.ndarray | list[bytes] | list[str]:
-        """Step column: numeric [length, *shape], texts as list[str], pictures as list of encoded bytes."""
+    def column(self, name: str) -> np.ndarray | list:
+        """Step column: numeric [length, *shape], texts as list[str], pictures as list of encoded bytes; sequences as one list per step."""
         feature = self._schema.step(name, self.where)
         return self._guard(name, lambda: self._example.column(f"{STEPS}/{name}", feature, self.length))
 
     def text(self, name: str, step: int = 0) -> str:
         """The string `name` of one step, or of the episode where only the episode has it."""
-        full = f"{STEPS}/{name}" if name in self._schema.steps else name
-        return self._guard(name, lambda: self._example.blobs(full)[step if name in self._schema.steps else 0].decode("utf-8", "replace"))
+        if name not in self._schema.steps:
+            return self._guard(name, lambda: self._example.blobs(name)[0].decode())
+        if self._schema.steps[name].kind == "tensor":  # language_table: code points, padded with zeros
+            return self._guard(name, lambda: "".join(map(chr, self.column(name)[step])).split("\0", 1)[0])
+        return self._guard(name, lambda: self._blobs(name)[step].decode())
 
     def encoded(self, camera: str, step: int) -> bytes:
         """The stored picture of `camera` at `step`."""
-        return self._guard(camera, lambda: self._example.blobs(f"{STEPS}/{camera}")[step])
+        return self._guard(camera, lambda: self._blobs(camera)[step])
 
     def frame(self, camera: str, step: int) -> UInt8[np.ndarray, "h w 3"]:
         """The decoded picture of `camera` at `step`."""
         return self._guard(camera, lambda: images.decode(self.encoded(camera, step)))
 
-    def metadata(self, name: str) -> np.ndarray | str | bytes:
+    def metadata(self, name: str) -> np.ndarray | str | bytes | list:
         """A feature of the whole episode, e.g. `episode_metadata/scene`."""
         if name not in self._schema.episode:
             raise DataError(f"{self.where}: no episode field '{name}' in features.json (has {', '.join(self._schema.episode) or 'none'})")
-        value = self._guard(name, lambda: self._example.column(name, self._schema.episode[name], None))
-        return value[0] if isinstance(value, list) else value
+        return self._guard(name, lambda: self._example.column(name, self._schema.episode[name], None))
 
     def bad(self, field: str, problem: str) -> BadRecordError:
         """An error to raise about this episode."""
         return BadRecordError(self.where, field, problem)
+
+    def _blobs(self, name: str):
+        values = self._example.blobs(f"{STEPS}/{name}")
+        if len(values) != self.length:
+            raise ValueError(f"{len(values)} values for {self.length} steps")
+        return values
 
     def _guard(self, field: str, read: Callable):
         try:
             return read()
         except BadRecordError:
             raise
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, OverflowError) as error:
             raise self.bad(field, str(error)) from error
 
 
@@ -138,48 +158,45 @@ class RLDSDataset:
     """The episodes of one split: `len(dataset)`, `dataset[i] -> Episode`, in the order of the shards.
 
     Args:
-      path: directory with features.json and dataset_info.json (or its parent, see `DatasetInfo.read`).
+      path: directory with features.json and dataset_info.json (or its parent, see `DatasetInfo.read`), local or in a bucket.
       split: e.g. 'train'.
       index_dir: where the record index is kept; default beside the shards.
       on_bad_record: 'fail' raises on the first defect the index found; 'skip' leaves those records out, and lists them in `defects`.
       cache_bytes: parsed episodes kept in memory.
+      retry: how often a read that fails for a passing reason is repeated.
+      workers: threads that make the index where there is none.
     Attributes:
       lengths: int32[len], steps of each episode, known without reading it.
       defects: what is wrong with the shards.
     """
 
-    def __init__(self, path: str | Path, split: str = "train", *, index_dir: str | Path | None = None, on_bad_record: str = "fail",
-                 cache_bytes: int = 256 << 20, progress: Callable[[int, int], None] | None = None):
+    def __init__(self, path: Location, split: str = "train", *, index_dir: Location | None = None, on_bad_record: str = "fail",
+                 cache_bytes: int = 256 << 20, retry: Retry = RETRY, workers: int = 8,
+                 progress: Callable[[int, int], None] | None = None):
         if on_bad_record not in ("fail", "skip"):
             raise DataError(f"on_bad_record is '{on_bad_record}', expected 'fail' or 'skip'")
-        self.info = DatasetInfo.read(path)
-        self.directory, self.split, self.schema = self.info.directory, split, Schema.read(self.info.directory)
+        self.info = DatasetInfo.read(path, retry)
+        self.directory, self.split, self.schema = self.info.directory, split, Schema.read(self.info.directory, retry)
         listed = self.info.split(split, allow_absent=on_bad_record == "skip")
-        shards = record_index.load_or_build(
-            [self.directory / file for file in listed.present], record_index.index_path(self.directory, split, index_dir),
-            lambda payload: examples.count_steps(payload, self.schema), progress,
-        )
-        expected = dict(zip(listed.files, listed.shard_lengths, strict=True))
+        shards = build_index(self.info, self.schema, split, index_dir=index_dir, retry=retry, workers=workers, progress=progress)
         self.fingerprint = record_index.fingerprint(shards)
-        self.defects: tuple[Defect, ...] = (
-            *(Defect(file, 0, "listed in dataset_info.json but absent", fatal=True) for file in listed.absent),
-            *(defect for shard in shards for defect in shard.defects),
-            *(Defect(shard.name, len(shard.offsets), f"{len(shard.offsets)} records instead of {expected[shard.name]}", fatal=True)
-              for shard in shards if len(shard.offsets) != expected[shard.name] and not any(defect.fatal for defect in shard.defects)),
-        )
+        self.defects = _defects(listed, shards)
         if self.defects:
             first = self.defects[0]
             if on_bad_record == "fail":
                 more = f" (and {len(self.defects) - 1} more defects; `vpp data inspect` lists them)" if len(self.defects) > 1 else ""
-                raise BadRecordError(f"{self.directory / first.file} record {first.record}", "", first.problem + more)
+                where = f"{storage.join(self.directory, first.file)} record {first.record}"
+                raise BadRecordError(where, "", first.problem + more)
             log.warning("%s: %d defect(s) skipped, first: %s: %s", self.directory, len(self.defects), first.where, first.problem)
         good = [np.flatnonzero(shard.counts > 0) for shard in shards]
         self._files = tuple(shard.name for shard in shards)
+        self._statuses = tuple(shard.status for shard in shards)
         self._shard = np.repeat(np.arange(len(shards), dtype=np.int32), [len(rows) for rows in good])
         self._record = _concatenate(good, np.int32)
         self._offset = _concatenate([shard.offsets[rows] for shard, rows in zip(shards, good, strict=True)], np.int64)
         self._bytes = _concatenate([shard.lengths[rows] for shard, rows in zip(shards, good, strict=True)], np.int64)
         self.lengths = _concatenate([shard.counts[rows] for shard, rows in zip(shards, good, strict=True)], np.int32)
+        self._retry = retry
         self._cache: ByteLRU[Episode] = ByteLRU(cache_bytes)
 
     @property
@@ -205,34 +222,78 @@ class RLDSDataset:
         return self._cache.get(index, lambda: self._read(index))
 
     def where(self, index: int) -> str:
-        return f"{self.directory / self._files[self._shard[index]]} record {self._record[index]}"
+        return f"{self._path(index)} record {self._record[index]}"
+
+    def _path(self, index: int) -> Location:
+        return storage.join(self.directory, self._files[self._shard[index]])
 
     def _read(self, index: int) -> tuple[Episode, int]:
-        path = self.directory / self._files[self._shard[index]]
+        read = FORMATS[self.info.file_format].read_payload
         try:
-            example = examples.Example(read_payload(path, int(self._offset[index]), int(self._bytes[index])))
+            payload = read(self._path(index), int(self._offset[index]), int(self._bytes[index]), self._retry)
+            example = examples.Example(payload)
         except FileNotFoundError as error:
             raise BadRecordError(self.where(index), "", "the file has disappeared") from error
-        except ValueError as error:
-            raise BadRecordError(self.where(index), "", str(error)) from error
+        except (ValueError, OSError) as error:
+            raise BadRecordError(self.where(index), "", f"{error}{self._changed(index)}") from error
         return Episode(example, self.schema, self.where(index), int(self.lengths[index])), example.nbytes
 
+    def _changed(self, index: int) -> str:
+        """Said of a record that cannot be read when its file is no longer the one the index describes."""
+        try:
+            now, then = storage.status(self._path(index), self._retry), self._statuses[self._shard[index]]
+        except (OSError, DataError):
+            return ""
+        if now == then:
+            return ""
+        return f"; the file has been written anew since its index was made ({then.size} bytes then, {now.size} now): start again"
 
-def resolve(path: str | Path) -> Path:
-    """The directory that holds dataset_info.json: `path` itself, or its newest version folder."""
-    if "://" in str(path):
-        raise DataError(f"{path}: shards are read from local paths only; mount the bucket (gcsfuse, s3fs) or copy the dataset, "
-                        "and give that path")
-    path = Path(path)
-    if (path / "dataset_info.json").is_file():
-        return path
-    versions = [child for child in path.iterdir() if re.fullmatch(r"\d+\.\d+\.\d+", child.name)] if path.is_dir() else []
-    versions = [child for child in versions if (child / "dataset_info.json").is_file()]
-    if not versions:
-        state = "has no dataset_info.json" if path.is_dir() else "does not exist"
-        raise DatasetNotFoundError(f"dataset directory {path} {state}; expected a TFDS/RLDS directory "
-                                   "(features.json, dataset_info.json, shards)")
-    return max(versions, key=lambda child: tuple(map(int, child.name.split("."))))
+
+def build_index(info: DatasetInfo, schema: Schema, split: str, *, index_dir: Location | None = None, counted: bool = True,
+                retry: Retry = RETRY, workers: int = 8, share: tuple[int, int] = (0, 1),
+                progress: Callable[[int, int], None] | None = None) -> list[ShardIndex]:
+    """The index of the files of `split` that are there; see `index.load_or_build`.
+
+    Args:
+      counted: with the steps of each episode, for which every record is read once; False reads record headers only.
+    """
+    scan = FORMATS[info.file_format].scan
+    count = (lambda payload: examples.count_steps(payload, schema)) if counted else None
+    files = {file: info.files[file] for file in info.splits[split].present}
+    return record_index.load_or_build(
+        files, record_index.index_path(info.directory, split, index_dir),
+        lambda name, status: scan(storage.join(info.directory, name), status, count, retry),
+        counted=counted, workers=workers, share=share, progress=progress)
+
+
+def resolve(path: Location, retry: Retry = RETRY) -> tuple[Location, dict[str, Status]]:
+    """The directory that holds dataset_info.json (`path` itself, or its newest version folder) and its files."""
+    path = storage.location(path)
+    try:
+        files = storage.listing(path, retry)
+        if "dataset_info.json" in files:
+            return path, files
+        versions = [name for name in storage.folders(path, retry) if re.fullmatch(r"\d+\.\d+\.\d+", name)]
+        for name in sorted(versions, key=lambda name: tuple(map(int, name.split("."))), reverse=True):
+            files = storage.listing(storage.join(path, name), retry)
+            if "dataset_info.json" in files:
+                return storage.join(path, name), files
+        state = "has no dataset_info.json"
+    except (FileNotFoundError, NotADirectoryError):
+        state = "does not exist"
+    raise DatasetNotFoundError(f"dataset directory {path} {state}; expected a TFDS/RLDS directory (features.json, dataset_info.json, "
+                               "shards)")
+
+
+def _defects(listed: SplitInfo, shards: list[ShardIndex]) -> tuple[Defect, ...]:
+    """What is wrong with the shards, beside what their indexes say: absent, or another number of records than listed."""
+    expected = dict(zip(listed.files, listed.shard_lengths, strict=True))
+    return (
+        *(Defect(file, 0, "listed in dataset_info.json but absent", fatal=True) for file in listed.absent),
+        *(defect for shard in shards for defect in shard.defects),
+        *(Defect(shard.name, len(shard.offsets), f"{len(shard.offsets)} records instead of {expected[shard.name]}", fatal=True)
+          for shard in shards if len(shard.offsets) != expected[shard.name] and not any(defect.fatal for defect in shard.defects)),
+    )
 
 
 def _file_name(template: str, dataset: str, split: str, extension: str, shard: int, shards: int) -> str:

@@ -5,6 +5,7 @@ which is the same thing on the wire, so a float column is a view of the record i
 """
 
 import functools
+import math
 import zlib
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 from data_pipelines.rlds import schema as rlds_schema
 from data_pipelines.rlds.schema import Feature, Schema, numpy_dtype
 
+MOST_UNPACKED = 1 << 28  # bytes of one compressed tensor whose size features.json leaves open
 _FIELD = descriptor_pb2.FieldDescriptorProto
 
 
@@ -88,53 +90,132 @@ class Example:
         if kind == "float_list":
             packed = b"".join(feature.float_list.value)
             if not packed or len(packed) % 4:  # an empty column, or a writer that did not pack: legal, rare, so read it the slow way
-                plain = _example_class(floats_as_bytes=False).FromString(self._payload).features.feature[name]
+                try:
+                    plain = _example_class(floats_as_bytes=False).FromString(self._payload).features.feature[name]
+                except message.DecodeError as error:
+                    raise ValueError(f"its float_list is damaged ({error})") from error
                 return np.array(plain.float_list.value, np.float32)
             return np.frombuffer(packed, "<f4")
         if kind is None:
             return np.zeros(0, np.float32)
         raise ValueError(f"holds {kind}, expected float_list or int64_list")
 
-    def column(self, name: str, feature: Feature, steps: int | None) -> np.ndarray | list[bytes] | list[str]:
-        """Column `name` as its schema says: numeric [steps, *shape] (or [*shape] when `steps` is None), texts and pictures as lists.
+    def column(self, name: str, feature: Feature, steps: int | None) -> np.ndarray | list:
+        """Column `name` as its schema says.
 
-        ValueError with the reason where the record does not hold that.
+        Args:
+          steps: length of the episode; None for a feature of the whole episode, which comes without that first axis.
+        Returns:
+          Numbers [steps, *shape]; texts as list[str] and pictures as list[bytes] of that length. Where sequences stand around the value,
+          lists (one level for each) that end in such a column. Values of more than one open dimension: a list of arrays.
+        Raises:
+          ValueError with the reason where the record does not hold that.
         """
-        rows = 1 if steps is None else steps
         if feature.kind == "unsupported":
-            raise ValueError(f"features of class {feature.python_class or 'unknown'} cannot be read")
-        if feature.kind in ("image", "text"):
-            values = self.blobs(name)
-            if len(values) != rows:
-                raise ValueError(f"{len(values)} values for {rows} steps")
-            return list(values) if feature.kind == "image" else [value.decode("utf-8", "replace") for value in values]
+            raise ValueError(f"features of class {feature.python_class or 'unknown'} (dtype '{feature.dtype}') cannot be read")
+        axes = feature.sequence if steps is None else (steps, *feature.sequence)
+        if feature.dynamic:
+            values = self._dynamic(name, feature, axes)
+        elif len(axes) < 2:
+            values = self._values(name, feature, axes[0] if axes else 1)
+        else:
+            return self._nested(name, feature, axes)
+        return values if axes else values[0]
+
+    def _values(self, name: str, feature: Feature, rows: int | None) -> np.ndarray | list:
+        """One value per row: numbers [rows, *shape], texts, pictures. `rows` None: as many as there are."""
+        width = int(np.prod([size for size in feature.shape if size is not None], dtype=np.int64))
+        if feature.kind == "image":
+            return list(_of_length(self.blobs(name), rows))
+        if feature.kind == "text":
+            texts = [value.decode() for value in self.blobs(name)]
+            if not feature.shape:
+                return _of_length(texts, rows)
+            return _fold(np.array(texts, object), feature.shape, width, rows).tolist()
         dtype = numpy_dtype(feature)
         if feature.encoding in ("zlib", "bytes"):
-            flat = self._inflate(name, feature, dtype)
+            flat = self._inflate(name, feature, dtype, width)
         else:
             flat = self.numbers(name)
-        width = int(np.prod([size for size in feature.shape if size is not None], dtype=np.int64))
-        unknown = sum(size is None for size in feature.shape)
-        fits = flat.size == rows * width if unknown == 0 else unknown == 1 and flat.size % max(rows * width, 1) == 0
-        if not fits:
-            raise ValueError(f"{flat.size} numbers, expected {rows} steps x {list(feature.shape)}")
-        shape = tuple(-1 if size is None else size for size in feature.shape)
-        return flat.astype(dtype, copy=False).reshape(shape if steps is None else (steps, *shape))
+        return _fold(flat, feature.shape, width, rows).astype(dtype, copy=False)
 
-    def _inflate(self, name: str, feature: Feature, dtype: np.dtype) -> np.ndarray:
-        blobs = self.blobs(name)
-        try:
-            raw = b"".join(zlib.decompress(blob) if feature.encoding == "zlib" else blob for blob in blobs)
-        except zlib.error as error:
-            raise ValueError(f"zlib data is damaged ({error})") from error
-        if len(raw) % dtype.itemsize:
-            raise ValueError(f"{len(raw)} bytes are no whole number of {dtype} values")
-        return np.frombuffer(raw, dtype.newbyteorder("<"))
+    def _nested(self, name: str, feature: Feature, axes: tuple[int | None, ...]) -> list:
+        """Values inside two or more axes, which TFDS stores flat with the length of every row: `ragged_row_lengths_0` are those of the
+        rows of the second axis, and so on."""
+        lengths = []
+        rows = axes[0]
+        for level, size in enumerate(axes[1:]):
+            found = _of_length(self.numbers(f"{name}/ragged_row_lengths_{level}").astype(np.int64), rows)
+            if (found < 0).any() or (size is not None and (found != size).any()):
+                raise ValueError(f"row lengths {found.tolist()[:8]}, expected {'no negative ones' if size is None else size}")
+            lengths.append(found)
+            rows = int(found.sum())
+        values = self._values(f"{name}/ragged_flat_values", feature, rows)
+        for found in reversed(lengths):
+            stops = np.cumsum(found)
+            values = [values[start:stop] for start, stop in zip(stops - found, stops, strict=True)]
+        return values
+
+    def _dynamic(self, name: str, feature: Feature, axes: tuple[int | None, ...]) -> list[np.ndarray]:
+        """Encoded tensors that carry their own shape."""
+        if len(axes) > 1:
+            raise ValueError(f"sequences of tensors of shape {list(feature.shape)} cannot be read")
+        rank, dtype = len(feature.shape), numpy_dtype(feature)
+        blobs = _of_length(self.blobs(f"{name}/value"), axes[0] if axes else 1)
+        shapes = _fold(self.numbers(f"{name}/shape").astype(np.int64), (rank,), rank, len(blobs))
+        arrays = []
+        for blob, shape in zip(blobs, shapes, strict=True):
+            if any(size < 0 or wanted not in (None, size) for size, wanted in zip(shape, feature.shape, strict=True)):
+                raise ValueError(f"a value of shape {shape.tolist()}, expected {list(feature.shape)}")
+            width = math.prod(shape.tolist())
+            arrays.append(_inflated(blob, feature.encoding, dtype, width).reshape(shape))
+        return arrays
+
+    def _inflate(self, name: str, feature: Feature, dtype: np.dtype, width: int) -> np.ndarray:
+        limit = None if None in feature.shape else width
+        parts = [_inflated(blob, feature.encoding, dtype, limit) for blob in self.blobs(name)]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype)
 
     def _feature(self, name: str) -> message.Message:
         if name not in self._features:  # indexing a protobuf map would create the entry
             raise ValueError(f"missing in the record (has {', '.join(self.names)})")
         return self._features[name]
+
+
+def _of_length(values, rows: int | None):
+    if rows is not None and len(values) != rows:
+        raise ValueError(f"{len(values)} values for {rows} steps")
+    return values
+
+
+def _fold(flat: np.ndarray, shape: tuple[int | None, ...], width: int, rows: int | None) -> np.ndarray:
+    """`flat` as [rows, *shape]; `width` is the product of the known sizes. One size of `shape`, or `rows`, may be open."""
+    unknown = shape.count(None) + (rows is None)
+    known = width * (1 if rows is None else rows)
+    fits = flat.size == known if not unknown else unknown == 1 and (flat.size % known == 0 if known else flat.size == 0)
+    if not fits:
+        raise ValueError(f"{flat.size} numbers, expected {'?' if rows is None else rows} steps x {list(shape)}")
+    sizes = tuple(flat.size // max(known, 1) if size is None else size for size in (rows, *shape))
+    return flat.reshape(sizes)
+
+
+def _inflated(blob: bytes, encoding: str, dtype: np.dtype, numbers: int | None) -> np.ndarray:
+    """The numbers of one encoded tensor. Never unpacks more than `numbers` (default: MOST_UNPACKED bytes), whatever the blob says."""
+    limit = MOST_UNPACKED if numbers is None else numbers * dtype.itemsize
+    raw = blob
+    if encoding == "zlib":
+        inflater = zlib.decompressobj()
+        try:
+            raw = inflater.decompress(blob, limit + 1)  # one more, to tell a longer one; 0 would mean no limit
+        except zlib.error as error:
+            raise ValueError(f"zlib data is damaged ({error})") from error
+        if not inflater.eof and len(raw) <= limit:
+            raise ValueError("zlib data is cut off")
+    if len(raw) > limit or (numbers is not None and len(raw) != limit):
+        raise ValueError(f"{len(raw)} bytes unpacked, expected {limit}")
+    if len(raw) % dtype.itemsize:
+        raise ValueError(f"{len(raw)} bytes are no whole number of {dtype} values")
+    return np.frombuffer(raw, dtype.newbyteorder("<"))
 
 
 def count_steps(payload: bytes, schema: Schema) -> int:
@@ -143,14 +224,15 @@ def count_steps(payload: bytes, schema: Schema) -> int:
     for name in (rlds_schema.IS_FIRST, rlds_schema.IS_LAST, rlds_schema.IS_TERMINAL, *schema.steps):
         feature = schema.steps.get(name)
         full = f"{rlds_schema.STEPS}/{name}"
-        if feature is None or full not in example or feature.kind == "unsupported":
+        if feature is None or full not in example or feature.kind == "unsupported" or feature.sequence:
             continue
-        if feature.kind == "tensor" and (feature.encoding != "none" or None in feature.shape):
-            continue
-        if feature.kind == "tensor":
-            steps = example.numbers(full).size // max(int(np.prod(feature.shape, dtype=np.int64)), 1)
-        else:
+        if feature.kind == "image" or feature.encoding in ("zlib", "bytes"):
             steps = len(example.blobs(full))
+        elif None in feature.shape:
+            continue
+        else:
+            values = example.blobs(full) if feature.kind == "text" else example.numbers(full)
+            steps = len(values) // max(math.prod(feature.shape), 1)
         if steps == 0:
             raise ValueError("zero-length episode")
         return steps

@@ -1,99 +1,179 @@
-"""The offset index of one split: built shard by shard, kept in one small `.npz`, rebuilt where a shard changed."""
+"""The index of one split: where its records lie and how many steps each has, shard by shard, in one small `.npz`.
+
+Shards that have changed are read again. What is finished is put aside every second while an index is being made, so an interrupted
+one continues, and several hosts can each make a share.
+"""
 
 import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.files import write_atomically
-from data_pipelines.rlds.tfrecord import Defect, ShardIndex, scan
+from data_pipelines import storage
+from data_pipelines.rlds.shards import Defect, ShardIndex
+from data_pipelines.storage import Location, Status
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
+PART_EVERY_S = 1.0
+Scan = Callable[[str, Status], ShardIndex]
+Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)
 
 
-def index_path(directory: Path, split: str, index_dir: str | Path | None) -> Path:
+def index_path(directory: Location, split: str, index_dir: Location | None, stem: str = "record_index", suffix: str = ".npz") -> Location:
     """Beside the shards, or in `index_dir` under a name that tells datasets apart."""
     if not index_dir:
-        return directory / f"record_index-{split}.npz"
-    tag = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:8]
-    return Path(index_dir) / f"{directory.parent.name}-{directory.name}-{tag}-record_index-{split}.npz"
+        return storage.join(directory, f"{stem}-{split}{suffix}")
+    full = directory.resolve() if isinstance(directory, Path) else directory
+    tag = hashlib.sha256(str(full).encode()).hexdigest()[:8]
+    name = f"{storage.name_of(storage.parent(directory))}-{storage.name_of(directory)}-{tag}-{stem}-{split}{suffix}"
+    return storage.join(storage.location(index_dir), name)
 
 
-def load_or_build(paths: Sequence[Path], store: Path, count: Callable[[bytes], int],
-                  progress: Callable[[int, int], None] | None = None) -> list[ShardIndex]:
-    """Index of every shard in `paths`, taken from `store` where size and modification time still agree, scanned otherwise.
+def load_or_build(files: Mapping[str, Status], store: Location, scan: Scan, *, counted: bool = True, workers: int = 8,
+                  share: tuple[int, int] = (0, 1), progress: Progress | None = None) -> list[ShardIndex]:
+    """The index of `files`, in their order: from `store` where a file's status still agrees, from `scan` otherwise.
 
-    The result is written back to `store` when something was scanned; where that place is not writable the index lives in memory
-    and a log line says how to keep it.
+    The result goes back to `store` when something was scanned; where that place is not writable the index lives in memory and a log
+    line says how to keep it.
+
+    Args:
+      files: name -> status as just listed.
+      scan: reads one file; called from threads.
+      counted: steps must be known; stored shards without are scanned.
+      share: (k, n) scans only every n-th file from number k on and returns what is known; for n hosts that each do a part.
+      progress: called with (files known, files).
     """
-    known = {shard.name: shard for shard in _load(store)}
-    shards, changed = [], False
-    for number, path in enumerate(paths):
-        shard = known.get(path.name)
-        if shard is None or not shard.is_current(path):
-            shard, changed = scan(path, count), True
-        shards.append(shard)
-        if progress is not None:
-            progress(number + 1, len(paths))
-    if changed or len(known) != len(shards):
-        try:
-            _save(store, shards)
-        except OSError as error:
-            log.info("record index of %s kept in memory only (%s); give an index directory to keep it", store.parent, error)
+    known = {name: shard for name, shard in _known(store).items() if files.get(name) == shard.status and (shard.counted or not counted)}
+    mine = [name for number, name in enumerate(files) if name not in known and number % share[1] == share[0]]
+    if mine:
+        log.info("record index: reading %d of %d file(s), %.2f GB", len(mine), len(files), sum(files[name].size for name in mine) / 1e9)
+        _scan_all(mine, files, store, scan, workers, known, progress)
+    elif progress is not None:
+        progress(len(known), len(files))
+    shards = [known[name] for name in files if name in known]
+    if share[1] == 1:
+        _keep(store, shards, changed=bool(mine))
     return shards
 
 
 def fingerprint(shards: Sequence[ShardIndex]) -> str:
-    """SHA-256 of what the shards hold (names, sizes, record and step counts); modification times do not count, copies agree."""
+    """SHA-256 of what the shards hold (names, sizes, record and step counts); stamps do not count, copies agree."""
     digest = hashlib.sha256()
     for shard in shards:
-        digest.update(f"{shard.name}:{shard.size}:{len(shard.offsets)}".encode())
+        digest.update(f"{shard.name}:{shard.status.size}:{len(shard.offsets)}".encode())
         digest.update(shard.counts.astype("<i4").tobytes())
     return digest.hexdigest()
 
 
-def _save(store: Path, shards: Sequence[ShardIndex]) -> None:
-    header = {"version": INDEX_VERSION, "defects": [asdict(defect) for shard in shards for defect in shard.defects]}
+def _scan_all(names: Sequence[str], files: Mapping[str, Status], store: Location, scan: Scan, workers: int,
+              known: dict[str, ShardIndex], progress: Progress | None) -> None:
+    """Adds the index of each of `names` to `known`, and puts finished ones aside as it goes."""
+    fresh, put_aside = [], time.monotonic()
+    pool = ThreadPoolExecutor(max(1, min(workers, len(names))), thread_name_prefix="record-index")
+    try:
+        for future in as_completed([pool.submit(scan, name, files[name]) for name in names]):
+            shard = future.result()
+            known[shard.name] = shard
+            fresh.append(shard)
+            if time.monotonic() - put_aside > PART_EVERY_S:
+                _put_aside(store, fresh)
+                fresh, put_aside = [], time.monotonic()
+            if progress is not None:
+                progress(len(known), len(files))
+        complete = len(known) == len(files)
+    except BaseException:
+        complete = False
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        if fresh and not complete:
+            _put_aside(store, fresh)
+
+
+def _parts(store: Location) -> Location:
+    name = storage.name_of(store)
+    return storage.join(storage.parent(store), f"{name.removesuffix('.npz')}.parts")
+
+
+def _put_aside(store: Location, shards: Sequence[ShardIndex]) -> None:
+    tag = hashlib.sha256(" ".join(f"{shard.name} {shard.status.stamp}" for shard in shards).encode()).hexdigest()[:16]
+    try:
+        storage.write(storage.join(_parts(store), f"{tag}.npz"), _encode(shards))
+    except OSError as error:
+        log.debug("finished part of %s not kept (%s)", store, error)
+
+
+def _keep(store: Location, shards: Sequence[ShardIndex], changed: bool) -> None:
+    """Writes the whole index and removes the parts it was made from."""
+    parts = _part_files(store)
+    if not (changed or parts):
+        return
+    try:
+        storage.write(store, _encode(shards))
+    except OSError as error:
+        log.info("record index of %s kept in memory only (%s); give an index directory to keep it", storage.parent(store), error)
+        return
+    for part in parts:
+        storage.remove(part)
+    if parts and isinstance(store, Path) and not any(_parts(store).iterdir()):
+        _parts(store).rmdir()
+
+
+def _part_files(store: Location) -> list[Location]:
+    try:
+        return [storage.join(_parts(store), name) for name in storage.listing(_parts(store)) if name.endswith(".npz")]
+    except FileNotFoundError:
+        return []
+
+
+def _known(store: Location) -> dict[str, ShardIndex]:
+    """Name -> shard of the stored index and of parts put aside, which are newer."""
+    return {shard.name: shard for path in (store, *_part_files(store)) for shard in _load(path)}
+
+
+def _encode(shards: Sequence[ShardIndex]) -> bytes:
+    header = {"version": INDEX_VERSION, "names": [shard.name for shard in shards], "sizes": [shard.status.size for shard in shards],
+              "stamps": [shard.status.stamp for shard in shards], "records": [len(shard.offsets) for shard in shards],
+              "defects": [asdict(defect) for shard in shards for defect in shard.defects]}
+    columns = {name: np.concatenate([np.zeros(0, dtype), *(getattr(shard, name) for shard in shards)])
+               for name, dtype in (("offsets", np.int64), ("lengths", np.int64), ("counts", np.int32))}
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        header=np.array(json.dumps(header)),
-        names=np.array([shard.name for shard in shards]),
-        sizes=np.array([shard.size for shard in shards], np.int64),
-        mtimes=np.array([shard.mtime_ns for shard in shards], np.int64),
-        records=np.array([len(shard.offsets) for shard in shards], np.int64),
-        **{name: _join([getattr(shard, name) for shard in shards]) for name in ("offsets", "lengths", "counts")},
-    )
-    write_atomically(store, buffer.getvalue())
+    # text as bytes: NumPy's own strings take four bytes a character
+    np.savez(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **columns)
+    return buffer.getvalue()
 
 
-def _join(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
-
-
-def _load(store: Path) -> list[ShardIndex]:
+def _load(path: Location) -> list[ShardIndex]:
     """Shards of a stored index; [] where there is none or it cannot be used, since it can always be rebuilt."""
-    if not store.is_file():
+    try:
+        data = storage.read(path)
+    except FileNotFoundError:
         return []
     try:
-        with np.load(store, allow_pickle=False) as data:
-            header = json.loads(str(data["header"]))
+        with np.load(io.BytesIO(data), allow_pickle=False) as tree:
+            header = json.loads(tree["header"].tobytes())
             if header["version"] != INDEX_VERSION:
                 return []
-            defects = [Defect(**defect) for defect in header["defects"]]
-            stops = np.cumsum(data["records"])
-            columns = {name: np.split(data[name], stops[:-1]) for name in ("offsets", "lengths", "counts")}
-            return [
-                ShardIndex(str(name), int(size), int(mtime), columns["offsets"][k], columns["lengths"][k], columns["counts"][k],
-                           tuple(defect for defect in defects if defect.file == str(name)))
-                for k, (name, size, mtime) in enumerate(zip(data["names"], data["sizes"], data["mtimes"], strict=True))
-            ]
+            columns = [tree[name] for name in ("offsets", "lengths", "counts")]
+        defects: dict[str, list[Defect]] = {}
+        for entry in header["defects"]:
+            defects.setdefault(entry["file"], []).append(Defect(**entry))
+        shards, start = [], 0
+        for name, size, stamp, records in zip(header["names"], header["sizes"], header["stamps"], header["records"], strict=True):
+            rows = slice(start, start + records)
+            shards.append(ShardIndex(name, Status(size, stamp), *(column[rows] for column in columns), tuple(defects.get(name, ()))))
+            start += records
+        if any(len(column) != start for column in columns):
+            raise ValueError(f"{start} records by its header, its columns have {', '.join(str(len(column)) for column in columns)}")
+        return shards
     except Exception as error:  # whatever a damaged file raises, the answer is to rebuild
-        log.warning("%s is not a usable record index (%s: %s); rebuilding it", store, type(error).__name__, error)
+        log.warning("%s is not a usable record index (%s: %s); rebuilding it", path, type(error).__name__, error)
         return []

@@ -8,11 +8,12 @@ contain "/" themselves (`gripper/closed`), hence a joined name is never split ag
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
+from data_pipelines import storage
 from data_pipelines.errors import DataError, DatasetNotFoundError
+from data_pipelines.storage import RETRY, Location, Retry
 
 # Field names of the RLDS specification (github.com/google-research/rlds); a test holds them equal to the `rlds` package,
 # which cannot be imported here because it needs TensorFlow.
@@ -29,6 +30,7 @@ LANGUAGE_INSTRUCTION = "language_instruction"
 
 NUMERIC_IN_INT64_LIST = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 NUMERIC_IN_FLOAT_LIST = ("float16", "bfloat16", "float32", "float64")
+STRINGS = ("string", "object", "str")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Feature:
       dtype: NumPy name; 'string' for texts.
       shape: per step (or per episode, for episode features); None where the file leaves a dimension open.
       encoding: of tensors, 'none' | 'bytes' | 'zlib'; of images, 'jpeg' | 'png' | '' (look at the bytes).
+      sequence: length of each TFDS Sequence around the value, outermost first, None where it varies. `shape` is one element's.
     """
 
     kind: str
@@ -48,6 +51,17 @@ class Feature:
     encoding: str = "none"
     description: str = ""
     python_class: str = ""
+    sequence: tuple[int | None, ...] = ()
+
+    @property
+    def dynamic(self) -> bool:
+        """More than one dimension is open, so that TFDS stores each value's own shape beside it."""
+        return self.kind == "tensor" and self.shape.count(None) > 1
+
+    @property
+    def is_colour(self) -> bool:
+        """A colour picture; the other images are depth or masks."""
+        return self.kind == "image" and self.dtype == "uint8" and (not self.shape or self.shape[-1] in (3, 4, None))
 
 
 @dataclass(frozen=True)
@@ -59,8 +73,8 @@ class Schema:
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Names of the step features that are pictures, e.g. `observation/image_0`."""
-        return tuple(name for name, feature in self.steps.items() if feature.kind == "image")
+        """Names of the step features that are one colour picture each, e.g. `observation/image_0`."""
+        return tuple(name for name, feature in self.steps.items() if feature.is_colour and not feature.sequence)
 
     def step(self, name: str, where: str) -> Feature:
         """The step feature `name`; DataError naming `where` and what there is instead."""
@@ -69,13 +83,18 @@ class Schema:
         return self.steps[name]
 
     @classmethod
-    def read(cls, directory: Path) -> "Schema":
-        path = Path(directory) / "features.json"
-        if not path.is_file():
-            raise DatasetNotFoundError(f"{path} does not exist: not a TFDS/RLDS directory (expected features.json beside the shards)")
+    def read(cls, directory: Location, retry: Retry = RETRY) -> "Schema":
+        path = storage.join(storage.location(directory), "features.json")
         try:
-            return cls.from_json(json.loads(path.read_text()))
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            text = storage.read(path, retry)
+        except FileNotFoundError as error:
+            reason = "not a TFDS/RLDS directory (expected features.json beside the shards)"
+            raise DatasetNotFoundError(f"{path} does not exist: {reason}") from error
+        try:
+            return cls.from_json(json.loads(text))
+        except DataError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: not a TFDS feature description ({type(error).__name__}: {error})") from error
 
     @classmethod
@@ -94,26 +113,44 @@ def _children(node: dict) -> Iterator[tuple[str, dict]]:
     yield from node.get("featuresDict", {}).get("features", {}).items()
 
 
-def _leaves(prefix: str, node: dict) -> Iterator[tuple[str, Feature]]:
-    """Joined name and Feature of every leaf below `node`, in the file's order."""
+def _leaves(prefix: str, node: dict, sequence: tuple[int | None, ...] = ()) -> Iterator[tuple[str, Feature]]:
+    """Joined name and Feature of every leaf below `node`, in the file's order. `sequence`: lengths of the Sequences around it."""
+    python_class = node.get("pythonClassName", "")
     if "featuresDict" in node:
         for key, child in _children(node):
-            yield from _leaves(f"{prefix}/{key}" if prefix else key, child)
-        return
-    python_class, description = node.get("pythonClassName", ""), node.get("description", "")
+            yield from _leaves(f"{prefix}/{key}" if prefix else key, child, sequence)
+    elif "sequence" in node and node["sequence"].get("feature"):  # Sequence, or a Dataset inside a step
+        length = int(node["sequence"].get("length", -1))
+        yield from _leaves(prefix, node["sequence"]["feature"], (*sequence, None if length < 0 else length))
+    elif "video" in node:  # a Sequence of pictures under another name
+        frames, *shape = _shape(node["video"]) or (None,)
+        image = {**node, "image": {**node["video"], "shape": {"dimensions": [-1 if size is None else size for size in shape]}}}
+        del image["video"]
+        yield from _leaves(prefix, image, (*sequence, frames))
+    elif not python_class.endswith("FeaturesDict"):
+        kind, dtype, shape, encoding = _leaf(node)
+        yield prefix, Feature(kind, dtype, shape, encoding, node.get("description", ""), python_class, sequence)
+
+
+def _leaf(node: dict) -> tuple[str, str, tuple[int | None, ...], str]:
+    """kind, dtype, shape, encoding of a feature that holds values."""
     if "tensor" in node:
         body = node["tensor"]
-        yield prefix, Feature("text" if body.get("dtype") in ("string", "object") else "tensor", body.get("dtype", "float32"),
-                              _shape(body), body.get("encoding", "none") or "none", description, python_class)
-    elif "image" in node:
+        dtype, encoding = body.get("dtype", "float32"), body.get("encoding", "none") or "none"
+        kind = "text" if dtype in STRINGS else "tensor" if dtype in NUMERIC_IN_INT64_LIST + NUMERIC_IN_FLOAT_LIST else "unsupported"
+        if dtype == "bfloat16" and encoding != "none":  # NumPy has no such type
+            kind = "unsupported"
+        return kind, dtype, _shape(body), encoding
+    if "image" in node:
         body = node["image"]
-        yield prefix, Feature("image", body.get("dtype", "uint8"), _shape(body), body.get("encodingFormat", ""), description, python_class)
-    elif "text" in node:
-        yield prefix, Feature("text", "string", (), "none", description, python_class)
-    elif python_class.endswith("FeaturesDict"):
-        return
-    else:
-        yield prefix, Feature("unsupported", "", (), "none", description, python_class)
+        return "image", body.get("dtype", "uint8"), _shape(body), body.get("encodingFormat", "")
+    if "text" in node:
+        return "text", "string", (), "none"
+    if "classLabel" in node:
+        return "tensor", "int64", (), "none"
+    if "boundingBox" in node:
+        return "tensor", node["boundingBox"].get("dtype", "float32"), (4,), "none"
+    return "unsupported", "", (), "none"  # Audio, Translation, features of somebody's own
 
 
 def _shape(body: dict) -> tuple[int | None, ...]:

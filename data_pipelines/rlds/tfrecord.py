@@ -1,4 +1,4 @@
-"""TFRecord files with random access: an offset index built once, records read in place.
+"""TFRecord files with random access: where the records lie is found once, then each is read in place.
 
 A record is `length uint64 | masked CRC32C of those 8 bytes uint32 | payload | masked CRC32C of the payload uint32`, little endian.
 """
@@ -6,12 +6,18 @@ A record is `length uint64 | masked CRC32C of those 8 bytes uint32 | payload | m
 import os
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import crc32c
-import numpy as np
 
+from data_pipelines import storage
+from data_pipelines.rlds.shards import DEFECTIVE, UNCOUNTED, Defect, ShardIndex
+from data_pipelines.storage import RETRY, Location, Retry, Status
+
+EXTENSION = "tfrecord"
+# Bytes fetched at once when whole files are read, and when only record headers are: a request to a bucket takes as long as
+# transferring a few hundred kilobytes, a read of a local file next to nothing.
+LOCAL_BLOCK, BUCKET_BLOCK, BUCKET_HEADER_BLOCK = 4 << 20, 16 << 20, 16 << 10
 HEADER, FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 MASK_DELTA = 0xA282EAD8
 
@@ -43,94 +49,80 @@ def write_records(path: Path, payloads: Iterable[bytes]) -> int:
     return path.stat().st_size
 
 
-@dataclass(frozen=True)
-class Defect:
-    """Something wrong in a shard. `record` is the record's number in its file; `fatal`: nothing after it can be found."""
-
-    file: str
-    record: int
-    problem: str
-    fatal: bool = False
-
-    @property
-    def where(self) -> str:
-        return f"{self.file} record {self.record}"
-
-
-@dataclass(frozen=True)
-class ShardIndex:
-    """Where the records of one file are.
-
-    Attributes:
-      offsets, lengths: int64[n], byte position and size of each payload.
-      counts: int32[n], what `count` said of each payload (steps of the episode), -1 where the record is defective.
-    """
-
-    name: str
-    size: int
-    mtime_ns: int
-    offsets: np.ndarray
-    lengths: np.ndarray
-    counts: np.ndarray
-    defects: tuple[Defect, ...] = field(default=())
-
-    def is_current(self, path: Path) -> bool:
-        status = path.stat()
-        return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
-
-
-def scan(path: Path, count: Callable[[bytes], int]) -> ShardIndex:
-    """Reads a file once from front to back, checks both checksums of every record, and notes where each lies.
+def scan(path: Location, status: Status, count: Callable[[bytes], int] | None, retry: Retry = RETRY) -> ShardIndex:
+    """Goes through a file once from front to back and notes where each record lies; checks the checksum of every length.
 
     Args:
-      path: the TFRecord file.
-      count: number of steps of a payload; a ValueError marks that record as defective and goes on.
+      status: of the file, as just listed.
+      count: number of steps of a payload; a ValueError marks that record as defective and goes on. The payload's checksum is
+        checked, too. None reads record headers only, payloads are skipped (their bytes are never fetched from a bucket).
     """
-    status = path.stat()
+    name, size = storage.name_of(path), status.size
+    block = LOCAL_BLOCK if isinstance(path, Path) else BUCKET_BLOCK
+    if count is None:
+        block = HEADER.size if isinstance(path, Path) else BUCKET_HEADER_BLOCK
+    file = _Ahead(path, size, block, retry)
     offsets, lengths, counts, defects = [], [], [], []
     position = 0
-    with open(path, "rb") as file:
-        while position < status.st_size:
-            number, problem = len(offsets), ""
-            header = file.read(HEADER.size)
-            if len(header) < HEADER.size:
-                problem = f"truncated: {len(header)} bytes of a {HEADER.size}-byte record header at offset {position}"
-            else:
-                length, crc = HEADER.unpack(header)
-                if masked_crc(header[:8]) != crc:
-                    problem = f"corrupt record header at offset {position} (CRC32C differs); the records after it cannot be located"
-                elif position + HEADER.size + length + FOOTER.size > status.st_size:
-                    problem = f"truncated: the record at offset {position} has {length} bytes, but the file ends at {status.st_size}"
-            if problem:
-                defects.append(Defect(path.name, number, problem, fatal=True))
-                break
-            payload = file.read(length)
-            offsets.append(position + HEADER.size)
-            lengths.append(length)
+    while position < size:
+        number, problem = len(offsets), ""
+        header = file.at(position, HEADER.size)
+        if len(header) < HEADER.size:
+            problem = f"truncated: {len(header)} bytes of a {HEADER.size}-byte record header at offset {position}"
+        else:
+            length, crc = HEADER.unpack(header)
+            if masked_crc(header[:8]) != crc:
+                problem = f"corrupt record header at offset {position} (CRC32C differs); the records after it cannot be located"
+            elif position + HEADER.size + length + FOOTER.size > size:
+                problem = f"truncated: the record at offset {position} has {length} bytes, but the file ends at {size}"
+        if problem:
+            defects.append(Defect(name, number, problem, fatal=True))
+            break
+        offsets.append(position + HEADER.size)
+        lengths.append(length)
+        if count is None:
+            counts.append(UNCOUNTED)
+        else:
             try:
-                check_payload(payload, file.read(FOOTER.size))
-                counts.append(count(payload))
+                counts.append(count(_checked(file.at(position + HEADER.size, length + FOOTER.size), position + HEADER.size, length)))
             except ValueError as error:
-                counts.append(-1)
-                defects.append(Defect(path.name, number, str(error)))
-            position += HEADER.size + length + FOOTER.size
-    return ShardIndex(path.name, status.st_size, status.st_mtime_ns, np.asarray(offsets, np.int64), np.asarray(lengths, np.int64),
-                      np.asarray(counts, np.int32), tuple(defects))
+                if isinstance(error, OSError):  # the file could not be read, which says nothing about the record
+                    raise
+                counts.append(DEFECTIVE)
+                defects.append(Defect(name, number, str(error)))
+        position += HEADER.size + length + FOOTER.size
+    return ShardIndex.of(name, status, offsets, lengths, counts, defects)
 
 
-def check_payload(payload: bytes, footer: bytes) -> None:
-    """ValueError where the payload's stored checksum differs from its bytes."""
-    (crc,) = FOOTER.unpack(footer)
-    if masked_crc(payload) != crc:
-        raise ValueError("corrupt record (CRC32C of the payload differs)")
+def read_payload(path: Location, offset: int, length: int, retry: Retry = RETRY) -> bytes:
+    """One payload by the index; ValueError where it is truncated or its checksum differs; otherwise errors as `storage.read_range`."""
+    return _checked(storage.read_range(path, offset, length + FOOTER.size, retry), offset, length)
 
 
-def read_payload(path: Path, offset: int, length: int) -> bytes:
-    """One payload by the index; ValueError where it is truncated or its checksum differs."""
-    with open(path, "rb", buffering=0) as file:
-        data = os.pread(file.fileno(), length + FOOTER.size, offset)
+def _checked(data: bytes, offset: int, length: int) -> bytes:
+    """The payload at the front of `data`, which its stored checksum must follow."""
     if len(data) < length + FOOTER.size:
         raise ValueError(f"truncated record: {len(data)} of {length + FOOTER.size} bytes at offset {offset}")
     payload = data[:length]
-    check_payload(payload, data[length:])
+    (crc,) = FOOTER.unpack(data[length:])
+    if masked_crc(payload) != crc:
+        raise ValueError("corrupt record (CRC32C of the payload differs)")
     return payload
+
+
+class _Ahead:
+    """Bytes of a file at rising positions, fetched `block` at a time or more; what was skipped is not fetched."""
+
+    def __init__(self, path: Location, size: int, block: int, retry: Retry):
+        self._path, self._size, self._block, self._retry = path, size, block, retry
+        self._start, self._data = 0, b""
+
+    def at(self, position: int, length: int) -> bytes:
+        """`length` bytes from `position` on; fewer at the end of the file."""
+        stop = min(position + length, self._size)
+        if position < self._start or stop > self._start + len(self._data):
+            kept = self._data[position - self._start:] if self._start <= position < self._start + len(self._data) else b""
+            begin = position + len(kept)
+            wanted = min(max(stop - begin, self._block), self._size - begin)
+            self._data, self._start = kept + storage.read_range(self._path, begin, wanted, self._retry), position
+        return self._data[position - self._start:stop - self._start]

@@ -60,8 +60,6 @@ def test_newest_version_folder_is_taken(built, tmp_path):
 def test_missing_directory_split_and_shard_are_told_apart(dataset_copy):
     with pytest.raises(DatasetNotFoundError, match="does not exist"):
         RLDSDataset(dataset_copy / "nothing")
-    with pytest.raises(DataError, match="local paths only"):
-        RLDSDataset("gs://bucket/name")
     (dataset_copy.parent / "empty").mkdir()
     with pytest.raises(DatasetNotFoundError, match=r"has no dataset_info\.json"):
         RLDSDataset(dataset_copy.parent / "empty")

@@ -1,0 +1,52 @@
+"""What is known of one file of records, whatever its format: where each record lies, its number of steps, and what is wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipelines.storage import Status
+
+# In place of a number of steps: the record cannot be used; nobody has looked.
+DEFECTIVE, UNCOUNTED = -1, -2
+
+
+@dataclass(frozen=True)
+class Defect:
+    """Something wrong in a shard. `record` is the record's number in its file; `fatal`: nothing after it can be found."""
+
+    file: str
+    record: int
+    problem: str
+    fatal: bool = False
+
+    @property
+    def where(self) -> str:
+        return f"{self.file} record {self.record}"
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Where the records of one file are.
+
+    Attributes:
+      status: of the file that was read; another one means that it has been written anew.
+      offsets, lengths: int64[n]. TFRecord: byte position and size of each payload; ArrayRecord: record number and size.
+      counts: int32[n], steps of each record, DEFECTIVE or UNCOUNTED.
+    """
+
+    name: str
+    status: Status
+    offsets: np.ndarray
+    lengths: np.ndarray
+    counts: np.ndarray
+    defects: tuple[Defect, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, status: Status, offsets: Sequence[int], lengths: Sequence[int], counts: Sequence[int],
+           defects: Sequence[Defect]) -> "ShardIndex":
+        return cls(name, status, np.asarray(offsets, np.int64), np.asarray(lengths, np.int64), np.asarray(counts, np.int32), tuple(defects))
+
+    @property
+    def counted(self) -> bool:
+        return not (self.counts == UNCOUNTED).any()
