@@ -12,6 +12,10 @@ class VppError(Exception):
     """Something the user can put right; the message says how."""
 
 
+class FileFormatError(VppError):
+    """A file of tensors that is damaged or is something else."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The most similar known name as a clause ', did you mean ...?', or '' where none is similar."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

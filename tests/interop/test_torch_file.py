@@ -16,10 +16,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vpp_jax.interop import inert_pickle, torch_file
-from vpp_jax.interop.inert_pickle import Call, Global, read_pickle
-from vpp_jax.interop.safetensors_file import FileFormatError
+from vpp_jax import inert_pickle, torch_archive
+from vpp_jax.errors import FileFormatError
+from vpp_jax.inert_pickle import Call, Global, read_pickle
+from vpp_jax.interop import torch_file
 from vpp_jax.interop.torch_file import TorchFile
+from vpp_jax.torch_archive import read_tensor
 
 
 @pytest.fixture
@@ -51,6 +53,13 @@ def test_types_shapes_and_values(archive, tmp_path):
 def test_a_bare_state_dict_is_read_too(archive, tmp_path):
     source = TorchFile(archive.write(tmp_path / "a.bin", archive.state_dict({"x": np.ones(2, np.float32)})))
     np.testing.assert_array_equal(source.read("x"), np.ones(2))
+
+
+def test_a_file_of_one_tensor(archive, tmp_path):
+    values = np.arange(6, dtype=np.float16).reshape(2, 3)
+    np.testing.assert_array_equal(read_tensor(archive.write(tmp_path / "a.pt", archive.tensor(values))), values)
+    with pytest.raises(FileFormatError, match="'the content' is a dict, expected a dense tensor"):
+        read_tensor(archive.write(tmp_path / "b.pt", {"x": archive.tensor(values)}))
 
 
 def test_views_parameters_and_shared_storages(archive, fabricated, tmp_path):
@@ -203,10 +212,10 @@ def test_all_forbidden_names_are_listed(archive, tmp_path):
 
 
 def test_the_reader_has_no_means_to_run_anything():
-    """No import machinery, attribute lookup by name, evaluation or unpickler anywhere in its two modules."""
+    """No import machinery, attribute lookup by name, evaluation or unpickler anywhere in its three modules."""
     forbidden = {"eval", "exec", "compile", "__import__", "getattr", "setattr", "globals", "locals", "vars", "open", "Unpickler", "load",
                  "loads", "import_module", "find_class", "system", "Popen"}  # fmt: skip
-    for module in (inert_pickle, torch_file):
+    for module in (inert_pickle, torch_archive, torch_file):
         tree = ast.parse(Path(module.__file__).read_text())
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -251,7 +260,7 @@ def test_every_truncation_and_random_bytes_give_the_one_error(archive, fabricate
 
 
 def torch_file_allows(name: Global) -> bool:
-    return name.name in torch_file.ALLOWED.get(name.module, ())
+    return name.name in torch_archive.ALLOWED.get(name.module, ())
 
 
 def test_other_files(archive, fabricated, tmp_path):

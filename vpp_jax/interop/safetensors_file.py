@@ -18,7 +18,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from vpp_jax.errors import VppError
+from vpp_jax.errors import FileFormatError
 
 # The format's types, in the order by which its own serializer sorts tensors (last first, then by name), so that each is aligned.
 DTYPES: dict[str, np.dtype] = {
@@ -31,10 +31,6 @@ DTYPES: dict[str, np.dtype] = {
 }  # fmt: skip
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
 METADATA = "__metadata__"
-
-
-class FileFormatError(VppError):
-    """A weight file that is damaged or is something else."""
 
 
 class TensorSource(Protocol):

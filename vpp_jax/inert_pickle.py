@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vpp_jax.interop.safetensors_file import FileFormatError
+from vpp_jax.errors import FileFormatError
 
 
 @dataclass(frozen=True)
