@@ -326,8 +326,8 @@ _ROWS = (
         notes="pick-and-place poses; pictures are raw tensors, which the reader does not take for pictures"),
     OpenXDataset(
         name="bridge_data_msr", versions=("0.0.1",), hz=None, cameras={"primary": "image_0", "secondary": "image_1"},
-        motion="reached(observation/state[0:6])", grip=Gripper.CONTINUOUS_OPEN, proprio=Proprio.POS_EULER,
-        state="observation/state[0:6] + 1*0 + observation/state[-1:]", clip_sampling="whole", first_step=1,
+        motion="reached(observation/state[0:6])", grip=Gripper.CONTINUOUS_OPEN, proprio=Proprio.POS_EULER, state=POSE_AND_GRIPPER,
+        clip_sampling="whole", first_step=1,
         unconfirmed={name: "taken as in bridge, not documented" for name in ("action", "gripper", "proprio")}),
     OpenXDataset(
         name="plex_robosuite", versions=("0.0.1",), hz=20, cameras=IMAGE_AND_WRIST, grip=Gripper.CLIPPED_CLOSED,

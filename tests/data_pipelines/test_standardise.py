@@ -1,0 +1,112 @@
+"""Raw columns to the common action: every equation against a loop or a closed form."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from data_pipelines.openx import standardise
+from data_pipelines.openx.conventions import Gripper
+from data_pipelines.openx.standardise import Composition, openness, parts
+from data_pipelines.rlds.schema import Feature, Schema
+
+RNG = np.random.default_rng(3)
+
+
+def relative_by_loop(commands):
+    """Octo's rule, step by step."""
+    wanted = [1 if r < -0.1 else -1 if r > 0.1 else 0 for r in commands]
+    state = next((-u for u in wanted if u), 1)
+    result = []
+    for u in wanted:
+        state = u or state
+        result.append((state + 1) / 2)
+    return result
+
+
+def binarized_by_loop(values):
+    """From the last step to the first."""
+    state, result = values[-1], []
+    for value in values[::-1]:
+        state = 1.0 if value > 0.95 else 0.0 if value < 0.05 else state
+        result.append(state)
+    return result[::-1]
+
+
+def test_relative_commands():
+    for _ in range(50):
+        commands = RNG.choice([-1.0, -0.5, -0.05, 0.0, 0.05, 0.5, 1.0], RNG.integers(1, 12))
+        np.testing.assert_array_equal(standardise.relative_to_absolute(commands), relative_by_loop(commands))
+    np.testing.assert_array_equal(standardise.relative_to_absolute([0, 0, 1, 0, -1, 0]), [1, 1, 0, 0, 1, 1])
+    np.testing.assert_array_equal(standardise.relative_to_absolute([0, -1, 0]), [0, 1, 1])
+    np.testing.assert_array_equal(standardise.relative_to_absolute([0, 0]), [1, 1])
+
+
+def test_binarize():
+    for _ in range(50):
+        values = RNG.choice([0.0, 0.03, 0.2, 0.5, 0.8, 0.97, 1.0], RNG.integers(1, 12))
+        np.testing.assert_array_equal(standardise.binarize(values), binarized_by_loop(values))
+    np.testing.assert_array_equal(standardise.binarize([1, 0.7, 0.3, 0, 0.4, 1]), [1, 0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(standardise.binarize([0, 0.2, 0.4]), [0, 0.4, 0.4])
+
+
+@pytest.mark.parametrize(("convention", "raw", "expected"), [
+    (Gripper.OPEN, [0, 0.25, True], [0, 0.25, 1]),
+    (Gripper.CLOSED, [0, 0.25, 1], [1, 0.75, 0]),
+    (Gripper.CLIPPED_OPEN, [-1, 0, 0.5, 1], [0, 0, 0.5, 1]),
+    (Gripper.CLIPPED_CLOSED, [-1, 0, 0.5, 1], [1, 1, 0.5, 0]),
+    (Gripper.SIGNED_OPEN, [-1, 0, 1], [0, 0.5, 1]),
+    (Gripper.SIGNED_CLOSED, [-1, 0, 1], [1, 0.5, 0]),
+    (Gripper.RELATIVE, [0, 1, 0, -1], [1, 0, 0, 1]),
+    (Gripper.CONTINUOUS_OPEN, [1, 0.5, 0], [1, 0, 0]),
+    (Gripper.THRESHOLD_CLOSED, [0, 0.4, 0.6, 1], [1, 1, 0, 0]),
+    (Gripper.ABSENT, [3, 4], [0, 0]),
+    (Gripper.ABSENT_OPEN, [3, 4], [1, 1]),
+], ids=lambda value: value.name if isinstance(value, Gripper) else "")
+def test_every_convention_makes_1_open(convention, raw, expected):
+    np.testing.assert_allclose(openness(np.array(raw), convention), expected)
+
+
+def test_every_known_convention_has_an_equation():
+    assert set(standardise.OPENNESS) == set(Gripper) - {Gripper.UNKNOWN}
+
+
+def test_quaternions_against_scipy():
+    quaternions = RNG.normal(size=(200, 4))
+    np.testing.assert_allclose(standardise.quaternion_to_euler(quaternions), Rotation.from_quat(quaternions).as_euler("xyz"), atol=1e-9)
+    with pytest.raises(ValueError, match="length zero at step 1"):
+        standardise.quaternion_to_euler(np.array([[0, 0, 0, 1.0], [0, 0, 0, 0]]))
+
+
+def test_composition_of_columns():
+    columns = {"action": RNG.normal(size=(5, 9)), "state": RNG.normal(size=(5, 7)), "open": np.array([True, True, False, True, False])}
+    made = Composition(parts("action[0:3] + 3*0"), parts("open[0:1]")[0], Gripper.OPEN)
+    rows = made.of(columns.__getitem__, 5)
+    assert (rows.dtype, rows.shape, made.width, made.lost_steps, made.columns) == (np.float32, (5, 7), 7, 0, ("action", "open"))
+    np.testing.assert_allclose(rows, np.column_stack([columns["action"][:, :3], np.zeros((5, 3)), columns["open"]]), rtol=1e-6)
+    assert str(made) == "action[0:3] + 3*0 + open(open[0:1])"
+
+    moved = Composition(parts("reached(state[0:6])"), parts("action[-1:]")[0], Gripper.CLOSED)
+    rows = moved.of(columns.__getitem__, 5)
+    assert (rows.shape, moved.lost_steps) == ((4, 7), 1)
+    np.testing.assert_allclose(np.cumsum(rows[:, :6], 0)[-1], columns["state"][-1, :6] - columns["state"][0, :6], rtol=1e-5)
+    np.testing.assert_allclose(rows[:, 6], 1 - columns["action"][:4, 8], rtol=1e-6)
+
+    turned = Composition(parts("action[0:3] + euler(action[3:7])"), None, Gripper.ABSENT_OPEN)
+    rows = turned.of(columns.__getitem__, 5)
+    np.testing.assert_allclose(rows[:, 3:6], Rotation.from_quat(columns["action"][:, 3:7]).as_euler("xyz"), atol=1e-6)
+    np.testing.assert_array_equal(rows[:, 6], 1)
+
+
+def test_relative_gripper_is_read_over_the_whole_episode_before_a_step_is_lost():
+    columns = {"s": np.zeros((3, 6)), "g": np.array([0.0, 0.0, -1.0])}  # the opening at the last step says that it was closed
+    made = Composition(parts("reached(s[0:6])"), parts("g[0:1]")[0], Gripper.RELATIVE)
+    np.testing.assert_array_equal(made.of(columns.__getitem__, 3)[:, 6], [0, 0])
+
+
+def test_what_features_json_lacks():
+    schema = Schema(steps={"action": Feature("tensor", "float32", (7,)), "name": Feature("text"), "open": Feature("tensor", "bool")})
+    assert Composition(parts("action[0:6]"), parts("open[0:1]")[0], Gripper.OPEN).problems(schema) == []
+    wrong = Composition(parts("action[0:3] + action[7:10] + name[0:1] + 2*0"), parts("gone[0:1]")[0], Gripper.OPEN)
+    assert wrong.problems(schema) == ["action[7:10] (its shape is [7])", "step field 'name'", "step field 'gone'"]
+    with pytest.raises(ValueError, match="'action' is none of"):
+        parts("action")
