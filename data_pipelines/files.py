@@ -1,6 +1,7 @@
 """Small files written so that a reader sees the old one or the new one, never half of one."""
 
 import os
+import secrets
 from pathlib import Path
 
 WRITE_BITS = 0o222
@@ -14,7 +15,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.parent.stat().st_mode & WRITE_BITS or not os.access(path.parent, os.W_OK):
         raise PermissionError(f"{path.parent} is read-only")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")  # hosts that share a disk may share process numbers
     try:
         with open(temporary, "wb") as file:
             file.write(data)

@@ -114,12 +114,10 @@ def status(path: Location, retry: Retry = RETRY) -> Status:
     if isinstance(path, Path):
         found = _attempt(path, retry, path.stat)
         return Status(found.st_size, str(found.st_mtime_ns))
-
-    def ask(system, name: str) -> dict:
-        system.invalidate_cache(parent(name))
-        return system.info(name)
-
-    return _bucket_status(_attempt(path, retry, lambda: _bucket(path, ask)))
+    try:
+        return listing(parent(path), retry)[name_of(path)]  # not asked of the file alone, which gives other stamps in some file systems
+    except KeyError:
+        raise FileNotFoundError(path) from None
 
 
 def write(path: Location, data: bytes) -> None:
