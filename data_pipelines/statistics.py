@@ -7,20 +7,26 @@ numbers of another dataset.
 import hashlib
 import json
 import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from data_pipelines import storage
+from data_pipelines.column_sketch import ColumnSketch
 from data_pipelines.errors import BadRecordError, DataError
-from data_pipelines.files import write_atomically
 from data_pipelines.openx.registry import DatasetSpec
 from data_pipelines.openx.standardise import Composition
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
 from data_pipelines.rlds.index import index_path
+from data_pipelines.storage import Location
 from data_pipelines.transforms import Normalizer
 
 SCHEMA_VERSION = 1
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -38,12 +44,8 @@ class ColumnStatistics:
     q99: tuple[float, ...]
 
     @classmethod
-    def of(cls, key: str, values: np.ndarray) -> "ColumnStatistics":
-        """`values`: [steps, width]."""
-        x = np.asarray(values, np.float64)
-        low, high = np.quantile(x, (0.01, 0.99), axis=0)
-        rows = {"mean": x.mean(0), "std": x.std(0), "min": x.min(0), "max": x.max(0), "q01": low, "q99": high}
-        return cls(key, len(x), **{name: tuple(map(float, row)) for name, row in rows.items()})
+    def of(cls, key: str, sketch: ColumnSketch) -> "ColumnStatistics":
+        return cls(key, sketch.count, **{name: tuple(map(float, row)) for name, row in sketch.summary().items()})
 
 
 @dataclass(frozen=True)
@@ -103,30 +105,55 @@ def _normalizer(kind: str, column: ColumnStatistics, mask: tuple[bool, ...] | No
     return Normalizer.quantile(column.q01, column.q99, mask) if kind == "quantile" else Normalizer.identity(len(column.mean))
 
 
-def compute(dataset: RLDSDataset, spec: DatasetSpec, on_bad_record: str = "fail") -> DatasetStatistics:
-    """One pass over the action and state columns of every episode."""
+def compute(dataset: RLDSDataset, spec: DatasetSpec, on_bad_record: str = "fail", workers: int = 8,
+            progress: Callable[[int, int], None] | None = None) -> DatasetStatistics:
+    """One pass over the action and state columns of every episode, in memory that does not grow with their number (`ColumnSketch`).
+
+    Args:
+      workers: threads that read; the result does not depend on them.
+      progress: called with (episodes done, episodes).
+    """
     keys = {"action": spec.action_key} | ({"proprio": spec.proprio_key} if spec.proprio_key else {})
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in keys}
+    sketches: dict[str, ColumnSketch] = {}
     skipped, episodes = [], 0
-    for index in range(len(dataset)):
-        try:
-            episode = dataset[index]
-            rows = {"action": actions(episode, spec)[spec.first_step:]}
-            if spec.proprio_key:
-                rows["proprio"] = states(episode, spec)[spec.first_step:]
-        except BadRecordError as error:
+    for done, rows in enumerate(_in_order(lambda index: _rows(dataset, index, spec), len(dataset), workers), start=1):
+        if progress is not None:
+            progress(done, len(dataset))
+        if isinstance(rows, BadRecordError):
             if on_bad_record == "fail":
-                raise
-            skipped.append(f"{Path(error.where).name}: {error.field}: {error.problem}")
+                raise rows
+            skipped.append(f"{storage.name_of(rows.where)}: {rows.field}: {rows.problem}")
             continue
         episodes += 1
         for name, values in rows.items():
-            parts[name].append(values)
-    if not sum(map(len, parts["action"])):
+            sketches.setdefault(name, ColumnSketch(values.shape[1])).add(values)
+    if not sketches or not sketches["action"].count:
         raise DataError(f"{dataset.directory} split {dataset.split}: no usable step, so there are no statistics")
-    columns = {name: ColumnStatistics.of(keys[name], np.concatenate(values)) for name, values in parts.items()}
+    columns = {name: ColumnStatistics.of(keys[name], sketch) for name, sketch in sketches.items()}
     return DatasetStatistics(dataset.name, dataset.version, dataset.split, episodes, columns["action"].count, spec.first_step,
                              dataset.fingerprint, columns, tuple(skipped))
+
+
+def _rows(dataset: RLDSDataset, index: int, spec: DatasetSpec) -> dict[str, np.ndarray] | BadRecordError:
+    """Actions and states of an episode, [steps, width] each, or why there are none."""
+    try:
+        episode = dataset[index]
+        rows = {"action": actions(episode, spec)[spec.first_step:]}
+        if spec.proprio_key:
+            rows["proprio"] = states(episode, spec)[spec.first_step:]
+    except BadRecordError as error:
+        return error
+    return rows
+
+
+def _in_order(read: Callable[[int], T], count: int, workers: int) -> Iterator[T]:
+    """`read(0)`, `read(1)`, ... made by threads that are a few ahead."""
+    with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="statistics") as pool:
+        ahead = deque(pool.submit(read, index) for index in range(min(4 * workers, count)))
+        for index in range(count):
+            if index + len(ahead) < count:
+                ahead.append(pool.submit(read, index + len(ahead)))
+            yield ahead.popleft().result()
 
 
 def actions(episode: Episode, spec: DatasetSpec) -> np.ndarray:
@@ -157,27 +184,27 @@ def finite(episode: Episode, key: str) -> np.ndarray:
     return values
 
 
-def statistics_path(dataset: RLDSDataset, index_dir: str | Path | None = None) -> Path:
+def statistics_path(dataset: RLDSDataset, index_dir: Location | None = None) -> Location:
     """Beside the record index of the split."""
-    store = index_path(dataset.directory, dataset.split, index_dir)
-    return store.with_name(store.name.replace("record_index", "statistics")).with_suffix(".json")
+    return index_path(dataset.directory, dataset.split, index_dir, "statistics", ".json")
 
 
-def load_or_compute(dataset: RLDSDataset, spec: DatasetSpec, *, index_dir: str | Path | None = None,
-                    on_bad_record: str = "fail") -> DatasetStatistics:
+def load_or_compute(dataset: RLDSDataset, spec: DatasetSpec, *, index_dir: Location | None = None, on_bad_record: str = "fail",
+                    progress: Callable[[int, int], None] | None = None) -> DatasetStatistics:
     """The stored statistics where they belong to these very shards, else computed and stored."""
     path = statistics_path(dataset, index_dir)
-    if path.is_file():
-        try:
-            stored = DatasetStatistics.from_json(json.loads(path.read_text()))
-            keys, wanted = {column.key for column in stored.columns.values()}, {spec.action_key, spec.proprio_key} - {""}
-            if stored.fingerprint == dataset.fingerprint and stored.first_step == spec.first_step and keys == wanted:
-                return stored
-        except (KeyError, TypeError, ValueError) as error:
-            log.warning("%s cannot be used (%s); computing the statistics again", path, error)
-    made = compute(dataset, spec, on_bad_record)
     try:
-        write_atomically(path, json.dumps(made.to_json(), indent=1).encode())
+        stored = DatasetStatistics.from_json(json.loads(storage.read(path)))
+        keys, wanted = {column.key for column in stored.columns.values()}, {spec.action_key, spec.proprio_key} - {""}
+        if stored.fingerprint == dataset.fingerprint and stored.first_step == spec.first_step and keys == wanted:
+            return stored
+    except FileNotFoundError:
+        pass
+    except (KeyError, TypeError, ValueError) as error:
+        log.warning("%s cannot be used (%s); computing the statistics again", path, error)
+    made = compute(dataset, spec, on_bad_record, progress=progress)
+    try:
+        storage.write(path, json.dumps(made.to_json(), indent=1).encode())
     except OSError as error:
         log.info("statistics of %s not kept (%s); give an index directory to keep them", dataset.directory, error)
     return made
