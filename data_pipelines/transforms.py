@@ -17,9 +17,20 @@ def resize(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "s
 
     A picture that is not square is squeezed, not cropped: nothing that the camera saw is lost.
     """
-    if image.shape[:2] == (size, size):
+    return _resized(image, size, size)
+
+
+def resize_short_side(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The same, to a picture whose shorter side is `size` and whose proportions are kept."""
+    height, width = image.shape[:2]
+    factor = size / min(height, width)
+    return _resized(image, round(height * factor), round(width * factor))
+
+
+def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    if image.shape[:2] == (height, width):
         return np.ascontiguousarray(image)
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,9 @@ class CalvinMujocoRecipe:
     def settings(self) -> dict[str, Any]:
         return asdict(self.plan)
 
+    def metadata(self) -> dict[str, Any]:
+        return {}
+
     def schema(self) -> Schema:
         return episode_schema(self.plan)
 

@@ -62,6 +62,9 @@ class CalvinPlayRecipe:
     def settings(self) -> dict[str, Any]:
         return {**asdict(self.plan), "run_steps": self.run_steps}
 
+    def metadata(self) -> dict[str, Any]:
+        return {}
+
     def schema(self) -> Schema:
         schema = episode_schema(self.plan)
         number = Feature("tensor", "int64")

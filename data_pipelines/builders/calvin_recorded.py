@@ -84,6 +84,9 @@ class CalvinRecordedRecipe:
     def settings(self) -> dict[str, Any]:
         return asdict(self.plan)
 
+    def metadata(self) -> dict[str, Any]:
+        return {}
+
     def schema(self) -> Schema:
         return episode_schema(calvin_mujoco.Settings(static_size=STATIC_SIZE, gripper_size=GRIPPER_SIZE))
 

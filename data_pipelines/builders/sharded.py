@@ -27,10 +27,11 @@ Progress = Callable[[int, int, str], None]
 
 
 class Recorded(NamedTuple):
-    """What came of one job: the records worth keeping, maybe none, and how many attempts were made."""
+    """What came of one job: the records worth keeping, maybe none, how many attempts were made, and why the job was left out."""
 
     payloads: tuple[bytes, ...]
     attempts: int
+    left_out: tuple[str, ...] = ()
 
 
 class Recipe(Protocol):
@@ -44,6 +45,8 @@ class Recipe(Protocol):
     def schema(self) -> Schema: ...
     def settings(self) -> dict[str, Any]:
         """Everything that decides the bytes written, as JSON."""
+    def metadata(self) -> dict[str, Any]:
+        """What the dataset says of itself beyond its features; {} where nothing."""
     def jobs(self) -> dict[str, list[Any]]:
         """Split -> episodes to record, in order."""
     def group(self, job: Any) -> str:
@@ -96,7 +99,7 @@ def build(recipe: Recipe, directory: Path, workers: int = 1, progress: Progress 
 
 def write_shard(recipe: Recipe, shard: Shard, directory: Path) -> dict:
     """Records the episodes of one shard and writes it; returns (and notes on disk) what it holds. Runs in a worker process."""
-    payloads, attempts, kept = [], {}, {}
+    payloads, attempts, kept, left_out = [], {}, {}, []
     resource = recipe.open()
     try:
         for job in shard.jobs:
@@ -104,12 +107,14 @@ def write_shard(recipe: Recipe, shard: Shard, directory: Path) -> dict:
             attempts[group] = attempts.get(group, 0) + recorded.attempts
             kept[group] = kept.get(group, 0) + len(recorded.payloads)
             payloads += recorded.payloads
+            left_out += recorded.left_out
     finally:
         resource.close()
-    if not payloads:
+    if not payloads and not left_out:
         raise DataError(f"{shard.file}: none of {sum(attempts.values())} attempts was worth keeping ({', '.join(sorted(attempts))})")
     size = write_records(directory / shard.file, payloads)
-    entry = {"file": shard.file, "split": shard.split, "episodes": len(payloads), "bytes": size, "attempts": attempts, "kept": kept}
+    entry = {"file": shard.file, "split": shard.split, "episodes": len(payloads), "bytes": size, "attempts": attempts, "kept": kept,
+             "left_out": left_out}
     write_atomically(directory / PROGRESS_DIRECTORY / f"{shard.file}.json", json.dumps(entry).encode())
     return entry
 
@@ -178,6 +183,9 @@ def _finish(recipe: Recipe, directory: Path, shards: Sequence[Shard], finished: 
     splits = {}
     for split in dict.fromkeys(shard.split for shard in shards):
         mine = [entry for entry in entries if entry["split"] == split]
+        if not any(entry["episodes"] for entry in mine):
+            first = next(problem for entry in mine for problem in entry["left_out"])
+            raise DataError(f"{directory}: nothing is left of split {split}, all of it was left out; first: {first}")
         splits[split] = writer.WrittenSplit(tuple(entry["episodes"] for entry in mine), sum(entry["bytes"] for entry in mine))
     attempts = _total(entry["attempts"] for entry in entries)
     kept = _total(entry["kept"] for entry in entries)
@@ -185,10 +193,11 @@ def _finish(recipe: Recipe, directory: Path, shards: Sequence[Shard], finished: 
         "dataset": recipe.name, "version": recipe.version, "settings": recipe.settings(), "attempts": attempts, "kept": kept,
         "share_kept": {group: kept[group] / count for group, count in attempts.items()},
         "episodes": {split: sum(written.shard_lengths) for split, written in splits.items()},
-        "bytes": {split: written.num_bytes for split, written in splits.items()}, "shards": entries,
+        "bytes": {split: written.num_bytes for split, written in splits.items()},
+        "left_out": [problem for entry in entries for problem in entry.get("left_out", ())], "shards": entries,
     }
     write_atomically(directory / REPORT_FILE, json.dumps(report, indent=1).encode())
-    writer.write_metadata(directory, recipe.schema(), recipe.name, recipe.version, splits, recipe.description)
+    writer.write_metadata(directory, recipe.schema(), recipe.name, recipe.version, splits, recipe.description, recipe.metadata())
     shutil.rmtree(directory / PROGRESS_DIRECTORY, ignore_errors=True)
     for leftover in directory.glob(".*.tmp"):  # half-written files of processes that were killed
         leftover.unlink(missing_ok=True)

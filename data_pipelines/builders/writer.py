@@ -7,13 +7,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.files import write_atomically
 from data_pipelines.rlds import examples
-from data_pipelines.rlds.dataset import DEFAULT_TEMPLATE
+from data_pipelines.rlds.dataset import DEFAULT_TEMPLATE, METADATA_FILE
 from data_pipelines.rlds.schema import NUMERIC_IN_FLOAT_LIST, NUMERIC_IN_INT64_LIST, STEPS, Feature, Schema
 
 FEATURES = "tensorflow_datasets.core.features"
@@ -65,6 +66,8 @@ def _column(name: str, feature: Feature, values) -> np.ndarray | list[bytes]:
     stored = NUMERIC_IN_FLOAT_LIST if array.dtype.kind == "f" else NUMERIC_IN_INT64_LIST
     if feature.dtype not in stored:
         raise DataError(f"field '{name}': got {array.dtype}, the schema says {feature.dtype}")
+    if feature.encoding == "bytes":
+        return [row.tobytes() for row in array.astype(np.dtype(feature.dtype).newbyteorder("<"), copy=False)]
     return array
 
 
@@ -91,7 +94,7 @@ def _dict(leaves: Mapping[str, Feature]) -> dict:
 
 
 def _leaf(feature: Feature) -> dict:
-    shape = {"dimensions": [str(size) for size in feature.shape]} if feature.shape else {}
+    shape = {"dimensions": ["-1" if size is None else str(size) for size in feature.shape]} if feature.shape else {}
     description = {"description": feature.description} if feature.description else {}
     if feature.kind == "text":
         return {"pythonClassName": f"{FEATURES}.text_feature.Text", "text": {}, **description}
@@ -103,13 +106,22 @@ def _leaf(feature: Feature) -> dict:
     return {"pythonClassName": f"{FEATURES}.{python_class}", "tensor": body, **description}
 
 
-def write_metadata(directory: Path, schema: Schema, name: str, version: str, splits: Mapping[str, WrittenSplit], description: str) -> None:
-    """features.json and then dataset_info.json: the latter is what makes a directory a dataset, so it comes last."""
+def write_metadata(directory: Path, features: Schema | dict, name: str, version: str, splits: Mapping[str, WrittenSplit], description: str,
+                   metadata: Mapping[str, Any] | None = None) -> None:
+    """features.json and then dataset_info.json: the latter is what makes a directory a dataset, so it comes last.
+
+    Args:
+      features: a schema, or the tree of a features.json.
+      metadata: what TFDS shows as `builder.info.metadata`; in metadata.json where there is any.
+    """
     info = {
         "citation": "", "description": description, "fileFormat": "tfrecord", "moduleName": __name__, "name": name,
         "releaseNotes": {version: description.splitlines()[0]}, "version": version,
         "splits": [{"filepathTemplate": DEFAULT_TEMPLATE, "name": split, "numBytes": str(written.num_bytes),
                     "shardLengths": [str(length) for length in written.shard_lengths]} for split, written in splits.items()],
     }
-    write_atomically(directory / "features.json", json.dumps(features_json(schema), indent=1).encode())
+    tree = features_json(features) if isinstance(features, Schema) else features
+    if metadata:
+        write_atomically(directory / METADATA_FILE, json.dumps(metadata, indent=1).encode())
+    write_atomically(directory / "features.json", json.dumps(tree, indent=1).encode())
     write_atomically(directory / "dataset_info.json", json.dumps(info, indent=1).encode())

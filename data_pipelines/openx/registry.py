@@ -129,6 +129,15 @@ REGISTRY: dict[str, DatasetSpec] = {spec.name: spec for spec in (
         proprio_key="observation/robot_obs", proprio_width=15, signed_dimensions=(6,),
         notes="the recorded dataset as converted by `vpp data build calvin`; rel_actions as stored, already in [-1, 1]",
     ),
+    DatasetSpec(
+        name="human_video",
+        cameras={"primary": "observation/image"},
+        clip_views={"primary": 1.0},
+        policy_views=("primary",),
+        action_key="", action_width=0, normalization="none", control_hz=None, clip_sampling="whole",
+        impossible=dict.fromkeys(("action", "gripper", "control_hz"), "videos have no actions"),
+        notes="captioned videos as converted by `vpp data build human_video`",
+    ),
     *map(_openx_spec, OPENX.values()),
 )}
 

@@ -1,5 +1,6 @@
 """Random access to the episodes of an RLDS/TFDS directory, read where it lies."""
 
+import functools
 import json
 import logging
 import re
@@ -19,6 +20,7 @@ from data_pipelines.rlds.shards import Defect, ShardIndex
 from data_pipelines.storage import RETRY, Location, Retry, Status
 
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+METADATA_FILE = "metadata.json"  # TFDS's place for whatever a dataset says of itself
 # fileFormat of dataset_info.json -> module with `scan` and `read_payload`
 FORMATS = {module.EXTENSION: module for module in (tfrecord, array_record)}
 log = logging.getLogger(__name__)
@@ -206,6 +208,17 @@ class RLDSDataset:
     @property
     def version(self) -> str:
         return self.info.version
+
+    @functools.cached_property
+    def metadata(self) -> dict:
+        """metadata.json; {} where there is none."""
+        if METADATA_FILE not in self.info.files:
+            return {}
+        path = storage.join(self.directory, METADATA_FILE)
+        try:
+            return json.loads(storage.read(path, self._retry))
+        except ValueError as error:
+            raise DataError(f"{path}: not JSON ({error})") from error
 
     @property
     def num_steps(self) -> int:

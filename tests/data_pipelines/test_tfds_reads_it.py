@@ -69,6 +69,7 @@ def test_tfds_opens_our_directory(built, project, tmp_path):
 
 def test_nothing_on_the_training_path_imports_tensorflow_or_a_simulator(project):
     check = ("import sys, data_pipelines.sources, data_pipelines.statistics, data_pipelines.builders.calvin_mujoco, "
+             "data_pipelines.builders.human_video, "
              "data_pipelines.builders.sharded\n"
              "bad = {'jax', 'tensorflow', 'tensorflow_datasets', 'torch', 'mujoco', 'matplotlib'} & set(sys.modules)\n"
              "assert not bad, bad\n"

@@ -16,6 +16,7 @@ from data_pipelines.builders import sharded
 from data_pipelines.builders.calvin_mujoco import CalvinMujocoRecipe, Settings
 from data_pipelines.builders.calvin_play import CalvinPlayRecipe
 from data_pipelines.builders.calvin_recorded import CalvinRecordedRecipe, RecordedSettings
+from data_pipelines.builders.human_video import HumanVideoRecipe, HumanVideoSettings
 from data_pipelines.errors import DataError
 from data_pipelines.files import write_atomically
 
@@ -28,6 +29,7 @@ def _calvin_mujoco(settings: Settings) -> CalvinMujocoRecipe | CalvinPlayRecipe:
 RECIPES = {
     "calvin_mujoco": (_calvin_mujoco, Settings, CalvinMujocoRecipe.description.splitlines()[0]),
     "calvin": (CalvinRecordedRecipe, RecordedSettings, CalvinRecordedRecipe.description.splitlines()[0]),
+    "human_video": (HumanVideoRecipe, HumanVideoSettings, HumanVideoRecipe.description.splitlines()[0]),
 }
 HELP = {
     "scenes": "comma-separated scenes", "tasks": "comma-separated tasks", "episodes": "episodes per scene and task",
@@ -39,7 +41,17 @@ HELP = {
     "episodes_per_shard": "episodes per file", "blocks": "the table has its blocks (play always has)",
     "hours": "more than 0: so many simulated hours of play over all scenes, instead of single episodes",
     "source": "folder of the recorded dataset", "language": "folder of the annotations in training and validation",
-    "scene": "scene of training frames that scene_info.npy does not place", "limit": "windows per split at most; 0: all",
+    "scene": "scene of training frames that scene_info.npy does not place", "limit": "episodes per split at most; 0: all",
+    "layout": "something_something (webm files and label files), folder (videos with captions), vpp (annotation/SPLIT/ID.json)",
+    "captions": "folder: table below the source (default: captions.json, .jsonl or .csv, else NAME.txt beside NAME.mp4); "
+                "something_something: folder of the label files",
+    "annotations": "vpp: folder of the annotations", "content": "video, or latents: the recorded ones of layout vpp",
+    "vae": "latents: identity of the VAE that made them, as `vpp data latents --identity` prints it",
+    "size": "pixels of a side; 0: as in the video", "fit": "square (squeezed, as training sees it) or short_side (proportions are kept)",
+    "frames_per_second": "more than 0: pictures at this rate at most", "most_frames": "more than 0: so many frames, spread over the video",
+    "longest": "more than 0: leave out videos of more frames (the published mixture: 100)",
+    "val_share": "folder: share of the videos that become split val, where the table does not say",
+    "on_bad_video": "fail, or skip: leave it out, count and list it",
 }
 
 
@@ -58,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, (_, settings, text) in RECIPES.items():
         one = names.add_parser(name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         one.add_argument("--out", type=Path, required=True, help="directory to write")
-        one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="simulator processes (do not change the result)")
+        one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="worker processes (do not change the result)")
         for field in fields(settings):
             assert field.default is not MISSING
             many = isinstance(field.default, tuple)
@@ -98,9 +110,13 @@ def _build(arguments: argparse.Namespace) -> int:
     with ProgressLine("episodes") as progress:
         values = {field.name: getattr(arguments, field.name) for field in fields(settings)}
         report = sharded.build(recipe(settings(**values)), arguments.out, arguments.workers, progress)
-    print(f"{'scene/task':<32} kept  tried  share")
+    print(f"{'group':<32} kept  tried  share")
     for group, share in report["share_kept"].items():
         print(f"{group:<32} {report['kept'][group]:>4}  {report['attempts'][group]:>5}  {share:5.0%}")
+    for problem in report["left_out"][:10]:
+        print(f"left out: {problem}")
+    if len(report["left_out"]) > 10:
+        print(f"left out: {len(report['left_out']) - 10} more, all in {sharded.REPORT_FILE}")
     size = sum(report["bytes"].values()) / 1e6
     episodes = ", ".join(f"{count} {split}" for split, count in report["episodes"].items())
     print(f"{arguments.out}: {episodes} episodes, {size:.1f} MB, in {time.monotonic() - started:.0f} s; details in {sharded.REPORT_FILE}")

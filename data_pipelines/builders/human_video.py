@@ -1,0 +1,228 @@
+"""Captioned videos without actions -> RLDS: Something-Something-v2, any folder of videos, or the published code's own format.
+
+A video becomes one episode: a step per frame with its picture and the sentence. From the published format, recorded VAE latents can be
+taken instead of pictures; their files are read without running the pickle inside.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.builders.sharded import Recorded
+from data_pipelines.builders.video_files import BadVideoError, read_frames
+from data_pipelines.builders.video_listings import LAYOUTS, Clip, Origin, annotated
+from data_pipelines.builders.writer import encode_episode
+from data_pipelines.errors import DataError
+from data_pipelines.rlds import images
+from data_pipelines.rlds.latents import LATENTS, LatentsInfo, mean_of
+from data_pipelines.rlds.schema import IS_FIRST, IS_LAST, IS_TERMINAL, LANGUAGE_INSTRUCTION, Feature, Schema
+from data_pipelines.rlds.windows import whole_clip
+from data_pipelines.transforms import resize, resize_short_side
+from vpp_jax.errors import FileFormatError
+from vpp_jax.torch_archive import read_tensor
+
+CAMERA = "observation/image"
+CONTENTS, FITS = ("video", "latents"), ("square", "short_side")
+# The recorded latents are samples from the posterior of Stable Video Diffusion's VAE, times its factor (step1_prepare_latent.py).
+RECORDED_CHANNELS, RECORDED_DOWNSCALE, RECORDED_FACTOR = 4, 8, 0.18215
+
+
+@dataclass(frozen=True)
+class HumanVideoSettings:
+    """What to convert, and how. `content`, `fit`, ... are explained by `vpp data build human_video --help`."""
+
+    source: str = ""
+    layout: str = "something_something"
+    captions: str = ""
+    annotations: str = "annotation"
+    content: str = "video"
+    vae: str = ""
+    size: int = 256
+    fit: str = "square"
+    frames_per_second: float = 0.0
+    most_frames: int = 0
+    longest: int = 0
+    val_share: float = 0.0
+    limit: int = 0
+    on_bad_video: str = "fail"
+    jpeg_quality: int = 95
+    episodes_per_shard: int = 256
+
+    def __post_init__(self):
+        for name, allowed in (("layout", tuple(LAYOUTS)), ("content", CONTENTS), ("fit", FITS), ("on_bad_video", ("fail", "skip"))):
+            if getattr(self, name) not in allowed:
+                raise DataError(f"--{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+        for name in ("size", "frames_per_second", "most_frames", "longest", "limit"):
+            if getattr(self, name) < 0:
+                raise DataError(f"--{name} is {getattr(self, name)}, expected at least 0")
+        if self.episodes_per_shard < 1:
+            raise DataError(f"--episodes_per_shard is {self.episodes_per_shard}, expected at least 1")
+        if not 1 <= self.jpeg_quality <= 100 or not 0 <= self.val_share < 1:
+            raise DataError(f"--jpeg_quality {self.jpeg_quality} must be in [1, 100], --val_share {self.val_share} in [0, 1)")
+        if not self.source or not Path(self.source).is_dir():
+            raise DataError(f"--source is {self.source!r}: expected the folder of the videos")
+        fits = self.layout == "vpp" and not self.frames_per_second and self.size and self.size % RECORDED_DOWNSCALE == 0
+        if self.content == "latents" and not fits:
+            raise DataError("--content=latents needs --layout=vpp, takes every frame, and --size a multiple of "
+                            f"{RECORDED_DOWNSCALE}: the pixels of the frames that were encoded")
+
+
+@dataclass(frozen=True)
+class HumanVideoRecipe:
+    """The recipe `data_pipelines.builders.sharded.build` follows."""
+
+    plan: HumanVideoSettings
+    name: str = "human_video"
+    version: str = "1.0.0"
+    description: str = "Captioned videos without actions, one episode per video.\nConverted from video files, or from recorded latents."
+
+    @property
+    def episodes_per_shard(self) -> int:
+        return self.plan.episodes_per_shard
+
+    @functools.cached_property
+    def clips(self) -> tuple[Clip, ...]:
+        return list_clips(self.plan)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the listing: a worker is given the clips of its shards."""
+        return {name: value for name, value in self.__dict__.items() if name != "clips"}
+
+    def settings(self) -> dict[str, Any]:
+        """With a hash of the listing: a build goes on only with the videos and captions that it began with."""
+        listing = json.dumps([list(clip) for clip in self.clips])
+        return {**asdict(self.plan), "clips": hashlib.sha256(listing.encode()).hexdigest()[:16]}
+
+    def schema(self) -> Schema:
+        return episode_schema(self.plan)
+
+    def metadata(self) -> dict[str, Any]:
+        if self.plan.content == "video":
+            return {}
+        return {LATENTS: LatentsInfo(vae=self.plan.vae, image_size=self.plan.size, cameras=(CAMERA,)).to_json()}
+
+    def jobs(self) -> dict[str, list[Clip]]:
+        """With `on_bad_video='fail'` what is wrong with the listing is an error before anything is decoded."""
+        clips = self.clips
+        bad = [clip for clip in clips if clip.problem]
+        if bad and self.plan.on_bad_video == "fail":
+            shown = "; ".join(f"{clip.file}: {clip.problem}" for clip in bad[:5]) + ("; ..." if len(bad) > 5 else "")
+            raise BadVideoError(f"{self.plan.source}: {len(bad)} of {len(clips)} videos cannot be used ({shown}). Repair the captions, or "
+                                "leave these videos out with --on_bad_video=skip")
+        return {split: [clip for clip in clips if clip.split == split] for split in dict.fromkeys(clip.split for clip in clips)}
+
+    def group(self, job: Clip) -> str:
+        return job.split
+
+    def open(self) -> "HumanVideoRecipe":
+        return self
+
+    def close(self) -> None:
+        """Nothing is held open between videos."""
+
+    def record(self, resource: "HumanVideoRecipe", job: Clip) -> Recorded:
+        try:
+            columns, metadata = read_episode(self.plan, job)
+        except BadVideoError as error:
+            if self.plan.on_bad_video == "fail":
+                raise BadVideoError(f"{error}. Repair the file, or leave such videos out with --on_bad_video=skip") from error
+            return Recorded((), 1, (str(error),))
+        return Recorded((encode_episode(self.schema(), columns, metadata),), 1)
+
+
+def list_clips(plan: HumanVideoSettings) -> tuple[Clip, ...]:
+    """The clips of `plan.source`, at most `limit` of each split. DataError where there are none, or names do not fit TFDS."""
+    clips = LAYOUTS[plan.layout](Origin(Path(plan.source), plan.captions, plan.annotations, plan.val_share))
+    taken: Counter[str] = Counter()
+    kept = []
+    for clip in clips:
+        if not re.fullmatch(r"\w+", clip.split) or clip.split == "all":
+            raise DataError(f"{clip.file}: split {clip.split!r} is no name that TFDS accepts (letters, digits, underscores; not 'all')")
+        taken[clip.split] += 1
+        if not plan.limit or taken[clip.split] <= plan.limit:
+            kept.append(clip)
+    if not kept:
+        raise DataError(f"{plan.source}: no video found in layout {plan.layout}")
+    return tuple(kept)
+
+
+def episode_schema(plan: HumanVideoSettings) -> Schema:
+    if plan.content == "latents":
+        side = plan.size // RECORDED_DOWNSCALE
+        seen = {mean_of(CAMERA): Feature("tensor", "float16", (side, side, RECORDED_CHANNELS), "bytes")}
+    else:
+        side = plan.size if plan.size and plan.fit == "square" else None
+        seen = {CAMERA: Feature("image", "uint8", (side, side, 3), "jpeg")}
+    flag, text = Feature("tensor", "bool"), Feature("text")
+    return Schema(
+        steps=seen | {LANGUAGE_INSTRUCTION: text, IS_FIRST: flag, IS_LAST: flag, IS_TERMINAL: flag},
+        episode={"episode_metadata/name": text, "episode_metadata/file": text, "episode_metadata/template": text,
+                 "episode_metadata/frames_per_second": Feature("tensor", "float32")},
+    )
+
+
+def read_episode(plan: HumanVideoSettings, clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Step columns and episode features of one clip, as `episode_schema` names them. BadVideoError where it cannot be used."""
+    source, frames, rate = Path(plan.source), None, 0.0
+    if clip.problem:
+        raise BadVideoError(f"{source / clip.file}: {clip.problem}")
+    if plan.layout == "vpp":
+        clip, frames = annotated(source, clip, plan.content == "latents")
+    if plan.longest and frames is not None and frames > plan.longest:
+        raise BadVideoError(f"{source / clip.file}: {frames} frames, more than --longest={plan.longest}")
+    if plan.content == "latents":
+        name, values = mean_of(CAMERA), _recorded_latents(plan, source / clip.file)
+        if frames is not None and len(values) != frames:
+            raise BadVideoError(f"{source / clip.file}: {len(values)} latents for {frames} frames")
+        values = values[_spread(len(values), plan.most_frames)]
+    else:
+        name, (values, rate) = CAMERA, _pictures(plan, source / clip.file)
+    steps = len(values)
+    numbers = np.arange(steps)
+    columns = {name: values, LANGUAGE_INSTRUCTION: [clip.caption] * steps, IS_FIRST: numbers == 0, IS_LAST: numbers == steps - 1,
+               IS_TERMINAL: np.zeros(steps, bool)}
+    metadata = {"name": clip.name, "file": clip.file, "template": clip.template, "frames_per_second": np.float32(rate)}
+    return columns, {f"episode_metadata/{key}": value for key, value in metadata.items()}
+
+
+def _pictures(plan: HumanVideoSettings, path: Path) -> tuple[list[bytes], float]:
+    """JPEG pictures and their rate (0 for a single one)."""
+    pictures, times = [], []
+    for number, (seconds, frame) in enumerate(read_frames(path, plan.frames_per_second)):
+        if plan.longest and number == plan.longest:
+            raise BadVideoError(f"{path}: more frames than --longest={plan.longest}")
+        if plan.size:
+            frame = resize(frame, plan.size) if plan.fit == "square" else resize_short_side(frame, plan.size)
+        pictures.append(images.encode_jpeg(frame, plan.jpeg_quality))
+        times.append(seconds)
+    chosen = _spread(len(pictures), plan.most_frames)
+    span = times[chosen[-1]] - times[chosen[0]]
+    return [pictures[step] for step in chosen], (len(chosen) - 1) / span if span > 0 else 0.0
+
+
+def _spread(steps: int, most: int) -> np.ndarray:
+    """All steps, or `most` of them spread over the whole."""
+    return whole_clip(steps, most) if most and steps > most else np.arange(steps)
+
+
+def _recorded_latents(plan: HumanVideoSettings, path: Path) -> np.ndarray:
+    """float16 [t h w c], without the factor."""
+    side = plan.size // RECORDED_DOWNSCALE
+    try:
+        values = read_tensor(path)
+    except (FileFormatError, OSError) as error:
+        raise BadVideoError(f"{path}: no recorded latents ({error})") from error
+    if values.ndim != 4 or values.shape[1:] != (RECORDED_CHANNELS, side, side) or values.dtype.kind != "f" or not len(values):
+        expected = f"floats [frames, {RECORDED_CHANNELS}, {side}, {side}] for --size={plan.size}"
+        raise BadVideoError(f"{path}: {values.dtype} {list(values.shape)}, expected {expected}")
+    unscaled = np.moveaxis(values.astype(np.float32), 1, -1) / RECORDED_FACTOR
+    if not np.isfinite(unscaled).all():
+        raise BadVideoError(f"{path}: NaN or infinite values")
+    return unscaled.astype(np.float16)

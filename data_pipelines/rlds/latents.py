@@ -1,0 +1,51 @@
+"""VAE latents in place of pictures: how their columns are called, and what metadata.json says of them.
+
+The latents of camera C are the posterior of the VAE's encoder, per frame and unscaled: step features `C_latent_mean` and, where it was
+kept, `C_latent_logvar`, float16 [h w c] with encoding 'bytes' (two bytes per number; a float_list would take four).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from data_pipelines.errors import DataError
+
+LATENTS = "latents"  # key in metadata.json
+MEAN, LOGVAR = "_latent_mean", "_latent_logvar"
+# log variance of latents that were recorded as they are: the least the VAE itself gives
+NO_VARIANCE = -30.0
+
+
+def mean_of(camera: str) -> str:
+    return f"{camera}{MEAN}"
+
+
+def logvar_of(camera: str) -> str:
+    return f"{camera}{LOGVAR}"
+
+
+@dataclass(frozen=True)
+class LatentsInfo:
+    """What a dataset's latents are.
+
+    Attributes:
+      vae: identity of the VAE that made them (`vpp_jax.training.latents.vae_identity`), "" where it is not known.
+      image_size: pixels of the square frames that were encoded.
+      cameras: names of the pictures that they replace.
+    """
+
+    vae: str
+    image_size: int
+    cameras: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"vae": self.vae, "image_size": self.image_size, "cameras": list(self.cameras)}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, Any], where: str) -> "LatentsInfo":
+        """From a parsed metadata.json; DataError where it does not describe latents."""
+        try:
+            tree = metadata[LATENTS]
+            return cls(str(tree["vae"]), int(tree["image_size"]), tuple(map(str, tree["cameras"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{where}: no metadata.json that describes latents, so it holds none; make them with `vpp data latents`, or "
+                            "set data.datasets[...].latents=False to read pictures") from error

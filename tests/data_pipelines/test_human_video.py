@@ -1,0 +1,379 @@
+"""Videos to RLDS: the three layouts, what the pictures show, and every way in which a video or its caption can be bad."""
+
+import csv
+import json
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from data_pipelines.builders import sharded
+from data_pipelines.builders.human_video import CAMERA, HumanVideoRecipe, HumanVideoSettings, list_clips
+from data_pipelines.builders.video_files import BadVideoError, read_frames
+from data_pipelines.config import DataConfig, DatasetConfig
+from data_pipelines.errors import DataError
+from data_pipelines.openx.registry import dataset_spec
+from data_pipelines.rlds.dataset import RLDSDataset
+from data_pipelines.rlds.latents import mean_of
+from data_pipelines.sources import clip_source
+
+CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
+
+
+def write_video(path: Path, frames: int = 12, rate: int = 12, height: int = 48, width: int = 64, first: int = 10) -> Path:
+    """Frame k is grey of brightness first + 10 k, its left half twice as bright as its right."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(CODECS[path.suffix], rate=rate, options={"crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(frames):
+            image = np.full((height, width, 3), first + 10 * number, np.uint8)
+            image[:, width // 2 :] //= 2
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def brightness(frame: np.ndarray) -> float:
+    """Of the left half."""
+    return float(frame[:, : frame.shape[1] // 2].mean())
+
+
+@pytest.fixture(scope="module")
+def something(tmp_path_factory) -> Path:
+    """Something-Something-v2 in small: 7 labelled, one of them absent, one truncated, one without words; 1 of the test split, 1 unknown."""
+    root = tmp_path_factory.mktemp("ssv2")
+    videos = root / "20bn-something-something-v2"
+    good = write_video(videos / "1.webm")
+    for name in ("2", "3", "5", "6", "7", "8"):
+        shutil.copy(good, videos / f"{name}.webm")
+    (videos / "3.webm").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    entries = {str(k): {"id": str(k), "label": f"pushing thing {k}", "template": "Pushing [something]", "placeholders": [f"thing {k}"]}
+               for k in range(1, 7)}
+    entries["5"] |= {"label": "", "template": "Moving [something] and [something]", "placeholders": ["a cup", "a pen"]}
+    entries["6"] |= {"label": " ", "template": "", "placeholders": []}
+    labels = root / "labels"
+    labels.mkdir()
+    (labels / "train.json").write_text(json.dumps([entries[k] for k in ("1", "3", "4", "5", "6")]))
+    (labels / "validation.json").write_text(json.dumps([entries["2"]]))
+    (labels / "test.json").write_text(json.dumps([{"id": "7"}]))
+    return root
+
+
+def build(out: Path, workers: int = 0, **settings) -> dict:
+    return sharded.build(HumanVideoRecipe(HumanVideoSettings(**settings)), out, workers)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+# --- layouts --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_something_something(something, tmp_path):
+    report = build(tmp_path / "out", source=str(something), size=32, on_bad_video="skip")
+    assert report["episodes"] == {"train": 2, "val": 1}
+    assert report["kept"] == {"train": 2, "val": 1}
+    assert report["attempts"] == {"train": 6, "val": 1}
+    problems = {line.split(": ")[0].rsplit("/", 1)[-1]: line for line in report["left_out"]}
+    assert set(problems) == {"3.webm", "4", "6.webm", "8.webm"}  # 7 is of the test split, which has no labels
+    assert "has no frames" in problems["3.webm"]
+    assert "no such video" in problems["4"]
+    assert "empty caption" in problems["6.webm"]
+    assert "no entry in the label files" in problems["8.webm"]
+    first, second = RLDSDataset(tmp_path / "out")
+    assert (first.metadata("episode_metadata/name"), first.text("language_instruction")) == ("1", "pushing thing 1")
+    assert second.text("language_instruction") == "Moving a cup and a pen"
+    assert second.metadata("episode_metadata/template") == "Moving [something] and [something]"
+    assert first.metadata("episode_metadata/frames_per_second") == pytest.approx(12, rel=0.01)
+    assert len(first) == 12
+    shown = [first.frame(CAMERA, step) for step in range(12)]
+    assert shown[0].shape == (32, 32, 3)
+    np.testing.assert_allclose([brightness(frame) for frame in shown], 10 + 10 * np.arange(12), atol=4)
+    assert np.flatnonzero(first.column("is_first")).tolist() == [0]
+    assert np.flatnonzero(first.column("is_last")).tolist() == [11]
+
+
+def test_bad_videos_fail_where_they_should(something, tmp_path):
+    message = r"3 of 7 videos cannot be used \(.*4: no such video; .*6\.webm: empty caption.*--on_bad_video=skip"
+    with pytest.raises(BadVideoError, match=message):
+        build(tmp_path / "out", source=str(something))
+    assert not (tmp_path / "out" / "dataset_info.json").exists()
+    captions = {"a.mp4": "one", "b.mp4": "two"}
+    source = folder_of(tmp_path / "videos", captions)
+    data = (source / "b.mp4").read_bytes()
+    (source / "b.mp4").write_bytes(data[:200])
+    with pytest.raises(BadVideoError, match=r"b\.mp4: cannot be decoded .*--on_bad_video=skip"):
+        build(tmp_path / "two", source=str(source), layout="folder")
+    assert build(tmp_path / "three", source=str(source), layout="folder", on_bad_video="skip")["episodes"] == {"train": 1}
+    (source / "a.mp4").write_bytes(b"")
+    with pytest.raises(DataError, match=r"nothing is left of split train.*a\.mp4"):
+        build(tmp_path / "four", source=str(source), layout="folder", on_bad_video="skip")
+
+
+def folder_of(root: Path, captions: dict[str, str]) -> Path:
+    """Videos, each brighter than the one before, and captions.json."""
+    for number, name in enumerate(captions):
+        write_video(root / name, frames=4, first=20 + 20 * number)
+    (root / "captions.json").write_text(json.dumps(captions))
+    return root
+
+
+def test_every_form_of_captions_gives_the_same_clips(tmp_path):
+    captions = {"b.mp4": "open the box", "deep/a.webm": "fold the cloth"}
+    source = folder_of(tmp_path, captions)
+
+    def clips() -> dict:
+        found = list_clips(HumanVideoSettings(source=str(source), layout="folder"))
+        return {clip.file: (clip.caption, clip.split, clip.problem) for clip in found}
+
+    expected = {"b.mp4": ("open the box", "train", ""), "deep/a.webm": ("fold the cloth", "train", "")}
+    assert clips() == expected
+    rows = [{"video": name, "caption": text} for name, text in captions.items()]
+    (source / "captions.json").write_text(json.dumps(rows))
+    assert clips() == expected
+    (source / "captions.json").unlink()
+    (source / "captions.jsonl").write_text("\n".join(json.dumps({**row, "video": row["video"].rsplit(".")[0]}) for row in rows) + "\n")
+    assert clips() == expected
+    (source / "captions.jsonl").unlink()
+    with open(source / "captions.csv", "w", newline="") as file:
+        table = csv.DictWriter(file, ("video", "caption", "split"))
+        table.writeheader()
+        table.writerows([rows[0] | {"split": "validation"}, {"video": "c.mp4", "caption": "gone"}])
+    assert clips() == {"b.mp4": ("open the box", "val", ""), "deep/a.webm": ("", "train", "no caption"),
+                       "c.mp4": ("gone", "train", "no such video")}
+    (source / "captions.csv").unlink()
+    (source / "b.txt").write_text("open\nthe box\n")
+    assert clips() == {"b.mp4": ("open the box", "train", ""), "deep/a.webm": ("", "train", "no caption")}
+
+
+def test_videos_go_to_val_by_name_alone(tmp_path):
+    for number in range(400):
+        (tmp_path / f"{number}.mp4").touch()
+    settings = {"source": str(tmp_path), "layout": "folder", "val_share": 0.25}
+    before = {clip.name: clip.split for clip in list_clips(HumanVideoSettings(**settings))}
+    share = sum(split == "val" for split in before.values()) / 400
+    assert abs(share - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400)
+    (tmp_path / "new.mp4").touch()
+    after = {clip.name: clip.split for clip in list_clips(HumanVideoSettings(**settings))}
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.fixture
+def published(tmp_path) -> Path:
+    """Two episodes in the published code's format; the second without a caption. Latents as torch.save writes them."""
+    for name, text in (("2", "put the cheese on the cloth"), ("10", "")):
+        write_video(tmp_path / f"videos/val/{name}/rgb.mp4", frames=5)
+        tree = {"texts": [text], "videos": [{"video_path": f"videos/val/{name}/rgb.mp4"}], "state": [[0.0] * 7] * 5,
+                "latent_videos": [{"latent_video_path": f"latent_videos/val/{name}/0.pt"}]}
+        path = tmp_path / f"annotation/val/{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(tree))
+        latents = tmp_path / f"latent_videos_svd/val/{name}/0.pt"  # where the published loader looks second
+        latents.parent.mkdir(parents=True)
+        torch_save(latents, recorded_latents())
+    return tmp_path
+
+
+def recorded_latents() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(5, 4, 4, 4)).astype(np.float32)
+
+
+def torch_save(path: Path, values: np.ndarray) -> None:
+    """The archive that PyTorch writes for one float32 tensor."""
+    def integer(value: int) -> bytes:
+        return b"J" + struct.pack("<i", value)
+
+    def numbers(values) -> bytes:
+        return b"(" + b"".join(map(integer, values)) + b"t"
+
+    storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu" + integer(values.size) + b"tQ"
+    strides = [stride // 4 for stride in values.strides]
+    arguments = storage + integer(0) + numbers(values.shape) + numbers(strides) + b"\x89ccollections\nOrderedDict\n)R"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR.")
+        archive.writestr("archive/data/0", values.tobytes())
+
+
+def test_published_format_with_videos(published, tmp_path):
+    report = build(tmp_path / "out", source=str(published), layout="vpp", size=0, on_bad_video="skip")
+    assert report["episodes"] == {"val": 1}
+    assert "val/10.json: empty caption" in report["left_out"][0]
+    (episode,) = RLDSDataset(tmp_path / "out", "val")
+    assert episode.text("language_instruction") == "put the cheese on the cloth"
+    assert episode.frame(CAMERA, 4).shape == (48, 64, 3)
+    assert brightness(episode.frame(CAMERA, 4)) == pytest.approx(50, abs=4)
+    with pytest.raises(DataError, match=r"nothing is left of split val.*more than --longest=4"):
+        build(tmp_path / "short", source=str(published), layout="vpp", longest=4, on_bad_video="skip")
+
+
+def test_published_format_with_latents(published, tmp_path):
+    settings = {"source": str(published), "layout": "vpp", "content": "latents", "size": 32, "on_bad_video": "skip"}
+    build(tmp_path / "out", **settings, vae="abc")
+    dataset = RLDSDataset(tmp_path / "out", "val")
+    assert dataset.metadata == {"latents": {"vae": "abc", "image_size": 32, "cameras": ["observation/image"]}}
+    latents = dataset[0].column(mean_of(CAMERA))
+    assert latents.dtype == np.float16
+    np.testing.assert_allclose(latents * 0.18215, np.moveaxis(recorded_latents(), 1, -1), rtol=2e-3, atol=1e-4)
+    with pytest.raises(DataError, match=r"0\.pt: float32 \[5, 4, 4, 4\], expected floats \[frames, 4, 8, 8\] for --size=64"):
+        build(tmp_path / "other", **{**settings, "size": 64})
+    (published / "latent_videos_svd/val/2/0.pt").write_bytes(b"cposix\nsystem\n(S'true'\ntR.")
+    with pytest.raises(DataError, match=r"0\.pt: no recorded latents \(.*is not a zip archive"):
+        build(tmp_path / "third", **settings)
+
+
+def test_annotations_may_not_lead_out_of_the_source(published, tmp_path):
+    tree = json.loads((published / "annotation/val/2.json").read_text())
+    for path in ("../secret.mp4", "/etc/passwd"):
+        (published / "annotation/val/2.json").write_text(json.dumps(tree | {"videos": [{"video_path": path}]}))
+        with pytest.raises(BadVideoError, match="which is not below"):
+            build(tmp_path / "out", source=str(published), layout="vpp")
+
+
+def test_real_videos_and_latents(shared_data, tmp_path):
+    source = shared_data / "videos" / "bridge"
+    build(tmp_path / "pixels", source=str(source), layout="vpp", size=64)
+    build(tmp_path / "latents", source=str(source), layout="vpp", content="latents")
+    pixels, latents = RLDSDataset(tmp_path / "pixels", "val"), RLDSDataset(tmp_path / "latents", "val")
+    sentences = [episode.text("language_instruction") for episode in pixels]
+    assert sentences == ["Put the cheese onto the cloth.", "put the broccoli next to the bowl"]
+    assert pixels.lengths.tolist() == latents.lengths.tolist() == [40, 43]
+    assert latents[0].column(mean_of(CAMERA)).shape == (40, 32, 32, 4)
+    # where the picture is bright and where the latent's strongest channel is high go together: same frame, same orientation
+    grey = pixels[0].frame(CAMERA, 0).mean(-1).reshape(32, 2, 32, 2).mean((1, 3)).ravel()
+    channels = latents[0].column(mean_of(CAMERA))[0].reshape(-1, 4).astype(float)
+    assert max(abs(np.corrcoef(grey, channel)[0, 1]) for channel in channels.T) > 0.7
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_size_rate_and_number_of_frames(tmp_path):
+    write_video(tmp_path / "videos" / "a.mp4", frames=24, rate=24, first=10, height=48, width=96)
+    (tmp_path / "videos" / "a.txt").write_text("a thing")
+    common = {"source": str(tmp_path / "videos"), "layout": "folder"}
+    build(tmp_path / "rate", **common, frames_per_second=8, size=24, fit="short_side")
+    (episode,) = RLDSDataset(tmp_path / "rate")
+    assert episode.frame(CAMERA, 0).shape == (24, 48, 3)
+    np.testing.assert_allclose([brightness(episode.frame(CAMERA, k)) for k in range(len(episode))], 10 + 30 * np.arange(8), atol=4)
+    assert episode.metadata("episode_metadata/frames_per_second") == pytest.approx(8, rel=0.01)
+    build(tmp_path / "most", **common, most_frames=5, size=16)
+    (episode,) = RLDSDataset(tmp_path / "most")
+    spread = np.trunc(np.linspace(0, 23, 5))
+    np.testing.assert_allclose([brightness(episode.frame(CAMERA, k)) for k in range(5)], 10 + 10 * spread, atol=4)
+
+
+def test_rates_that_do_not_divide(tmp_path):
+    """30 pictures per second at a clock of 12: the first picture at or after each tick."""
+    path = write_video(tmp_path / "a.mp4", frames=15, rate=30)
+    times = [round(seconds * 30) for seconds, _ in read_frames(path, 12)]
+    assert times == [0, 3, 5, 8, 10, 13]
+    assert len(list(read_frames(path, 60))) == 15
+
+
+def test_turned_videos_stand_upright(tmp_path):
+    """A telephone's video: stored lying, with a matrix in its track header that says to turn it 90 degrees clockwise."""
+    path = write_video(tmp_path / "a.mp4", frames=2, first=200)
+    data = path.read_bytes()
+    identity = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    turned = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)
+    place = data.index(identity, data.index(b"tkhd"))
+    path.write_bytes(data[:place] + turned + data[place + 36 :])
+    _, frame = next(read_frames(path))
+    assert frame.shape == (64, 48, 3)
+    assert frame[:32].mean() == pytest.approx(200, abs=6)  # what was left is now above
+    assert frame[32:].mean() == pytest.approx(100, abs=6)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.8])
+def test_truncated_files_are_never_taken_for_whole(tmp_path, suffix, share):
+    path = write_video(tmp_path / f"a{suffix}", frames=20)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(BadVideoError, match=rf"a\{suffix}"):
+        list(read_frames(path))
+
+
+def test_files_that_are_no_videos(tmp_path):
+    (tmp_path / "a.mp4").write_text("hello")
+    with pytest.raises(BadVideoError, match=r"a\.mp4: cannot be decoded"):
+        list(read_frames(tmp_path / "a.mp4"))
+
+
+# --- the build ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_neither_workers_nor_an_interruption_change_a_byte(something, tmp_path, monkeypatch):
+    settings = {"source": str(something), "size": 16, "on_bad_video": "skip", "episodes_per_shard": 2}
+    build(tmp_path / "one", **settings)
+    build(tmp_path / "two", workers=2, **settings)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+    class Stop(Exception):
+        pass
+
+    def progress(done, total, note):
+        if done >= 2:
+            raise Stop
+
+    recipe = HumanVideoRecipe(HumanVideoSettings(**settings))
+    with pytest.raises(Stop):
+        sharded.build(recipe, tmp_path / "three", 0, progress)
+    assert not (tmp_path / "three" / "dataset_info.json").exists()
+    build(tmp_path / "three", **settings)
+    assert contents(tmp_path / "one") == contents(tmp_path / "three")
+
+
+def test_other_captions_are_another_build(tmp_path):
+    source = folder_of(tmp_path / "videos", {"a.mp4": "one"})
+    build(tmp_path / "out", source=str(source), layout="folder")
+    (source / "captions.json").write_text(json.dumps({"a.mp4": "two"}))
+    with pytest.raises(DataError, match=r"holds a build with other settings .*clips"):
+        build(tmp_path / "out", source=str(source), layout="folder")
+
+
+def test_settings_that_contradict(tmp_path):
+    wrongs = (({"layout": "ssv2"}, "--layout is 'ssv2', expected one of something_something, folder, vpp"),
+              ({"content": "latents"}, "needs --layout=vpp"), ({"size": -1}, "--size is -1"), ({"val_share": 1.0}, "--val_share"))
+    for wrong, message in wrongs:
+        with pytest.raises(DataError, match=message):
+            HumanVideoSettings(source=str(tmp_path), **wrong)
+    with pytest.raises(DataError, match="expected the folder of the videos"):
+        HumanVideoSettings(source=str(tmp_path / "absent"))
+    with pytest.raises(DataError, match="name the folder of the label files with --captions"):
+        HumanVideoRecipe(HumanVideoSettings(source=str(tmp_path))).jobs()
+
+
+def test_tfds_reads_it(something, published, tmp_path):
+    """TFDS itself, without TensorFlow: its decoder gives the pictures and latents that ours gives."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    build(tmp_path / "pixels", source=str(something), size=0, on_bad_video="skip")
+    build(tmp_path / "latents", source=str(published), layout="vpp", content="latents", size=32, on_bad_video="skip")
+    for name, split, key in (("pixels", "train", CAMERA), ("latents", "val", mean_of(CAMERA))):
+        builder, dataset = tfds.builder_from_directory(str(tmp_path / name)), RLDSDataset(tmp_path / name, split)
+        assert builder.info.splits[split].num_examples == len(dataset)
+        assert dict(builder.info.metadata or {}) == dataset.metadata
+        decoded = builder.info.features.deserialize_example_np(dataset[0]._example._payload)
+        steps = list(decoded["steps"])
+        assert len(steps) == len(dataset[0])
+        ours = dataset[0].frame(key, 1) if name == "pixels" else dataset[0].column(key)[1]
+        np.testing.assert_allclose(steps[1]["observation"][key.removeprefix("observation/")].astype(int), ours.astype(int), atol=2)
+        assert steps[1]["language_instruction"] == dataset[0].text("language_instruction").encode()
+
+
+def test_the_result_can_be_trained_on(something, tmp_path, tokenizer):
+    build(tmp_path / "out", source=str(something), size=0, on_bad_video="skip")
+    spec = dataset_spec("human_video")
+    source = clip_source(DataConfig(datasets=(DatasetConfig(str(tmp_path / "out"), spec.name),), clip_frames=4), 16, tokenizer, 6)
+    assert len(source) == 2  # one clip per video: the clip spans it
+    example = source[0]
+    assert example["video"].shape == (4, 16, 16, 3)
+    steps = np.trunc(np.linspace(0, 11, 4))
+    np.testing.assert_allclose([brightness(frame) for frame in example["video"]], 10 + 10 * steps, atol=5)
+    assert example["text_ids"].tolist() == [7, 5, 1, 0, 0, 0]
