@@ -17,7 +17,7 @@ MANTISSA_BITS = 23
 POWERS, LOWEST_POWER = 254, -149
 HALF = 12  # bits of the lower half of that integer
 # Rows taken in together. bincount adds in float64, which is exact for up to 2^29 integers of 24 bits.
-ROWS_AT_ONCE = 1 << 16
+ROWS_AT_ONCE = 1 << 18
 LARGEST = 0x7F7FFFFF  # key of the largest float32
 
 
