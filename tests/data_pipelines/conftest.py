@@ -90,3 +90,38 @@ def write_dataset(tmp_path):
         return directory
 
     return write
+
+
+@pytest.fixture
+def write_openx(tmp_path):
+    """`write(row, lengths, ...)`: a tiny dataset with the columns that a row of the Open-X table reads, below `tmp_path / root`."""
+    def write(row, lengths=(4, 3), root="mirror", version="", folder="", leave_out=(), val=False) -> Path:
+        directory = tmp_path / root / (folder or row.folder or row.name) / (version or row.versions[0])
+        directory.mkdir(parents=True)
+        compositions = [composition for composition in (row.composition, row.state_composition) if composition is not None]
+        used = [part for composition in compositions for part in (*composition.parts, composition.gripper) if part is not None and part.key]
+        widths = {key: max(part.needs for part in used if part.key == key) + 1 for key in {part.key for part in used}}
+        features = {**{f"observation/{key}": Feature("image", "uint8", (8, 8, 3), "jpeg") for key in row.cameras.values()},
+                    row.instruction: Feature("text"), **{key: Feature("tensor", "float32", (width,)) for key, width in widths.items()},
+                    "is_first": Feature("tensor", "bool")}
+        if row.name == "language_table":
+            features[row.instruction] = Feature("tensor", "int32", (6,))
+        schema = Schema(steps={key: feature for key, feature in features.items() if key not in leave_out})
+        rng, payloads = np.random.default_rng(0), []
+        for length in lengths:
+            colour = np.zeros((8, 8, 3), np.uint8) + np.uint8([200, 100, 20])
+            kinds = {"image": [images.encode_jpeg(colour)] * length, "text": [b"push it"] * length}
+            columns = {key: kinds.get(feature.kind) or rng.normal(size=(length, *feature.shape)).astype("f")
+                       for key, feature in schema.steps.items()}
+            columns |= {"is_first": np.arange(length) == 0}
+            if row.name == "language_table":
+                columns[row.instruction] = np.tile(np.array([*map(ord, "go"), 0, 0, 0, 0]), (length, 1))
+            payloads.append(writer.examples.encode({f"steps/{key}": values for key, values in columns.items()}))
+        splits = {}
+        for split in ("train", "val") if val else ("train",):
+            file = directory / writer.shard_name(row.name, split, 0, 1)
+            splits[split] = writer.WrittenSplit((len(lengths),), write_records(file, payloads))
+        writer.write_metadata(directory, schema, row.name, version or row.versions[0], splits, "test")
+        return directory
+
+    return write

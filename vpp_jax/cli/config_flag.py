@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import UnsupportedOperationError
 
+from data_pipelines.openx.mixtures import expand
 from vpp_jax.cli.main import UsageError
 from vpp_jax.config import ConfigError, ExperimentConfig, from_config_dict, from_json, to_config_dict
 from vpp_jax.config_checks import resolve_path
@@ -19,14 +21,15 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def parse(argv: Sequence[str], options: dict[str, str]) -> tuple[ExperimentConfig, dict[str, str]]:
-    """The configuration of a command line and the values of its other flags.
+    """The configuration of a command line and the values of its other flags. A mixture of datasets is replaced by what its mirror has.
 
     Args:
       argv: without program and verb.
       options: name -> help of the flags beside `--config`; all are texts, '' where absent.
     """
     tree, values = parse_tree(argv, options)
-    return from_config_dict(tree), values
+    config = from_config_dict(tree)
+    return replace(config, data=expand(config.data)), values
 
 
 def parse_tree(

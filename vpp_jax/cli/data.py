@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,7 +17,7 @@ from data_pipelines.builders.calvin_mujoco import CalvinMujocoRecipe, Settings
 from data_pipelines.builders.calvin_play import CalvinPlayRecipe
 from data_pipelines.builders.calvin_recorded import CalvinRecordedRecipe, RecordedSettings
 from data_pipelines.builders.human_video import HumanVideoRecipe, HumanVideoSettings
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, DatasetNotFoundError
 from data_pipelines.files import write_atomically
 
 
@@ -93,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     stats.add_argument("--name", help="registry row (default: the dataset's own name)")
     stats.add_argument("--split", default="train", help="training split (default: train)")
     stats.add_argument("--on_bad_record", choices=("fail", "skip"), default="fail")
-    inspect = reader("inspect", _inspect, "what a dataset holds and what is wrong with it")
+    inspect = reader("inspect", _inspect, "what a dataset, or each dataset of a mirror, holds and what is wrong with it")
+    inspect.add_argument("--mixture", metavar="NAME", help="DIR is a mirror: check the datasets of this mixture")
     inspect.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
     inspect.add_argument("--png", type=Path, metavar="FILE", help="draw windows with sentences and actions")
     inspect.add_argument("--images", type=int, default=1, help="pictures decoded per camera and episode (default: 1)")
@@ -166,6 +167,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from data_pipelines import inspection
     from data_pipelines.rlds.dataset import RLDSDataset
 
+    if arguments.mixture or _is_mirror(arguments.directory):
+        return _inspect_mirror(arguments)
     report = inspection.inspect_dataset(arguments.directory, arguments.index_dir, arguments.images)
     print(inspection.summary(report))
     if arguments.json:
@@ -181,6 +184,33 @@ def _inspect(arguments: argparse.Namespace) -> int:
         contact_sheet.draw(RLDSDataset(arguments.directory, split, index_dir=arguments.index_dir, on_bad_record="skip"), arguments.png)
         print(f"wrote {arguments.png}")
     return 1 if any(entry.get("defects_total") for entry in report["splits"].values()) else 0
+
+
+def _is_mirror(directory: Path) -> bool:
+    """Whether datasets lie in `directory`, and it is none itself."""
+    from data_pipelines.openx import mirror
+    from data_pipelines.rlds.dataset import resolve
+
+    try:
+        resolve(directory)
+    except DatasetNotFoundError:
+        return directory.is_dir() and bool(mirror.check(directory))
+    return False
+
+
+def _inspect_mirror(arguments: argparse.Namespace) -> int:
+    from data_pipelines.openx import mirror
+    from data_pipelines.openx.mixtures import mixture
+
+    table = mixture(arguments.mixture) if arguments.mixture else None
+    findings = mirror.check(arguments.directory, tuple(table.weights) if table else ())
+    if table:
+        print(f"mixture {arguments.mixture} ({table.source}); weights {'per step of the dataset' if table.per_step else 'as shares'}")
+    print(mirror.summary(findings, table.weights if table else None))
+    if arguments.json:
+        write_atomically(arguments.json, json.dumps([asdict(finding) for finding in findings], indent=1).encode())
+        print(f"wrote {arguments.json}")
+    return 1 if any(finding.status != mirror.OK for finding in findings) else 0
 
 
 class ProgressLine:

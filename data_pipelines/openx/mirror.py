@@ -1,0 +1,141 @@
+"""A directory that holds many datasets: where each lies, and whether it is what the registry expects, before anything trains.
+
+Reads descriptions and listings only, no shard.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from data_pipelines import storage
+from data_pipelines.errors import DataError, DatasetNotFoundError
+from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, REGISTRY, DatasetSpec
+from data_pipelines.openx.table import OPENX
+from data_pipelines.rlds.dataset import DatasetInfo
+from data_pipelines.rlds.schema import Schema
+from data_pipelines.storage import Location
+
+OK, NO_ROW, OTHER_VERSION, MISSING_SHARD, MISSING_KEY, ABSENT = STATUSES = (  # the worst last
+    "ok", "not in the registry", "other version", "missing shard", "missing key", "absent")
+# Members of mixtures that a builder of ours writes under a row of its own.
+BUILT_AS = {"something_something_v2": "human_video"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One dataset of a mirror.
+
+    Attributes:
+      status: the worst of what was found, one of `STATUSES`.
+      problems: everything that was found, in words.
+      splits: name -> shards there, shards listed, episodes listed.
+      refused: 'video' or 'policy' -> why the registry does not let such a stage train on it.
+    """
+
+    name: str
+    status: str
+    directory: str = ""
+    version: str = ""
+    problems: tuple[str, ...] = ()
+    splits: Mapping[str, tuple[int, int, int]] | None = None
+    refused: Mapping[str, str] | None = None
+
+
+def row_of(name: str) -> str | None:
+    """The registry row that is called `name`, lies in a folder of that name, or has it as an alias."""
+    if BUILT_AS.get(name, name) in REGISTRY:
+        return BUILT_AS.get(name, name)
+    return next((row.name for row in OPENX.values() if name in (row.folder, *row.aliases)), None)
+
+
+def locate(root: Location, name: str) -> tuple[str, DatasetInfo] | None:
+    """Registry row of dataset `name` and its description under `root`; None where there is no row or no such dataset.
+
+    The expected version is taken where it is there, else the newest. DataError where the description cannot be read.
+    """
+    row = row_of(name)
+    if row is None:
+        return None
+    known = OPENX.get(row)
+    folders = (known.folder, name, row, *known.aliases) if known else (name, row)
+    for folder in dict.fromkeys(filter(None, folders)):
+        place = storage.join(storage.location(root), folder)
+        for version in (*(known.versions if known else ()), ""):
+            try:
+                return row, DatasetInfo.read(storage.join(place, version) if version else place)
+            except DatasetNotFoundError:
+                continue
+    return None
+
+
+def check(root: Location, names: Sequence[str] = ()) -> list[Finding]:
+    """What is under `root` of the datasets `names`; without names, of every dataset that lies there."""
+    if not names:
+        names = [name for name in storage.folders(storage.location(root)) if _is_dataset(root, name)]
+    return [_check(root, name) for name in names]
+
+
+def _is_dataset(root: Location, folder: str) -> bool:
+    try:
+        DatasetInfo.read(storage.join(storage.location(root), folder))
+    except DatasetNotFoundError:
+        return False
+    except DataError:  # there, but unreadable: to be reported
+        return True
+    return True
+
+
+def _check(root: Location, name: str) -> Finding:
+    try:
+        found = locate(root, name)
+        if found is not None:
+            row, info = found
+            return _compare(name, REGISTRY[row], OPENX[row].versions if row in OPENX else (info.version,), info)
+        if row_of(name) is None and _is_dataset(root, name):
+            info = DatasetInfo.read(storage.join(storage.location(root), name))
+            return _compare(name, None, (info.version,), info)
+    except DataError as error:
+        return Finding(name, MISSING_KEY, problems=(str(error),))
+    return Finding(name, ABSENT, problems=() if row_of(name) else ("the registry has no row for it either",))
+
+
+def _compare(name: str, spec: DatasetSpec | None, versions: Sequence[str], info: DatasetInfo) -> Finding:
+    found = [] if spec else [(NO_ROW, "views and actions are not known")]
+    if info.version not in versions:
+        found.append((OTHER_VERSION, f"version {info.version}, expected {' or '.join(versions)}"))
+    for split in info.splits.values():
+        if split.absent:
+            found.append((MISSING_SHARD, f"split {split.name}: {len(split.absent)} of {len(split.files)} shards absent"))
+    found += [(MISSING_KEY, f"no {key}") for key in (_missing_keys(spec, Schema.read(info.directory)) if spec else ())]
+    refused = {stage: spec.refusal(columns) for stage, columns in (("video", CLIP_COLUMNS), ("policy", POLICY_COLUMNS))} if spec else {}
+    splits = {split.name: (len(split.present), len(split.files), sum(split.shard_lengths)) for split in info.splits.values()}
+    worst = max((status for status, _ in found), key=STATUSES.index, default=OK)
+    return Finding(name, worst, str(info.directory), info.version, tuple(problem for _, problem in found), splits,
+                   {stage: why for stage, why in refused.items() if why})
+
+
+def _missing_keys(spec: DatasetSpec, schema: Schema) -> list[str]:
+    """What the row reads and features.json has not. Columns that the row itself calls unusable are not looked for."""
+    missing = [f"camera '{key}'" for key in spec.cameras.values() if key not in schema.cameras]
+    if not any(key in schema.steps or key in schema.episode for key in spec.instruction_keys):
+        missing.append(f"instruction '{spec.instruction_keys[0]}'")
+    for column, key, parts in (("action", spec.action_key, spec.action_parts), ("proprio", spec.proprio_key, spec.proprio_parts)):
+        if parts is not None:
+            missing += parts.problems(schema)
+        elif key and column not in spec.impossible and key not in schema.steps:
+            missing.append(f"step field '{key}'")
+    return list(dict.fromkeys(missing))
+
+
+def summary(findings: Sequence[Finding], weights: Mapping[str, float] | None = None) -> str:
+    """A table for a terminal: one line per dataset, what is wrong below it."""
+    rows = [("dataset", "status", "version", "for", *(["weight"] if weights else []), "shards and episodes per split")]
+    for finding in findings:
+        uses = "+".join(stage for stage in ("video", "policy") if finding.splits and stage not in (finding.refused or {}))
+        weight = [f"{weights[finding.name]:.4g}"] if weights else []
+        splits = "; ".join(f"{name} {there}/{listed}, {episodes}" for name, (there, listed, episodes) in (finding.splits or {}).items())
+        rows.append((finding.name, finding.status, finding.version or "-", uses or "-", *weight, splits))
+        rows += [(f"  {problem}",) for problem in finding.problems]
+    widths = [max(len(row[column]) for row in rows if len(row) > 1) for column in range(len(rows[0]))]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
+    counts = [(status, sum(finding.status == status for finding in findings)) for status in STATUSES]
+    return "\n".join([*lines, f"{len(findings)} datasets: " + ", ".join(f"{count} {status}" for status, count in counts if count)])

@@ -1,0 +1,210 @@
+"""Mixtures that others have trained on, by name, and how one becomes the datasets of a mirror: `data.mixture` and `data.root`.
+
+What a weight means differs. Octo and OpenVLA multiply it by the number of steps N of the dataset before normalising,
+p_i = w_i N_i / sum_j w_j N_j, so that 1 is "in proportion to size" (`per_step`). RT-1-X, iVideoGPT and VPP give plain sampling weights.
+A dataset that two merged lists name keeps its first weight. A member without a row in the registry (private data, or a copy of Octo's own)
+counts as absent.
+"""
+
+import difflib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from data_pipelines.config import DataConfig, DatasetConfig
+from data_pipelines.errors import DataError
+from data_pipelines.openx import mirror
+
+# Names of validation splits, in the order of preference.
+VALIDATION = ("val", "validation", "test")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MixtureTable:
+    """weights: dataset -> weight; per_step: the weight is per step of the dataset."""
+
+    weights: Mapping[str, float]
+    per_step: bool
+    source: str
+
+
+OCTO_LISTS = ("rtx", "franka", "magic_soup", "flex_act_soup", "full")
+OCTO: Mapping[str, tuple[float, ...]] = {  # 0: not in the list
+    "fractal20220817_data": (0.54087122203, 0, 0.54087122203, 0.54087122203, 1),
+    "kuka": (0.8341046294, 0, 0.8341046294, 0.8341046294, 1),
+    "bridge_dataset": (1, 0, 1, 1, 1),
+    "taco_play": (2, 1, 2, 2, 1),
+    "jaco_play": (2, 0, 1, 1, 1),
+    "berkeley_cable_routing": (3, 1, 1, 1, 1),
+    "roboturk": (1, 0, 2, 2, 1),
+    "nyu_door_opening_surprising_effectiveness": (5, 0, 1, 1, 1),
+    "viola": (2, 1, 2, 2, 1),
+    "berkeley_autolab_ur5": (1, 0, 2, 2, 1),
+    "toto": (1, 1, 1, 1, 1),
+    "stanford_hydra_dataset_converted_externally_to_rlds": (0, 1, 2, 2, 1),
+    "austin_buds_dataset_converted_externally_to_rlds": (0, 3, 1, 1, 1),
+    "nyu_franka_play_dataset_converted_externally_to_rlds": (0, 3, 3, 3, 1),
+    "maniskill_dataset_converted_externally_to_rlds": (0, 0.1, 0, 0, 1),
+    "furniture_bench_dataset_converted_externally_to_rlds": (0, 0.1, 0.1, 0.1, 1),
+    "cmu_franka_exploration_dataset_converted_externally_to_rlds": (0, 5, 0, 0, 1),
+    "austin_sailor_dataset_converted_externally_to_rlds": (0, 1, 1, 1, 1),
+    "austin_sirius_dataset_converted_externally_to_rlds": (0, 1, 1, 1, 1),
+    "berkeley_rpt_converted_externally_to_rlds": (0, 1, 0, 0, 1),
+    "kaist_nonprehensile_converted_externally_to_rlds": (0, 3, 0, 0, 1),
+    "stanford_robocook_converted_externally_to_rlds": (0, 1, 0, 0, 1),
+    "iamlab_cmu_pickup_insert_converted_externally_to_rlds": (0, 1, 1, 1, 1),
+    "utaustin_mutex": (0, 1, 1, 1, 1),
+    "cmu_play_fusion": (0, 1, 0, 0, 1),
+    "language_table": (0, 0, 0.1, 0.1, 1),
+    "ucsd_kitchen_dataset_converted_externally_to_rlds": (0, 0, 2, 2, 1),
+    "bc_z": (0, 0, 0.2, 0.2, 1),
+    "dlr_edan_shared_control_converted_externally_to_rlds": (0, 0, 1, 1, 1),
+    "berkeley_fanuc_manipulation": (0, 0, 2, 2, 1),
+    "cmu_stretch": (0, 0, 1, 1, 1),
+    "berkeley_mvp_converted_externally_to_rlds": (0, 0, 0, 1, 1),
+    "gnm_dataset": (0, 0, 0, 1, 1),
+    "aloha_static_dataset": (0, 0, 0, 3, 0),
+    "aloha_mobile_dataset": (0, 0, 0, 2, 0),
+    "dobbe": (0, 0, 0, 1, 0),
+    "roboset": (0, 0, 0, 0.5, 0),
+    "rh20t": (0, 0, 0, 0.5, 0),
+    "columbia_cairlab_pusht_real": (0, 0, 0, 0, 1),
+    "stanford_kuka_multimodal_dataset_converted_externally_to_rlds": (0, 0, 0, 0, 1),
+    "nyu_rot_dataset_converted_externally_to_rlds": (0, 0, 0, 0, 1),
+    "ucsd_pick_and_place_dataset_converted_externally_to_rlds": (0, 0, 0, 0, 1),
+    "utokyo_pr2_opening_fridge_converted_externally_to_rlds": (0, 0, 0, 0, 1),
+    "utokyo_pr2_tabletop_manipulation_converted_externally_to_rlds": (0, 0, 0, 0, 1),
+    "utokyo_xarm_pick_and_place_converted_externally_to_rlds": (0, 0, 0, 0, 1),
+    "utokyo_xarm_bimanual_converted_externally_to_rlds": (0, 0, 0, 0, 1),
+    "robo_net": (0, 0, 0, 0, 1),
+    "stanford_mask_vit_converted_externally_to_rlds": (0, 0, 0, 0, 1),
+    "tokyo_u_lsmo_converted_externally_to_rlds": (0, 0, 0, 0, 1),
+    "dlr_sara_pour_converted_externally_to_rlds": (0, 0, 0, 0, 1),
+    "dlr_sara_grid_clamp_converted_externally_to_rlds": (0, 0, 0, 0, 1),
+    "asu_table_top_converted_externally_to_rlds": (0, 0, 0, 0, 1),
+    "imperialcollege_sawyer_wrist_cam": (0, 0, 0, 0, 1),
+    "uiuc_d3field": (0, 0, 0, 0, 1),
+    "cmu_playing_with_food": (0, 0, 0, 0, 1),
+}
+OPENVLA_LISTS = ("rtx", "magic_soup", "magic_soup_plus", "magic_soup_plus_minus")
+OPENVLA: Mapping[str, tuple[float, ...]] = {
+    "fractal20220817_data": (0.54087122203, 0.54087122203, 0.54087122203, 1),
+    "kuka": (0.8341046294, 0.8341046294, 0.8341046294, 0.8341046294),
+    "bridge_orig": (1, 1, 1, 1),
+    "taco_play": (2, 2, 2, 2),
+    "jaco_play": (2, 1, 1, 1),
+    "berkeley_cable_routing": (3, 1, 1, 1),
+    "roboturk": (1, 2, 2, 2),
+    "viola": (2, 2, 2, 2),
+    "berkeley_autolab_ur5": (1, 2, 2, 2),
+    "toto": (1, 1, 1, 1),
+    "language_table": (0, 0.1, 0.1, 0),
+    "stanford_hydra_dataset_converted_externally_to_rlds": (0, 2, 2, 2),
+    "austin_buds_dataset_converted_externally_to_rlds": (0, 1, 1, 1),
+    "nyu_franka_play_dataset_converted_externally_to_rlds": (0, 3, 3, 3),
+    "furniture_bench_dataset_converted_externally_to_rlds": (0, 0.1, 0.1, 0.1),
+    "ucsd_kitchen_dataset_converted_externally_to_rlds": (0, 2, 2, 2),
+    "austin_sailor_dataset_converted_externally_to_rlds": (0, 1, 1, 1),
+    "austin_sirius_dataset_converted_externally_to_rlds": (0, 1, 1, 1),
+    "dlr_edan_shared_control_converted_externally_to_rlds": (0, 1, 1, 1),
+    "iamlab_cmu_pickup_insert_converted_externally_to_rlds": (0, 1, 1, 1),
+    "utaustin_mutex": (0, 1, 1, 1),
+    "berkeley_fanuc_manipulation": (0, 2, 2, 2),
+    "cmu_stretch": (0, 1, 1, 1),
+    "bc_z": (0, 0, 0.2, 0.2),
+    "fmb_dataset": (0, 0, 1, 1),
+    "dobbe": (0, 0, 0.2, 0.2),
+    "droid": (0, 0, 0.06, 0),
+}
+RT_1_X = {
+    "fractal20220817_data": 150, "bridge": 50, "taco_play": 5, "jaco_play": 20, "berkeley_cable_routing": 20, "roboturk": 10,
+    "nyu_door_opening_surprising_effectiveness": 5, "viola": 3, "berkeley_autolab_ur5": 5, "toto": 5,
+}
+IVIDEOGPT = {
+    "fractal20220817_data": 12.8, "bridge": 12.8, "bc_z": 12.8, "robo_net": 12.8, "kuka": 8.5, "language_table": 4.2,
+    "stanford_mask_vit_converted_externally_to_rlds": 4.2, "uiuc_d3field": 2.2, "something_something_v2": 15.0,
+    **dict.fromkeys((
+        "taco_play", "jaco_play", "roboturk", "viola", "toto", "columbia_cairlab_pusht_real",
+        "stanford_kuka_multimodal_dataset_converted_externally_to_rlds", "stanford_hydra_dataset_converted_externally_to_rlds",
+        "austin_buds_dataset_converted_externally_to_rlds", "nyu_franka_play_dataset_converted_externally_to_rlds",
+        "furniture_bench_dataset_converted_externally_to_rlds", "ucsd_kitchen_dataset_converted_externally_to_rlds",
+        "ucsd_pick_and_place_dataset_converted_externally_to_rlds", "austin_sailor_dataset_converted_externally_to_rlds",
+        "utokyo_pr2_tabletop_manipulation_converted_externally_to_rlds", "utokyo_xarm_pick_and_place_converted_externally_to_rlds",
+        "utokyo_xarm_bimanual_converted_externally_to_rlds", "kaist_nonprehensile_converted_externally_to_rlds",
+        "dlr_sara_pour_converted_externally_to_rlds", "dlr_sara_grid_clamp_converted_externally_to_rlds",
+        "dlr_edan_shared_control_converted_externally_to_rlds", "asu_table_top_converted_externally_to_rlds", "utaustin_mutex",
+        "berkeley_fanuc_manipulation", "cmu_playing_with_food", "cmu_play_fusion", "cmu_stretch"), 0.5),
+}
+# Appendix of the paper; SSv2, MetaWorld, the Panda arm and the hand are no Open-X datasets.
+VPP_PAPER = {
+    "something_something_v2": 0.30, "fractal20220817_data": 0.15, "bridge_dataset": 0.15, "bc_z": 0.08, "taco_play": 0.01,
+    "jaco_play": 0.01, "calvin": 0.10, "metaworld": 0.05, "panda_arm": 0.05, "dexterous_hand": 0.10,
+}
+# Of the configuration file that was released with the code for CALVIN.
+VPP_RELEASED = {"something_something_v2": 0.4, "bridge_dataset": 0.2, "fractal20220817_data": 0.2, "calvin": 0.2}
+
+
+def _column(table: Mapping[str, tuple[float, ...]], lists: tuple[str, ...], name: str) -> dict[str, float]:
+    place = lists.index(name)
+    return {dataset: row[place] for dataset, row in table.items() if row[place]}
+
+
+_OCTO = {name: _column(OCTO, OCTO_LISTS, name) for name in OCTO_LISTS}
+_OPENVLA = {name: _column(OPENVLA, OPENVLA_LISTS, name) for name in OPENVLA_LISTS}
+MIXTURES: Mapping[str, MixtureTable] = {
+    "vpp_paper": MixtureTable(VPP_PAPER, False, "Video Prediction Policy, appendix"),
+    "vpp_released": MixtureTable(VPP_RELEASED, False, "Video Prediction Policy, released CALVIN configuration"),
+    "octo_rtx": MixtureTable(_OCTO["rtx"], True, "Octo: rtx"),
+    "octo_rtx_franka": MixtureTable(_OCTO["franka"] | _OCTO["rtx"], True, "Octo: rtx_franka"),
+    "octo_magic_soup": MixtureTable(_OCTO["magic_soup"], True, "Octo: oxe_magic_soup"),
+    "octo_flex_act_soup": MixtureTable(_OCTO["flex_act_soup"], True, "Octo: oxe_flex_act_soup"),
+    "octo_full": MixtureTable(_OCTO["full"], True, "Octo: every dataset once, not registered there"),
+    "openvla_rtx": MixtureTable(_OPENVLA["rtx"], True, "OpenVLA: rtx"),
+    "openvla_rtx_franka": MixtureTable(_OCTO["franka"] | _OPENVLA["rtx"], True, "OpenVLA: rtx_franka"),
+    "openvla_bridge_rt_1": MixtureTable({"bridge_orig": 1, "fractal20220817_data": 1}, True, "OpenVLA: bridge_rt_1"),
+    "openvla_magic_soup": MixtureTable(_OPENVLA["magic_soup"], True, "OpenVLA: oxe_magic_soup"),
+    "openvla_magic_soup_plus": MixtureTable(_OPENVLA["magic_soup_plus"], True, "OpenVLA: oxe_magic_soup_plus"),
+    "openvla_magic_soup_plus_minus": MixtureTable(_OPENVLA["magic_soup_plus_minus"], True, "OpenVLA: oxe_magic_soup_plus_minus"),
+    "rt_1_x": MixtureTable(RT_1_X, False, "RT-1-X training example"),
+    "ivideogpt": MixtureTable(IVIDEOGPT, False, "iVideoGPT, video pretraining"),
+}
+
+
+def mixture(name: str) -> MixtureTable:
+    """The row `name`; DataError with those that resemble it otherwise ('oxe_magic_soup' is one of Octo's and one of OpenVLA's)."""
+    if name not in MIXTURES:
+        part = name.removeprefix("oxe_")
+        near = [known for known in MIXTURES if known.endswith(part)] or difflib.get_close_matches(name, MIXTURES, n=3, cutoff=0.4)
+        raise DataError(f"mixture '{name}' is unknown (has {', '.join(MIXTURES)})"
+                        + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    return MIXTURES[name]
+
+
+def expand(config: DataConfig) -> DataConfig:
+    """`config` with the datasets of its mixture in place of the mixture's name; unchanged where it names none.
+
+    DataError listing every dataset that the mirror lacks, unless `data.absent` is 'skip'.
+    """
+    if not config.mixture:
+        return config
+    table = mixture(config.mixture)
+    if not config.root:
+        raise DataError(f"data.mixture is '{config.mixture}', but data.root is empty; set it to the directory that holds the datasets")
+    found = {name: mirror.locate(config.root, name) for name in table.weights}
+    absent = [name for name, place in found.items() if place is None]
+    if absent and (config.absent == "fail" or len(absent) == len(found)):
+        raise DataError(f"{config.root} lacks {len(absent)} of the {len(found)} datasets of mixture '{config.mixture}': "
+                        f"{', '.join(absent)}. Copy them, or set data.absent=skip; "
+                        f"`vpp data inspect {config.root} --mixture {config.mixture}` shows all")
+    if absent:
+        log.warning("mixture %s: %d of %d datasets are absent from %s and left out: %s", config.mixture, len(absent), len(found),
+                    config.root, ", ".join(absent))
+    datasets = []
+    for name, place in found.items():
+        if place is not None:
+            row, info = place
+            complete = [split for split in VALIDATION if split in info.splits and info.splits[split].present]
+            datasets.append(DatasetConfig(path=str(info.directory), name=row, weight=table.weights[name], per_step=table.per_step,
+                                          val_split=complete[0] if complete else "train"))
+    return replace(config, datasets=tuple(datasets), mixture="", root="")
