@@ -142,7 +142,9 @@ def test_sampler_returns_the_action_of_a_perfect_denoiser(policy, params, monkey
         wide = lambda value: value[:, None, None]  # noqa: E731
         return (target - wide(scale.c_skip) * network_input / wide(scale.c_in)) / wide(scale.c_out)
 
-    monkeypatch.setattr("vpp_jax.models.action_transformer.ActionTransformer.decode", decode)
+    # the sampler hands each level's `modulations` to the decoder: here they are the level itself
+    monkeypatch.setattr("vpp_jax.models.action_transformer.ActionTransformer.modulations", lambda self, sigma: sigma)
+    monkeypatch.setattr("vpp_jax.models.action_transformer.ActionTransformer.decode_modulated", decode)
     sampled = policy.sample_actions(params, jnp.zeros((3, 5, 32)), jax.random.split(jax.random.key(0), 3))
     np.testing.assert_allclose(sampled, target, atol=1e-4)
 

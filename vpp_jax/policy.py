@@ -18,6 +18,7 @@ from vpp_jax.config import ModelConfig, PolicyDiffusionConfig, VideoDiffusionCon
 from vpp_jax.diffusion.densities import sample_sigma
 from vpp_jax.diffusion.edm import add_noise, policy_preconditioning, policy_target
 from vpp_jax.diffusion.ladders import initial_scale, sigma_ladder
+from vpp_jax.diffusion.rows import normal_rows, row_keys, split_rows
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
 from vpp_jax.models.action_transformer import ActionTransformer
@@ -128,12 +129,16 @@ class VideoPredictionPolicy:
         action_mask: Bool[Array, "b k"],
         key: jax.Array,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Unweighted EDM loss on the network output (vpp: score matching with sigma_data 0.5), over valid steps only."""
-        context_key, dropout_key, sigma_key, noise_key = jax.random.split(key, 4)
+        """Unweighted EDM loss on the network output (vpp: score matching with sigma_data 0.5), over valid steps only.
+
+        `key`: one PRNG key, or one per row [b]; noise belongs to rows (`row_keys`), dropout masks are drawn for all rows from the first.
+        """
+        dropout_keys, sigma_keys, noise_keys = split_rows(row_keys(key, action.shape[0]), 3)
+        context_key, dropout_key = jax.random.split(dropout_keys[0])
         context = self.context(params, features, self.goal_vector(params, text_ids, text_mask), proprio, context_key)
-        sigma = sample_sigma(sigma_key, (action.shape[0],), self.diffusion.density)
+        sigma = jax.vmap(lambda row: sample_sigma(row, (), self.diffusion.density))(sigma_keys)
         scale = policy_preconditioning(sigma, self.diffusion.sigma_data)
-        noise = jax.random.normal(noise_key, action.shape)
+        noise = normal_rows(noise_keys, action.shape[1:])
         noisy = add_noise(action, noise, sigma)
         output = self.action.bind(select("action", params)).decode(scale.network_input(noisy), sigma, context, key=dropout_key)
         target = policy_target(action, noise, sigma, self.diffusion.sigma_data)
@@ -153,11 +158,13 @@ class VideoPredictionPolicy:
         noise = jax.vmap(lambda key: jax.random.normal(key, (config.chunk, config.action_dim)))(keys) * initial_scale(ladder)
         sampler_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
 
-        def denoise(noisy: jax.Array, sigma: jax.Array) -> jax.Array:
+        def denoise(noisy: jax.Array, sigma: jax.Array, modulations: jax.Array) -> jax.Array:
             scale = policy_preconditioning(sigma, self.diffusion.sigma_data)
-            return scale.denoised(noisy, decoder.decode(scale.network_input(noisy), sigma, context))
+            return scale.denoised(noisy, decoder.decode_modulated(scale.network_input(noisy), modulations, context))
 
-        return sample(denoise, noise, sigma_ladder(ladder), self.diffusion.sampler, sampler_keys, self.diffusion.eta)
+        return sample(
+            denoise, noise, sigma_ladder(ladder), self.diffusion.sampler, sampler_keys, self.diffusion.eta, prepare=decoder.modulations
+        )
 
     def act(
         self,

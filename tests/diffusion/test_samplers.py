@@ -181,6 +181,25 @@ def test_denoiser_calls_and_the_levels_they_see(kind, start):
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
+def test_prepared_levels_are_those_asked_for(kind, start):
+    """What is prepared reaches the call of its level: a denoiser that reads only that gives the same samples."""
+    sigmas = sigma_ladder(LadderConfig("karras", 5, 0.1, 10.0))
+    prepared = []
+
+    def prepare(levels):
+        prepared.append(levels)
+        return jnp.log(levels)
+
+    def from_prepared(x, sigma, log_sigma):
+        assert log_sigma.shape == (1,)
+        return gaussian_denoiser(x, jnp.exp(jnp.broadcast_to(log_sigma, sigma.shape)))
+
+    got = sample(from_prepared, start, sigmas, kind, KEY, prepare=prepare)
+    np.testing.assert_allclose(got, sample(gaussian_denoiser, start, sigmas, kind, KEY), rtol=2e-5, atol=2e-6)
+    assert all(bool(jnp.all(levels > 0)) for levels in prepared)
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
 def test_last_step_returns_the_denoised_sample(kind, start):
     sigmas = sigma_ladder(LadderConfig("exponential", 6, 0.5, 10.0))
     result, seen = sample_trajectory(gaussian_denoiser, start, sigmas, kind, KEY)

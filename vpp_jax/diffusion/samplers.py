@@ -25,8 +25,19 @@ from vpp_jax.diffusion.linear_multistep import LinearMethod, LinearSteps, dpmpp_
 
 # (x [b ...], sigma [b]) -> the denoised sample D(x, sigma) [b ...]
 Denoiser = Callable[[Float[Array, "b ..."], Float[Array, "b"]], Float[Array, "b ..."]]
-# (denoiser for a scalar sigma, x, D(x, sigma), sigma, sigma_next) -> x at sigma_next
-Step = Callable[[Callable, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+# sigmas [n] -> what a denoiser makes of noise levels alone, [n ...]
+Prepare = Callable[[Float[Array, "n"]], Float[Array, "n ..."]]
+
+
+class SingleStep(NamedTuple):
+    """A method without memory.
+
+    step:   (D at the second level, x, D(x, sigma), sigma, sigma_next) -> x at sigma_next
+    second: (sigma, sigma_next) -> the level of its second call; None where there is none
+    """
+
+    step: Callable[[Callable, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+    second: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
 
 class Trajectory(NamedTuple):
@@ -43,6 +54,7 @@ def sample(
     kind: str = "ddim",
     key: jax.Array | None = None,
     eta: float = 1.0,
+    prepare: Prepare | None = None,
 ) -> Float[Array, "b ..."]:
     """Integrates from σ = sigmas[0] down to sigmas[-1].
 
@@ -54,8 +66,10 @@ def sample(
     kind:    a key of `SAMPLERS`.
     key:     for the stochastic kinds: one PRNG key, or one per row [b], which makes a row's result independent of the batch.
     eta:     for the stochastic kinds, in [0, 1]: how much noise they add. 0 is the ODE and needs no key.
+    prepare: called once, outside the loop, with all levels that `denoise` will be asked for; the row of each is then handed to it as a
+             third argument [1 ...]. For what a network computes from the noise level alone.
     """
-    return _integrate(denoise, x, sigmas, kind, key, eta, collect=False)[0]
+    return _integrate(denoise, x, sigmas, kind, key, eta, prepare, collect=False)[0]
 
 
 def sample_trajectory(
@@ -67,10 +81,12 @@ def sample_trajectory(
     eta: float = 1.0,
 ) -> tuple[Float[Array, "b ..."], Trajectory]:
     """`sample` together with every intermediate."""
-    return _integrate(denoise, x, sigmas, kind, key, eta, collect=True)
+    return _integrate(denoise, x, sigmas, kind, key, eta, None, collect=True)
 
 
-def _integrate(denoise: Denoiser, x: jax.Array, sigmas: jax.Array, kind: str, key: jax.Array | None, eta: float, collect: bool):
+def _integrate(
+    denoise: Callable, x: jax.Array, sigmas: jax.Array, kind: str, key: jax.Array | None, eta: float, prepare: Prepare | None, collect: bool
+) -> tuple[jax.Array, Trajectory | None]:
     if kind not in SAMPLERS:
         raise ValueError(f"sampler kind {kind!r} is unknown; one of {sorted(SAMPLERS)}")
     if jnp.ndim(sigmas) != 1 or len(sigmas) < 2:
@@ -83,15 +99,21 @@ def _integrate(denoise: Denoiser, x: jax.Array, sigmas: jax.Array, kind: str, ke
         recent = jnp.zeros((coefficients.weights.shape[1], *x.shape), dtype)
         keys = _row_keys(kind, key, x.shape[0]) if method.stochastic and eta > 0 else None
     sigmas = jnp.asarray(sigmas, dtype)
+    first, following = sigmas[:-1], sigmas[1:]
+    second = method.second(first, following) if isinstance(method, SingleStep) and method.second else None
+    prepared = prepare(first) if prepare else None
+    # nobody asks at σ = 0, where the logarithm has no value
+    prepared_second = prepare(jnp.where(second > 0, second, first)) if prepare and second is not None else None
 
-    def per_sample_denoise(state: jax.Array, sigma: jax.Array) -> jax.Array:
-        return denoise(state, jnp.full(state.shape[:1], sigma)).astype(dtype)
+    def ask(state: jax.Array, sigma: jax.Array, prepared: jax.Array | None) -> jax.Array:
+        given = () if prepared is None else (prepared[None],)
+        return denoise(state, jnp.full(state.shape[:1], sigma), *given).astype(dtype)
 
     def body(carry: tuple[jax.Array, jax.Array | None], level: tuple):
-        (state, recent), (sigma, sigma_next, linear, index) = carry, level
-        denoised = per_sample_denoise(state, sigma)
+        (state, recent), (sigma, sigma_next, sigma_second, prepared, prepared_second, linear, index) = carry, level
+        denoised = ask(state, sigma, prepared)
         if linear is None:
-            following = method(per_sample_denoise, state, denoised, sigma, sigma_next)
+            following = method.step(lambda x: ask(x, sigma_second, prepared_second), state, denoised, sigma, sigma_next)
         else:
             seen = (state - denoised) / sigma if method.slopes else denoised
             recent = jnp.concatenate([seen[None], recent[:-1]])
@@ -100,44 +122,49 @@ def _integrate(denoise: Denoiser, x: jax.Array, sigmas: jax.Array, kind: str, ke
             following += linear.spread * _row_noise(keys, index, state)
         return (following, recent), (Trajectory(state, denoised) if collect else None)
 
-    (result, _), seen = jax.lax.scan(body, (x, recent), (sigmas[:-1], sigmas[1:], coefficients, jnp.arange(len(sigmas) - 1)))
+    levels = (first, following, second, prepared, prepared_second, coefficients, jnp.arange(len(first)))
+    (result, _), seen = jax.lax.scan(body, (x, recent), levels)
     return result, seen
 
 
 # --- single steps -----------------------------------------------------------------------------------------------------------------
 
 
-def _ddim(denoise: Callable, x: jax.Array, denoised: jax.Array, sigma: jax.Array, sigma_next: jax.Array) -> jax.Array:
+def _ddim(again: Callable, x: jax.Array, denoised: jax.Array, sigma: jax.Array, sigma_next: jax.Array) -> jax.Array:
     ratio = sigma_next / sigma
     return ratio * x + (1.0 - ratio) * denoised
 
 
-def _euler(denoise: Callable, x: jax.Array, denoised: jax.Array, sigma: jax.Array, sigma_next: jax.Array) -> jax.Array:
+def _euler(again: Callable, x: jax.Array, denoised: jax.Array, sigma: jax.Array, sigma_next: jax.Array) -> jax.Array:
     return x + (x - denoised) / sigma * (sigma_next - sigma)
 
 
-def _heun(denoise: Callable, x: jax.Array, denoised: jax.Array, sigma: jax.Array, sigma_next: jax.Array) -> jax.Array:
+def _heun(again: Callable, x: jax.Array, denoised: jax.Array, sigma: jax.Array, sigma_next: jax.Array) -> jax.Array:
     slope = (x - denoised) / sigma
     predicted = x + slope * (sigma_next - sigma)
 
     def correct(predicted: jax.Array) -> jax.Array:
-        slope_next = (predicted - denoise(predicted, sigma_next)) / sigma_next
+        slope_next = (predicted - again(predicted)) / sigma_next
         return x + 0.5 * (slope + slope_next) * (sigma_next - sigma)
 
     # the slope is undefined at σ = 0, where the Euler step already lands on the denoised sample
     return jax.lax.cond(sigma_next > 0, correct, lambda predicted: predicted, predicted)
 
 
-def _dpm_2(denoise: Callable, x: jax.Array, denoised: jax.Array, sigma: jax.Array, sigma_next: jax.Array) -> jax.Array:
+def _dpm_2(again: Callable, x: jax.Array, denoised: jax.Array, sigma: jax.Array, sigma_next: jax.Array) -> jax.Array:
     slope = (x - denoised) / sigma
 
     def midpoint(slope: jax.Array) -> jax.Array:
-        middle = jnp.sqrt(sigma * sigma_next)
+        middle = _geometric_mean(sigma, sigma_next)
         halfway = x + slope * (middle - sigma)
-        return x + (halfway - denoise(halfway, middle)) / middle * (sigma_next - sigma)
+        return x + (halfway - again(halfway)) / middle * (sigma_next - sigma)
 
     # ln σ has no middle between σ and 0
     return jax.lax.cond(sigma_next > 0, midpoint, lambda slope: x + slope * (sigma_next - sigma), slope)
+
+
+def _geometric_mean(sigma: jax.Array, sigma_next: jax.Array) -> jax.Array:
+    return jnp.sqrt(sigma * sigma_next)
 
 
 # --- linear multistep methods -----------------------------------------------------------------------------------------------------
@@ -166,11 +193,11 @@ def _row_noise(keys: jax.Array, index: jax.Array, state: jax.Array) -> jax.Array
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), state.shape[1:], state.dtype))(keys)
 
 
-SAMPLERS: dict[str, Step | LinearMethod] = {
-    "ddim": _ddim,
-    "euler": _euler,
-    "heun": _heun,
-    "dpm_2": _dpm_2,
+SAMPLERS: dict[str, SingleStep | LinearMethod] = {
+    "ddim": SingleStep(_ddim),
+    "euler": SingleStep(_euler),
+    "heun": SingleStep(_heun, second=lambda sigma, sigma_next: sigma_next),
+    "dpm_2": SingleStep(_dpm_2, second=_geometric_mean),
     "dpmpp_2m": LinearMethod(dpmpp_2m),
     "lms": LinearMethod(lms, slopes=True),
     "euler_ancestral": LinearMethod(euler_ancestral, stochastic=True),

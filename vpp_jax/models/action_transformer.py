@@ -113,25 +113,43 @@ class ActionTransformer(nnx.Module):
 
         All arguments share the batch: to denoise several samples per observation, repeat the context.
         """
+        return self.decode_modulated(noisy_actions, self.modulations(sigma), context, key=key)
+
+    def modulations(self, sigma: Float[Array, "b"]) -> Float[Array, "b layers six_w"]:
+        """All that the decoder makes of a noise level: shift, scale and gate of self-attention and MLP, per block."""
         level = 0.25 * jnp.log(sigma.astype(jnp.float32))
-        condition = self.sigma_emb(sinusoidal_embedding(level, self.config.width, sine_first=True, include_last=True))[:, None]
+        condition = self.sigma_emb(sinusoidal_embedding(level, self.config.width, sine_first=True, include_last=True))
+        return jnp.stack([block.adaLN_zero(condition) for block in self.decoder.blocks], axis=1)
+
+    def decode_modulated(
+        self,
+        noisy_actions: Float[Array, "b k a"],
+        modulations: Float[Array, "b layers six_w"],
+        context: Float[Array, "b m w"],
+        *,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b k a"]:
+        """`decode` for a noise level whose `modulations` are known; a batch of one stands for all rows."""
         if self.config.causal_cross_attention:
             # the mask hides everything from token k on: projecting keys and values of those would be waste
             context = context[:, : noisy_actions.shape[1]]
-        actions = self.decoder(self.action_emb(noisy_actions), condition, context, key=key)
+        actions = self.decoder(self.action_emb(noisy_actions), context, per_block=modulations, key=key)
         return self.action_pred(actions).astype(jnp.float32)
 
 
 class _Stack(nnx.Module):
-    """Blocks, each called with the same further arguments and a key of its own, then a layer norm."""
+    """Blocks, each called with the same further arguments, a row of `per_block` and a key of its own, then a layer norm."""
 
     def __init__(self, blocks: list[nnx.Module], config: ActionTransformerConfig, *, rngs: nnx.Rngs):
         self.blocks = nnx.List(blocks)
         self.ln = LayerNorm(config.width, use_bias=False, dtype=config.dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b n w"], *conditions: Array, key: Key[Array, ""] | None) -> Float[Array, "b n w"]:
-        for block, block_key in zip(self.blocks, _split(key, len(self.blocks)), strict=True):
-            x = block(x, *conditions, key=block_key)
+    def __call__(
+        self, x: Float[Array, "b n w"], *shared: Array, per_block: Float[Array, "b layers d"] | None = None, key: Key[Array, ""] | None
+    ) -> Float[Array, "b n w"]:
+        for number, (block, block_key) in enumerate(zip(self.blocks, _split(key, len(self.blocks)), strict=True)):
+            own = () if per_block is None else (per_block[:, number],)
+            x = block(x, *shared, *own, key=block_key)
         return self.ln(x)
 
 
@@ -163,10 +181,10 @@ class _DecoderBlock(nnx.Module):
         self.adaLN_zero = _Modulation(config, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "b k w"], condition: Float[Array, "b 1 w"], context: Float[Array, "b m w"], *, key: Key[Array, ""] | None
+        self, x: Float[Array, "b k w"], context: Float[Array, "b m w"], modulation: Float[Array, "b six_w"], *, key: Key[Array, ""] | None
     ) -> Float[Array, "b k w"]:
         keys = _split(key, 5)
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.adaLN_zero(condition)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation[:, None], 6, axis=-1)
         attended = self.attn(shift_1 + scale_1 * self.ln_1(x), key=keys[0])
         x = x + gate_1 * dropout(attended, self.residual_dropout, keys[1])
         x = x + dropout(self.cross_att(self.ln3(x), context, key=keys[2]), self.residual_dropout, keys[3])
@@ -179,8 +197,8 @@ class _Modulation(nnx.Module):
     def __init__(self, config: ActionTransformerConfig, *, rngs: nnx.Rngs):
         self.modulation = nnx.List([Placeholder(), Linear(config.width, 6 * config.width, dtype=config.dtype, rngs=rngs)])
 
-    def __call__(self, condition: Float[Array, "b 1 w"]) -> list[Float[Array, "b 1 w"]]:
-        return jnp.split(self.modulation[1](silu(condition)), 6, axis=-1)
+    def __call__(self, condition: Float[Array, "b w"]) -> Float[Array, "b six_w"]:
+        return self.modulation[1](silu(condition))
 
 
 def _attention(config: ActionTransformerConfig, *, causal: bool, rngs: nnx.Rngs) -> Attention:
