@@ -91,12 +91,15 @@ def test_loss_equals_weighted_error_of_the_denoised_sample(predictor, params, ba
     no_dropout = VideoPredictor(predictor.config, dataclasses.replace(predictor.diffusion, conditioning_dropout=0.0))
     ours = float(no_dropout.loss(params, video, ids, mask, key)[0])
 
-    posterior_key, sigma_key, noise_key, _ = jax.random.split(key, 4)
-    unscaled = predictor.encode_images(params, video.reshape(-1, 32, 32, 3), posterior_key).reshape(2, 4, 8, 8, 4)
+    rows = [jax.random.split(jax.random.fold_in(key, row), 4) for row in range(2)]
+    posterior_keys, sigma_keys, noise_keys, _ = zip(*rows, strict=True)
+    frame_keys = jnp.concatenate([jax.random.split(row, 4) for row in posterior_keys])
+    unscaled = predictor.encode_images(params, video.reshape(-1, 32, 32, 3), frame_keys).reshape(2, 4, 8, 8, 4)
     latents = unscaled * params[SCALING_FACTOR]
     density = predictor.diffusion.density
-    sigma = jnp.exp(density.mean + density.std * jax.random.normal(sigma_key, (2,)))
-    noisy = latents + sigma[:, None, None, None, None] * jax.random.normal(noise_key, latents.shape)
+    sigma = jnp.exp(density.mean + density.std * jnp.stack([jax.random.normal(row) for row in sigma_keys]))
+    noise = jnp.stack([jax.random.normal(row, latents.shape[1:]) for row in noise_keys])
+    noisy = latents + sigma[:, None, None, None, None] * noise
     states = predictor.encode_text(params, ids, mask)
     denoised = predictor.denoise(params, noisy, sigma, unscaled[:, 0], states, fps_id=predictor.config.fps_id_train)
     error = jnp.mean((denoised - latents) ** 2, axis=(1, 2, 3, 4))

@@ -28,7 +28,7 @@ from vpp_jax.models.video_unet import VideoUNetConfig
 from vpp_jax.models.video_vae import VideoVAEConfig
 
 __all__ = [
-    "ConfigError", "DataConfig", "ExperimentConfig", "InitConfig", "MeshConfig", "ModelConfig", "OptimizerConfig",
+    "ConfigError", "DataConfig", "ExperimentConfig", "InitConfig", "LoRAConfig", "MeshConfig", "ModelConfig", "OptimizerConfig",
     "PolicyDiffusionConfig", "TrainConfig", "VAELossConfig", "VideoDiffusionConfig", "check_inputs", "config_hash", "default_config",
     "differences", "from_config_dict", "from_json", "leaves", "to_config_dict", "to_dict", "to_json",
 ]  # fmt: skip
@@ -39,8 +39,8 @@ SAMPLERS = tuple(SAMPLER_TABLE)
 # Fields that may change between a run and its continuation: they do not enter the parameters at a given step.
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.eval_every", "train.eval_batches", "train.save_every", "train.keep", "train.wandb",
-    "train.progress", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.shard_above", "data.threads", "data.prefetch", "data.index_dir",
-    "data.cache_mb", "data.frame_cache_mb",
+    "train.progress", "train.accumulate", "train.profile_steps", "train.heartbeat_s", "train.peer_timeout_s", "mesh.data", "mesh.fsdp",
+    "mesh.tensor", "mesh.shard_above", "data.threads", "data.prefetch", "data.index_dir", "data.cache_mb", "data.frame_cache_mb",
 )  # fmt: skip
 
 
@@ -188,7 +188,8 @@ class OptimizerConfig:
     initial_scale, final_scale: learning rate before the warm-up and at the end, relative to `learning_rate`
     weight_decay:  decoupled, on every trained parameter, as published
     grad_clip:     largest global gradient norm; 0 is off
-    trainable:     a parameter is trained if one of these regular expressions matches its whole name, e.g. 'unet/.*temporal.*'
+    trainable:     a parameter is trained if one of these regular expressions matches its whole name, e.g. 'unet/.*temporal.*',
+    frozen:        and none of these
     """
 
     learning_rate: float = 1e-4
@@ -202,6 +203,7 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     grad_clip: float = 1.0
     trainable: tuple[str, ...] = (".*",)
+    frozen: tuple[str, ...] = ()
 
     def __post_init__(self):
         one_of(self, "schedule", SCHEDULES)
@@ -220,13 +222,41 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adapters on the U-Net of stage video, trained instead of the model of `init.video` (vpp_jax/training/lora.py).
+
+    rank:   0 trains the model itself
+    alpha:  the product of the adapters counts alpha / rank times
+    target: adapters are on the kernels whose whole name one of these regular expressions matches; linear layers only
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    target: tuple[str, ...] = (r"unet/.*\.(to_q|to_k|to_v|to_out\.0)\.kernel",)
+
+    def __post_init__(self):
+        at_least(self, 0, "rank")
+        within(self, "alpha", 0.0, math.inf, open_low=True)
+        if self.rank and not self.target:
+            raise ConfigError("target is empty, so there would be no adapters; set rank to 0 to train the model itself")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Length and cadence. Steps are optimizer updates; `*_every` are steps.
 
     eval_every:   0 switches evaluation off; otherwise it also runs at the end
     eval_batches: batches of the split 'val' per evaluation
+    accumulate:   passes per update, each over batch_size / accumulate examples: the same update but for rounding (and dropout masks)
     keep:         checkpoints kept, the newest ones
     ema_decay:    0 keeps no average; ema_warmup: the decay grows as (1 + n) / (10 + n) until it reaches `ema_decay`
+    profile_steps: so many early steps are traced into WORKDIR/profile, after each start; 0 traces none
+    heartbeat_s:  each process says so often in WORKDIR/heartbeats what it does
+    peer_timeout_s: how long a process waits for one of the others that is silent before it gives up and says for whom it waited
     """
 
     steps: int = 100_000
@@ -234,15 +264,21 @@ class TrainConfig:
     eval_every: int = 2_000
     eval_batches: int = 8
     save_every: int = 2_000
+    accumulate: int = 1
     keep: int = 2
     ema_decay: float = 0.999
     ema_warmup: bool = True
     wandb: bool = False
     progress: bool = True
+    profile_steps: int = 0
+    heartbeat_s: float = 10.0
+    peer_timeout_s: float = 300.0
 
     def __post_init__(self):
-        at_least(self, 1, "steps", "log_every", "save_every", "keep", "eval_batches")
-        at_least(self, 0, "eval_every")
+        at_least(self, 1, "steps", "log_every", "save_every", "accumulate", "keep", "eval_batches")
+        at_least(self, 0, "eval_every", "profile_steps")
+        within(self, "heartbeat_s", 0.0, math.inf, open_low=True)
+        at_least(self, 4 * self.heartbeat_s, "peer_timeout_s")
         if not 0.0 <= self.ema_decay < 1.0:
             raise ConfigError(f"ema_decay is {self.ema_decay}, expected a number in [0, 1)")
 
@@ -280,6 +316,7 @@ class ExperimentConfig:
     video_diffusion: VideoDiffusionConfig = field(default_factory=VideoDiffusionConfig)
     policy_diffusion: PolicyDiffusionConfig = field(default_factory=PolicyDiffusionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

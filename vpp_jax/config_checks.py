@@ -158,6 +158,10 @@ def check_experiment(config: Any) -> None:
         if getattr(model, name) > model.text.max_positions:
             positions = model.text.max_positions
             raise ConfigError(f"model.{name} is {getattr(model, name)}, more than model.text.max_positions = {positions}")
+    if data.batch_size % config.train.accumulate:
+        raise ConfigError(f"train.accumulate is {config.train.accumulate}, which does not divide data.batch_size = {data.batch_size}")
+    if config.lora.rank and config.stage != "video":
+        raise ConfigError(f"lora.rank is {config.lora.rank} in stage {config.stage}: adapters are for the U-Net of stage video")
     if config.stage == "policy":
         _check_policy(model, data, unet, action)
 
@@ -187,6 +191,9 @@ def check_inputs(config: Any) -> None:
                           "--config.data.datasets[0].path=DIR")
     if config.stage == "video" and not config.init.vae:
         raise ConfigError("stage video needs a trained VAE: set init.vae to the work directory of stage vae (--config.init.vae=DIR)")
+    if config.lora.rank and not config.init.video:
+        raise ConfigError("lora.rank is set, but there is no model to adapt: set init.video to the work directory of a stage video "
+                          "(--config.init.video=DIR)")
     if config.stage == "policy" and not config.init.video:
         raise ConfigError("stage policy needs a trained video model: set init.video to the work directory of stage video "
                           "(--config.init.video=DIR)")

@@ -19,11 +19,12 @@ from vpp_jax.diffusion.densities import sample_sigma
 from vpp_jax.diffusion.edm import add_noise, video_preconditioning, video_target
 from vpp_jax.diffusion.guidance import frame_guidance, guide
 from vpp_jax.diffusion.ladders import LadderConfig, initial_scale, sigma_ladder
+from vpp_jax.diffusion.rows import normal_rows, row_keys, split_rows
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
 from vpp_jax.models.text_encoder import CLIPTextEncoder
 from vpp_jax.models.video_unet import SpatioTemporalUNet
-from vpp_jax.models.video_vae import TemporalVAE
+from vpp_jax.models.video_vae import Posterior, TemporalVAE
 
 SCALING_FACTOR = "latents/scaling_factor"
 FEATURE_SIGMA_MIN = 0.002  # where the ladder of features ends, as SVD's scheduler does
@@ -81,11 +82,11 @@ class VideoPredictor:
     # --- latents --------------------------------------------------------------------------------------------------------------
 
     def encode_images(
-        self, params: Params, images: UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"], key: jax.Array | None = None
+        self, params: Params, images: UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"], keys: jax.Array | None = None
     ) -> Float[Array, "n h8 w8 c"]:
-        """Unscaled VAE latents: the posterior's mean, or with `key` a sample of it."""
+        """Unscaled VAE latents: the posterior's mean, or with `keys`, one PRNG key per image, samples of it."""
         posterior = self.vae.bind(select("vae", params)).encode(to_float_image(images))
-        return (posterior.mean if key is None else posterior.sample(key)).astype(jnp.float32)
+        return (posterior.mean if keys is None else jax.vmap(Posterior.sample)(posterior, keys)).astype(jnp.float32)
 
     def decode_latents(self, params: Params, latents: Float[Array, "b t h8 w8 c"]) -> Float[Array, "b t h w 3"]:
         """Scaled latents -> frames in [-1, 1] (not clipped), the whole clip in one pass."""
@@ -124,19 +125,23 @@ class VideoPredictor:
         text_mask: Bool[Array, "b l"],
         key: jax.Array,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Weighted denoising error of stage 1: mean of (x_hat - x)^2 (sigma^2 + 1) / sigma^2 over everything, frame 0 included."""
-        posterior_key, sigma_key, noise_key, dropout_key = jax.random.split(key, 4)
-        batch = video.shape[0]
-        flat = self.encode_images(params, rearrange(video, "b t h w c -> (b t) h w c"), posterior_key)
+        """Weighted denoising error of stage 1: mean of (x_hat - x)^2 (sigma^2 + 1) / sigma^2 over everything, frame 0 included.
+
+        `key`: one PRNG key, or one per row [b]; random numbers belong to rows (`row_keys`).
+        """
+        batch, frames = video.shape[:2]
+        posterior_keys, sigma_keys, noise_keys, dropout_keys = split_rows(row_keys(key, batch), 4)
+        frame_keys = rearrange(split_rows(posterior_keys, frames), "t b -> (b t)")
+        flat = self.encode_images(params, rearrange(video, "b t h w c -> (b t) h w c"), frame_keys)
         unscaled = jax.lax.stop_gradient(rearrange(flat, "(b t) h w c -> b t h w c", b=batch))
         latents, condition = unscaled * params[SCALING_FACTOR], unscaled[:, 0]
 
         text_states = self.encode_text(params, text_ids, text_mask)
-        keep = jax.random.bernoulli(dropout_key, 1.0 - self.diffusion.conditioning_dropout, (batch, 1, 1))
+        keep = jax.vmap(lambda row: jax.random.bernoulli(row, 1.0 - self.diffusion.conditioning_dropout, (1, 1)))(dropout_keys)
         text_states = jnp.where(keep, text_states, 0.0)
 
-        sigma = sample_sigma(sigma_key, (batch,), self.diffusion.density)
-        noise = jax.random.normal(noise_key, latents.shape)
+        sigma = jax.vmap(lambda row: sample_sigma(row, (), self.diffusion.density))(sigma_keys)
+        noise = normal_rows(noise_keys, latents.shape[1:])
         loss = self.denoising_loss(params, latents, condition, text_states, sigma, noise)
         return loss, {"latent_std": jnp.std(latents), "text_kept": jnp.mean(keep.astype(jnp.float32))}
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vpp_jax.config import ExperimentConfig, MeshConfig, OptimizerConfig, TrainConfig
+from vpp_jax.diffusion.rows import normal_rows, row_keys
 from vpp_jax.training.loop import train
 
 # 520 x 520 is more than what checkpoints pack, so both ways of saving are exercised.
@@ -69,11 +70,14 @@ class ToyStage:
         return ToySource(**self.source_options)
 
     def loss(self, trainable, frozen, batch, key):
-        x = batch["x"] @ frozen["vae/lift.kernel"] + 0.1 * jax.random.normal(key, batch["x"].shape)
+        x = batch["x"] @ frozen["vae/lift.kernel"] + 0.1 * normal_rows(row_keys(key, len(batch["x"])), (16,))
         hidden = jax.nn.tanh(x @ trainable["net/first.kernel"] + trainable["net/first.bias"])
         hidden = jax.nn.tanh(hidden @ trainable["net/hidden.kernel"] + trainable["net/hidden.bias"])
         error = hidden @ trainable["head/last.kernel"] + trainable["head/last.bias"] - batch["y"]
         return jnp.mean(error**2), {"mean_number": jnp.mean(batch["number"].astype(jnp.float32))}
+
+    def loss_weight(self, batch):
+        return jnp.float32(len(batch["x"]))
 
     def draw_batch(self, batch, path):
         path.write_bytes(json.dumps(batch["number"].tolist()).encode())

@@ -1,16 +1,27 @@
 """`vpp train --config=configs/NAME.py --workdir=DIR [--config.key=value ...]`: trains the stage that the configuration names.
 
-The same command resumes. Exit codes: 0 trained; 143 or 130 where SIGTERM or Ctrl-C stopped it (saved, the same command goes on).
+The same command resumes. Exit codes: 0 trained; 143 or 130 where SIGTERM or Ctrl-C stopped it (saved, the same command goes on); 75 where
+another process of the run is gone (the same commands go on from the newest checkpoint).
+
+Many hosts: the same command on each. A TPU's processes find each other; elsewhere each gets --coordinator, --process_index and
+--process_count, or VPP_COORDINATOR, VPP_PROCESS_INDEX and VPP_PROCESS_COUNT in its environment. All see the same DIR.
 """
 
 import logging
+import os
+import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from vpp_jax.cli.main import UsageError
+from vpp_jax.cli.main import UsageError, paragraph
+from vpp_jax.errors import VppError
 
 OPTIONS = {
     "workdir": "directory of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, previews",
+    "coordinator": "HOST:PORT of process 0 where a run has several processes",
+    "process_index": "number of this process, from 0",
+    "process_count": "number of processes",
     "compilation_cache": "directory of compiled programs, so that a resumed run starts at once; default: .jax_cache beside the workdir",
 }
 
@@ -28,13 +39,54 @@ def main(argv: Sequence[str]) -> int:
     check_inputs(config)
     workdir = Path(options["workdir"])
     workdir.mkdir(parents=True, exist_ok=True)
-    _log_to(workdir / "train.log")
     use_compilation_cache(Path(options["compilation_cache"] or workdir.resolve().parent / ".jax_cache"))
+    return _run(config, workdir, *_processes(options))
 
+
+def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int:
+    import jax
+
+    from vpp_jax.training.distributed import TRY_AGAIN, leave, start
+    from vpp_jax.training.heartbeat import Heartbeat
     from vpp_jax.training.loop import train
     from vpp_jax.training.stages.base import make_stage
 
-    return train(make_stage(config), workdir).exit_code
+    if not coordinator:  # a TPU finds out by itself
+        start()
+        index, count = jax.process_index(), jax.process_count()
+    _log_to(workdir / "train.log" if index == 0 else None)
+
+    def end(message: str, code: int) -> None:
+        """Ends this process of several: a regular exit would wait for the others, and they for this one."""
+        print(message, file=sys.stderr)
+        heartbeat.fail(message)
+        leave(code)
+
+    times = config.train.heartbeat_s, config.train.peer_timeout_s
+    heartbeat = Heartbeat(workdir / "heartbeats", index, count, *times, give_up=lambda message: end(f"vpp: {message}", TRY_AGAIN))
+    with heartbeat:
+        try:
+            start(coordinator, index, count, config.train.peer_timeout_s)
+            return train(make_stage(config), workdir, heartbeat=heartbeat).exit_code
+        except Exception as error:
+            if count == 1:
+                raise
+            logging.getLogger(__name__).info("process %d failed", index, exc_info=True)
+            gone = heartbeat.gone() if isinstance(error, jax.errors.JaxRuntimeError) else []
+            if gone:  # what failed is a computation that all share
+                end(f"vpp: process {index} cannot go on without {'; '.join(map(str, gone))}", TRY_AGAIN)
+            end(paragraph(error) if isinstance(error, VppError) else traceback.format_exc(), 1)
+
+
+def _processes(options: dict[str, str]) -> tuple[str, int, int]:
+    """(coordinator, index, count) from the flags, else from the environment; ('', 0, 1) where neither says anything."""
+    given = [options[name] or os.environ.get(f"VPP_{name.upper()}", "") for name in ("coordinator", "process_index", "process_count")]
+    if not any(given):
+        return "", 0, 1
+    coordinator, index, count = given
+    if not (":" in coordinator and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UsageError(f"several processes need --coordinator=HOST:PORT, --process_index and --process_count, below it; got {given}")
+    return coordinator, int(index), int(count)
 
 
 def use_compilation_cache(directory: Path) -> None:
@@ -45,15 +97,18 @@ def use_compilation_cache(directory: Path) -> None:
         jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
-def _log_to(path: Path) -> None:
-    """Everything into a file, warnings also to the terminal."""
-    file, terminal = logging.FileHandler(path), logging.StreamHandler()
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    file.setLevel(logging.INFO)
+def _log_to(path: Path | None) -> None:
+    """Everything into a file, warnings also to the terminal; without a file warnings alone."""
+    terminal = logging.StreamHandler()
     terminal.setLevel(logging.WARNING)
     root = logging.getLogger()
-    root.handlers[:] = [file, terminal]
+    root.handlers[:] = [terminal]
     root.setLevel(logging.INFO)
+    if path is not None:
+        file = logging.FileHandler(path)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        file.setLevel(logging.INFO)
+        root.addHandler(file)
 
 
 def _help(argv: Sequence[str]) -> str:

@@ -19,10 +19,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
+from vpp_jax.config import LoRAConfig
 from vpp_jax.errors import VppError
 from vpp_jax.functional import Params
+from vpp_jax.training.lora import adapters_of, merge
 from vpp_jax.training.packing import PACK_UP_TO, flatten, index_of, pack, packed_lengths, unflatten, unpack
 from vpp_jax.training.state import TrainState
 
@@ -52,7 +54,8 @@ def load_params(
     """Parameters of a trained stage, placed on `shardings` (default: the first device) with the types of `abstract`.
 
     Opens only `item` ('ema', or 'params'; where no average was kept 'ema' means 'params') and, for names it does not have, the stage's
-    frozen parameters. Tensors of the checkpoint that `abstract` does not name are not read.
+    frozen parameters. Tensors of the checkpoint that `abstract` does not name are not read, but for low-rank adapters of kernels that it
+    does name: those are merged.
 
     Args:
       directory: a work directory, its `checkpoints`, or one checkpoint.
@@ -77,7 +80,20 @@ def load_params(
     params = _restore(path, item, index[item], {name: placed[name] for name in own})
     for frozen_item, entries in frozen.items():
         params |= _restore(frozen_path, frozen_item, entries, {name: placed[name] for name in rest if name in entries})
+    pairs = {kernel: names for kernel, names in adapters_of(index[item]).items() if kernel in abstract}
+    if pairs:
+        whole = {name: _whole(index[item][name], placed[kernel].sharding) for kernel, names in pairs.items() for name in names}
+        scale = LoRAConfig(**_document(path, "metadata")["config"]["lora"]).scale
+        kernels = {kernel: params[kernel] for kernel in pairs}
+        merging = jax.jit(merge, static_argnums=1, out_shardings={kernel: placed[kernel].sharding for kernel in pairs})
+        params |= merging(kernels | _restore(path, item, index[item], whole), scale)
     return {name: params[name] for name in abstract}
+
+
+def _whole(entry: list, like: Sharding) -> jax.ShapeDtypeStruct:
+    """A tensor of an index, unsplit, on the devices of another's sharding."""
+    sharding = NamedSharding(like.mesh, PartitionSpec()) if isinstance(like, NamedSharding) else like
+    return jax.ShapeDtypeStruct(tuple(entry[0]), entry[1], sharding=sharding)
 
 
 def contents(directory: str | Path, *, item: str = "ema", step: int | str = "latest") -> Params:
@@ -159,11 +175,12 @@ def _some(names: list[str], most: int = 6) -> str:
 class Checkpoints:
     """The checkpoints of one run. Saving returns when the state is copied; files are finished in the background (`wait`, `close`)."""
 
-    def __init__(self, directory: str | Path, keep: int):
+    def __init__(self, directory: str | Path, keep: int, timeout_s: float = 600.0):
         self._folder = epath.Path(directory).absolute()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._keep = keep
-        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        options = ocp.options.AsyncOptions(timeout_secs=int(timeout_s))  # how long processes wait for one another
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
         if jax.process_index() == 0:
             self._remove_leftovers()
 

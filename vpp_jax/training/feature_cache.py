@@ -2,7 +2,8 @@
 
 The published code draws fresh noise for every training step; here every observation gets a fixed number of draws (docs/differences.md).
 The cache is one memory-mapped float16 file, filled in blocks; a journal says how many blocks are complete, so that a killed run goes on
-where it stopped. Keys depend on (seed, observation, draw) alone: a resumed file is equal to one written in a single run.
+where it stopped. Keys depend on (seed, observation, draw) alone: a resumed file is equal to one written in a single run. Of several
+processes all compute and the first writes.
 """
 
 import json
@@ -15,9 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.sources import Source
+from vpp_jax.training.distributed import exchange
 
 FILE_NAME = "features.npy"
 FLUSH_EVERY = 16  # blocks
+OTHERS_TIMEOUT_S = 600.0  # at the beginning and at the end; between them the processes go in lockstep
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,16 @@ def build_feature_cache(
 ) -> np.ndarray:
     """Fills or completes `directory/features.npy`, float16 [draws * len(observations), t n d], and opens it read-only.
 
-    `compute(batch, keys [b])` gives features [b t n d] on the device; `identity` names what they depend on (checkpoint, data,
+    `compute(batch, keys [b])` gives features [b t n d], whole on every process; `identity` names what they depend on (checkpoint, data,
     model): a cache of another identity is made anew. Blocks are flushed before the journal counts them.
     """
+    primary = jax.process_index() == 0
     directory.mkdir(parents=True, exist_ok=True)
     journal, total = directory / "journal.json", draws * len(observations)
     state = json.loads(journal.read_text()) if journal.exists() else {}
     done = state.get("done", 0) if state.get("identity") == identity and state.get("total") == total else 0
-    features = np.lib.format.open_memmap(directory / FILE_NAME, mode="r+") if done else None
+    done = int(exchange(f"{directory} begins", str(done), OTHERS_TIMEOUT_S)[0])
+    features = np.lib.format.open_memmap(directory / FILE_NAME, mode="r+") if done and primary else None
     root = jax.random.key(seed)
     row_keys = jax.jit(jax.vmap(lambda index: jax.random.fold_in(root, index)))
     for start in tqdm(range(done, total, batch_size), desc="predictive features", unit="batch", disable=None):
@@ -69,12 +74,15 @@ def build_feature_cache(
         examples = [observations[int(row) % len(observations)] for row in rows]
         batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
         block = np.asarray(compute(batch, row_keys(rows))).astype(np.float16)[: total - start]
+        if not primary:
+            continue
         if features is None:
             features = np.lib.format.open_memmap(directory / FILE_NAME, "w+", np.float16, (total, *block.shape[1:]))
         features[start : start + len(block)] = block
         if (start // batch_size + 1) % FLUSH_EVERY == 0 or start + batch_size >= total:
             features.flush()
             _write_journal(journal, {"identity": identity, "total": total, "done": start + len(block)})
+    exchange(f"{directory} is complete", "", OTHERS_TIMEOUT_S)
     return np.load(directory / FILE_NAME, mmap_mode="r")
 
 

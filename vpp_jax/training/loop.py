@@ -7,10 +7,13 @@ Order matters, because resuming depends on it:
 A checkpoint of `step` therefore holds the state after that many updates and an iterator that has given exactly the batches before them;
 metrics.jsonl then holds the entries up to `step`. The same command goes on from the newest checkpoint, and ends with the same parameters,
 averages, moments, data order and logged numbers as a run that was never stopped.
+
+A run may be many processes, each with a part of the devices and of every batch. All of them go through this function in lockstep.
 """
 
 import hashlib
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -26,12 +29,16 @@ from jax.sharding import Mesh
 from data_pipelines.loader import eval_batches, make_iterator
 from vpp_jax.config import ConfigError, ExperimentConfig, config_hash, differences, from_config_dict, to_dict, to_json
 from vpp_jax.functional import Params, parameter_count
-from vpp_jax.parallel.mesh import batch_sharding, check_batch_size, make_mesh, put_batch, replicated
+from vpp_jax.parallel.mesh import batch_sharding, make_mesh, put_batch, replicated
 from vpp_jax.parallel.partition import partition
 from vpp_jax.provenance import device_name, git_revision, library_versions
+from vpp_jax.training.accumulation import check_passes
 from vpp_jax.training.checkpoints import Checkpoints, check_stage
+from vpp_jax.training.distributed import SharedFlag, batch_part, require_equal
+from vpp_jax.training.heartbeat import Heartbeat
 from vpp_jax.training.metrics import JSON_LINES, MetricLog, append_line, open_log, rewind
 from vpp_jax.training.preemption import StopRequest
+from vpp_jax.training.profiling import StepProfile
 from vpp_jax.training.recorder import Clock, Recorder
 from vpp_jax.training.stages.base import Stage, StageSource
 from vpp_jax.training.state import Trainer
@@ -42,7 +49,7 @@ INIT_STREAM, EVAL_STREAM = 0x1A17, 0xE7A1
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """How a call of `train` ended. exit_code: 0, or 143 / 130 where SIGTERM / SIGINT stopped it after saving."""
+    """How a call of `train` ended. exit_code: 0, or 143 / 130 where SIGTERM / SIGINT to any process stopped it after saving."""
 
     step: int
     finished: bool
@@ -51,15 +58,22 @@ class TrainOutcome:
     train_s: float
 
 
-def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None) -> TrainOutcome:
-    """Trains `stage` to `config.train.steps` updates in `workdir`, from its newest checkpoint if there is one."""
+def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat: Heartbeat | None = None) -> TrainOutcome:
+    """Trains `stage` to `config.train.steps` updates in `workdir`, from its newest checkpoint if there is one.
+
+    `heartbeat` is told what comes next; the caller starts and ends it.
+    """
     config, workdir, primary = stage.config, Path(workdir), jax.process_index() == 0
     mesh = make_mesh(config.mesh) if mesh is None else mesh
-    check_batch_size(config.data.batch_size, mesh)
+    heartbeat = heartbeat or Heartbeat(workdir / "heartbeats", 0, 1, config.train.heartbeat_s, config.train.peer_timeout_s)
+    check_passes(config.data.batch_size, config.train.accumulate, mesh)
+    part, timeout_s = batch_part(mesh), config.train.peer_timeout_s
 
-    with closing(Checkpoints(workdir / "checkpoints", config.train.keep)) as checkpoints, jax.set_mesh(mesh):
+    with closing(Checkpoints(workdir / "checkpoints", config.train.keep, timeout_s)) as checkpoints, jax.set_mesh(mesh):
         # === where an earlier run stopped ===========================================================================================
         start = checkpoints.latest()
+        require_equal("configuration", config_hash(config), timeout_s, "Give all of them the same flags")
+        require_equal("checkpoint to go on from", str(start), timeout_s, f"{workdir} must be one directory that all of them share")
         saved = checkpoints.metadata(start) if start is not None else {"window": [], "train_s": 0.0, "evaluated": False}
         if start is not None:
             _refuse_another_run(workdir, config, saved)
@@ -91,21 +105,20 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None) -> TrainO
                 f"{workdir} was trained on data with statistics hash {saved['statistics_hash']}, the data now has {statistics}: restore "
                 "the old shards, or train in a new work directory"
             )
-        iterator = make_iterator(
-            source, config.data.batch_size, config.seed, jax.process_index(), jax.process_count(), config.data.threads,
-            prefetch=config.data.prefetch,
-        )  # fmt: skip
+        iterator = make_iterator(source, config.data.batch_size, config.seed, *part, config.data.threads, prefetch=config.data.prefetch)
         if start is not None:
             iterator.set_state(checkpoints.data_state(start))
 
         # === compilation, ahead of time and timed apart =============================================================================
         begin = time.perf_counter()
+        heartbeat.enter("compile", start or 0)
         train_step = compile_step(trainer, mesh, frozen, source[0])
         compile_s = time.perf_counter() - begin
         step = start or 0
         run = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"), "step": step, "compile_s": round(compile_s, 3),
-            "device": device_name(), "mesh": dict(mesh.shape), "versions": library_versions(), "git_revision": git_revision(),
+            "device": device_name(), "mesh": dict(mesh.shape), "processes": jax.process_count(), "versions": library_versions(),
+            "git_revision": git_revision(),
         }  # fmt: skip
         if primary:
             append_line(workdir / "runs.jsonl", run)
@@ -122,36 +135,39 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None) -> TrainO
         # === the loop ===============================================================================================================
         clock = Clock(total=saved["train_s"])
         evaluation = Evaluation(stage, mesh, frozen, held_out, workdir) if held_out is not None else None
-        last_saved, evaluated = start, saved["evaluated"]
-        with closing(open_log(workdir, config, step) if primary else MetricLog([])) as log, StopRequest() as stop:
+        last_saved, evaluated, anywhere = start, saved["evaluated"], SharedFlag(mesh)
+        profile = StepProfile(workdir / "profile", step, config.train.profile_steps if primary else 0)
+        with closing(open_log(workdir, config, step) if primary else MetricLog([])) as log, closing(profile), StopRequest() as stop:
             recorder = Recorder(log, clock, config.train.log_every, config.data.batch_size, window=saved["window"])
+            stop_asked = lambda: anywhere.exchange(stop.requested)  # noqa: E731
             clock.start()
             while True:
-                finished = step >= config.train.steps
+                finished, stopping = step >= config.train.steps, stop_asked()
 
                 # --- evaluate?(step) ------------------------------------------------------------------------------------------------
                 due = finished or (step > 0 and config.train.eval_every and step % config.train.eval_every == 0)
-                if evaluation and due and not evaluated and (finished or not stop.requested):
+                if evaluation and due and not evaluated and (finished or not stopping):
                     recorder.settle()
-                    with clock.paused():
-                        values = evaluation(state.averaged, step, stop=None if finished else stop)
+                    with clock.paused(), heartbeat.during("eval"):
+                        values = evaluation(state.averaged, step, None if finished else stop_asked)
                     if values is not None:
                         log.write("eval", step, values)
                         evaluated = True
 
                 # --- save?(step, state, iterator) -----------------------------------------------------------------------------------
-                due = finished or stop.requested or (step > 0 and step % config.train.save_every == 0)
+                due = finished or stopping or (step > 0 and step % config.train.save_every == 0)
                 if due and step != (last_saved or 0):
                     recorder.settle()
-                    with clock.paused():
+                    with clock.paused(), heartbeat.during("save"):
                         progress = {"finished": finished, "evaluated": evaluated, "window": list(recorder.window), "train_s": clock.total}
                         added = stage.finalize(state.averaged, frozen, _whole_batches(source, config, mesh)) if finished else {}
                         checkpoints.save(step, state, about | progress | added, iterator.get_state())
                     last_saved = step
-                if finished or stop.requested:
+                if finished or stopping:
                     break
 
                 # --- batch = next(iterator) -----------------------------------------------------------------------------------------
+                heartbeat.enter("data", step)
                 with clock.waits():
                     batch = next(iterator)
                     on_device = put_batch(batch, mesh)
@@ -160,12 +176,15 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None) -> TrainO
                         stage.draw_batch(batch, workdir / "first_batch.png")
 
                 # --- state = train_step(state, batch) -------------------------------------------------------------------------------
+                profile.at(step)
+                heartbeat.enter("step", step + 1)
                 with jax.transfer_guard("disallow"):
                     state, metrics, squares = train_step(state, frozen, on_device)
                 step, evaluated = step + 1, False
                 recorder.push(step, metrics, squares, batch)
+            heartbeat.enter("save")
             checkpoints.wait()
-    return TrainOutcome(step, finished, 0 if finished else stop.exit_code, compile_s, clock.total)
+    return TrainOutcome(step, finished, 0 if finished else stop.exit_code or 128 + signal.SIGTERM, compile_s, clock.total)
 
 
 def compile_step(trainer: Trainer, mesh: Mesh, frozen: Params, example: dict[str, np.ndarray]) -> Callable:
@@ -185,20 +204,21 @@ class Evaluation:
 
     def __init__(self, stage: Stage, mesh: Mesh, frozen: Params, source: StageSource, workdir: Path):
         self._stage, self._mesh, self._frozen, self._source, self._workdir = stage, mesh, frozen, source, workdir
-        self._loss = jax.jit(stage.loss)
+        self._loss = jax.jit(stage.loss, out_shardings=replicated(mesh))
 
-    def __call__(self, params: Params, step: int, stop: StopRequest | None) -> dict[str, float] | None:
-        """Metrics with averaged parameters; None where a stop request came in between."""
+    def __call__(self, params: Params, step: int, stop_asked: Callable[[], bool] | None) -> dict[str, float] | None:
+        """Metrics with averaged parameters; None where `stop_asked()`, called before every batch, said so."""
+        picture = self._workdir / "previews" / f"step_{step:08d}.png" if jax.process_index() == 0 else None
         root = jax.random.fold_in(jax.random.key(self._stage.config.seed), EVAL_STREAM)
         rows: list[dict[str, float]] = []
         for index, batch in enumerate(_whole_batches(self._source, self._stage.config, self._mesh)):
-            if stop is not None and stop.requested:
+            if stop_asked is not None and stop_asked():
                 return None
             key = jax.random.fold_in(root, index)
             loss, metrics = self._loss(params, self._frozen, batch, key)
             rows.append({name: float(value) for name, value in jax.device_get({"loss": loss, **metrics}).items()})
             if index == 0:
-                self._stage.preview(params, self._frozen, batch, key, self._workdir / "previews" / f"step_{step:08d}.png")
+                self._stage.preview(params, self._frozen, batch, key, picture)
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
@@ -215,7 +235,7 @@ def _whole_batches(source: StageSource, config: ExperimentConfig, mesh: Mesh) ->
     """
     size = config.data.batch_size
     count = min(config.train.eval_batches, max(len(source) // size, 1))
-    batches = eval_batches(source, size, jax.process_index(), jax.process_count(), config.data.threads, limit=count * size)
+    batches = eval_batches(source, size, *batch_part(mesh), config.data.threads, limit=count * size)
     for batch in batches:
         yield put_batch({name: value for name, value in batch.items() if name != "valid"}, mesh)
 

@@ -30,17 +30,24 @@ def used_learning_rate(state: optax.OptState) -> Float[Array, ""]:
 
 
 def trained_names(config: OptimizerConfig, names: Iterable[str]) -> frozenset[str]:
-    """Names that one of the `trainable` patterns matches as a whole. A pattern that matches nothing is an error."""
+    """Names that a `trainable` pattern matches as a whole and no `frozen` one does. A pattern that matches nothing is an error."""
     names = tuple(names)
+    found = _matched("optimizer.trainable", config.trainable, names) - _matched("optimizer.frozen", config.frozen, names)
+    if not found:
+        raise ConfigError(f"optimizer.frozen {config.frozen} leaves nothing of optimizer.trainable {config.trainable} to train")
+    return found
+
+
+def _matched(field: str, patterns: tuple[str, ...], names: tuple[str, ...]) -> frozenset[str]:
     found: set[str] = set()
-    for pattern in config.trainable:
+    for pattern in patterns:
         try:
             matched = [name for name in names if re.fullmatch(pattern, name)]
         except re.error as error:
-            raise ConfigError(f"optimizer.trainable: '{pattern}' is not a regular expression: {error}") from None
+            raise ConfigError(f"{field}: '{pattern}' is not a regular expression: {error}") from None
         if not matched:
             groups = sorted({name.split("/")[0] for name in names})
-            raise ConfigError(f"optimizer.trainable: '{pattern}' matches none of {', '.join(groups)}/..., e.g. {names[0]}")
+            raise ConfigError(f"{field}: '{pattern}' matches none of {', '.join(groups)}/..., e.g. {names[0]}")
         found.update(matched)
     return frozenset(found)
 

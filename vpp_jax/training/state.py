@@ -12,9 +12,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from vpp_jax.config import TrainConfig
+from vpp_jax.diffusion.rows import row_keys
 from vpp_jax.functional import Params
 from vpp_jax.parallel.mesh import replicated
 from vpp_jax.parallel.partition import like_params, partition
+from vpp_jax.training.accumulation import loss_and_gradients
 from vpp_jax.training.optimizers import clip_by_norm, group_norms, make_optimizer, squared_norms, trained_names, used_learning_rate
 from vpp_jax.training.stages.base import Stage
 
@@ -73,15 +75,16 @@ class Trainer:
     def step(self, state: TrainState, frozen: Params, batch: dict[str, jax.Array]) -> tuple[TrainState, Params, Params]:
         """One update. Randomness depends on (seed, step) alone, never on history."""
         config = self.stage.config
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        keys = row_keys(jax.random.fold_in(jax.random.key(config.seed), state.step), len(next(iter(batch.values()))))
         trained = trained_names(config.optimizer, state.params)
         held = {name: value for name, value in state.params.items() if name not in trained}
         moving = {name: value for name, value in state.params.items() if name in trained}
 
-        def objective(moving: Params):
-            return self.stage.loss(moving | held, frozen, batch, key)
+        def objective(moving: Params, rows: tuple[dict[str, jax.Array], jax.Array]):
+            loss, metrics = self.stage.loss(moving | held, frozen, *rows)
+            return loss, (metrics, self.stage.loss_weight(rows[0]))
 
-        (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(moving)
+        loss, metrics, grads = loss_and_gradients(objective, moving, (batch, keys), config.train.accumulate)
         squares = squared_norms(grads)
         norms = group_norms(squares)
         grads = clip_by_norm(grads, norms["grad_norm"], config.optimizer.grad_clip)

@@ -62,15 +62,25 @@ class Stage(Protocol):
     def loss(
         self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Loss and further metrics, means over the batch. Pure; jitted and differentiated by the loop."""
+        """Loss and further metrics, means over the batch. Pure; jitted and differentiated by the loop.
+
+        `key`: one PRNG key, or one per row [b]; what is drawn for a row depends on its key alone (`vpp_jax.diffusion.rows`).
+        """
+        ...
+
+    def loss_weight(self, batch: dict[str, Array]) -> Float[Array, ""]:
+        """How many things `loss` is a mean over, for means over several batches."""
         ...
 
     def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
         """A PNG of the batch as the model sees it."""
         ...
 
-    def preview(self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array, path: Path) -> None:
-        """A PNG of what the model makes of `batch`; called at evaluation steps with the averaged parameters."""
+    def preview(self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array, path: Path | None) -> None:
+        """A PNG of what the model makes of `batch`; called at evaluation steps with the averaged parameters.
+
+        All processes compute it; `path` is None where another one writes.
+        """
         ...
 
     def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, Array]]) -> dict[str, Any]:

@@ -12,15 +12,18 @@ import numpy as np
 from data_pipelines.loader import policy_source
 from data_pipelines.sources import Source
 from vpp_jax.config import DataConfig, ExperimentConfig, config_hash
+from vpp_jax.diffusion.rows import row_keys, split_rows
 from vpp_jax.functional import Params, with_prefix
 from vpp_jax.models.action_transformer import ActionTransformerConfig
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_former import VideoFormerConfig
 from vpp_jax.policy import VideoPredictionPolicy
 from vpp_jax.training.checkpoints import load_params, read_metadata
+from vpp_jax.training.distributed import on_host, split_over_devices
 from vpp_jax.training.feature_cache import CachedFeatures, build_feature_cache
 from vpp_jax.training.previews import write_action_traces, write_observations
 from vpp_jax.training.stages.compatibility import check_model_agrees
+from vpp_jax.training.stages.specs import as_frozen
 from vpp_jax.video_predictor import SCALING_FACTOR
 
 # Fields of the model that decide what the frozen video model computes.
@@ -46,7 +49,8 @@ class PolicyStage:
             for prefix, module in (("vae", predictor.vae), ("unet", predictor.unet), ("text", predictor.text))
         }
         goal = {} if self.config.model.text_trainable else self._goal
-        return video["vae"] | video["unet"] | video["text"] | {SCALING_FACTOR: jax.ShapeDtypeStruct((), jnp.float32)} | goal
+        scaling = {SCALING_FACTOR: jax.ShapeDtypeStruct((), jnp.float32)}
+        return as_frozen(video["vae"] | video["unet"] | video["text"] | scaling | goal, self.config.model)
 
     @property
     def _goal(self) -> Params:
@@ -90,13 +94,13 @@ class PolicyStage:
         )
 
     def _cache(self, split: str, frozen: Params, workdir: Path) -> np.ndarray:
-        compute = jax.jit(self._features)
+        compute = jax.jit(lambda frozen, batch, keys: self._features(frozen, batch, jax.random.wrap_key_data(keys)))
         seen = config_hash(replace(DataConfig(datasets=self.config.data.datasets), observation_stride=self.config.data.observation_stride))
         upstream = replace(self.config.model, former=VideoFormerConfig(), action=ActionTransformerConfig(), execute=1)  # what features see
         observations, origin = self._observations(split), read_metadata(self.config.init.video)
         return build_feature_cache(
             observations,
-            lambda batch, keys: compute(frozen, batch, keys),
+            lambda batch, keys: on_host(compute(frozen, *split_over_devices((batch, jax.random.key_data(keys)), frozen))),
             workdir / "features" / split,
             draws=self.config.policy_diffusion.feature_draws,
             batch_size=self.config.policy_diffusion.feature_batch,
@@ -110,8 +114,8 @@ class PolicyStage:
         return self.policy.features(frozen, images, states, key)
 
     def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
-        feature_key, loss_key = jax.random.split(key)
-        features = batch["features"] if "features" in batch else self._features(frozen, batch, feature_key)
+        feature_keys, loss_keys = split_rows(row_keys(key, batch["action"].shape[0]), 2)
+        features = batch["features"] if "features" in batch else self._features(frozen, batch, feature_keys)
         return self.policy.loss(
             trainable | frozen,
             jax.lax.stop_gradient(features).astype(jnp.float32),
@@ -120,8 +124,12 @@ class PolicyStage:
             batch["proprio"],
             batch["action"],
             batch["action_mask"],
-            loss_key,
+            loss_keys,
         )
+
+    def loss_weight(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """Actions that are not padding."""
+        return jnp.sum(batch["action_mask"].astype(jnp.float32))
 
     def _sampled(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
         """Normalised action chunks [b k a] for a batch, as the evaluator would get them."""
@@ -150,17 +158,18 @@ class PolicyStage:
     def _sentences(self, batch: dict[str, np.ndarray], count: int) -> list[str]:
         return CLIPTokenizer(self.config.model.goal_length).decode(batch["text_ids"][:count], batch["text_mask"][:count])
 
-    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path) -> None:
+    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None) -> None:
         """True action chunks as lines, sampled ones dashed."""
-        sampled = np.asarray(self._sample(trainable, frozen, batch, key))
-        write_action_traces(path, np.asarray(batch["action"])[:8], sampled[:8], self._sentences(batch, 8))
+        shown, sampled = on_host((batch, self._sample(trainable, frozen, batch, key)))
+        if path is not None:
+            write_action_traces(path, shown["action"][:8], sampled[:8], self._sentences(shown, 8))
 
     def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         """Mean squared error of sampled, normalised actions: the figure VPP's authors select checkpoints by."""
         error, count = 0.0, 0.0
         for number, batch in enumerate(batches):
             sampled = self._sample(trainable, frozen, batch, jax.random.fold_in(jax.random.key(self.config.seed), number))
-            mask = np.asarray(batch["action_mask"])[..., None]
-            error += float(np.sum(mask * (np.asarray(sampled) - np.asarray(batch["action"])) ** 2))
+            sampled, action, mask = on_host((sampled, batch["action"], batch["action_mask"][..., None]))
+            error += float(np.sum(mask * (sampled - action) ** 2))
             count += float(mask.sum()) * sampled.shape[-1]
         return {"action_mse": error / count} if count else {}

@@ -13,9 +13,11 @@ from einops import rearrange
 from data_pipelines.loader import clip_source
 from data_pipelines.sources import Source
 from vpp_jax.config import ExperimentConfig
+from vpp_jax.diffusion.rows import normal_rows, row_keys
 from vpp_jax.functional import Params, PureModule, select, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_vae import TemporalVAE
+from vpp_jax.training.distributed import on_host
 from vpp_jax.training.previews import write_strips
 from vpp_jax.video_predictor import VideoPredictor, to_float_image, to_uint8_image
 
@@ -54,25 +56,30 @@ class VAEStage:
     def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
         """L1 reconstruction of clips plus `kl_weight` times the KL divergence per latent value."""
         clips = to_float_image(batch["video"])
-        count = clips.shape[0]
+        count, frames = clips.shape[:2]
         vae = self.vae.bind(select("vae", trainable))
         posterior = vae.encode(rearrange(clips, "b t h w c -> (b t) h w c"))
         mean, logvar = posterior.mean.astype(jnp.float32), posterior.logvar.astype(jnp.float32)
-        latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+        noise = normal_rows(row_keys(key, count), (frames, *mean.shape[1:])).reshape(mean.shape)
+        latents = mean + jnp.exp(0.5 * logvar) * noise
         decoded = vae.decode(rearrange(latents, "(b t) h w c -> b t h w c", b=count))
         reconstruction = jnp.mean(jnp.abs(decoded.astype(jnp.float32) - clips))
         divergence = 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1.0 - logvar)
         metrics = {"reconstruction_l1": reconstruction, "kl": divergence, "latent_std": jnp.std(mean)}
         return reconstruction + self.config.vae_loss.kl_weight * divergence, metrics
 
+    def loss_weight(self, batch: dict[str, jax.Array]) -> jax.Array:
+        return jnp.float32(len(batch["video"]))
+
     def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
         write_strips(path, [[("", video)] for video in batch["video"][:4]])
 
-    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path) -> None:
+    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None) -> None:
         """Strips of true and reconstructed frames, one pair per clip."""
         clips = batch["video"][:4]
-        decoded = np.asarray(self._reconstruct_jit(trainable, clips))
-        write_strips(path, [[("true", true), ("reconstructed", ours)] for true, ours in zip(np.asarray(clips), decoded, strict=True)])
+        clips, decoded = on_host((clips, self._reconstruct_jit(trainable, clips)))
+        if path is not None:
+            write_strips(path, [[("true", true), ("reconstructed", ours)] for true, ours in zip(clips, decoded, strict=True)])
 
     @cached_property
     def _reconstruct_jit(self):
@@ -86,5 +93,5 @@ class VAEStage:
     def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         """The factor that gives the latents unit standard deviation, as 0.18215 does for Stability's VAE."""
         encode = jax.jit(lambda params, clips: self.predictor.encode_images(params, rearrange(clips, "b t h w c -> (b t) h w c")))
-        values = np.concatenate([np.asarray(encode(trainable, batch["video"])).ravel() for batch in batches])
+        values = np.concatenate([on_host(encode(trainable, batch["video"])).ravel() for batch in batches])
         return {"latent_scaling_factor": float(1.0 / values.std())}

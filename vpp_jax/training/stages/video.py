@@ -15,8 +15,11 @@ from vpp_jax.config import ExperimentConfig
 from vpp_jax.functional import Params, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.training.checkpoints import load_params, read_metadata
+from vpp_jax.training.distributed import on_host
+from vpp_jax.training.lora import abstract_adapters, init_adapters, merge
 from vpp_jax.training.previews import write_strips
 from vpp_jax.training.stages.compatibility import check_model_agrees
+from vpp_jax.training.stages.specs import as_frozen
 from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor
 
 PREVIEW_CLIPS = 4
@@ -31,18 +34,30 @@ class VideoStage:
         return VideoPredictor(self.config.model, self.config.video_diffusion)
 
     def abstract_trainable(self) -> Params:
-        return with_prefix("unet", self.predictor.unet.abstract) | (self._text if self.config.model.text_trainable else {})
+        return abstract_adapters(self.config.lora, self._unet) if self.config.lora.rank else self._whole
 
     def abstract_frozen(self) -> Params:
         scaling = {SCALING_FACTOR: jax.ShapeDtypeStruct((), jnp.float32)}
         frozen_text = {} if self.config.model.text_trainable else self._text
-        return with_prefix("vae", self.predictor.vae.abstract) | scaling | frozen_text
+        base = self._whole if self.config.lora.rank else {}
+        return as_frozen(with_prefix("vae", self.predictor.vae.abstract) | scaling | frozen_text | base, self.config.model)
+
+    @property
+    def _whole(self) -> Params:
+        """What is trained without adapters."""
+        return self._unet | (self._text if self.config.model.text_trainable else {})
+
+    @property
+    def _unet(self) -> Params:
+        return with_prefix("unet", self.predictor.unet.abstract)
 
     @property
     def _text(self) -> Params:
         return with_prefix("text", self.predictor.text.abstract)
 
     def init_trainable(self, key: jax.Array) -> Params:
+        if self.config.lora.rank:
+            return init_adapters(self.abstract_trainable(), key)
         unet_key, text_key = jax.random.split(key)
         params = with_prefix("unet", self.predictor.unet.init(unet_key))
         if self.config.model.text_trainable:
@@ -51,18 +66,19 @@ class VideoStage:
 
     def load_trainable(self, shardings: dict[str, jax.sharding.Sharding]) -> Params | None:
         """Fine-tuning: the video model of `init.video`, e.g. imported Stable Video Diffusion, averaged if it was trained here."""
+        return self._load_whole(shardings) if self.config.init.video and not self.config.lora.rank else None
+
+    def _load_whole(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
         directory = self.config.init.video
-        if not directory:
-            return None
-        params = load_params(directory, self.abstract_trainable(), shardings, stage="video")
+        params = load_params(directory, self._whole, shardings, stage="video")
         check_model_agrees(self.config, directory, ("unet", "text") if self.config.model.text_trainable else ("unet",))
         return params
 
     def load_frozen(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
-        """The VAE and its scaling factor from the checkpoint `init.vae`."""
-        directory = self.config.init.vae
-        abstract = {name: spec for name, spec in self.abstract_frozen().items() if name != SCALING_FACTOR}
-        params = load_params(directory, abstract, {name: shardings[name] for name in abstract}, stage="vae")
+        """The VAE and its scaling factor from the checkpoint `init.vae`; below adapters also the video model of `init.video`."""
+        directory, base = self.config.init.vae, self._load_whole(shardings) if self.config.lora.rank else {}
+        abstract = {name: spec for name, spec in self.abstract_frozen().items() if name != SCALING_FACTOR and name not in base}
+        params = base | load_params(directory, abstract, {name: shardings[name] for name in abstract}, stage="vae")
         check_model_agrees(self.config, directory, ("vae",))
         factor = jnp.float32(read_metadata(directory)["latent_scaling_factor"])
         return params | {SCALING_FACTOR: jax.device_put(factor, shardings[SCALING_FACTOR])}
@@ -72,7 +88,13 @@ class VideoStage:
         return clip_source(self.config.data, model.image_size, CLIPTokenizer(model.text_length), model.text_length, split)
 
     def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
-        return self.predictor.loss(trainable | frozen, batch["video"], batch["text_ids"], batch["text_mask"], key)
+        return self.predictor.loss(self._merged(trainable, frozen), batch["video"], batch["text_ids"], batch["text_mask"], key)
+
+    def _merged(self, trainable: Params, frozen: Params) -> Params:
+        return merge(trainable | frozen, self.config.lora.scale) if self.config.lora.rank else trainable | frozen
+
+    def loss_weight(self, batch: dict[str, jax.Array]) -> jax.Array:
+        return jnp.float32(len(batch["video"]))
 
     def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
         clips = {name: value[:PREVIEW_CLIPS] for name, value in batch.items()}
@@ -81,12 +103,14 @@ class VideoStage:
     def _sentences(self, clips: dict[str, np.ndarray]) -> list[str]:
         return CLIPTokenizer(self.config.model.text_length).decode(clips["text_ids"], clips["text_mask"])
 
-    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path) -> None:
+    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None) -> None:
         """Strips of the true clip, and of the one sampled from its first frame and its sentence."""
-        clips = {name: np.asarray(value)[:PREVIEW_CLIPS] for name, value in batch.items()}
-        predicted = np.asarray(self._generate(trainable | frozen, clips["video"][:, 0], clips["text_ids"], clips["text_mask"], key))
-        trios = zip(self._sentences(clips), clips["video"], predicted, strict=True)
-        write_strips(path, [[(f"true: {text}", true), ("predicted", ours)] for text, true, ours in trios])
+        clips = {name: value[:PREVIEW_CLIPS] for name, value in on_host(batch).items()}
+        params = self._merged(trainable, frozen)
+        predicted = on_host(self._generate(params, clips["video"][:, 0], clips["text_ids"], clips["text_mask"], key))
+        if path is not None:
+            trios = zip(self._sentences(clips), clips["video"], predicted, strict=True)
+            write_strips(path, [[(f"true: {text}", true), ("predicted", ours)] for text, true, ours in trios])
 
     @cached_property
     def _generate(self):

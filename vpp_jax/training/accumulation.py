@@ -1,0 +1,52 @@
+"""Gradients of a large batch in several smaller passes.
+
+The loss is a mean over what its examples contain, so the gradient of a batch is the mean of the gradients of its parts, weighted by how
+much each contains. Random numbers belong to rows (`row_keys`), not to passes: but for rounding, the result does not depend on the number
+of passes. Dropout alone is drawn per pass.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from vpp_jax.config import ConfigError
+from vpp_jax.functional import Params
+
+# (parameters, rows) -> (loss, (metrics, weight of these rows in the mean))
+Objective = Callable[[Params, Any], tuple[Float[Array, ""], tuple[Params, Float[Array, ""]]]]
+
+
+def check_passes(batch_size: int, passes: int, mesh: Mesh) -> None:
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % (ways * passes):
+        raise ConfigError(f"data.batch_size is {batch_size}, expected a multiple of {ways} (mesh data x fsdp)"
+                          + (f" times {passes} (train.accumulate)" if passes > 1 else ""))  # fmt: skip
+
+
+def loss_and_gradients(objective: Objective, params: Params, rows: Any, passes: int) -> tuple[Float[Array, ""], Params, Params]:
+    """(loss, metrics, gradients) over all `rows`, a tree of arrays with one leading dimension. Metrics are means over passes.
+
+    Pass i takes rows i, i + passes, ...: on a mesh that splits the rows into blocks, every device keeps the rows it has.
+    """
+    differentiate = jax.value_and_grad(objective, has_aux=True)
+    if passes == 1:
+        (loss, (metrics, _)), gradients = differentiate(params, rows)
+        return loss, metrics, gradients
+    parts = jax.tree.map(lambda value: jnp.swapaxes(value.reshape(-1, passes, *value.shape[1:]), 0, 1), rows)
+
+    def contribution(part: Any):
+        (loss, (metrics, weight)), gradients = differentiate(params, part)
+        return weight, metrics, {"loss": weight * loss, "gradients": jax.tree.map(lambda value: weight * value, gradients)}
+
+    def add(total: Any, part: Any):
+        return jax.tree.map(jnp.add, total, contribution(part)), None
+
+    one = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape[1:], value.dtype), parts)
+    nothing = jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), jax.eval_shape(contribution, one))
+    (weight, metrics, sums), _ = jax.lax.scan(add, nothing, parts)
+    means = jax.tree.map(lambda value: value / jnp.maximum(weight, 1e-30), sums)
+    return means["loss"], {name: value / passes for name, value in metrics.items()}, means["gradients"]

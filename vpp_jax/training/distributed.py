@@ -1,0 +1,164 @@
+"""Several processes as one run: start-up, what all of them must agree on, and which part of a batch each of them reads.
+
+The processes of a run execute the same program in lockstep. Whatever decides which computation comes next (a checkpoint to go on from, a
+request to stop) must therefore be the same value at the same step everywhere, and only process 0 writes what is not a checkpoint.
+"""
+
+import os
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vpp_jax.errors import VppError
+from vpp_jax.functional import Params
+from vpp_jax.parallel.mesh import AXES, batch_sharding, replicated
+
+# sysexits.h: a temporary failure; schedulers start such a job again.
+TRY_AGAIN = 75
+# JAX's own detector of dead processes ends a process without a word about the others; ours comes first.
+_JAX_GRACE_S = 60.0
+
+
+class DistributedError(VppError):
+    """Processes that did not come, do not agree, or cannot split a batch."""
+
+
+# --- start --------------------------------------------------------------------------------------------------------------------------
+
+
+def start(coordinator: str = "", process_index: int | None = None, process_count: int | None = None, timeout_s: float = 300.0) -> None:
+    """Connects the processes of a run, once, before JAX touches a device. Does nothing for a run of one process.
+
+    Args:
+      coordinator: HOST:PORT of process 0. '' on a TPU asks its metadata for everything; elsewhere it means a single process.
+      timeout_s: how long the others may take to come.
+    """
+    if jax.distributed.is_initialized() or not (coordinator or _on_tpu()):
+        return
+    if coordinator and (process_index is None or process_count is None):
+        raise DistributedError(f"coordinator is {coordinator}, but process_index is {process_index} and process_count {process_count}: "
+                               "each process needs all three")  # fmt: skip
+    jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM before the training loop does
+    try:
+        jax.distributed.initialize(
+            coordinator or None, process_count, process_index, initialization_timeout=int(timeout_s),
+            heartbeat_timeout_seconds=int(timeout_s + _JAX_GRACE_S),
+        )  # fmt: skip
+    except RuntimeError as error:
+        where = coordinator or "of the TPU"
+        raise DistributedError(f"not all processes came within {timeout_s:g} s (coordinator {where}): {error}") from None
+
+
+def _on_tpu() -> bool:
+    from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm  # set on import of JAX where TPU chips are on the bus; no public form
+
+    return running_in_cloud_tpu_vm and os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] == "tpu"
+
+
+def leave(code: int) -> None:
+    """Ends this process where the others may be gone: a regular exit would wait for them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+# --- agreement ----------------------------------------------------------------------------------------------------------------------
+
+
+def exchange(name: str, value: str, timeout_s: float) -> list[str]:
+    """Every process's `value`, in process order; a barrier, too. DistributedError names the processes that did not come in time.
+
+    `name` must be new in every call.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    from jax._src.distributed import global_state  # the key-value store of jax.distributed; no public form
+
+    client = global_state.client
+    client.key_value_set(f"vpp/{name}/{jax.process_index()}", value)
+    values, missing = [], []
+    for process in range(jax.process_count()):
+        try:  # who came while another was waited for needs no more time
+            values.append(client.blocking_key_value_get(f"vpp/{name}/{process}", int(1000 * (0.1 if missing else timeout_s))))
+        except jax.errors.JaxRuntimeError:
+            missing.append(str(process))
+    if missing:
+        raise DistributedError(f"process {jax.process_index()} waited {timeout_s:g} s at '{name}' for process {', '.join(missing)} of "
+                               f"{jax.process_count()}, which did not come")  # fmt: skip
+    return values
+
+
+def require_equal(name: str, value: str, timeout_s: float, hint: str) -> None:
+    """DistributedError, with all values, where a process has another `value` than process 0."""
+    values = exchange(name, value, timeout_s)
+    if len(set(values)) > 1:
+        listed = "; ".join(f"process {index}: {seen}" for index, seen in enumerate(values) if index == 0 or seen != values[0])
+        raise DistributedError(f"the processes do not agree on the {name}: {listed}. {hint}")
+
+
+class SharedFlag:
+    """A flag that is up for all processes, at the same step, as soon as one of them raises it.
+
+    Between processes the answer is one call late, so that reading it never waits for the step that runs. `or` over all devices of `mesh`.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._sharding = NamedSharding(mesh, P(AXES))
+        self._any = jax.jit(jnp.max, out_shardings=replicated(mesh))
+        self._devices, self._pending, self._up = mesh.size, None, False
+
+    def exchange(self, raised: bool) -> bool:
+        """Every process calls this equally often."""
+        if jax.process_count() == 1:
+            return raised
+        before = self._pending
+        mine = np.full(self._devices, raised, np.int32)
+        self._pending = self._any(jax.make_array_from_callback(mine.shape, self._sharding, lambda part: mine[part]))
+        self._up |= before is not None and bool(before)
+        return self._up
+
+
+# --- data ---------------------------------------------------------------------------------------------------------------------------
+
+
+def batch_part(mesh: Mesh) -> tuple[int, int]:
+    """(i, n): this process feeds the i-th of n equal parts of each batch. Processes whose devices hold the same rows have the same i."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows: dict[int, set[int]] = {}
+    for device, (part,) in batch_sharding(mesh).devices_indices_map((ways,)).items():
+        rows.setdefault(device.process_index, set()).add(part.start or 0)
+    parts = sorted({tuple(sorted(held)) for held in rows.values()})
+    if sum(map(len, parts)) != ways or len({len(part) for part in parts}) != 1:
+        raise DistributedError(f"mesh {dict(mesh.shape)} gives the processes overlapping parts of a batch: {parts}; make data x fsdp a "
+                               "multiple, or a divisor, of the number of processes")  # fmt: skip
+    return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
+
+
+def split_over_devices(tree: Any, params: Params) -> Any:
+    """Arrays that every process holds whole -> global arrays, their rows split like a batch on the mesh of `params`, if they can be."""
+    sharding = next(iter(params.values())).sharding
+    if not isinstance(sharding, NamedSharding):
+        return tree
+    mesh = sharding.mesh
+
+    def place(value: Any) -> jax.Array:
+        value = np.asarray(value)
+        fits = len(value) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+        return jax.make_array_from_callback(value.shape, batch_sharding(mesh) if fits else replicated(mesh), lambda part: value[part])
+
+    return jax.tree.map(place, tree)
+
+
+def on_host(tree: Any) -> Any:
+    """NumPy arrays of a tree of global arrays, whole on every process; all processes call it."""
+    whole = lambda value: value.is_fully_addressable or value.is_fully_replicated  # noqa: E731
+    return jax.tree.map(
+        lambda value: multihost_utils.process_allgather(value, tiled=True) if isinstance(value, jax.Array) and not whole(value)
+        else np.asarray(value), tree
+    )  # fmt: skip

@@ -1,0 +1,160 @@
+"""What each process of a run is doing, as files that outlive it, so that whoever waits can say for whom.
+
+    WORKDIR/heartbeats/00003.json    {"process": 3, "host": ..., "pid": ..., "phase": "step", "step": 1200, "for_s": 0.8, "error": ""}
+
+A thread writes the file every few seconds, also while the process stands in a collective. A process that stays in one phase for long
+looks at the others' files: it says once per phase who is elsewhere, and gives up on one that failed or has been silent for too long.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+# Beats in one phase before a process says whom it waits for.
+PATIENCE = 3
+WAITING, ENDED = ("step", "save", "eval", "start", "compile"), ("done", "failed")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another process as its file shows it. silent_s: seconds by which its file is older than ours, both dated by the file system."""
+
+    process: int
+    phase: str = "not seen yet"
+    step: int = 0
+    for_s: float = 0.0
+    silent_s: float = 0.0
+    host: str = ""
+    error: str = ""
+
+    def __str__(self) -> str:
+        if not self.host:
+            return f"process {self.process} has not been seen yet"
+        where = f"process {self.process} on {self.host}: {self.phase}, step {self.step}"
+        if self.error:
+            return f"{where}: {self.error}"
+        return where + (f", silent for {self.silent_s:.0f} s" if self.silent_s > 5 else f", for {self.for_s:.0f} s")
+
+
+class Heartbeat:
+    """Context manager; `enter(phase, step)` says what comes next.
+
+    Args:
+      every_s: seconds between beats.
+      lost_after_s: silence after which a process is given up.
+      give_up: called from the thread with a message when one failed or is lost; meant to end this process.
+    """
+
+    def __init__(self, folder: Path, process: int, count: int, every_s: float, lost_after_s: float,
+                 give_up: Callable[[str], Any] = log.error):
+        self._folder, self._process, self._count = folder, process, count
+        self._every_s, self._lost_after_s, self._give_up = every_s, lost_after_s, give_up
+        self._phase, self._step, self._since, self._error = "start", 0, time.monotonic(), ""
+        self._told, self._begun = "", time.time()
+        self._ended, self._writing = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> "Heartbeat":
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._beat()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._phase, self._error = "failed" if error else "done", str(error or "")
+        self._beat()
+
+    def enter(self, phase: str, step: int | None = None) -> None:
+        """From now on this process does `phase`: start, compile, data, step, eval or save."""
+        self._phase, self._step, self._since = phase, self._step if step is None else step, time.monotonic()
+
+    @contextmanager
+    def during(self, phase: str) -> Iterator[None]:
+        """`phase` inside, the one before afterwards."""
+        before = self._phase
+        self.enter(phase)
+        yield
+        self.enter(before)
+
+    def peers(self) -> list[Peer]:
+        """The other processes, as their files show them now; a file from before this process began does not count."""
+        ours, oldest = self._path(self._process).stat().st_mtime, self._begun - self._lost_after_s
+        found = []
+        for process in range(self._count):
+            if process == self._process:
+                continue
+            try:
+                dated, entry = self._path(process).stat().st_mtime, json.loads(self._path(process).read_text())
+            except (OSError, ValueError):
+                dated, entry = 0.0, {}
+            if dated < oldest or (entry["phase"] in ENDED and dated < self._begun):
+                found.append(Peer(process))
+            else:
+                known = {name: entry[name] for name in ("phase", "step", "for_s", "host", "error")}
+                found.append(Peer(process, silent_s=ours - dated, **known))
+        return found
+
+    def gone(self) -> list[Peer]:
+        """Processes that failed or miss their beats. Waits for a few beats, since one that was just killed still looks alive."""
+        deadline = time.monotonic() + (PATIENCE + 1) * self._every_s
+        while True:
+            self._beat()
+            found = [peer for peer in self.peers() if peer.host and (peer.phase == "failed" or self._misses(peer))]
+            if found or time.monotonic() > deadline:
+                return found
+            time.sleep(self._every_s / 10)
+
+    def fail(self, error: str) -> None:
+        """Says why this process ends, and leaves those that still live time to read it: they may end with it."""
+        self._phase, self._error = "failed", error
+        deadline = time.monotonic() + 2 * PATIENCE * self._every_s
+        self._beat()
+        while time.monotonic() < deadline and any(peer.phase not in ENDED and not self._misses(peer) for peer in self.peers()):
+            time.sleep(self._every_s / 10)
+
+    def _misses(self, peer: Peer) -> bool:
+        return peer.silent_s > PATIENCE * self._every_s
+
+    def _path(self, process: int) -> Path:
+        return self._folder / f"{process:05d}.json"
+
+    def _beat(self) -> None:
+        entry = {
+            "process": self._process, "host": socket.gethostname(), "pid": os.getpid(), "phase": self._phase, "step": self._step,
+            "for_s": round(time.monotonic() - self._since, 1), "error": self._error,
+        }  # fmt: skip
+        with self._writing:
+            partial = self._path(self._process).with_suffix(".partial")
+            partial.write_text(json.dumps(entry))
+            partial.replace(self._path(self._process))
+
+    def _beat_on(self) -> None:
+        while not self._ended.wait(self._every_s):
+            self._beat()
+            if self._count > 1 and self._phase in WAITING and time.monotonic() - self._since > PATIENCE * self._every_s:
+                self._look_around()
+
+    def _look_around(self) -> None:
+        peers = self.peers()
+        here = f"process {self._process} stands in {self._phase}, step {self._step}, for {time.monotonic() - self._since:.0f} s"
+        lost = [peer for peer in peers if peer.host and (peer.phase == "failed" or peer.silent_s > self._lost_after_s)]
+        if lost:
+            self._give_up(f"{here} and gives up: {'; '.join(map(str, lost))}")
+        elsewhere = [peer for peer in peers if (peer.phase, peer.step) != (self._phase, self._step) or peer.silent_s > 2 * self._every_s]
+        told = f"{self._phase} {self._step} {[(peer.process, peer.phase) for peer in elsewhere]}"
+        if elsewhere and told != self._told:
+            self._told = told
+            shown = "; ".join(map(str, elsewhere[:8])) + (f"; and {len(elsewhere) - 8} more" if len(elsewhere) > 8 else "")
+            log.warning("%s, waiting for: %s", here, shown)
