@@ -4,7 +4,7 @@ import functools
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,7 +129,16 @@ class Episode:
 
     def frame(self, camera: str, step: int) -> UInt8[np.ndarray, "h w 3"]:
         """The decoded picture of `camera` at `step`."""
-        return self._guard(camera, lambda: images.decode(self.encoded(camera, step)))
+        return self._guard(camera, lambda: self._picture(camera, step))
+
+    def row(self, name: str, step: int) -> np.ndarray:
+        """One step of a column of packed tensors, without unpacking the others."""
+        feature = self._schema.step(name, self.where)
+        return self._guard(name, lambda: examples.unpack(self._blobs(name)[step], feature))
+
+    def replaced(self, drop: Collection[str], add: Mapping[str, Sequence[bytes]]) -> bytes:
+        """The record without the step columns `drop` and with the packed ones `add`."""
+        return self._example.replaced([f"{STEPS}/{name}" for name in drop], {f"{STEPS}/{name}": values for name, values in add.items()})
 
     def metadata(self, name: str) -> np.ndarray | str | bytes | list:
         """A feature of the whole episode, e.g. `episode_metadata/scene`."""
@@ -140,6 +149,12 @@ class Episode:
     def bad(self, field: str, problem: str) -> BadRecordError:
         """An error to raise about this episode."""
         return BadRecordError(self.where, field, problem)
+
+    def _picture(self, camera: str, step: int) -> UInt8[np.ndarray, "h w 3"]:
+        picture, shape = images.decode(self.encoded(camera, step)), self._schema.steps[camera].shape
+        if any(size not in (None, found) for size, found in zip(shape[:2], picture.shape, strict=False)):
+            raise ValueError(f"a picture of {picture.shape[0]} x {picture.shape[1]} pixels, features.json says {shape[0]} x {shape[1]}")
+        return picture
 
     def _blobs(self, name: str):
         values = self._example.blobs(f"{STEPS}/{name}")
@@ -208,6 +223,12 @@ class RLDSDataset:
     @property
     def version(self) -> str:
         return self.info.version
+
+    @property
+    def parts(self) -> list[range]:
+        """The episodes of each file that is there, in the files' order."""
+        stops = np.searchsorted(self._shard, np.arange(len(self._files)), side="right").tolist()
+        return [range(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
 
     @functools.cached_property
     def metadata(self) -> dict:

@@ -7,7 +7,7 @@ which is the same thing on the wire, so a float column is a view of the record i
 import functools
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
@@ -73,6 +73,15 @@ class Example:
     def nbytes(self) -> int:
         """Memory it holds, roughly: the record and the parsed copy of it."""
         return 2 * len(self._payload)
+
+    def replaced(self, drop: Collection[str], add: Mapping[str, Sequence[bytes]]) -> bytes:
+        """A record like this one without the columns `drop` and with the bytes columns `add`; all others stay as they are."""
+        copy = _example_class().FromString(self._payload)
+        for name in drop:
+            del copy.features.feature[name]
+        for name, values in add.items():
+            copy.features.feature[name].bytes_list.value.extend(values)
+        return copy.SerializeToString(deterministic=True)
 
     def blobs(self, name: str):
         """The bytes column `name` as a sequence that is not copied until indexed. ValueError where it holds numbers."""
@@ -216,6 +225,11 @@ def _inflated(blob: bytes, encoding: str, dtype: np.dtype, numbers: int | None) 
     if len(raw) % dtype.itemsize:
         raise ValueError(f"{len(raw)} bytes are no whole number of {dtype} values")
     return np.frombuffer(raw, dtype.newbyteorder("<"))
+
+
+def unpack(blob: bytes, feature: Feature) -> np.ndarray:
+    """One value [*shape] of a column with encoding 'bytes' or 'zlib'. ValueError where the blob holds another number of values."""
+    return _inflated(blob, feature.encoding, numpy_dtype(feature), math.prod(feature.shape)).reshape(feature.shape)
 
 
 def count_steps(payload: bytes, schema: Schema) -> int:

@@ -8,19 +8,30 @@ from jaxtyping import UInt8
 from PIL import Image
 
 JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+MOST_PIXELS = 1 << 26  # more is a damaged header, which must not reserve gigabytes
 
 
 def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """RGB picture from JPEG or PNG bytes. ValueError where they are neither, or damaged."""
     try:
         if data.startswith(JPEG_MAGIC):
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            _check_size(height, width)
             return simplejpeg.decode_jpeg(data, colorspace="RGB")
         if data.startswith(PNG_MAGIC):
             with Image.open(io.BytesIO(data)) as image:
+                _check_size(image.height, image.width)
                 return np.asarray(image.convert("RGB"))
-    except (ValueError, OSError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNG chunks
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises SyntaxError, struct.error, EOFError and more for damaged files
         raise ValueError(f"picture cannot be decoded ({error})") from error
     raise ValueError(f"neither JPEG nor PNG (first bytes {bytes(data[:8])!r})")
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > MOST_PIXELS:
+        raise ValueError(f"{height} x {width} pixels by its header, more than {MOST_PIXELS}")
 
 
 def encode_jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int = 95) -> bytes:

@@ -1,11 +1,21 @@
-"""TFDS and TensorFlow read what we write, and `rlds` calls the fields what we call them. One subprocess: TensorFlow is slow to import."""
+"""TFDS and TensorFlow read what we write, we read what they write, and `rlds` calls the fields what we call them.
+
+One subprocess: TensorFlow is slow to import.
+"""
 
 import json
 import os
+import pickle
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+import write_every_feature
+
+from data_pipelines.rlds import images
+from data_pipelines.rlds.dataset import RLDSDataset
 
 PROGRAM = """
 import json, sys
@@ -47,24 +57,85 @@ for split in builder.info.splits:
         count += 1
     found["splits"][split] = [count, builder.info.splits[split].num_examples]
 print("RESULT" + json.dumps(found))
+
+import pathlib
+import write_every_feature
+write_every_feature.main(pathlib.Path(sys.argv[3]))
 """
 
 
-@pytest.mark.slow
-def test_tfds_opens_our_directory(built, project, tmp_path):
+@pytest.fixture(scope="module")
+def tfds(built, project, tmp_path_factory):
+    """What the program printed, where it wrote our features anew, and where it wrote an episode of its own."""
     pytest.importorskip("tensorflow_datasets")
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-c", PROGRAM, str(built), str(tmp_path)]
+    rewritten, every = tmp_path_factory.mktemp("features"), tmp_path_factory.mktemp("every") / "every"
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "",
+                   "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), str(project)))}
+    command = [sys.executable, "-c", PROGRAM, str(built), str(rewritten), str(every)]
     run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
     if "No module named 'tensorflow'" in run.stderr:
         pytest.skip("TensorFlow is not installed")
     assert run.returncode == 0, run.stderr[-3000:]
-    found = json.loads(run.stdout.split("RESULT")[1])
+    return run.stdout, rewritten, every
+
+
+@pytest.mark.slow
+def test_tfds_opens_our_directory(tfds, built):
+    printed, rewritten, _ = tfds
+    found = json.loads(printed.split("RESULT")[1])
     assert found["name"] == "calvin_mujoco"
     assert found["version"] == "1.0.0"
     assert found["splits"] == {"train": [12, 12], "val": [4, 4]}
     # what TFDS would write for these features is what we wrote
-    assert json.loads((tmp_path / "features.json").read_text()) == json.loads((built / "features.json").read_text())
+    assert json.loads((rewritten / "features.json").read_text()) == json.loads((built / "features.json").read_text())
+
+
+@pytest.mark.slow
+def test_every_feature_of_tfds_comes_back(tfds):
+    directory = tfds[2]
+    steps, whole = pickle.loads((directory / "expected.pickle").read_bytes())
+    dataset = RLDSDataset(directory)
+    (episode,), schema = dataset, dataset.schema
+    assert len(episode) == write_every_feature.STEPS
+
+    def check(name, feature, got, expected):
+        if feature.kind == "image":
+            if feature.is_colour:
+                np.testing.assert_allclose(images.decode(got), expected, atol=2)
+            else:
+                assert got.startswith(images.PNG_MAGIC)
+        elif feature.kind == "text":
+            assert got == expected
+        else:
+            assert got.dtype == feature.dtype, name
+            np.testing.assert_array_equal(got, np.asarray(expected, feature.dtype), name)
+
+    def walk(name, feature, got, expected, levels):
+        if not levels:
+            return check(name, feature, got, expected)
+        assert len(got) == len(expected), name
+        for one, other in zip(got, expected, strict=True):
+            walk(name, feature, one, other, levels - 1)
+
+    def given(tree, name):
+        """The value `name`, whose joined name may go through dictionaries and lists of them."""
+        if isinstance(tree, list):
+            return [given(one, name) for one in tree]
+        if name in tree:
+            return tree[name]
+        first, _, rest = name.partition("/")
+        return given(tree[first], rest)
+
+    for name, feature in schema.steps.items():
+        assert feature.kind != "unsupported", name
+        expected = [given(step, name) for step in steps]
+        if name == "box":
+            expected = [list(box) for box in expected]
+        walk(name, feature, episode.column(name), expected, 1 + len(feature.sequence))
+    assert set(schema.episode) == {f"meta/{name}" for name in whole} - {"meta/nothing"}
+    for name, feature in schema.episode.items():
+        walk(name, feature, episode.metadata(name), given(whole, name.removeprefix("meta/")), len(feature.sequence))
+    assert schema.cameras == ("jpeg", "png")
 
 
 def test_nothing_on_the_training_path_imports_tensorflow_or_a_simulator(project):
