@@ -53,6 +53,7 @@ class DataConfig:
       threads: reader threads per process; 0 reads in the calling thread.
       prefetch: examples read ahead per process.
       on_bad_record: 'fail', or 'skip' (the next episode takes its place; counted and listed).
+      read_attempts: how often a read that fails for a passing reason (network, disk) is tried, with growing pauses.
       index_dir: where record indexes and statistics are kept; '' is beside the shards.
       cache_mb, frame_cache_mb: memory for parsed episodes and for decoded, resized pictures, shared by the datasets of a source.
     """
@@ -71,13 +72,14 @@ class DataConfig:
     threads: int = 2
     prefetch: int = 32
     on_bad_record: str = "fail"
+    read_attempts: int = 5
     index_dir: str = ""
     cache_mb: int = 256
     frame_cache_mb: int = 768
 
     def __post_init__(self):
         for name, least in (("batch_size", 1), ("clip_frames", 2), ("clip_stride", 1), ("clip_start_every", 1), ("observation_stride", 1),
-                            ("chunk", 1), ("threads", 0), ("prefetch", 0), ("cache_mb", 0), ("frame_cache_mb", 0)):
+                            ("chunk", 1), ("threads", 0), ("prefetch", 0), ("read_attempts", 1), ("cache_mb", 0), ("frame_cache_mb", 0)):
             if getattr(self, name) < least:
                 raise DataError(f"data.{name} is {getattr(self, name)}, expected at least {least}")
         for name in ("on_bad_record", "absent"):

@@ -15,6 +15,7 @@ from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, DatasetSpec, dataset_spec
 from data_pipelines.rlds import windows
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
+from data_pipelines.storage import Retry
 from data_pipelines.transforms import resize
 
 Example = dict[str, np.ndarray]
@@ -35,14 +36,14 @@ class _EpisodeSource:
     """What clip and policy sources share: window numbering, pictures, sentences, and what happens to bad records.
 
     Attributes:
-      skipped: "FILE record N: field: problem" of every record met and left out (on_bad_record=skip).
+      skipped: "FILE record N: field: problem" of every record met and left out (on_bad_record=skip), by the index or since.
     """
 
     def __init__(self, dataset: RLDSDataset, spec: DatasetSpec, config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int,
                  counts: np.ndarray):
         self.dataset, self.spec, self.config = dataset, spec, config
         self.image_size, self.text_length = image_size, text_length
-        self.skipped: dict[str, str] = {}
+        self.skipped: dict[str, str] = {defect.where: defect.problem for defect in dataset.defects}
         self._tokenizer = tokenizer
         self._tokens: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._frames: ByteLRU[np.ndarray] = ByteLRU(config.share(config.frame_cache_mb))
@@ -197,7 +198,7 @@ class Mixture:
 
     @property
     def skipped(self) -> dict[str, str]:
-        return {where: problem for source in self.sources for where, problem in source.skipped.items()}
+        return {where: problem for source in self.sources for where, problem in list(source.skipped.items())}  # reader threads add
 
     def metadata(self) -> dict:
         return {"datasets": [source.metadata() for source in self.sources], "weights": list(self.weights)}
@@ -241,7 +242,7 @@ def open_dataset(config: DataConfig, entry: DatasetConfig, split: str = "train")
     """The split of a member: 'train' and 'val' are the names its configuration gives them."""
     name = {"train": entry.split, "val": entry.val_split}.get(split, split)
     return RLDSDataset(entry.path, name, index_dir=config.index_dir or None, on_bad_record=config.on_bad_record,
-                       cache_bytes=config.share(config.cache_mb))
+                       cache_bytes=config.share(config.cache_mb), retry=Retry(config.read_attempts))
 
 
 def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], Source], columns: Sequence[str]) -> Mixture:
