@@ -41,6 +41,10 @@ class CachedFeatures:
         observation = index % len(self.observations)
         return self.observations[observation] | {"features": self.features[index], "observation": np.int32(observation)}
 
+    @property
+    def skipped(self) -> dict[str, str]:
+        return self.observations.skipped
+
     def metadata(self) -> dict:
         return self.observations.metadata()
 

@@ -138,7 +138,8 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
         last_saved, evaluated, anywhere = start, saved["evaluated"], SharedFlag(mesh)
         profile = StepProfile(workdir / "profile", step, config.train.profile_steps if primary else 0)
         with closing(open_log(workdir, config, step) if primary else MetricLog([])) as log, closing(profile), StopRequest() as stop:
-            recorder = Recorder(log, clock, config.train.log_every, config.data.batch_size, window=saved["window"])
+            skipped = lambda: len(getattr(source, "skipped", ()))  # noqa: E731
+            recorder = Recorder(log, clock, config.train.log_every, config.data.batch_size, saved["window"], skipped)
             stop_asked = lambda: anywhere.exchange(stop.requested)  # noqa: E731
             clock.start()
             while True:

@@ -1,7 +1,8 @@
 """Where numbers go: metrics.jsonl always, the terminal, TensorBoard, and wandb if asked for.
 
-An entry is {"kind": "train" or "eval", "step": updates made, name: value, ...}. Names under `time/` differ between equal runs; all others
-are a function of the configuration, so that a resumed run's file equals that of an uninterrupted one.
+An entry is {"kind": "train" or "eval", "step": updates made, name: value, ...}. Names under `time/` differ between equal runs, and so
+does `data/skipped_records`, which counts from the start of the process; all others are a function of the configuration, so that a
+resumed run's file equals that of an uninterrupted one.
 """
 
 import json
@@ -17,6 +18,7 @@ from vpp_jax.config import ExperimentConfig, to_dict
 from vpp_jax.errors import VppError
 
 TIMING = "time/"
+SKIPPED = "data/skipped_records"
 JSON_LINES = "metrics.jsonl"
 Values = Mapping[str, float]
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from vpp_jax.errors import VppError
 from vpp_jax.functional import Params
-from vpp_jax.training.metrics import TIMING, MetricLog
+from vpp_jax.training.metrics import SKIPPED, TIMING, MetricLog
 
 # Logged as it was at the last step of a window; everything else is the window's mean.
 LATEST = ("learning_rate",)
@@ -77,6 +77,7 @@ class Recorder:
     """Collects the metrics of every step and writes their means every `log_every` steps.
 
     window: metrics of the steps since the last entry; saved with a checkpoint, so that the next entry's mean is exact after a restart.
+    skipped: number of data records left out so far in this process; written once there is one.
     """
 
     log: MetricLog
@@ -84,6 +85,7 @@ class Recorder:
     log_every: int
     batch_size: int
     window: list[dict[str, float]] = field(default_factory=list)
+    skipped: Callable[[], int] = lambda: 0
     _pending: tuple[int, Params, Params, dict[str, np.ndarray]] | None = None
 
     def push(self, step: int, metrics: Params, squares: Params, batch: dict[str, np.ndarray]) -> None:
@@ -107,7 +109,8 @@ class Recorder:
         self.log.tick(step)
         if step % self.log_every == 0:
             means = {name: values[name] if name in LATEST else _mean(self.window, name) for name in values}
-            self.log.write("train", step, means | self.clock.lap(self.batch_size))
+            skipped = {SKIPPED: count} if (count := self.skipped()) else {}
+            self.log.write("train", step, means | self.clock.lap(self.batch_size) | skipped)
             self.window.clear()
 
 
