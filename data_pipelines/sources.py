@@ -3,6 +3,7 @@
 A source is a function of its index alone: `len(source)`, `source[i]`. Order, mixing, batching and threads are the loader's.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from data_pipelines.rlds.dataset import Episode, RLDSDataset
 from data_pipelines.storage import Retry
 from data_pipelines.transforms import resize
 
+log = logging.getLogger(__name__)
 Example = dict[str, np.ndarray]
 # list[str] -> (ids int32[n l], mask bool[n l])
 Tokenizer = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
@@ -71,9 +73,15 @@ class _EpisodeSource:
             except BadRecordError as error:
                 if self.config.on_bad_record == "fail":
                     raise
-                self.skipped[error.where] = f"{error.field}: {error.problem}" if error.field else error.problem
+                self._leave_out(error)
                 index = self._table.next_episode(index)
         raise DataError(f"{self.dataset.directory} split {self.dataset.split}: no usable record; {len(self.skipped)} skipped")
+
+    def _leave_out(self, error: BadRecordError) -> None:
+        problem = f"{error.field}: {error.problem}" if error.field else error.problem
+        if error.where not in self.skipped:
+            log.warning("left out: %s: %s", error.where, problem)
+        self.skipped[error.where] = problem
 
     def _example(self, episode: Episode, number: int, window: int, index: int) -> Example:
         raise NotImplementedError

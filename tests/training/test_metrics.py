@@ -89,6 +89,16 @@ def test_entries_are_means_of_their_window_one_step_late():
     assert [entry["loss"] for entry in recorder.window] == [7.0]
 
 
+def test_records_left_out_are_counted_once_there_are_some():
+    seen, skipped = Remembering(), {}
+    recorder = Recorder(MetricLog([seen]), Clock(), log_every=1, batch_size=4, skipped=lambda: len(skipped))
+    for step in range(1, 4):
+        recorder.push(step, {"loss": np.float32(1), "grad_norm": np.float32(1)}, {}, {})
+        recorder.settle()
+        skipped[f"file record {step}"] = "empty instruction"
+    assert [values.get(metrics.SKIPPED) for _, _, values in seen.entries] == [None, 1, 2]
+
+
 def test_divergence_names_step_leaf_and_field():
     recorder = Recorder(MetricLog([]), Clock(), log_every=1, batch_size=1)
     squares = {"unet/b.kernel": np.float32(np.inf), "unet/a.kernel": np.float32(1), "unet/c.kernel": np.float32(np.nan)}
