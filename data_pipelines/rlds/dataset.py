@@ -197,7 +197,7 @@ class RLDSDataset:
         listed = self.info.split(split, allow_absent=on_bad_record == "skip")
         shards = build_index(self.info, self.schema, split, index_dir=index_dir, retry=retry, workers=workers, progress=progress)
         self.fingerprint = record_index.fingerprint(shards)
-        self.defects = _defects(listed, shards)
+        self.defects = find_defects(listed, shards)
         if self.defects:
             first = self.defects[0]
             if on_bad_record == "fail":
@@ -319,7 +319,7 @@ def resolve(path: Location, retry: Retry = RETRY) -> tuple[Location, dict[str, S
                                "shards)")
 
 
-def _defects(listed: SplitInfo, shards: list[ShardIndex]) -> tuple[Defect, ...]:
+def find_defects(listed: SplitInfo, shards: list[ShardIndex]) -> tuple[Defect, ...]:
     """What is wrong with the shards, beside what their indexes say: absent, or another number of records than listed."""
     expected = dict(zip(listed.files, listed.shard_lengths, strict=True))
     return (

@@ -84,7 +84,13 @@ def test_command_builds_indexes_and_counts(tmp_path, capsys, monkeypatch):
     assert "4/4 episodes" in printed.err
     assert command.main(arguments) == 0
     assert "1 shard(s) kept from an earlier run" in capsys.readouterr().err
-    assert command.main(["index", str(out)]) == 0
+    for share in ("1/2", "0/2"):
+        assert command.main(["index", str(out), "--share", share, "--headers_only"]) == 0
+    assert "0 of 1 shard(s), 0 records" in capsys.readouterr().out
+    assert command.main(["index", str(out), "--workers", "2"]) == 0
+    assert "1 of 1 shard(s), 4 episodes" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command.main(["index", str(out), "--share", "2/2"])
     assert (out / "record_index-train.npz").is_file()
     assert command.main(["stats", str(out)]) == 0
     assert "proprio (observation/robot_obs)" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.builders import sharded
@@ -19,6 +20,7 @@ from data_pipelines.builders.calvin_recorded import CalvinRecordedRecipe, Record
 from data_pipelines.builders.human_video import HumanVideoRecipe, HumanVideoSettings
 from data_pipelines.errors import DataError, DatasetNotFoundError
 from data_pipelines.files import write_atomically
+from data_pipelines.storage import location
 
 
 def _calvin_mujoco(settings: Settings) -> CalvinMujocoRecipe | CalvinPlayRecipe:
@@ -83,12 +85,17 @@ def _parser() -> argparse.ArgumentParser:
 
     def reader(verb: str, run: Callable, text: str, **options) -> argparse.ArgumentParser:
         one = verbs.add_parser(verb, help=text)
-        one.add_argument("directory", type=Path, metavar="DIR", help="TFDS/RLDS directory, or its parent with version folders", **options)
-        one.add_argument("--index_dir", type=Path, help="where record indexes and statistics are kept (default: beside the shards)")
+        text = "TFDS/RLDS directory, or its parent with version folders; a path or a bucket's URL"
+        one.add_argument("directory", type=location, metavar="DIR", help=text, **options)
+        one.add_argument("--index_dir", type=location, help="where record indexes and statistics are kept (default: beside the shards)")
         one.set_defaults(run=run)
         return one
 
-    reader("index", _index, "build the record index of every split that is there")
+    index = reader("index", _index, "build the record index of every split that is there; the same command continues an interrupted one")
+    index.add_argument("--workers", type=int, default=8, help="shards read at once (default: 8)")
+    index.add_argument("--share", type=_share, default=(0, 1), metavar="K/N", help="read only every N-th shard from number K (0 to N-1) "
+                       "on: for N hosts; afterwards the command without --share joins what they found")
+    index.add_argument("--headers_only", action="store_true", help="where the records lie, without reading them (no steps, no checksums)")
     stats = reader("stats", _stats, "action and state statistics of the training split", nargs="+")
     stats.add_argument("--name", help="registry row (default: the dataset's own name)")
     stats.add_argument("--split", default="train", help="training split (default: train)")
@@ -103,6 +110,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word for word in text.split(",") if word)
+
+
+def _share(text: str) -> tuple[int, int]:
+    number, _, hosts = text.partition("/")
+    if not (number.isdigit() and hosts.isdigit() and int(number) < int(hosts)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not K/N with K from 0 to N-1")
+    return int(number), int(hosts)
 
 
 def _build(arguments: argparse.Namespace) -> int:
@@ -125,22 +139,28 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
-    from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset
+    from data_pipelines.rlds.dataset import DatasetInfo, build_index, find_defects
+    from data_pipelines.rlds.schema import Schema
 
-    bad = 0
-    for name, split in DatasetInfo.read(arguments.directory).splits.items():
+    info, bad = DatasetInfo.read(arguments.directory), 0
+    schema = Schema.read(info.directory)
+    for name, split in info.splits.items():
         if not split.present:
             print(f"{name}: none of {len(split.files)} shard(s) present")
             continue
         started = time.monotonic()
         with ProgressLine("shards") as progress:
-            dataset = RLDSDataset(arguments.directory, name, index_dir=arguments.index_dir, on_bad_record="skip",
-                                  progress=lambda done, total, progress=progress: progress(done, total, ""))
-        print(f"{name}: {len(split.present)} shard(s), {len(dataset)} episodes, {dataset.num_steps} steps, "
-              f"{len(dataset.defects)} defect(s), {time.monotonic() - started:.2f} s")
-        for defect in dataset.defects[:10]:
+            shards = build_index(info, schema, name, index_dir=arguments.index_dir, counted=not arguments.headers_only,
+                                 workers=arguments.workers, share=arguments.share,
+                                 progress=lambda done, total, progress=progress: progress(done, total, ""))
+        whole = len(shards) == len(split.present)
+        defects = find_defects(split, shards) if whole else [defect for shard in shards for defect in shard.defects]
+        counts = np.concatenate([np.zeros(0, int), *(shard.counts for shard in shards)])
+        found = f"{len(counts)} records" if arguments.headers_only else f"{(counts > 0).sum()} episodes, {counts[counts > 0].sum()} steps"
+        print(f"{name}: {len(shards)} of {len(split.present)} shard(s), {found}, {len(defects)} defect(s), {time.monotonic() - started:.2f} s")
+        for defect in defects[:10]:
             print(f"  {defect.where}: {defect.problem}")
-        bad += len(dataset.defects)
+        bad += len(defects)
     return 1 if bad else 0
 
 
@@ -152,7 +172,9 @@ def _stats(arguments: argparse.Namespace) -> int:
     for directory in arguments.directory:
         dataset = RLDSDataset(directory, arguments.split, index_dir=arguments.index_dir, on_bad_record=arguments.on_bad_record)
         spec = dataset_spec(arguments.name or dataset.name)
-        made = statistics.load_or_compute(dataset, spec, index_dir=arguments.index_dir, on_bad_record=arguments.on_bad_record)
+        with ProgressLine("episodes") as progress:
+            made = statistics.load_or_compute(dataset, spec, index_dir=arguments.index_dir, on_bad_record=arguments.on_bad_record,
+                                              progress=lambda done, total, progress=progress: progress(done, total, ""))
         print(f"{dataset.directory} split {dataset.split}: {made.episodes} episodes, {made.steps} steps, sha256 {made.hash[:16]}")
         for name, column in made.columns.items():
             print(f"  {name} ({column.key}), {column.count} steps")
