@@ -18,6 +18,7 @@ class DatasetConfig:
       split, val_split: TFDS split names that stand for 'train' and 'val'.
       views: views to use, by role ('primary', 'wrist', ...) or camera name; empty: the registry's.
       clip_sampling: '' (the registry's), 'strided' or 'whole'.
+      latents: clips are read as the VAE latents of `vpp data latents` (or of a recorded dataset), not as pictures; stage video only.
     """
 
     path: str = ""
@@ -28,6 +29,7 @@ class DatasetConfig:
     val_split: str = "val"
     views: tuple[str, ...] = ()
     clip_sampling: str = ""
+    latents: bool = False
 
     def __post_init__(self):
         if not self.weight > 0:

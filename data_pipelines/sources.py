@@ -16,6 +16,7 @@ from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, DatasetSpec, dataset_spec
 from data_pipelines.rlds import windows
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
+from data_pipelines.rlds.latents import LatentsInfo, latent_cameras, read_latents
 from data_pipelines.storage import Retry
 from data_pipelines.transforms import resize
 
@@ -32,6 +33,12 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Example: ...
     def metadata(self) -> dict:
         """What the examples come from, as JSON; travels with checkpoints."""
+
+
+def picture(episode: Episode, camera: str, step: int, spec: DatasetSpec, image_size: int) -> np.ndarray:
+    """What a model is shown of one step: uint8 [s s 3], RGB."""
+    stored = episode.frame(camera, step)
+    return resize(stored[..., ::-1] if camera in spec.swapped else stored, image_size)
 
 
 class _EpisodeSource:
@@ -88,8 +95,7 @@ class _EpisodeSource:
 
     def _frame(self, episode: Episode, number: int, camera: str, step: int) -> np.ndarray:
         def make() -> tuple[np.ndarray, int]:
-            stored = episode.frame(camera, step)
-            frame = resize(stored[..., ::-1] if camera in self.spec.swapped else stored, self.image_size)
+            frame = picture(episode, camera, step, self.spec, self.image_size)
             return frame, frame.nbytes
 
         return self._frames.get((number, camera, step), make)
@@ -110,17 +116,25 @@ class _EpisodeSource:
 class ClipSource(_EpisodeSource):
     """Video clips with their sentence: {video uint8[t s s 3], text_ids int32[l], text_mask bool[l]}.
 
-    Each window is seen from one view, drawn with the dataset's probabilities as a function of the window's number.
+    Each window is seen from one view, drawn with the dataset's probabilities as a function of the window's number. With `latents` the
+    place of `video` is taken by {latent_mean, latent_logvar} float16[t h w c] of the same frames.
+
+    Attributes:
+      latents: what the dataset says of its latents; None where clips are pictures.
     """
 
     def __init__(self, dataset: RLDSDataset, spec: DatasetSpec, config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int,
-                 *, views: Sequence[str] = (), sampling: str = "", seed: int = 0):
+                 *, views: Sequence[str] = (), sampling: str = "", latents: bool = False, seed: int = 0):
         self.sampling = sampling or spec.clip_sampling
         whole = self.sampling == "whole"
         counts = np.ones(len(dataset), np.int64) if whole else windows.window_counts(dataset.lengths, config.clip_start_every)
         super().__init__(dataset, spec, config, image_size, tokenizer, text_length, counts)
-        views = tuple(views) or tuple(spec.clip_views)
-        self.cameras = tuple(spec.camera(view, dataset.schema.cameras, str(dataset.directory)) for view in views)
+        views, where = tuple(views) or tuple(spec.clip_views), str(dataset.directory)
+        self.latents = LatentsInfo.from_metadata(dataset.metadata, where) if latents else None
+        if latents and self.latents.image_size != image_size:
+            raise DataError(f"{where}: its latents are of frames of {self.latents.image_size} pixels, model.image_size is {image_size}")
+        available = latent_cameras(dataset.schema) if latents else dataset.schema.cameras
+        self.cameras = tuple(spec.camera(view, available, where) for view in views)
         # views outside the row's table count as often as the others on average
         weights = np.array([spec.clip_views.get(view, 1.0 / max(len(views), 1)) for view in views])
         self._cumulative = np.cumsum(weights / weights.sum())
@@ -128,7 +142,7 @@ class ClipSource(_EpisodeSource):
 
     def metadata(self) -> dict:
         return {"dataset": self.dataset.name, "version": self.dataset.version, "cameras": list(self.cameras), "sampling": self.sampling,
-                "windows": len(self)}
+                "windows": len(self), **({"latents": self.latents.to_json()} if self.latents else {})}
 
     def _example(self, episode: Episode, number: int, window: int, index: int) -> Example:
         draw = np.random.default_rng((self._seed, index)).random()
@@ -138,8 +152,10 @@ class ClipSource(_EpisodeSource):
         else:
             start = window * self.config.clip_start_every
             steps = windows.strided_clip(len(episode), start, self.config.clip_frames, self.config.clip_stride)
-        video = np.stack([self._frame(episode, number, camera, int(step)) for step in steps])
-        return {"video": video, **self._text(episode, int(steps[0]))}
+        text = self._text(episode, int(steps[0]))
+        if self.latents:
+            return {**read_latents(episode, self.dataset.schema, camera, steps), **text}
+        return {"video": np.stack([self._frame(episode, number, camera, int(step)) for step in steps]), **text}
 
 
 class PolicySource(_EpisodeSource):
@@ -213,12 +229,24 @@ class Mixture:
 
 
 def clip_source(config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int, split: str = "train", *,
-                seed: int = 0) -> Mixture:
-    """Video clips of every dataset of `config`. `split`: 'train' or 'val' (mapped by each DatasetConfig), or a TFDS split name."""
+                accept_latents: bool = False, seed: int = 0) -> Mixture:
+    """Video clips of every dataset of `config`.
+
+    Args:
+      split: 'train' or 'val' (mapped by each DatasetConfig), or a TFDS split name.
+      accept_latents: whether clips may be latents; all of them are, or none.
+    """
     def make(entry: DatasetConfig, spec: DatasetSpec) -> ClipSource:
         return ClipSource(open_dataset(config, entry, split), spec, config, image_size, tokenizer, text_length,
-                          views=entry.views, sampling=entry.clip_sampling, seed=seed)
+                          views=entry.views, sampling=entry.clip_sampling, latents=entry.latents, seed=seed)
 
+    packed = [entry.name for entry in config.datasets if entry.latents]
+    if packed and not accept_latents:
+        raise DataError(f"data.datasets: {', '.join(packed)} are to be read as latents, but only stage video trains from them; this stage "
+                        "needs the pictures (latents=False, and the dataset that has them)")
+    if 0 < len(packed) < len(config.datasets):
+        raise DataError(f"data.datasets: {', '.join(packed)} are to be read as latents, the others as pictures; one batch cannot "
+                        "hold both. Make the latents of the others, too (`vpp data latents`)")
     return _mixture(config, make, CLIP_COLUMNS)
 
 
@@ -232,6 +260,8 @@ def policy_source(config: DataConfig, image_size: int, tokenizer: Tokenizer, tex
       action_dim: width the model expects; another one in the data is an error here, not inside a jitted function.
     """
     def make(entry: DatasetConfig, spec: DatasetSpec) -> PolicySource:
+        if entry.latents:
+            raise DataError(f"data.datasets: {entry.name} is to be read as latents, but a policy sees pictures (latents=False)")
         dataset = open_dataset(config, entry, split)
         training = dataset if dataset.split == entry.split else open_dataset(config, entry, "train")
         return PolicySource(dataset, spec, config, image_size, tokenizer, text_length, views=tuple(views) or entry.views,

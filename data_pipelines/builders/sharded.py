@@ -83,9 +83,9 @@ def build(recipe: Recipe, directory: Path, workers: int = 1, progress: Progress 
       DataError: `directory` holds something else or a build with other settings, or a shard came out empty.
     """
     directory = Path(directory)
-    _claim(recipe, directory)
+    claim(recipe, directory)
     shards = plan_shards(recipe)
-    finished = {shard.file: entry for shard in shards if (entry := _finished(directory, shard)) is not None}
+    finished = finished_shards(directory, shards)
     total, done = sum(len(shard.jobs) for shard in shards), sum(len(shard.jobs) for shard in shards if shard.file in finished)
     if progress is not None and finished:
         progress(done, total, f"{len(finished)} shard(s) kept from an earlier run")
@@ -94,7 +94,7 @@ def build(recipe: Recipe, directory: Path, workers: int = 1, progress: Progress 
         done += len(shard.jobs)
         if progress is not None:
             progress(done, total, shard.file)
-    return _finish(recipe, directory, shards, finished)
+    return finish(recipe, directory, shards, finished)
 
 
 def write_shard(recipe: Recipe, shard: Shard, directory: Path) -> dict:
@@ -112,9 +112,15 @@ def write_shard(recipe: Recipe, shard: Shard, directory: Path) -> dict:
         resource.close()
     if not payloads and not left_out:
         raise DataError(f"{shard.file}: none of {sum(attempts.values())} attempts was worth keeping ({', '.join(sorted(attempts))})")
+    return save_shard(shard, directory, payloads, attempts, kept, left_out)
+
+
+def save_shard(shard: Shard, directory: Path, payloads: Sequence[bytes], attempts: dict[str, int], kept: dict[str, int],
+               left_out: Sequence[str]) -> dict:
+    """Writes a shard's file, and then beside it what the file holds; returns the latter."""
     size = write_records(directory / shard.file, payloads)
     entry = {"file": shard.file, "split": shard.split, "episodes": len(payloads), "bytes": size, "attempts": attempts, "kept": kept,
-             "left_out": left_out}
+             "left_out": list(left_out)}
     write_atomically(directory / PROGRESS_DIRECTORY / f"{shard.file}.json", json.dumps(entry).encode())
     return entry
 
@@ -149,7 +155,19 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _claim(recipe: Recipe, directory: Path) -> None:
+class Origin(Protocol):
+    """What `claim` and `finish` must know of a build: see `Recipe`; `schema` may also give the tree of a features.json."""
+
+    name: str
+    version: str
+    description: str
+
+    def schema(self) -> Schema | dict: ...
+    def settings(self) -> dict[str, Any]: ...
+    def metadata(self) -> dict[str, Any]: ...
+
+
+def claim(recipe: Origin, directory: Path) -> None:
     """Makes `directory` this recipe's, or checks that it already is."""
     path, asked = directory / PLAN_FILE, json.loads(json.dumps({"dataset": recipe.name, "version": recipe.version, **recipe.settings()}))
     if path.is_file():
@@ -158,10 +176,15 @@ def _claim(recipe: Recipe, directory: Path) -> None:
         if names:
             changed = "; ".join(f"{name}: {found.get(name)} there, {asked.get(name)} asked" for name in names)
             raise DataError(f"{directory} holds a build with other settings ({changed}). Use another --out, or remove that directory")
-    elif directory.is_dir() and any(directory.iterdir()):
+    elif directory.is_dir() and any(not path.name.startswith(".") for path in directory.iterdir()):  # .*.tmp: another process claims it
         raise DataError(f"{directory} is not empty and no build of {recipe.name}; use another --out")
     else:
         write_atomically(path, json.dumps(asked, indent=1).encode())
+
+
+def finished_shards(directory: Path, shards: Sequence[Shard]) -> dict[str, dict]:
+    """File -> notes of the shards that are complete on disk."""
+    return {shard.file: entry for shard in shards if (entry := _finished(directory, shard)) is not None}
 
 
 def _finished(directory: Path, shard: Shard) -> dict | None:
@@ -177,14 +200,14 @@ def _finished(directory: Path, shard: Shard) -> dict | None:
     return entry if entry is not None and path.is_file() and path.stat().st_size == entry["bytes"] else None
 
 
-def _finish(recipe: Recipe, directory: Path, shards: Sequence[Shard], finished: dict[str, dict]) -> dict:
+def finish(recipe: Origin, directory: Path, shards: Sequence[Shard], finished: dict[str, dict]) -> dict:
     """Metadata and report of a complete build."""
     entries = [finished[shard.file] for shard in shards]
     splits = {}
     for split in dict.fromkeys(shard.split for shard in shards):
         mine = [entry for entry in entries if entry["split"] == split]
         if not any(entry["episodes"] for entry in mine):
-            first = next(problem for entry in mine for problem in entry["left_out"])
+            first = next((problem for entry in mine for problem in entry["left_out"]), "there was nothing to record")
             raise DataError(f"{directory}: nothing is left of split {split}, all of it was left out; first: {first}")
         splits[split] = writer.WrittenSplit(tuple(entry["episodes"] for entry in mine), sum(entry["bytes"] for entry in mine))
     attempts = _total(entry["attempts"] for entry in entries)

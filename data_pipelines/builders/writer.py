@@ -88,12 +88,13 @@ def _dict(leaves: Mapping[str, Feature]) -> dict:
         if rest:
             groups.setdefault(group, {})[rest] = feature
         else:
-            features[name] = _leaf(feature)
+            features[name] = leaf(feature)
     features |= {name: _dict(members) for name, members in groups.items()}
     return {"pythonClassName": f"{FEATURES}.features_dict.FeaturesDict", "featuresDict": {"features": features}}
 
 
-def _leaf(feature: Feature) -> dict:
+def leaf(feature: Feature) -> dict:
+    """What TFDS writes for one feature."""
     shape = {"dimensions": ["-1" if size is None else str(size) for size in feature.shape]} if feature.shape else {}
     description = {"description": feature.description} if feature.description else {}
     if feature.kind == "text":

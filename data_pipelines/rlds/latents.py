@@ -4,10 +4,15 @@ The latents of camera C are the posterior of the VAE's encoder, per frame and un
 kept, `C_latent_logvar`, float16 [h w c] with encoding 'bytes' (two bytes per number; a float_list would take four).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from data_pipelines.errors import DataError
+from data_pipelines.rlds.dataset import Episode
+from data_pipelines.rlds.schema import Schema
 
 LATENTS = "latents"  # key in metadata.json
 MEAN, LOGVAR = "_latent_mean", "_latent_logvar"
@@ -21,6 +26,24 @@ def mean_of(camera: str) -> str:
 
 def logvar_of(camera: str) -> str:
     return f"{camera}{LOGVAR}"
+
+
+def latent_cameras(schema: Schema) -> tuple[str, ...]:
+    """Cameras whose latents a dataset has."""
+    packed = [name for name, feature in schema.steps.items() if feature.encoding == "bytes" and None not in feature.shape]
+    return tuple(name.removesuffix(MEAN) for name in packed if name.endswith(MEAN))
+
+
+def read_latents(episode: Episode, schema: Schema, camera: str, steps: Sequence[int]) -> dict[str, np.ndarray]:
+    """{latent_mean, latent_logvar}, float16 [t h w c], of some steps."""
+    mean = np.stack([episode.row(mean_of(camera), int(step)) for step in steps])
+    if not np.isfinite(mean).all():
+        raise episode.bad(mean_of(camera), "NaN or infinite values")
+    if logvar_of(camera) in schema.steps:
+        logvar = np.stack([episode.row(logvar_of(camera), int(step)) for step in steps])
+    else:
+        logvar = np.full_like(mean, NO_VARIANCE)
+    return {"latent_mean": mean, "latent_logvar": logvar}
 
 
 @dataclass(frozen=True)

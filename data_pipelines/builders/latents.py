@@ -1,0 +1,232 @@
+"""A dataset with VAE latents in place of its pictures: computed once, so that stage video need not encode every clip again.
+
+Every frame of every used camera goes through the encoder on its own, as in training; what is kept is the posterior (mean and log
+variance), from which training then samples. Texts, actions, states and whatever else a record has are copied as they are. A shard of the
+result holds the episodes of one shard of the original and is a function of it alone, so that an interrupted run is continued, and
+several processes can share the work.
+"""
+
+import copy
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines import storage
+from data_pipelines.builders import sharded, writer
+from data_pipelines.builders.sharded import Progress, Shard
+from data_pipelines.errors import BadRecordError, DataError
+from data_pipelines.openx.registry import DatasetSpec, dataset_spec
+from data_pipelines.rlds.dataset import DatasetInfo, Episode, RLDSDataset
+from data_pipelines.rlds.latents import LATENTS, LatentsInfo, logvar_of, mean_of
+from data_pipelines.rlds.schema import STEPS, Feature, Schema
+from data_pipelines.sources import picture
+from data_pipelines.storage import Location
+
+# images uint8 [n s s 3] -> (mean, log variance), each float16 [n h w c]; n is always the same
+Encoder = Callable[[np.ndarray], tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class LatentsSettings:
+    """What to encode.
+
+    Attributes:
+      dataset: RLDS directory.
+      row: row of the registry, "": the dataset's own name. It says which cameras there are.
+      views: by role or camera name; empty: those that clips are taken from.
+      splits: empty: every split whose shards are all there.
+      image_size: pixels of the square frames.
+      latent_shape: (h, w, c) of one frame's latents.
+      vae: identity of the encoder.
+      batch: frames per call of the encoder. With another number rounding may differ, so it belongs to the build.
+      on_bad_record: 'fail', or 'skip' (left out, counted and listed).
+    """
+
+    dataset: Location
+    row: str
+    views: tuple[str, ...]
+    splits: tuple[str, ...]
+    image_size: int
+    latent_shape: tuple[int, int, int]
+    vae: str
+    batch: int = 64
+    on_bad_record: str = "fail"
+    index_dir: Location | None = None
+    threads: int = 4
+
+    def __post_init__(self):
+        if self.batch < 1 or self.threads < 1:
+            raise DataError(f"batch {self.batch} and threads {self.threads} must be at least 1")
+
+
+class LatentsBuild:
+    """One such dataset in the making. `run` may be called by several processes, each with its share of the shards."""
+
+    def __init__(self, settings: LatentsSettings):
+        self._settings = settings
+        self._info = DatasetInfo.read(settings.dataset)
+        self.name, self.version = self._info.name, self._info.version
+        self.description = f"Latents of {self.name} {self.version}.\nPictures are replaced by the posterior of VAE {settings.vae}."
+        self.spec: DatasetSpec = dataset_spec(settings.row or self.name)
+        schema = Schema.read(self._info.directory)
+        views = settings.views or tuple(self.spec.clip_views)
+        self.cameras = tuple(dict.fromkeys(self.spec.camera(view, schema.cameras, str(self._info.directory)) for view in views))
+        self._dropped = schema.cameras
+        complete = tuple(split.name for split in self._info.splits.values() if split.files and not split.absent)
+        self.splits = settings.splits or complete
+        if not self.splits:
+            raise DataError(f"{self._info.directory}: no split has all its shards; name the splits to take")
+
+    # --- what `sharded.claim` and `sharded.finish` ask for ------------------------------------------------------------------------------
+
+    def schema(self) -> dict:
+        """The tree of the original's features.json: cameras are taken out, latents put in, all else stays."""
+        kinds = {name(camera): Feature("tensor", "float16", self._settings.latent_shape, "bytes")
+                 for camera in self.cameras for name in (mean_of, logvar_of)}
+        return edit_features(json.loads(storage.read(storage.join(self._info.directory, "features.json"))), self._dropped, kinds)
+
+    def settings(self) -> dict[str, Any]:
+        """The shards that are read belong to it, by size and content of their index."""
+        mine, shards = self._settings, {split: dataset.fingerprint[:16] for split, dataset in self._datasets.items()}
+        return {"dataset": str(self._info.directory), "shards": shards, "cameras": list(self.cameras), "splits": list(self.splits),
+                "image_size": mine.image_size, "vae": mine.vae, "latent_shape": list(mine.latent_shape), "batch": mine.batch,
+                "on_bad_record": mine.on_bad_record}
+
+    def metadata(self) -> dict[str, Any]:
+        first = next(iter(self._datasets.values()))
+        return {**first.metadata, LATENTS: LatentsInfo(self._settings.vae, self._settings.image_size, self.cameras).to_json()}
+
+    # --- the work -----------------------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _datasets(self) -> dict[str, RLDSDataset]:
+        mine = self._settings
+        return {split: RLDSDataset(mine.dataset, split, index_dir=mine.index_dir, on_bad_record=mine.on_bad_record, cache_bytes=0)
+                for split in self.splits}
+
+    def run(self, directory: Path, encode: Encoder, share: tuple[int, int] = (0, 1), progress: Progress | None = None) -> dict | None:
+        """Encodes what is missing. Returns the report once every shard is there, None while other processes still have some.
+
+        Args:
+          share: (i, n): this process takes every n-th shard, from the i-th on.
+          progress: called with (frames done, frames planned, what was just finished).
+        """
+        sharded.claim(self, directory)
+        shards: list[Shard] = []
+        for split, dataset in self._datasets.items():
+            names = [writer.shard_name(self.name, split, number, len(dataset.parts)) for number in range(len(dataset.parts))]
+            shards += [Shard(split, name, tuple(part)) for name, part in zip(names, dataset.parts, strict=True)]
+        finished = sharded.finished_shards(directory, shards)
+        todo = [shard for shard in shards[share[0] :: share[1]] if shard.file not in finished]
+        total, done = sum(map(self._frames, todo)), 0
+        for shard in todo:
+            payloads, left_out = self._encode_shard(shard, encode)
+            counts = {shard.split: len(shard.jobs)}
+            sharded.save_shard(shard, directory, payloads, counts, {shard.split: len(payloads)}, left_out)
+            done += self._frames(shard)
+            if progress is not None:
+                progress(done, total, shard.file)
+        finished = sharded.finished_shards(directory, shards)
+        return sharded.finish(self, directory, shards, finished) if len(finished) == len(shards) else None
+
+    def _frames(self, shard: Shard) -> int:
+        return len(self.cameras) * int(self._datasets[shard.split].lengths[list(shard.jobs)].sum())
+
+    def _encode_shard(self, shard: Shard, encode: Encoder) -> tuple[list[bytes], list[str]]:
+        """Records in order, and what is wrong with those that are left out. Batches run over the borders of episodes."""
+        dataset, payloads, left_out = self._datasets[shard.split], [], []
+        waiting: deque[Episode] = deque()  # episodes whose frames are with the encoder
+
+        def frames(pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
+            for number in shard.jobs:
+                try:
+                    episode = dataset[number]
+                    pictures = list(pool.map(lambda at, episode=episode: self._picture(episode, *at), self._places(episode)))
+                except BadRecordError as error:
+                    if self._settings.on_bad_record == "fail":
+                        raise
+                    left_out.append(str(error))
+                    continue
+                waiting.append(episode)
+                yield from pictures
+
+        with ThreadPoolExecutor(self._settings.threads, thread_name_prefix="decoder") as pool:
+            rows: list[tuple[np.ndarray, np.ndarray]] = []
+            for row in encoded(frames(pool), self._settings.batch, encode):
+                rows.append(self._checked(row, waiting[0]))
+                if len(rows) == len(self.cameras) * len(waiting[0]):
+                    payloads.append(self._record(waiting.popleft(), rows))
+                    rows = []
+        return payloads, left_out
+
+    def _places(self, episode: Episode) -> Iterable[tuple[str, int]]:
+        return itertools.product(self.cameras, range(len(episode)))
+
+    def _picture(self, episode: Episode, camera: str, step: int) -> np.ndarray:
+        return picture(episode, camera, step, self.spec, self._settings.image_size)
+
+    def _checked(self, row: tuple[np.ndarray, np.ndarray], episode: Episode) -> tuple[np.ndarray, np.ndarray]:
+        for values in row:
+            if values.dtype != np.float16 or values.shape != self._settings.latent_shape:
+                raise DataError(f"the encoder gives {values.dtype} {values.shape}, expected float16 {self._settings.latent_shape}")
+        if not all(np.isfinite(values).all() for values in row):
+            raise DataError(f"{episode.where}: a frame's latents are NaN, infinite, or beyond float16")
+        return row
+
+    def _record(self, episode: Episode, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:
+        columns, steps = {}, len(episode)
+        for number, camera in enumerate(self.cameras):
+            mine = rows[number * steps : (number + 1) * steps]
+            columns[mean_of(camera)] = [mean.astype("<f2").tobytes() for mean, _ in mine]
+            columns[logvar_of(camera)] = [logvar.astype("<f2").tobytes() for _, logvar in mine]
+        return episode.replaced(self._dropped, columns)
+
+
+def encoded(frames: Iterable[np.ndarray], size: int, encode: Encoder) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(mean, log variance) of each frame, in order. Blocks of `size` frames, the last one filled up: one shape, one compilation.
+
+    A block's result is fetched when the next block is with the encoder, so that decoding and an accelerator work at the same time.
+    """
+    frames, pending = iter(frames), None
+    while block := list(itertools.islice(frames, size)):
+        result = encode(np.stack(block + block[-1:] * (size - len(block)))), len(block)
+        if pending is not None:
+            yield from _fetched(*pending)
+        pending = result
+    if pending is not None:
+        yield from _fetched(*pending)
+
+
+def _fetched(result: tuple[Any, Any], count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    mean, logvar = map(np.asarray, result)
+    yield from zip(mean[:count], logvar[:count], strict=True)
+
+
+def edit_features(tree: dict, drop: Iterable[str], add: dict[str, Feature]) -> dict:
+    """A features.json without the step features `drop` and with those of `add`, which stand where the former stood."""
+    tree = copy.deepcopy(tree)
+    steps = tree["featuresDict"]["features"][STEPS]["sequence"]["feature"]
+    for name in drop:
+        group, key = _place(steps, name)
+        del group[key]
+    for name, feature in add.items():
+        group, key = _place(steps, name)
+        group[key] = writer.leaf(feature)
+    return tree
+
+
+def _place(node: dict, name: str) -> tuple[dict, str]:
+    """(features of the innermost group that `name` leads into, what is left of `name`). Keys may contain '/' themselves."""
+    features = node.setdefault("featuresDict", {}).setdefault("features", {})
+    for key, child in features.items():
+        if name.startswith(f"{key}/") and "featuresDict" in child:
+            return _place(child, name.removeprefix(f"{key}/"))
+    return features, name
