@@ -157,7 +157,8 @@ def _index(arguments: argparse.Namespace) -> int:
         defects = find_defects(split, shards) if whole else [defect for shard in shards for defect in shard.defects]
         counts = np.concatenate([np.zeros(0, int), *(shard.counts for shard in shards)])
         found = f"{len(counts)} records" if arguments.headers_only else f"{(counts > 0).sum()} episodes, {counts[counts > 0].sum()} steps"
-        print(f"{name}: {len(shards)} of {len(split.present)} shard(s), {found}, {len(defects)} defect(s), {time.monotonic() - started:.2f} s")
+        seconds = time.monotonic() - started
+        print(f"{name}: {len(shards)} of {len(split.present)} shard(s), {found}, {len(defects)} defect(s), {seconds:.2f} s")
         for defect in defects[:10]:
             print(f"  {defect.where}: {defect.problem}")
         bad += len(defects)
