@@ -1,4 +1,4 @@
-"""`vpp bench data | model | act | eval | pytorch | sim [options]`: speed and memory, with device and versions beside every number.
+"""`vpp bench data | index | model | act | eval | pytorch | sim [options]`: speed and memory, with device and versions beside every number.
 
 The measurements stand in `benchmarks/` of the checkout, each a command of its own; this verb finds them.
 """
@@ -15,6 +15,7 @@ from vpp_jax.errors import VppError, nearest
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 BENCHMARKS = {
     "data": ("loader.py", "frames per second of the loader"),
+    "index": ("data_index.py", "what very many shards cost before the first batch"),
     "model": ("train_step.py", "training step of each stage"),
     "act": ("act_latency.py", "latency of act(), whole and per stage"),
     "eval": ("host_loop.py", "closed loop: simulator processes and one batched policy"),
