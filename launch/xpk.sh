@@ -3,13 +3,13 @@
 #               [--slices 1] [--restarts 100] [--grace 600] [--dry-run] -- vpp arguments
 #
 # A job on a GKE cluster, through XPK (https://github.com/AI-Hypercomputer/xpk). The cluster mounts the shared folder at /mnt/vpp.
-# A preempted job has --grace seconds to save and ends with exit code 143; GKE then starts the same command again, which resumes.
-# Exit codes that a restart cannot help (wrong configuration: 2) end the job.
+# A preempted job has --grace seconds to save and ends with exit code 143, one whose neighbour is gone with 75; GKE then starts the same
+# command again, which resumes. An exit code that a restart cannot help (2: wrong arguments) ends the job.
 source "$(dirname "$0")/common.sh"
 slices=1 restarts=100 grace=600
 read_options cluster workload type image zone project slices restarts grace -- "$@"
 need cluster workload type image zone project
 [ ${#REST[@]} -gt 0 ] || fail "nothing to do: put the arguments of vpp after --, e.g. -- train --config=configs/svd_calvin_video.py ..."
 run xpk workload create "--cluster=$cluster" "--workload=$workload" "--tpu-type=$type" "--num-slices=$slices" "--docker-image=$image" \
-  "--zone=$zone" "--project=$project" "--max-restarts=$restarts" --restart-on-exit-codes=1,137,143 \
+  "--zone=$zone" "--project=$project" "--max-restarts=$restarts" --restart-on-exit-codes=1,75,137,143 \
   "--termination-grace-period-seconds=$grace" "--command=exec vpp $(quote "${REST[@]}")"
