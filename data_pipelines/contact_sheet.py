@@ -1,80 +1,166 @@
-"""A page of training windows with their sentence and actions, for a person to check."""
+"""A page of training windows with their sentence and actions, for a person to check: is the sentence true, does the arm move as the curves
+say, does the gripper close where its curve falls?
+"""
 
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data_pipelines import statistics
 from data_pipelines.errors import DataError
+from data_pipelines.openx.conventions import Gripper
+from data_pipelines.openx.registry import DatasetSpec
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
 from data_pipelines.rlds.schema import ACTION, LANGUAGE_INSTRUCTION
 from data_pipelines.rlds.windows import whole_clip
 from data_pipelines.transforms import resize
 
-MOTION = ("x", "y", "z", "roll", "pitch", "yaw")
+SENTENCES = (LANGUAGE_INSTRUCTION, "natural_language_instruction", "observation/instruction")
+# Panels of a seven-dimensional action: title, names, unit by default.
+MOTION = (("position", ("x", "y", "z")), ("rotation", ("roll", "pitch", "yaw")))
+COLOURS = ("tab:red", "tab:green", "tab:blue")
+TRACE_INCHES, GRIPPER_INCHES, GAP_INCHES, WIDTH_INCHES = 0.95, 0.6, 0.35, 8.4
+BLANK_SPREAD = 1.0
 
 
-def draw(dataset: RLDSDataset, path: Path, *, episodes: int = 6, frames: int = 8, size: int = 96) -> None:
-    """Writes a PNG: one block per episode, one row per camera, the actions below.
+def draw(dataset: RLDSDataset, path: Path, *, spec: DatasetSpec | None = None, episodes: int = 4, frames: int = 7, size: int = 128) -> None:
+    """Writes a PNG: one block per episode, its sentence, one row of pictures per camera, below them the action over the steps.
 
     Args:
       dataset: any RLDS dataset; `episodes` of it are chosen evenly.
+      spec: its registry row: actions are then the ones that training sees, and cameras have their roles. None: the column `action`.
       frames: pictures per row, spread over the episode.
+      size: pixels of a picture's side, squeezed to a square as in training.
     """
     # Agg: no display is needed, and no backend is chosen for whoever imports this
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    cameras = sorted(dataset.schema.cameras)
+    cameras = dataset.schema.cameras
     if not len(dataset) or not cameras:
         raise DataError(f"{dataset.directory} split {dataset.split}: nothing to draw ({len(dataset)} episodes, {len(cameras)} cameras)")
     chosen = np.unique(np.linspace(0, len(dataset) - 1, episodes).astype(int))
     columns = min(2, len(chosen))
     rows = -(-len(chosen) // columns)
-    strip_height, trace_height, margin = len(cameras) * 7.0 / frames, 1.2, 0.7  # inches
-    total = (strip_height + trace_height + 0.6) * rows + margin
-    figure = Figure(figsize=(7.8 * columns, total), dpi=100)
+    strip_inches, traces_inches = len(cameras) * (WIDTH_INCHES - 1) / frames, 2 * TRACE_INCHES + GRIPPER_INCHES + GAP_INCHES
+    block_inches, between_inches = strip_inches + GAP_INCHES + traces_inches, 3 * GAP_INCHES
+    total = block_inches * rows + between_inches * (rows - 1) + 1.6
+    figure = Figure(figsize=(WIDTH_INCHES * columns, total), dpi=100)
     FigureCanvasAgg(figure)
-    title = f"{dataset.name} {dataset.version}, split {dataset.split}: {len(dataset)} episodes, {dataset.num_steps} steps"
-    figure.suptitle(title, fontsize=11, y=1 - 0.2 / total)
-    page = {"left": 0.04, "right": 0.96, "bottom": 0.45 / total, "top": 1 - margin / total}
-    blocks = figure.add_gridspec(rows, columns, hspace=0.18, wspace=0.13, **page)
-    sentences = next((name for name in dataset.schema.steps if name.endswith((LANGUAGE_INSTRUCTION, "natural_language_instruction"))), None)
+    figure.text(0.01, 1 - 0.15 / total, _heading(dataset, spec), fontsize=11, va="top")
+    page = {"left": 0.09 / columns, "right": 1 - 0.03 / columns, "bottom": 0.45 / total, "top": 1 - 1.15 / total}
+    blocks = figure.add_gridspec(rows, columns, hspace=between_inches / block_inches, wspace=0.15, **page)
     for place, number in enumerate(chosen):
+        halves = blocks[place // columns, place % columns].subgridspec(
+            2, 1, height_ratios=(strip_inches, traces_inches), hspace=2 * GAP_INCHES / (strip_inches + traces_inches))
+        traces = halves[1].subgridspec(3, 1, height_ratios=(TRACE_INCHES, TRACE_INCHES, GRIPPER_INCHES), hspace=0.15)
         episode = dataset[int(number)]
-        steps = whole_clip(len(episode), frames)
-        block = blocks[place // columns, place % columns].subgridspec(2, 1, height_ratios=(strip_height, trace_height), hspace=0.16)
-        strip = [np.concatenate([resize(episode.frame(camera, int(step)), size) for step in steps], 1) for camera in cameras]
-        pictures = figure.add_subplot(block[0])
-        pictures.imshow(np.concatenate(strip), aspect="auto", interpolation="nearest")
-        sentence = episode.text(sentences, 0) if sentences else ""
-        pictures.set_title(f"episode {number}, {len(episode)} steps: {sentence or '(no sentence)'}", fontsize=8, loc="left")
-        pictures.set_xticks((np.arange(frames) + 0.5) * size, [str(step) for step in steps], fontsize=6)
-        names = [camera.rsplit("/", 1)[-1] for camera in cameras]
-        pictures.set_yticks((np.arange(len(cameras)) + 0.5) * size, names, fontsize=6, rotation=90, va="center")
-        _draw_actions(figure.add_subplot(block[1]), episode, dataset)
+        shown = whole_clip(len(episode), frames)
+        _draw_pictures(figure.add_subplot(halves[0]), episode, int(number), dataset, shown, size, spec)
+        _draw_actions([figure.add_subplot(trace) for trace in (traces[0], traces[1], traces[2])], episode, dataset, spec, shown)
     figure.savefig(path)
 
 
-def _draw_actions(axes, episode: Episode, dataset: RLDSDataset) -> None:
-    """Motion on the left axis; the last of seven dimensions, the gripper, on the right one: its range would flatten the others."""
-    axes.tick_params(labelsize=6)
-    feature = dataset.schema.steps.get(ACTION)
-    if feature is None or feature.kind != "tensor" or len(feature.shape) != 1:
-        axes.text(0.5, 0.5, "no flat action column", ha="center", va="center", fontsize=7, transform=axes.transAxes)
+def _heading(dataset: RLDSDataset, spec: DatasetSpec | None) -> str:
+    what = f"{dataset.name} {dataset.version}, split {dataset.split}: {len(dataset)} episodes, {dataset.num_steps} steps"
+    if spec is None:
+        return f"{what}\nnot in the registry: column '{ACTION}' as stored"
+    rate = f"{spec.control_hz:g} Hz" if spec.control_hz else "rate not known"
+    unused = "; grey: no policy examples" if spec.first_step or (spec.action_parts and spec.action_parts.lost_steps) else ""
+    doubts = "; ".join(f"{column}: {why}" for column, why in spec.unconfirmed.items())
+    action = f"action = {spec.action_key}" if spec.action_parts else "action as stored"
+    return f"{what}, {rate}; {action}{unused}" + (f"\nNOT CONFIRMED: {doubts}" if doubts else "")
+
+
+def _draw_pictures(axes: Any, episode: Episode, number: int, dataset: RLDSDataset, shown: np.ndarray, size: int,
+                   spec: DatasetSpec | None) -> None:
+    roles = {key: role for role, key in spec.cameras.items()} if spec else {}
+    cameras = dataset.schema.cameras
+    strips, labels = [], []
+    for camera in (*filter(cameras.__contains__, roles), *sorted(set(cameras) - set(roles))):
+        pictures = [episode.frame(camera, int(step)) for step in shown]
+        if spec and camera in spec.swapped:
+            pictures = [picture[..., ::-1] for picture in pictures]
+        strips.append(np.concatenate([resize(np.ascontiguousarray(picture), size) for picture in pictures], 1))
+        blank = " (blank)" if max(picture.std() for picture in pictures) < BLANK_SPREAD else ""
+        labels.append("\n".join(filter(None, (roles.get(camera, ""), camera.rsplit("/", 1)[-1] + blank))))
+    axes.imshow(np.concatenate(strips), aspect="auto", interpolation="nearest")
+    for column in range(1, len(shown)):
+        axes.axvline(column * size - 0.5, color="white", linewidth=1.5)
+    sentences = next((name for name in dataset.schema.steps if name.endswith(SENTENCES)), None)
+    said = list(dict.fromkeys(episode.text(sentences, step).strip() for step in range(len(episode)))) if sentences else []
+    lines = textwrap.wrap(" / ".join(f"“{text}”" if text else "(empty)" for text in said) or "(no sentence)", 84)[:2]
+    seconds = f", {len(episode) / spec.control_hz:.1f} s" if spec and spec.control_hz else ""
+    axes.set_title(f"episode {number}, {len(episode)} steps{seconds}\n" + "\n".join(lines), fontsize=10, loc="left", weight="bold")
+    axes.set_xticks((np.arange(len(shown)) + 0.5) * size, [f"step {step}" for step in shown], fontsize=8)
+    axes.set_yticks((np.arange(len(labels)) + 0.5) * size, labels, fontsize=8, rotation=90, va="center", ha="center")
+    axes.tick_params(axis="y", pad=10, length=0)
+
+
+def _draw_actions(panels: list[Any], episode: Episode, dataset: RLDSDataset, spec: DatasetSpec | None, shown: np.ndarray) -> None:
+    """Three panels over the same steps: position, rotation, gripper. Dotted lines mark the pictures, grey steps are no policy examples."""
+    actions = _actions(episode, dataset, spec)
+    for panel in panels:
+        panel.set_xlim(-0.5, len(episode) - 0.5)
+        panel.tick_params(labelsize=8)
+        panel.tick_params(axis="x", labelbottom=panel is panels[-1])
+        for step in shown:
+            panel.axvline(step, color="black", linestyle=":", linewidth=0.7, alpha=0.5)
+    panels[-1].set_xticks(np.unique(shown))
+    panels[-1].set_xlabel("step", fontsize=8, labelpad=1)
+    if actions is None:
+        panels[0].text(0.5, 0.5, "no flat action column", ha="center", va="center", fontsize=9, transform=panels[0].transAxes)
         return
-    actions = np.asarray(episode.column(ACTION))
-    seven = actions.shape[1] == len(MOTION) + 1
-    motion = actions[:, :len(MOTION)] if seven else actions
-    for column, name in zip(motion.T, MOTION if seven else map(str, range(motion.shape[1])), strict=True):
-        axes.plot(column, label=name, linewidth=1, drawstyle="steps-post")
-    axes.set_xlim(0, max(len(actions) - 1, 1))
-    axes.grid(alpha=0.3)
-    if seven:
-        gripper = axes.twinx()
-        gripper.plot(actions[:, -1], color="black", linewidth=1, linestyle=":", drawstyle="steps-post", label="gripper (right)")
-        low, high = min(0.0, float(actions[:, -1].min())), max(1.0, float(actions[:, -1].max()))
-        gripper.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
-        gripper.tick_params(labelsize=6)
-        lines = [*axes.get_lines(), *gripper.get_lines()]
-        labels = [line.get_label() for line in lines]
-        axes.legend(lines, labels, fontsize=5, ncol=len(lines), loc="lower center", bbox_to_anchor=(0.5, -0.32), frameon=False)
+    steps = np.arange(len(actions))
+    if actions.shape[1] != 7:
+        for column, values in enumerate(actions.T):
+            panels[0].plot(steps, values, linewidth=1, drawstyle="steps-mid", label=str(column))
+        panels[0].set_ylabel(f"action\n{actions.shape[1]} numbers", fontsize=8)
+        return
+    units = spec.units if spec else ("", "")
+    for panel, (title, names), unit, first in zip(panels, MOTION, units, (0, 3), strict=False):
+        for offset, (name, colour) in enumerate(zip(names, COLOURS, strict=True)):
+            panel.plot(steps, actions[:, first + offset], color=colour, linewidth=1.4, drawstyle="steps-mid", label=name)
+        panel.axhline(0, color="black", linewidth=0.6)
+        panel.set_ylabel(f"Δ {title}\n[{unit or 'unit unknown'}]", fontsize=8)
+        panel.legend(fontsize=8, ncol=3, loc="upper right", borderpad=0.2, handlelength=1.2, framealpha=0.8)
+        low, high = min(0.0, float(actions[:, first:first + 3].min())), max(0.0, float(actions[:, first:first + 3].max()))
+        panel.set_ylim(low - 0.1 * (high - low or 1), high + 0.45 * (high - low or 1))
+    _draw_gripper(panels[2], episode, actions[:, 6], spec)
+    if spec:
+        for panel in panels:
+            for start, stop in ((0, spec.first_step), (len(actions), len(episode))):
+                if stop > start:
+                    panel.axvspan(start - 0.5, stop - 0.5, color="black", alpha=0.12, linewidth=0)
+
+
+def _draw_gripper(panel: Any, episode: Episode, values: np.ndarray, spec: DatasetSpec | None) -> None:
+    steps = np.arange(len(values))
+    panel.fill_between(steps, values.min(initial=0), values, step="mid", color="black", alpha=0.25, linewidth=0)
+    panel.plot(steps, values, color="black", linewidth=1.4, drawstyle="steps-mid")
+    parts = spec.action_parts if spec else None
+    raw = None
+    if parts is not None and parts.gripper is not None:
+        raw = parts.gripper.of(lambda key: statistics.finite(episode, key))[:, 0]
+        panel.plot(raw, color="tab:orange", linestyle="--", linewidth=1.2, label="as stored")
+        panel.legend(fontsize=7, loc="center right", borderpad=0.2, handlelength=1.6, framealpha=0.8)
+    both = values if raw is None else np.concatenate([values, raw])
+    low, high = min(0.0, float(both.min())), max(1.0, float(both.max()))
+    panel.set_ylim(low - 0.15 * (high - low), high + 0.15 * (high - low))
+    panel.set_ylabel("gripper", fontsize=8)
+    absent = parts is not None and parts.convention in (Gripper.ABSENT, Gripper.ABSENT_OPEN)
+    if parts is not None:
+        panel.set_yticks([0, 1], ["0: no gripper", "1"] if absent else ["0 closed", "1 open"])
+    elif spec is not None and 6 in spec.signed_dimensions:
+        panel.set_yticks([-1, 1], ["-1 close", "+1 open"])
+
+
+def _actions(episode: Episode, dataset: RLDSDataset, spec: DatasetSpec | None) -> np.ndarray | None:
+    """What training sees, else the column `action` where it is flat."""
+    if spec is not None and not {"action", "gripper"} & set(spec.impossible):
+        return statistics.actions(episode, spec)
+    feature = dataset.schema.steps.get(ACTION)
+    flat = feature is not None and feature.kind == "tensor" and len(feature.shape) == 1
+    return np.asarray(episode.column(ACTION)) if flat else None

@@ -1,6 +1,6 @@
 """What a dataset directory holds and what is wrong with it: `vpp data inspect`.
 
-Works from features.json and the records alone, so it also serves datasets that are not in the registry. A *defect* makes a record
+Works from features.json and the records, so it also serves datasets that are not in the registry. A *defect* makes a record
 unusable (the loader fails on it or skips it); a *warning* is something that training survives but a person should know.
 """
 
@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines import statistics
 from data_pipelines.errors import BadRecordError
+from data_pipelines.openx.mirror import missing_keys
+from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, REGISTRY, DatasetSpec
 from data_pipelines.rlds import images
 from data_pipelines.rlds.dataset import DatasetInfo, Episode, RLDSDataset
 from data_pipelines.rlds.schema import ACTION, IS_FIRST, IS_LAST, LANGUAGE_INSTRUCTION, OBSERVATION, Schema
@@ -17,6 +20,8 @@ from data_pipelines.rlds.schema import ACTION, IS_FIRST, IS_LAST, LANGUAGE_INSTR
 MAX_DEFECTS = 100
 # A picture without any contrast is a stand-in for a camera that was not there.
 BLANK_SPREAD = 1.0
+# The action that training sees of a dataset whose registry row composes it, beside the columns as stored.
+COMMON_ACTION = "action as trained"
 SENTENCES = (LANGUAGE_INSTRUCTION, "natural_language_instruction")
 
 
@@ -27,27 +32,37 @@ def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, image
       images_per_episode: pictures decoded per camera and episode to find damaged and blank ones; everything else is read completely.
     """
     info = DatasetInfo.read(path)
-    schema = Schema.read(info.directory)
+    schema, spec = Schema.read(info.directory), REGISTRY.get(info.name)
     features = {name: {"kind": it.kind, "dtype": it.dtype, "shape": list(it.shape)} for name, it in schema.steps.items()}
     report = {"dataset": info.name, "version": info.version, "directory": str(info.directory), "features": features,
-              "episode_features": sorted(schema.episode), "splits": {}}
+              "episode_features": sorted(schema.episode), "registry": _row(spec, schema) if spec else None, "splits": {}}
     for name, split in info.splits.items():
         entry = {"shards": len(split.files), "shards_present": len(split.present), "shards_absent": list(split.absent),
                  "episodes_listed": sum(split.shard_lengths)}
         if split.present:
             dataset = RLDSDataset(path, name, index_dir=index_dir, on_bad_record="skip")
-            entry |= _Survey(schema, images_per_episode).of(dataset)
+            entry |= _Survey(schema, spec, images_per_episode).of(dataset)
         report["splits"][name] = entry
     return report
+
+
+def _row(spec: DatasetSpec, schema: Schema) -> dict:
+    """What the registry makes of the dataset."""
+    refused = {stage: spec.refusal(columns) for stage, columns in (("video", CLIP_COLUMNS), ("policy", POLICY_COLUMNS))}
+    return {"name": spec.name, "views": spec.cameras, "control_hz": spec.control_hz, "action": spec.action_key,
+            "missing": missing_keys(spec, schema), "refused": {stage: why for stage, why in refused.items() if why}}
 
 
 class _Survey:
     """One pass over the episodes of a split."""
 
-    def __init__(self, schema: Schema, images_per_episode: int):
+    def __init__(self, schema: Schema, spec: DatasetSpec | None, images_per_episode: int):
         self.schema, self.images_per_episode = schema, images_per_episode
+        self.spec = spec if spec and spec.action_parts and not spec.action_parts.problems(schema) else None
         self.numbers = {name: _Range() for name, feature in schema.steps.items() if feature.kind == "tensor" and len(feature.shape) == 1
                         and name.startswith((ACTION, f"{OBSERVATION}/"))}
+        if self.spec:
+            self.numbers[COMMON_ACTION] = _Range()
         self.sentences = {name: Counter() for name, feature in schema.steps.items() if feature.kind == "text"}
         self.cameras = {name: _Camera() for name in schema.cameras}
         self.defects: list[str] = []
@@ -80,7 +95,7 @@ class _Survey:
     def _episode(self, episode: Episode) -> None:
         """Every column on its own, so that one damaged column does not hide the others."""
         for name, found in self.numbers.items():
-            self._guard(lambda name=name, found=found: found.add(episode, name))
+            self._guard(lambda name=name, found=found: found.add(episode, name, self._values(episode, name)))
         for name, counter in self.sentences.items():
             self._guard(lambda name=name, counter=counter: self._texts(episode, name, counter))
         for name, camera in self.cameras.items():
@@ -90,6 +105,9 @@ class _Survey:
         for name, place in ((IS_FIRST, 0), (IS_LAST, len(episode) - 1)):
             if name in self.schema.steps:
                 self._guard(lambda name=name, place=place: self._flag(episode, name, place))
+
+    def _values(self, episode: Episode, name: str) -> np.ndarray:
+        return statistics.actions(episode, self.spec) if name == COMMON_ACTION else np.asarray(episode.column(name), np.float64)
 
     def _guard(self, check) -> None:
         try:
@@ -131,8 +149,7 @@ class _Range:
     def __init__(self):
         self.count, self.low, self.high, self.total = 0, np.inf, -np.inf, 0.0
 
-    def add(self, episode: Episode, name: str) -> None:
-        values = np.asarray(episode.column(name), np.float64)
+    def add(self, episode: Episode, name: str, values: np.ndarray) -> None:
         good = np.isfinite(values).all(-1)
         if good.any():
             self.low = np.minimum(self.low, values[good].min(0))
@@ -174,6 +191,11 @@ class _Camera:
 def summary(report: dict) -> str:
     """The report for a terminal."""
     lines = [f"{report['dataset']} {report['version']}  {report['directory']}"]
+    if row := report["registry"]:
+        views = ", ".join(f"{role}={key}" for role, key in row["views"].items())
+        lines.append(f"registry: views {views or 'none'}; action {row['action'] or 'none'}")
+        lines += [f"  missing: {key}" for key in row["missing"]]
+        lines += [f"  not for {stage}: {why}" for stage, why in row["refused"].items()]
     for name, split in report["splits"].items():
         shards = f"{split['shards_present']} of {split['shards']} shard(s) present"
         lines.append(f"split {name}: {shards}, {split['episodes_listed']} episodes listed")

@@ -105,7 +105,7 @@ def _compare(name: str, spec: DatasetSpec | None, versions: Sequence[str], info:
     for split in info.splits.values():
         if split.absent:
             found.append((MISSING_SHARD, f"split {split.name}: {len(split.absent)} of {len(split.files)} shards absent"))
-    found += [(MISSING_KEY, f"no {key}") for key in (_missing_keys(spec, Schema.read(info.directory)) if spec else ())]
+    found += [(MISSING_KEY, f"no {key}") for key in (missing_keys(spec, Schema.read(info.directory)) if spec else ())]
     refused = {stage: spec.refusal(columns) for stage, columns in (("video", CLIP_COLUMNS), ("policy", POLICY_COLUMNS))} if spec else {}
     splits = {split.name: (len(split.present), len(split.files), sum(split.shard_lengths)) for split in info.splits.values()}
     worst = max((status for status, _ in found), key=STATUSES.index, default=OK)
@@ -113,7 +113,7 @@ def _compare(name: str, spec: DatasetSpec | None, versions: Sequence[str], info:
                    {stage: why for stage, why in refused.items() if why})
 
 
-def _missing_keys(spec: DatasetSpec, schema: Schema) -> list[str]:
+def missing_keys(spec: DatasetSpec, schema: Schema) -> list[str]:
     """What the row reads and features.json has not. Columns that the row itself calls unusable are not looked for."""
     missing = [f"camera '{key}'" for key in spec.cameras.values() if key not in schema.cameras]
     if not any(key in schema.steps or key in schema.episode for key in spec.instruction_keys):

@@ -33,6 +33,7 @@ class DatasetSpec:
       instruction_keys: the first one that features.json has is used.
       clip_sampling: 'strided' (robot episodes) or 'whole' (the clip spans the episode).
       first_step: steps before it are no policy examples and not in the statistics.
+      units: of the position and of the rotation in an action; "" where no documentation says.
       control_hz: rate of the actions; None: not known.
       signed_dimensions: commands that are +1 or -1 to the robot (grippers): a policy's output there is replaced by its sign.
     """
@@ -52,6 +53,7 @@ class DatasetSpec:
     clip_sampling: str = "strided"
     first_step: int = 0
     signed_dimensions: tuple[int, ...] = ()
+    units: tuple[str, str] = ("", "")
     action_parts: Composition | None = None
     proprio_parts: Composition | None = None
     swapped: tuple[str, ...] = ()
@@ -117,7 +119,7 @@ REGISTRY: dict[str, DatasetSpec] = {spec.name: spec for spec in (
         clip_views={"primary": 0.75, "wrist": 0.25},
         policy_views=("primary", "wrist"),
         action_key="action", action_width=7, normalization="none", control_hz=30.0,
-        proprio_key="observation/robot_obs", proprio_width=15, signed_dimensions=(6,),
+        proprio_key="observation/robot_obs", proprio_width=15, signed_dimensions=(6,), units=("2 cm", "0.05 rad"),
         notes="action: relative xyz/0.02 m, euler/0.05 rad, gripper +-1; already in [-1, 1], so it is not scaled again",
     ),
     DatasetSpec(
@@ -126,7 +128,7 @@ REGISTRY: dict[str, DatasetSpec] = {spec.name: spec for spec in (
         clip_views={"primary": 0.75, "wrist": 0.25},
         policy_views=("primary", "wrist"),
         action_key="action", action_width=7, normalization="none", control_hz=30.0,
-        proprio_key="observation/robot_obs", proprio_width=15, signed_dimensions=(6,),
+        proprio_key="observation/robot_obs", proprio_width=15, signed_dimensions=(6,), units=("2 cm", "0.05 rad"),
         notes="the recorded dataset as converted by `vpp data build calvin`; rel_actions as stored, already in [-1, 1]",
     ),
     DatasetSpec(

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import inspection
+from data_pipelines import contact_sheet, inspection
 from data_pipelines.builders.calvin_mujoco import CalvinMujocoRecipe, Settings
 from data_pipelines.errors import DatasetNotFoundError
+from data_pipelines.openx.registry import dataset_spec
+from data_pipelines.openx.table import OPENX
 from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset
 from vpp_jax.cli import data as command
 
@@ -67,9 +69,29 @@ def test_command_inspects_the_real_shard(shared_data, tmp_path, capsys):
     # this copy says that it has no cameras, and three of its four do hold pictures
     assert {warning["problem"].split("'")[1] for warning in train["warnings"] if "has_image" in warning["problem"]} == {
         f"episode_metadata/has_image_{camera}" for camera in range(3)}
+    trained = train["numbers"]["action as trained"]
+    assert (trained["width"], trained["min"][6], trained["max"][6]) == (7, 0, 1)
+    assert report["registry"]["refused"] == {}
     pixels = np.asarray(Image.open(outputs["png"]).convert("RGB")).astype(np.int32)
     assert min(pixels.shape[:2]) > 800
     assert len(np.unique(pixels @ [65536, 256, 1])) > 5000  # photographs, not an empty page
+
+
+def test_sheet_of_actions_in_one_form_of_others_and_of_none(write_openx, write_dataset, tmp_path):
+    red = np.array([214, 39, 40])  # the first of three curves
+
+    def curves(dataset, spec) -> int:
+        contact_sheet.draw(dataset, tmp_path / "sheet.png", spec=spec, episodes=1, frames=2, size=16)
+        pixels = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
+        return int((np.abs(pixels - red).sum(-1) < 30).sum())
+
+    def apart(_, steps):
+        steps["action"] += 10 * np.arange(18)
+
+    composed = RLDSDataset(write_openx(OPENX["viola"]))
+    assert curves(composed, dataset_spec("viola")) > 200
+    assert curves(composed, None) < 10  # its action is a group of columns
+    assert curves(RLDSDataset(write_dataset([4], apart, action_width=18)), None) > 50
 
 
 def test_command_builds_indexes_and_counts(tmp_path, capsys, monkeypatch):

@@ -188,6 +188,7 @@ def _stats(arguments: argparse.Namespace) -> int:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from data_pipelines import inspection
+    from data_pipelines.openx.registry import REGISTRY
     from data_pipelines.rlds.dataset import RLDSDataset
 
     if arguments.mixture or _is_mirror(arguments.directory):
@@ -204,7 +205,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
         if split is None:
             raise DataError(f"{arguments.directory}: no split has an episode to draw")
         arguments.png.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet.draw(RLDSDataset(arguments.directory, split, index_dir=arguments.index_dir, on_bad_record="skip"), arguments.png)
+        dataset = RLDSDataset(arguments.directory, split, index_dir=arguments.index_dir, on_bad_record="skip")
+        contact_sheet.draw(dataset, arguments.png, spec=REGISTRY.get(dataset.name))
         print(f"wrote {arguments.png}")
     return 1 if any(entry.get("defects_total") for entry in report["splits"].values()) else 0
 
