@@ -1,95 +1,181 @@
-"""Batches in a fixed order: step k's global batch is a function of (seed, k) alone, whatever the number of processes or threads.
+"""Batches in a fixed order: step k's global batch is a function of (seed, k) alone, whatever the number of hosts, threads or workers.
 
-Shuffling, repeating and mixing are Grain's index arithmetic, so the iterator's state is one number and resuming is exact.
+So the iterator's state is one number, the examples that all hosts together have read, and training resumes exactly at any step, on
+another number of hosts, too.
 """
 
 import functools
+import threading
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import grain
 import numpy as np
 
 from data_pipelines.errors import DataError
+from data_pipelines.order import ENDLESS, Member, Order
 from data_pipelines.sources import Example, Mixture, Source, clip_source, policy_source
 
-__all__ = ["clip_source", "eval_batches", "example_order", "make_iterator", "policy_source"]
+__all__ = ["Batches", "clip_source", "eval_batches", "example_order", "make_iterator", "policy_source"]
 
-# Elements a process may ask for before the order ends; far beyond any training run.
-ENDLESS = 1 << 60
-# Grain's shuffle permutes blocks of at least 2^16 numbers and skips those out of range: milliseconds per number in a source of ten.
-SMALL = 1 << 16
+# Batches whose example numbers are computed at once: the arithmetic costs as much for one number as for a hundred.
+PLANNED = 64
 
 
-def example_order(source: Source, seed: int, shuffle: bool = True) -> grain.MapDataset:
-    """Infinite sequence of example numbers: each member reshuffled every epoch, members interleaved by weight."""
-    members = [(0, len(source), 1.0)]
+def example_order(source: Source, seed: int, shuffle: bool = True) -> Order:
+    """The endless sequence of example numbers: each member reshuffled every epoch, members of a mixture interleaved by weight."""
+    members = [Member(0, len(source))]
     if isinstance(source, Mixture):
-        members = list(zip(source.starts[:-1], source.starts[1:], source.weights, strict=True))
-    orders = []
-    for number, (start, stop, _) in enumerate(members):
-        member_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        if shuffle and stop - start <= SMALL:
-            orders.append(grain.MapDataset.range(ENDLESS).map(_SmallShuffle(start, stop - start, member_seed)))
-        elif shuffle:
-            orders.append(grain.MapDataset.range(start, stop).shuffle(seed=member_seed).repeat())
-        else:
-            orders.append(grain.MapDataset.range(start, stop).repeat())
-    return orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, [weight for _, _, weight in members])
-
-
-@dataclass(frozen=True)
-class _SmallShuffle:
-    """Position -> number in [start, start + length), another permutation each epoch."""
-
-    start: int
-    length: int
-    seed: int
-
-    def __call__(self, position: int) -> int:
-        epoch, index = divmod(int(position), self.length)
-        return self.start + int(_permutation(self.length, self.seed, epoch)[index])
-
-
-@functools.lru_cache(maxsize=16)
-def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(length)
-
-
-@dataclass(frozen=True)
-class _LocalExample:
-    """Element i of one process: row `i % rows` of its contiguous part of global batch `i // rows`."""
-
-    source: Source
-    order: grain.MapDataset
-    batch_size: int
-    rows: int
-    process_index: int
-
-    def __call__(self, index: int) -> Example:
-        batch, row = divmod(int(index), self.rows)
-        return self.source[int(self.order[batch * self.batch_size + self.process_index * self.rows + row])]
+        parts = zip(source.starts[:-1], source.starts[1:], source.weights, strict=True)
+        members = [Member(start, stop - start, weight) for start, stop, weight in parts]
+    return Order(members, seed, shuffle)
 
 
 def make_iterator(source: Source, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1, threads: int = 2,
-                  shuffle: bool = True, prefetch: int = 32) -> grain.DatasetIterator:
+                  shuffle: bool = True, prefetch: int = 32, workers: int = 0) -> "Batches":
     """Endless batches of this process: dicts of arrays with leading dimension batch_size / process_count.
 
-    The parts of all processes, joined in process order, are the global batch. `get_state()` and `set_state()` are exact at any step.
+    The parts of all processes, joined in process order, are the global batch.
 
     Args:
-      source: examples with random access; a `Mixture` is drawn from by its weights.
+      source: examples with random access; a `Mixture` is drawn from by its weights. With workers it must pickle.
       batch_size: global.
-      threads: reader threads; 0 reads in the calling thread. Does not change the order.
+      threads: reader threads; 0 reads in the calling thread. Decoding, resizing and copying run side by side in them; what is Python
+        does not, which is felt from about ten threads on.
       prefetch: examples read ahead.
+      workers: processes that make whole batches in place of threads; each takes seconds to start.
     """
     rows = _rows(batch_size, process_index, process_count)
-    local = _LocalExample(source, example_order(source, seed, shuffle), batch_size, rows, process_index)
-    ahead = max(prefetch, rows) if threads else 0
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-    examples = grain.MapDataset.range(ENDLESS).map(local).to_iter_dataset(options)
-    return iter(examples.batch(rows, drop_remainder=True))
+    plan = _Plan(example_order(source, seed, shuffle), batch_size, process_index * rows, rows)
+    return Batches(source, plan, threads, -(-prefetch // rows), workers)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Example numbers of one process's rows: `plan(start, batch) -> int64[rows]`, `batch` batches after example `start`."""
+
+    order: Order
+    batch_size: int
+    first_row: int
+    rows: int
+
+    def __call__(self, start: int, batch: int) -> np.ndarray:
+        block, index = divmod(batch, PLANNED)
+        return _planned(self, start, block)[index]
+
+
+@functools.lru_cache(maxsize=8)
+def _planned(plan: _Plan, start: int, block: int) -> np.ndarray:
+    """int64[PLANNED, rows]: the example numbers of some batches in a row."""
+    batches = block * PLANNED + np.arange(PLANNED)
+    places = start + batches[:, None] * plan.batch_size + plan.first_row + np.arange(plan.rows)
+    return plan.order(np.minimum(places, ENDLESS - 1).ravel()).reshape(places.shape)
+
+
+class Batches(Iterator[Example]):
+    """See `make_iterator`. Where a batch raises, the next call tries the same batch again.
+
+    Args:
+      ahead: batches prepared while one is used.
+    """
+
+    def __init__(self, source: Source, plan: _Plan, threads: int, ahead: int, workers: int):
+        self._source, self._plan, self._ahead, self._workers = source, plan, ahead, workers
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reader") if threads and not workers else None
+        self._restart(0)
+
+    def _restart(self, start: int) -> None:
+        self._start, self._given = start, 0
+        self._pending: deque[_Filling] = deque()
+        self._from_workers: Iterator[Example] | None = None
+
+    def __next__(self) -> Example:
+        if self._start + (self._given + 1) * self._plan.batch_size > ENDLESS:
+            raise DataError(f"the order of the examples ends at {ENDLESS}")
+        try:
+            batch = self._next_from_workers() if self._workers else self._next_from_threads()
+        except BaseException:
+            self._restart(self._examples)
+            raise
+        self._given += 1
+        return batch
+
+    @property
+    def _examples(self) -> int:
+        return self._start + self._given * self._plan.batch_size
+
+    def get_state(self) -> dict[str, int]:
+        """The examples that all processes together have been given: the same number in each, valid for any number of them."""
+        return {"examples": self._examples}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes on where the iterator stood that gave `state`."""
+        if not isinstance(state, dict) or state.keys() != {"examples"} or not 0 <= int(state["examples"]) < ENDLESS:
+            raise DataError(f"the state of the data is {state}, expected {{'examples': N}}: it was written by another version of the "
+                            "loader. Start in a new work directory, or with the version that wrote it")
+        self._restart(int(state["examples"]))
+
+    def _next_from_threads(self) -> Example:
+        while len(self._pending) < (1 + self._ahead if self._pool else 1):
+            numbers = self._plan(self._start, self._given + len(self._pending))
+            self._pending.append(_Filling(self._source, numbers, self._pool))
+        return self._pending.popleft().result()
+
+    def _next_from_workers(self) -> Example:
+        if self._from_workers is None:
+            self._from_workers = _worker_batches(self._source, self._plan, self._examples, self._workers, self._ahead)
+        return next(self._from_workers)
+
+
+class _Filling:
+    """A batch whose rows are written as their examples come, by the threads that read them."""
+
+    def __init__(self, source: Source, numbers: np.ndarray, pool: ThreadPoolExecutor | None):
+        self._source, self._rows = source, len(numbers)
+        self._lock, self._batch = threading.Lock(), {}
+        self._tasks: list[Future] = []
+        for row, number in enumerate(numbers.tolist()):
+            if pool is None:
+                self._fill(row, number)
+            else:
+                self._tasks.append(pool.submit(self._fill, row, number))
+
+    def _fill(self, row: int, number: int) -> None:
+        example = self._source[number]
+        with self._lock:
+            if not self._batch:
+                shapes = {name: (np.shape(value), np.asarray(value).dtype) for name, value in example.items()}
+                self._batch = {name: np.empty((self._rows, *shape), dtype) for name, (shape, dtype) in shapes.items()}
+        for name, rows in self._batch.items():
+            rows[row] = example[name]
+
+    def result(self) -> Example:
+        for task in self._tasks:
+            task.result()
+        return self._batch
+
+
+def _worker_batches(source: Source, plan: _Plan, start: int, workers: int, ahead: int) -> Iterator[Example]:
+    """Batches from example `start` on, made by processes. Grain hands them over through shared memory, in order."""
+    import grain  # seconds of import, for workers only
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():  # Grain reads its flags; a program that has none of its own has not parsed any
+        flags.FLAGS.mark_as_parsed()
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(-(-ahead // workers), 1))
+    batches = grain.MapDataset.range(ENDLESS // plan.batch_size).map(_WholeBatch(source, plan, start))
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)).mp_prefetch(options))
+
+
+@dataclass(frozen=True)
+class _WholeBatch:
+    source: Source
+    plan: _Plan
+    start: int
+
+    def __call__(self, batch: int) -> Example:
+        return _Filling(self.source, self.plan(self.start, int(batch)), None).result()
 
 
 def eval_batches(source: Source, batch_size: int, process_index: int = 0, process_count: int = 1, threads: int = 2,
