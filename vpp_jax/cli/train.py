@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int:
     import jax
 
-    from vpp_jax.training.distributed import TRY_AGAIN, leave, start
+    from vpp_jax.training.distributed import TRY_AGAIN, MissingProcessError, leave, start
     from vpp_jax.training.heartbeat import Heartbeat
     from vpp_jax.training.loop import train
     from vpp_jax.training.stages.base import make_stage
@@ -75,7 +75,8 @@ def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int
             gone = heartbeat.gone() if isinstance(error, jax.errors.JaxRuntimeError) else []
             if gone:  # what failed is a computation that all share
                 end(f"vpp: process {index} cannot go on without {'; '.join(map(str, gone))}", TRY_AGAIN)
-            end(paragraph(error) if isinstance(error, VppError) else traceback.format_exc(), 1)
+            code = TRY_AGAIN if isinstance(error, MissingProcessError) else 1
+            end(paragraph(error) if isinstance(error, VppError) else traceback.format_exc(), code)
 
 
 def _processes(options: dict[str, str]) -> tuple[str, int, int]:

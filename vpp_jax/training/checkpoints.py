@@ -175,12 +175,11 @@ def _some(names: list[str], most: int = 6) -> str:
 class Checkpoints:
     """The checkpoints of one run. Saving returns when the state is copied; files are finished in the background (`wait`, `close`)."""
 
-    def __init__(self, directory: str | Path, keep: int, timeout_s: float = 600.0):
+    def __init__(self, directory: str | Path, keep: int):
         self._folder = epath.Path(directory).absolute()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._keep = keep
-        options = ocp.options.AsyncOptions(timeout_secs=int(timeout_s))  # how long processes wait for one another
-        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         if jax.process_index() == 0:
             self._remove_leftovers()
 

@@ -21,12 +21,17 @@ from vpp_jax.parallel.mesh import AXES, batch_sharding, replicated
 
 # sysexits.h: a temporary failure; schedulers start such a job again.
 TRY_AGAIN = 75
-# JAX's own detector of dead processes ends a process without a word about the others; ours comes first.
-_JAX_GRACE_S = 60.0
+# JAX's own detector of silent processes aborts without a word about the others, and all of them after a suspension of the machine; the
+# heartbeats (vpp_jax/training/heartbeat.py) find them sooner.
+_JAX_DETECTOR_S = 3600
 
 
 class DistributedError(VppError):
-    """Processes that did not come, do not agree, or cannot split a batch."""
+    """Processes that do not agree, or cannot split a batch."""
+
+
+class MissingProcessError(DistributedError):
+    """Processes that did not come in time. Trying again may help."""
 
 
 # --- start --------------------------------------------------------------------------------------------------------------------------
@@ -48,11 +53,11 @@ def start(coordinator: str = "", process_index: int | None = None, process_count
     try:
         jax.distributed.initialize(
             coordinator or None, process_count, process_index, initialization_timeout=int(timeout_s),
-            heartbeat_timeout_seconds=int(timeout_s + _JAX_GRACE_S),
+            heartbeat_timeout_seconds=_JAX_DETECTOR_S,
         )  # fmt: skip
     except RuntimeError as error:
         where = coordinator or "of the TPU"
-        raise DistributedError(f"not all processes came within {timeout_s:g} s (coordinator {where}): {error}") from None
+        raise MissingProcessError(f"not all processes came within {timeout_s:g} s (coordinator {where}): {error}") from None
 
 
 def _on_tpu() -> bool:
@@ -72,7 +77,7 @@ def leave(code: int) -> None:
 
 
 def exchange(name: str, value: str, timeout_s: float) -> list[str]:
-    """Every process's `value`, in process order; a barrier, too. DistributedError names the processes that did not come in time.
+    """Every process's `value`, in process order; a barrier, too. MissingProcessError names those that did not come in time.
 
     `name` must be new in every call.
     """
@@ -89,8 +94,8 @@ def exchange(name: str, value: str, timeout_s: float) -> list[str]:
         except jax.errors.JaxRuntimeError:
             missing.append(str(process))
     if missing:
-        raise DistributedError(f"process {jax.process_index()} waited {timeout_s:g} s at '{name}' for process {', '.join(missing)} of "
-                               f"{jax.process_count()}, which did not come")  # fmt: skip
+        raise MissingProcessError(f"process {jax.process_index()} waited {timeout_s:g} s at '{name}' for process {', '.join(missing)} of "
+                                  f"{jax.process_count()}, which did not come")  # fmt: skip
     return values
 
 

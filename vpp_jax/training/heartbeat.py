@@ -60,7 +60,7 @@ class Heartbeat:
         self._folder, self._process, self._count = folder, process, count
         self._every_s, self._lost_after_s, self._give_up = every_s, lost_after_s, give_up
         self._phase, self._step, self._since, self._error = "start", 0, time.monotonic(), ""
-        self._told, self._begun = "", time.time()
+        self._told, self._suspects, self._begun = "", set(), time.time()
         self._ended, self._writing = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
 
@@ -149,7 +149,9 @@ class Heartbeat:
     def _look_around(self) -> None:
         peers = self.peers()
         here = f"process {self._process} stands in {self._phase}, step {self._step}, for {time.monotonic() - self._since:.0f} s"
-        lost = [peer for peer in peers if peer.host and (peer.phase == "failed" or peer.silent_s > self._lost_after_s)]
+        silent = {peer.process for peer in peers if peer.host and peer.silent_s > self._lost_after_s}
+        lost = [peer for peer in peers if peer.phase == "failed" or peer.process in silent & self._suspects]
+        self._suspects = silent  # twice in a row: after a suspension, ours and theirs, the first look finds everybody silent
         if lost:
             self._give_up(f"{here} and gives up: {'; '.join(map(str, lost))}")
         elsewhere = [peer for peer in peers if (peer.phase, peer.step) != (self._phase, self._step) or peer.silent_s > 2 * self._every_s]

@@ -69,7 +69,7 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
     check_passes(config.data.batch_size, config.train.accumulate, mesh)
     part, timeout_s = batch_part(mesh), config.train.peer_timeout_s
 
-    with closing(Checkpoints(workdir / "checkpoints", config.train.keep, timeout_s)) as checkpoints, jax.set_mesh(mesh):
+    with closing(Checkpoints(workdir / "checkpoints", config.train.keep)) as checkpoints, jax.set_mesh(mesh):
         # === where an earlier run stopped ===========================================================================================
         start = checkpoints.latest()
         require_equal("configuration", config_hash(config), timeout_s, "Give all of them the same flags")
@@ -212,6 +212,7 @@ class Evaluation:
         picture = self._workdir / "previews" / f"step_{step:08d}.png" if jax.process_index() == 0 else None
         root = jax.random.fold_in(jax.random.key(self._stage.config.seed), EVAL_STREAM)
         rows: list[dict[str, float]] = []
+        shown: dict[str, float] = {}
         for index, batch in enumerate(_whole_batches(self._source, self._stage.config, self._mesh)):
             if stop_asked is not None and stop_asked():
                 return None
@@ -219,8 +220,8 @@ class Evaluation:
             loss, metrics = self._loss(params, self._frozen, batch, key)
             rows.append({name: float(value) for name, value in jax.device_get({"loss": loss, **metrics}).items()})
             if index == 0:
-                self._stage.preview(params, self._frozen, batch, key, picture)
-        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+                shown = self._stage.preview(params, self._frozen, batch, key, picture)
+        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | shown
 
 
 def statistics_hash(data: dict[str, Any]) -> str:

@@ -1,0 +1,70 @@
+"""Several passes give the update of one."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vpp_jax.config import ConfigError, MeshConfig
+from vpp_jax.parallel.mesh import make_mesh
+from vpp_jax.training.accumulation import check_passes, loss_and_gradients
+from vpp_jax.training.state import Trainer
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, 6])
+def test_weighted_mean_of_the_parts_is_the_mean_of_the_whole(passes):
+    """Squared error over the valid entries only: passes contain different numbers of them, one pass none at all."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 3)), rng.normal(size=12)
+    valid = np.array([1, 0, 1, 1, 0, 1, 1, 0, 1, 1, 0, 1], np.float64)  # rows 1, 4, 7, 10: one pass of three
+    p = rng.normal(size=3)
+
+    def objective(params, rows):
+        x, y, valid = rows
+        error = jnp.sum(valid * (x @ params["p"] - y) ** 2) / jnp.maximum(jnp.sum(valid), 1.0)
+        return error, ({"rows": jnp.float32(len(y))}, jnp.sum(valid))
+
+    loss, metrics, gradients = loss_and_gradients(objective, {"p": jnp.asarray(p)}, tuple(map(jnp.asarray, (x, y, valid))), passes)
+    residual = valid * (x @ p - y)
+    assert float(loss) == pytest.approx(np.sum(residual**2) / valid.sum(), rel=1e-5)
+    np.testing.assert_allclose(gradients["p"], 2 * residual @ x / valid.sum(), rtol=2e-5)
+    assert float(metrics["rows"]) == 12 / passes
+
+
+@pytest.fixture(scope="module")
+def updated(toy):
+    """passes -> parameters and metrics after one real training step."""
+
+    def update(passes):
+        stage = toy.ToyStage(toy.toy_config(accumulate=passes))
+        trainer = Trainer(stage)
+        state = jax.jit(trainer.init)(jax.random.key(0))
+        source = stage.source("train", {}, None)
+        batch = {name: np.stack([source[i][name] for i in range(8)]) for name in ("x", "y", "number")}
+        after, metrics, _ = jax.jit(trainer.step)(state, stage.load_frozen({"vae/lift.kernel": jax.devices()[0]}), batch)
+        return after.opt_state[0].mu, metrics
+
+    return {passes: update(passes) for passes in (1, 4)}
+
+
+def test_a_training_step_in_four_passes(updated):
+    """Noise belongs to rows, so loss and gradients (Adam's first moments) agree to the rounding of float32 sums."""
+    (one, metrics), (four, others) = updated[1], updated[4]
+    assert metrics.keys() == others.keys()
+    for name in metrics:
+        assert float(metrics[name]) == pytest.approx(float(others[name]), rel=1e-5), name
+    for name, value in one.items():
+        np.testing.assert_allclose(value, four[name], rtol=1e-4, atol=1e-6 * float(jnp.abs(value).max()))
+
+
+def test_passes_must_fit_batch_and_mesh(toy):
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    check_passes(8, 4, mesh)
+    with pytest.raises(ConfigError, match=r"batch_size is 8, expected a multiple of 1 \(mesh data x fsdp\) times 3 \(train\.accumulate\)"):
+        check_passes(8, 3, mesh)
+    config = toy.toy_config()
+    passes = replace(config.train, accumulate=3)
+    with pytest.raises(ConfigError, match=r"train\.accumulate is 3, which does not divide data\.batch_size = 8"):
+        replace(config, train=passes)
