@@ -83,7 +83,7 @@ class _Survey:
         texts = {name: {"distinct": len(counter), "empty_steps": counter.get("", 0), "most_common": [*map(list, counter.most_common(10))]}
                  for name, counter in self.sentences.items()}
         return {
-            "episodes": len(dataset), "steps": dataset.num_steps, "steps_per_episode": spread,
+            "episodes": len(dataset), "episodes_left_out": dataset.left_out, "steps": dataset.num_steps, "steps_per_episode": spread,
             "cameras": {name: camera.report() for name, camera in sorted(self.cameras.items())},
             "numbers": {name: found.report() for name, found in self.numbers.items()},
             "instructions": texts,
@@ -209,7 +209,8 @@ def summary(report: dict) -> str:
 def _split_lines(split: dict) -> list[str]:
     steps = split["steps_per_episode"]
     spread = f" ({steps['min']} to {steps['max']} per episode, mean {steps['mean']:.1f})" if steps else ""
-    lines = [f"  {split['episodes']} episodes, {split['steps']} steps{spread}"]
+    left_out = f", {split['episodes_left_out']} left out by the filter" if split["episodes_left_out"] else ""
+    lines = [f"  {split['episodes']} episodes, {split['steps']} steps{spread}{left_out}"]
     for camera, found in split["cameras"].items():
         lines.append(f"  camera {camera}: {', '.join(found['sizes']) or 'unreadable'} {'/'.join(found['formats'])}")
     for column, found in split["numbers"].items():

@@ -31,7 +31,6 @@ class OpenXDataset:
       swapped: pictures stored blue-green-red.
       action: what the action is; `motion` composes its six numbers, `gripper` and `grip` its seventh: column and convention.
       proprio: what the state is; `state` composes its eight numbers, "" is zeros.
-      keep: name of the filter in `data_pipelines.openx.filters` that leaves episodes out.
       first_step: steps before it are no policy examples.
       unconfirmed: column of this row (one of `MARKS`) -> what is not certain about it.
     """
@@ -52,7 +51,6 @@ class OpenXDataset:
     instruction: str = "language_instruction"
     clip_sampling: str = "strided"
     first_step: int = 0
-    keep: str = ""
     unconfirmed: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
 
@@ -93,7 +91,7 @@ _ROWS = (
         name="kuka", hz=10, cameras=IMAGE, motion=WORLD_MOTION, grip=Gripper.RELATIVE, gripper=CLOSEDNESS,
         proprio=Proprio.POS_QUAT,
         state="observation/clip_function_input/base_pose_tool_reached[0:7] + observation/gripper_closed[0:1]",
-        instruction=OBSERVED_INSTRUCTION, keep="success", notes="state columns are zlib-compressed; the instruction says nothing"),
+        instruction=OBSERVED_INSTRUCTION, notes="state columns are zlib-compressed; the instruction says nothing"),
     OpenXDataset(
         name="bridge", folder="bridge_data_v2", versions=("0.0.1",), hz=5, cameras={"primary": "image_0", "secondary": "image_1"},
         motion="reached(observation/state[0:6])", grip=Gripper.CONTINUOUS_OPEN, proprio=Proprio.POS_EULER,
@@ -278,7 +276,7 @@ _ROWS = (
         unconfirmed=NO_SIGN, notes="documented as position and rotation of the end effector"),
     *(OpenXDataset(
         name=f"berkeley_gnm_{name}", hz=hz, cameras=IMAGE, action=ActionEncoding.NAVIGATION, motion="action[0:2]", grip=Gripper.ABSENT,
-        gripper="", proprio=Proprio.NAVIGATION, state="observation/state[0:3] + 5*0", keep="longer_than_one_step",
+        gripper="", proprio=Proprio.NAVIGATION, state="observation/state[0:3] + 5*0",
         unconfirmed={"instruction": "it may be a constant stand-in"}) for name, hz in (("recon", 3), ("cory_hall", 5), ("sac_son", 10))),
     OpenXDataset(
         name="utokyo_saytap_converted_externally_to_rlds", hz=None, cameras={}, action=ActionEncoding.JOINT, grip=Gripper.ABSENT,
@@ -347,6 +345,6 @@ _ROWS = (
         cameras={"primary": "exterior_image_1_left", "secondary": "exterior_image_2_left", "wrist": "wrist_image_left"},
         motion="action_dict/cartesian_velocity[0:6]", grip=Gripper.CLOSED, gripper="action_dict/gripper_position[0:1]",
         proprio=Proprio.POS_EULER, state="observation/cartesian_position[0:6] + 1*0 + observation/gripper_position[0:1]",
-        keep="success_in_file_path", notes="1.0.0 lacks many instructions"),
+        notes="1.0.0 lacks many instructions"),
 )
 OPENX: Mapping[str, OpenXDataset] = {row.name: row for row in _ROWS}

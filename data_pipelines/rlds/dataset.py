@@ -13,10 +13,11 @@ from jaxtyping import UInt8
 from data_pipelines import storage
 from data_pipelines.cache import ByteLRU
 from data_pipelines.errors import BadRecordError, DataError, DatasetNotFoundError, ReadFailedError
+from data_pipelines.openx.filters import FILTERS, EpisodeFilter
 from data_pipelines.rlds import array_record, examples, images, tfrecord
 from data_pipelines.rlds import index as record_index
 from data_pipelines.rlds.schema import STEPS, Schema
-from data_pipelines.rlds.shards import Defect, ShardIndex
+from data_pipelines.rlds.shards import LEFT_OUT, Defect, ShardIndex
 from data_pipelines.storage import RETRY, Location, Retry, Status
 
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -185,6 +186,7 @@ class RLDSDataset:
     Attributes:
       lengths: int32[len], steps of each episode, known without reading it.
       defects: what is wrong with the shards.
+      left_out: number of episodes that `data_pipelines.openx.filters` leaves out.
     """
 
     def __init__(self, path: Location, split: str = "train", *, index_dir: Location | None = None, on_bad_record: str = "fail",
@@ -205,6 +207,7 @@ class RLDSDataset:
                 where = f"{storage.join(self.directory, first.file)} record {first.record}"
                 raise BadRecordError(where, "", first.problem + more)
             log.warning("%s: %d defect(s) skipped, first: %s: %s", self.directory, len(self.defects), first.where, first.problem)
+        self.left_out = sum(int((shard.counts == LEFT_OUT).sum()) for shard in shards)
         good = [np.flatnonzero(shard.counts > 0) for shard in shards]
         self._files = tuple(shard.name for shard in shards)
         self._statuses = tuple(shard.status for shard in shards)
@@ -292,12 +295,17 @@ def build_index(info: DatasetInfo, schema: Schema, split: str, *, index_dir: Loc
       counted: with the steps of each episode, for which every record is read once; False reads record headers only.
     """
     scan = FORMATS[info.file_format].scan
-    count = (lambda payload: examples.count_steps(payload, schema)) if counted else None
+    count = (lambda payload: _count(payload, schema, FILTERS.get(info.name))) if counted else None
     files = {file: info.files[file] for file in info.splits[split].present}
     return record_index.load_or_build(
         files, record_index.index_path(info.directory, split, index_dir),
         lambda name, status: scan(storage.join(info.directory, name), status, count, retry),
         counted=counted, workers=workers, share=share, progress=progress)
+
+
+def _count(payload: bytes, schema: Schema, episode_filter: EpisodeFilter | None) -> int:
+    steps = examples.count_steps(payload, schema)
+    return steps if episode_filter is None or episode_filter.keeps(examples.Example(payload), steps) else LEFT_OUT
 
 
 def resolve(path: Location, retry: Retry = RETRY) -> tuple[Location, dict[str, Status]]:

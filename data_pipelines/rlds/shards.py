@@ -7,8 +7,8 @@ import numpy as np
 
 from data_pipelines.storage import Status
 
-# In place of a number of steps: the record cannot be used; nobody has looked.
-DEFECTIVE, UNCOUNTED = -1, -2
+# In place of a number of steps: a filter leaves the record out; it cannot be used; nobody has looked.
+LEFT_OUT, DEFECTIVE, UNCOUNTED = 0, -1, -2
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ShardIndex:
     Attributes:
       status: of the file that was read; another one means that it has been written anew.
       offsets, lengths: int64[n]. TFRecord: byte position and size of each payload; ArrayRecord: record number and size.
-      counts: int32[n], steps of each record, DEFECTIVE or UNCOUNTED.
+      counts: int32[n], steps of each record, LEFT_OUT, DEFECTIVE or UNCOUNTED.
     """
 
     name: str

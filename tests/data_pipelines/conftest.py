@@ -94,8 +94,15 @@ def write_dataset(tmp_path):
 
 @pytest.fixture
 def write_openx(tmp_path):
-    """`write(row, lengths, ...)`: a tiny dataset with the columns that a row of the Open-X table reads, below `tmp_path / root`."""
-    def write(row, lengths=(4, 3), root="mirror", version="", folder="", leave_out=(), val=False) -> Path:
+    """`write(row, lengths, ...)`: a tiny dataset with the columns that a row of the Open-X table reads, below `tmp_path / root`.
+
+    Args:
+      metadata: episode feature -> one column per episode; by default what keeps every episode.
+    """
+    def write(row, lengths=(4, 3), root="mirror", version="", folder="", leave_out=(), val=False, metadata=None) -> Path:
+        kept = {"kuka": ("success", np.array([True])), "droid": ("episode_metadata/file_path", [b"/success/1"])}
+        if metadata is None:
+            metadata = {key: [value] * len(lengths) for name, (key, value) in kept.items() if name == row.name}
         directory = tmp_path / root / (folder or row.folder or row.name) / (version or row.versions[0])
         directory.mkdir(parents=True)
         compositions = [composition for composition in (row.composition, row.state_composition) if composition is not None]
@@ -106,9 +113,10 @@ def write_openx(tmp_path):
                     "is_first": Feature("tensor", "bool")}
         if row.name == "language_table":
             features[row.instruction] = Feature("tensor", "int32", (6,))
-        schema = Schema(steps={key: feature for key, feature in features.items() if key not in leave_out})
+        whole = {key: Feature("text" if isinstance(values[0], list) else "tensor", "bool") for key, values in metadata.items()}
+        schema = Schema(steps={key: feature for key, feature in features.items() if key not in leave_out}, episode=whole)
         rng, payloads = np.random.default_rng(0), []
-        for length in lengths:
+        for episode, length in enumerate(lengths):
             colour = np.zeros((8, 8, 3), np.uint8) + np.uint8([200, 100, 20])
             kinds = {"image": [images.encode_jpeg(colour)] * length, "text": [b"push it"] * length}
             columns = {key: kinds.get(feature.kind) or rng.normal(size=(length, *feature.shape)).astype("f")
@@ -116,7 +124,8 @@ def write_openx(tmp_path):
             columns |= {"is_first": np.arange(length) == 0}
             if row.name == "language_table":
                 columns[row.instruction] = np.tile(np.array([*map(ord, "go"), 0, 0, 0, 0]), (length, 1))
-            payloads.append(writer.examples.encode({f"steps/{key}": values for key, values in columns.items()}))
+            whole = {key: values[episode] for key, values in metadata.items()}
+            payloads.append(writer.examples.encode({**whole, **{f"steps/{key}": values for key, values in columns.items()}}))
         splits = {}
         for split in ("train", "val") if val else ("train",):
             file = directory / writer.shard_name(row.name, split, 0, 1)

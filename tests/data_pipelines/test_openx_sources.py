@@ -5,6 +5,7 @@ import pytest
 
 from data_pipelines.config import DataConfig, DatasetConfig
 from data_pipelines.errors import BadRecordError, DataError
+from data_pipelines.inspection import inspect_dataset
 from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, dataset_spec
 from data_pipelines.openx.standardise import relative_to_absolute
 from data_pipelines.openx.table import OPENX
@@ -94,3 +95,23 @@ def test_all_refused_datasets_are_named_at_once(tokenizer):
     names = ("taco_play", "tidybot", "viola", "io_ai_tech")
     with pytest.raises(DataError, match=r"3 of 4 datasets cannot be used here: taco_play \(gripper.*tidybot \(action.*io_ai_tech \("):
         policy_source(config(*(DatasetConfig("nowhere", name) for name in names)), 8, tokenizer, 6)
+
+
+@pytest.mark.parametrize(("name", "lengths", "metadata", "kept"), [
+    ("kuka", (4, 3, 5), {"success": [np.array([True]), np.array([False]), np.array([True])]}, [4, 5]),
+    ("droid", (4, 3), {"episode_metadata/file_path": [[b"gs://r2d2/failure/2"], [b"gs://r2d2/success/1"]]}, [3]),
+    ("berkeley_gnm_recon", (1, 3), {}, [3]),
+])
+def test_filtered_episodes_count_nowhere(name, lengths, metadata, kept, write_openx, tokenizer):
+    directory = write_openx(OPENX[name], lengths, metadata=metadata)
+    dataset = RLDSDataset(directory)
+    assert (dataset.lengths.tolist(), dataset.left_out, dataset.defects) == (kept, len(lengths) - len(kept), ())
+    source = clip_source(config(DatasetConfig(str(directory), name, per_step=True), accept_unconfirmed=(name,)), 8, tokenizer, 6)
+    assert source.weights == (sum(kept),)
+    report = inspect_dataset(directory)["splits"]["train"]
+    assert (report["episodes"], report["episodes_left_out"], report["defects_total"]) == (len(kept), len(lengths) - len(kept), 0)
+
+
+def test_a_record_that_does_not_say_whether_to_keep_it_is_a_defect(write_openx):
+    with pytest.raises(BadRecordError, match="missing in the record"):
+        RLDSDataset(write_openx(OPENX["kuka"], metadata={}))
