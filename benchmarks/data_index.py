@@ -64,7 +64,7 @@ def many_shards(directory: Path, shards: int, episodes: int) -> dict[str, float]
     rows = {}
     info, schema = DatasetInfo.read(directory), Schema.read(directory)
     for name, options in MODES if shards <= FEW else MODES[-1:]:
-        store = directory.parent / f"index {name}"
+        store = directory.parent / f"{shards} index {name}"
         seconds, _ = timed(lambda store=store, options=options: build_index(info, schema, "train", index_dir=store, **options))
         rows[f"index, {name}: ms per shard"] = 1e3 * seconds / shards
     (file,) = (path for path in store.iterdir() if path.is_file())
@@ -102,7 +102,7 @@ def large_shard(directory: Path, size: int, episodes: int) -> dict[str, float]:
     order = np.random.default_rng(0).integers(0, len(dataset), 200).tolist()
     rows["one episode: MB"] = status.size / 1e6 / episodes
     rows["read and parse one episode: ms"] = 1e3 * timed(lambda: [dataset[index] for index in order])[0] / len(order)
-    rows["its actions: ms"] = 1e3 * timed(lambda: [dataset[index].column("action") for index in order])[0] / len(order)
+    rows["read and parse it, and its actions: ms"] = 1e3 * timed(lambda: [dataset[index].column("action") for index in order])[0] / len(order)
     return rows
 
 
