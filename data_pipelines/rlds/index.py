@@ -22,6 +22,7 @@ from data_pipelines.storage import Location, Status
 
 INDEX_VERSION = 2
 PART_EVERY_S = 1.0
+LARGE = 10 << 30  # bytes to read that a person should hear of
 Scan = Callable[[str, Status], ShardIndex]
 Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)
@@ -51,16 +52,22 @@ def load_or_build(files: Mapping[str, Status], store: Location, scan: Scan, *, c
       share: (k, n) scans only every n-th file from number k on and returns what is known; for n hosts that each do a part.
       progress: called with (files known, files).
     """
-    known = {name: shard for name, shard in _known(store).items() if files.get(name) == shard.status and (shard.counted or not counted)}
+    parts = _part_files(store)
+    known: dict[str, ShardIndex] = {}
+    for shard in (shard for path in (store, *parts) for shard in _load(path)):
+        if files.get(shard.name) == shard.status and (shard.counted or not (counted or shard.name in known)):
+            known[shard.name] = shard
     mine = [name for number, name in enumerate(files) if name not in known and number % share[1] == share[0]]
     if mine:
-        log.info("record index: reading %d of %d file(s), %.2f GB", len(mine), len(files), sum(files[name].size for name in mine) / 1e9)
+        size = sum(files[name].size for name in mine)
+        log.log(logging.WARNING if size > LARGE else logging.INFO, "record index: reading %d of %d file(s), %.2f GB; `vpp data index` "
+                "makes it once, before many hosts need it", len(mine), len(files), size / 1e9)
         _scan_all(mine, files, store, scan, workers, known, progress)
     elif progress is not None:
         progress(len(known), len(files))
     shards = [known[name] for name in files if name in known]
-    if share[1] == 1:
-        _keep(store, shards, changed=bool(mine))
+    if share[1] == 1 and (mine or parts):
+        _keep(store, shards)
     return shards
 
 
@@ -111,16 +118,14 @@ def _put_aside(store: Location, shards: Sequence[ShardIndex]) -> None:
         log.debug("finished part of %s not kept (%s)", store, error)
 
 
-def _keep(store: Location, shards: Sequence[ShardIndex], changed: bool) -> None:
+def _keep(store: Location, shards: Sequence[ShardIndex]) -> None:
     """Writes the whole index and removes the parts it was made from."""
-    parts = _part_files(store)
-    if not (changed or parts):
-        return
     try:
         storage.write(store, _encode(shards))
     except OSError as error:
         log.info("record index of %s kept in memory only (%s); give an index directory to keep it", storage.parent(store), error)
         return
+    parts = _part_files(store)
     for part in parts:
         storage.remove(part)
     if parts and isinstance(store, Path) and not any(_parts(store).iterdir()):
@@ -132,11 +137,6 @@ def _part_files(store: Location) -> list[Location]:
         return [storage.join(_parts(store), name) for name in storage.listing(_parts(store)) if name.endswith(".npz")]
     except FileNotFoundError:
         return []
-
-
-def _known(store: Location) -> dict[str, ShardIndex]:
-    """Name -> shard of the stored index and of parts put aside, which are newer."""
-    return {shard.name: shard for path in (store, *_part_files(store)) for shard in _load(path)}
 
 
 def _encode(shards: Sequence[ShardIndex]) -> bytes:
