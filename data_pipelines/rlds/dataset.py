@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,6 +19,7 @@ from data_pipelines.rlds import array_record, examples, images, tfrecord
 from data_pipelines.rlds import index as record_index
 from data_pipelines.rlds.schema import STEPS, Schema
 from data_pipelines.rlds.shards import LEFT_OUT, Defect, ShardIndex
+from data_pipelines.rlds.sparse import SparseExample
 from data_pipelines.storage import RETRY, Location, Retry, Status
 
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -217,6 +219,9 @@ class RLDSDataset:
         self._bytes = _concatenate([shard.lengths[rows] for shard, rows in zip(shards, good, strict=True)], np.int64)
         self.lengths = _concatenate([shard.counts[rows] for shard, rows in zip(shards, good, strict=True)], np.int32)
         self._retry = retry
+        # columns of which single steps are read from the file: pictures, and encoded tensors such as latents
+        large = {f"{STEPS}/{name}" for name, feature in self.schema.steps.items() if feature.kind == "image" or feature.encoding == "bytes"}
+        self._in_place = frozenset(large if self.info.file_format == tfrecord.EXTENSION else ())
         self._cache: ByteLRU[Episode] = ByteLRU(cache_bytes)
 
     @property
@@ -265,15 +270,28 @@ class RLDSDataset:
         return storage.join(self.directory, self._files[self._shard[index]])
 
     def _read(self, index: int) -> tuple[Episode, int]:
-        read = FORMATS[self.info.file_format].read_payload
+        path, offset = self._path(index), int(self._offset[index])
         try:
-            payload = read(self._path(index), int(self._offset[index]), int(self._bytes[index]), self._retry)
-            example = examples.Example(payload)
+            payload = FORMATS[self.info.file_format].read_payload(path, offset, int(self._bytes[index]), self._retry)
+            if self._in_place and isinstance(path, Path):  # a bucket's request takes longer than the rest of the record
+                example = SparseExample(payload, self._in_place, functools.partial(self._read_part, path, offset))
+            else:
+                example = examples.Example(payload)
         except FileNotFoundError as error:
             raise BadRecordError(self.where(index), "", "the file has disappeared") from error
         except (ValueError, OSError) as error:
             raise BadRecordError(self.where(index), "", f"{error}{self._changed(index)}") from error
         return Episode(example, self.schema, self.where(index), int(self.lengths[index])), example.nbytes
+
+    def _read_part(self, path: Path, record: int, offset: int, length: int) -> bytes:
+        """`length` bytes at `offset` of the record that starts at `record`."""
+        try:
+            data = storage.read_range(path, record + offset, length, self._retry)
+        except FileNotFoundError as error:
+            raise ValueError("the file has disappeared") from error
+        if len(data) < length:
+            raise ValueError(f"truncated: {len(data)} of {length} bytes at offset {record + offset}")
+        return data
 
     def _changed(self, index: int) -> str:
         """Said of a record that cannot be read when its file is no longer the one the index describes."""

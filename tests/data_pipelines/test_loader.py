@@ -103,7 +103,7 @@ def test_another_batch_size_goes_on_in_the_same_order():
 
 def test_a_state_of_another_kind_is_refused():
     for state in ({"next_index": 12}, {"examples": -1}, 7):
-        with pytest.raises(DataError, match="expected {'examples': N}"):
+        with pytest.raises(DataError, match=r"expected \{'examples': N\}"):
             make_iterator(MIXED, 6, 3).set_state(state)
 
 

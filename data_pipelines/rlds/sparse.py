@@ -1,0 +1,126 @@
+"""Records of which only the pictures that are asked for are read.
+
+A record is read whole once, and its checksum compared. What is kept is its numbers and texts, and where in the file each picture lies:
+kilobytes in place of megabytes, so that all episodes of a large dataset stay at hand, and a later window reads its own frames only.
+"""
+
+from collections.abc import Callable, Container, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from data_pipelines.rlds.examples import Example
+
+# Protobuf wire format: a field's number and type, then its length. All fields on the way to a picture are of type 2 (length-delimited):
+# Example.features 1 > Features.feature 1 (map entry) > key 1, value 2 > Feature.bytes_list 1 > BytesList.value 1.
+FIRST, SECOND = 0x0A, 0x12
+OVERHEAD = 2048  # bytes of Python objects about a record
+
+Ranges = Int[np.ndarray, "n 2"]
+
+
+class SparseExample(Example):
+    """A record without the bytes columns `columns`, whose values `read(offset, length)` fetches one by one; offsets are in the payload."""
+
+    def __init__(self, payload: bytes, columns: Container[str], read: Callable[[int, int], bytes]):
+        """ValueError when `payload` is not a tf.train.Example."""
+        rest, self._ranges = split(payload, columns)
+        super().__init__(rest)
+        self._read = read
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._ranges or super().__contains__(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted((*super().names, *self._ranges)))
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + sum(ranges.nbytes for ranges in self._ranges.values()) + OVERHEAD
+
+    def blobs(self, name: str):
+        return _Blobs(self._ranges[name], self._read) if name in self._ranges else super().blobs(name)
+
+
+class _Blobs(Sequence):
+    """The values of a bytes column, each read when it is asked for."""
+
+    def __init__(self, ranges: Ranges, read: Callable[[int, int], bytes]):
+        self._ranges, self._read = ranges, read
+
+    def __len__(self) -> int:
+        return len(self._ranges)
+
+    def __getitem__(self, step: int) -> bytes:
+        offset, length = self._ranges[step].tolist()
+        return self._read(offset, length)
+
+
+def split(payload: bytes, columns: Container[str]) -> tuple[bytes, dict[str, Ranges]]:
+    """`payload` without the bytes columns `columns`, and (offset, length) of each of their values in `payload`.
+
+    Columns that are not written in the usual way (several parts, unknown fields) stay in the record. What is no tf.train.Example comes
+    back as it is: the parser will say what is wrong.
+    """
+    kept, ranges = [], {}
+    try:
+        begin, end = _enter(payload, 0, len(payload), FIRST)
+        if end != len(payload):
+            return payload, {}
+        position = begin
+        while position < end:
+            start, stop = _enter(payload, position, end, FIRST)
+            name, values = _bytes_column(payload, start, stop, columns)
+            if values is None or name in ranges:
+                kept.append(payload[position:stop])
+            else:
+                ranges[name] = values
+            position = stop
+    except ValueError:
+        return payload, {}
+    body = b"".join(kept)
+    return bytes([FIRST]) + _varint(len(body)) + body, ranges
+
+
+def _bytes_column(payload: bytes, start: int, stop: int, columns: Container[str]) -> tuple[str, Ranges | None]:
+    """Key of a map entry, and where its values lie; None where the entry is to be left to the parser."""
+    key_start, key_stop = _enter(payload, start, stop, FIRST)
+    name = payload[key_start:key_stop].decode("utf-8", "replace")
+    if name not in columns:
+        return name, None
+    try:
+        position, feature_stop = _enter(payload, key_stop, stop, SECOND)
+        position, list_stop = _enter(payload, position, feature_stop, FIRST)
+        if not stop == feature_stop == list_stop:
+            return name, None
+        found = []
+        while position < stop:
+            begin, position = _enter(payload, position, stop, FIRST)
+            found.append((begin, position - begin))
+    except ValueError:
+        return name, None
+    return name, np.array(found, np.int64).reshape(-1, 2)
+
+
+def _enter(payload: bytes, position: int, end: int, tag: int) -> tuple[int, int]:
+    """Begin and end of the content of the field at `position`; ValueError where it is not of kind `tag` or does not end by `end`."""
+    if position >= end or payload[position] != tag:
+        raise ValueError("another field")
+    length = 0
+    for digit, byte in enumerate(payload[position + 1:min(position + 11, end)]):
+        length |= (byte & 0x7F) << 7 * digit
+        if byte < 0x80:
+            begin = position + 2 + digit
+            if begin + length > end:
+                break
+            return begin, begin + length
+    raise ValueError("cut off")
+
+
+def _varint(number: int) -> bytes:
+    digits = []
+    while number >= 0x80:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*digits, number])
