@@ -3,7 +3,7 @@
 Reads descriptions and listings only, no shard.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from data_pipelines import storage
@@ -67,10 +67,16 @@ def locate(root: Location, name: str) -> tuple[str, DatasetInfo] | None:
     return None
 
 
-def check(root: Location, names: Sequence[str] = ()) -> list[Finding]:
-    """What is under `root` of the datasets `names`; without names, of every dataset that lies there."""
-    if not names:
-        names = [name for name in storage.folders(storage.location(root)) if _is_dataset(root, name)]
+def datasets(root: Location) -> list[str]:
+    """Folders directly under `root` that hold a dataset; none where `root` is not there."""
+    try:
+        return [name for name in storage.folders(storage.location(root)) if _is_dataset(root, name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def check(root: Location, names: Iterable[str]) -> list[Finding]:
+    """What is under `root` of the datasets `names`: of a mixture, or `datasets(root)`."""
     return [_check(root, name) for name in names]
 
 

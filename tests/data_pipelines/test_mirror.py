@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import fsspec
 import pytest
 
 from data_pipelines.config import DataConfig
@@ -79,7 +80,7 @@ def mirror_root(write_openx, tmp_path):
 
 
 def test_every_state_a_dataset_can_be_in(mirror_root):
-    found = {finding.name: finding for finding in mirror.check(mirror_root)}
+    found = {finding.name: finding for finding in mirror.check(mirror_root, mirror.datasets(mirror_root))}
     assert {name: finding.status for name, finding in found.items()} == {
         "viola": "ok", "toto": "other version", "jaco_play": "missing key", "taco_play": "missing shard", "fmb_dataset": "ok",
         "my_robot": "not in the registry"}
@@ -111,6 +112,19 @@ def test_command_checks_a_mirror(mirror_root, capsys, tmp_path):
     printed = capsys.readouterr().out
     assert re.search(r"^viola +ok +0\.1\.0 +video\+policy +3 ", printed, re.M)
     assert re.search(r"^bridge +absent +- +- +50$", printed, re.M)
+
+
+def test_mirror_in_a_bucket(mirror_root, capsys):
+    bucket = fsspec.filesystem("memory")
+    bucket.put(str(mirror_root), "/robots", recursive=True)
+    try:
+        assert command.main(["inspect", "memory://robots"]) == 1
+        assert "6 datasets: 2 ok, " in capsys.readouterr().out
+        made = expand(DataConfig(mixture="rt_1_x", root="memory://robots", absent="skip"))
+        assert made.datasets[2].path.endswith("robots/viola/0.1.0")
+        assert made.datasets[2].path.startswith("memory://")
+    finally:
+        bucket.rm("/robots", recursive=True)
 
 
 def test_mixture_becomes_datasets(mirror_root, tokenizer):

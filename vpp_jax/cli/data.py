@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from data_pipelines.builders.calvin_recorded import CalvinRecordedRecipe, Record
 from data_pipelines.builders.human_video import HumanVideoRecipe, HumanVideoSettings
 from data_pipelines.errors import DataError, DatasetNotFoundError
 from data_pipelines.files import write_atomically
-from data_pipelines.storage import location
+from data_pipelines.storage import Location, location
 
 
 def _calvin_mujoco(settings: Settings) -> CalvinMujocoRecipe | CalvinPlayRecipe:
@@ -188,11 +188,16 @@ def _stats(arguments: argparse.Namespace) -> int:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from data_pipelines import inspection
+    from data_pipelines.openx.mixtures import mixture
     from data_pipelines.openx.registry import REGISTRY
     from data_pipelines.rlds.dataset import RLDSDataset
 
-    if arguments.mixture or _is_mirror(arguments.directory):
-        return _inspect_mirror(arguments)
+    if arguments.mixture:
+        table = mixture(arguments.mixture)
+        print(f"mixture {arguments.mixture} ({table.source}); weights {'per step of the dataset' if table.per_step else 'as shares'}")
+        return _inspect_mirror(arguments, table.weights, table.weights)
+    if names := _datasets_below(arguments.directory):
+        return _inspect_mirror(arguments, names)
     report = inspection.inspect_dataset(arguments.directory, arguments.index_dir, arguments.images)
     print(inspection.summary(report))
     if arguments.json:
@@ -211,27 +216,23 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 1 if any(entry.get("defects_total") for entry in report["splits"].values()) else 0
 
 
-def _is_mirror(directory: Path) -> bool:
-    """Whether datasets lie in `directory`, and it is none itself."""
+def _datasets_below(directory: Location) -> list[str]:
+    """The datasets of a mirror; none where `directory` is a dataset itself."""
     from data_pipelines.openx import mirror
     from data_pipelines.rlds.dataset import resolve
 
     try:
         resolve(directory)
     except DatasetNotFoundError:
-        return directory.is_dir() and bool(mirror.check(directory))
-    return False
+        return mirror.datasets(directory)
+    return []
 
 
-def _inspect_mirror(arguments: argparse.Namespace) -> int:
+def _inspect_mirror(arguments: argparse.Namespace, names: Iterable[str], weights: Mapping[str, float] | None = None) -> int:
     from data_pipelines.openx import mirror
-    from data_pipelines.openx.mixtures import mixture
 
-    table = mixture(arguments.mixture) if arguments.mixture else None
-    findings = mirror.check(arguments.directory, tuple(table.weights) if table else ())
-    if table:
-        print(f"mixture {arguments.mixture} ({table.source}); weights {'per step of the dataset' if table.per_step else 'as shares'}")
-    print(mirror.summary(findings, table.weights if table else None))
+    findings = mirror.check(arguments.directory, names)
+    print(mirror.summary(findings, weights))
     if arguments.json:
         write_atomically(arguments.json, json.dumps([asdict(finding) for finding in findings], indent=1).encode())
         print(f"wrote {arguments.json}")
