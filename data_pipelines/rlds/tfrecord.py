@@ -14,6 +14,7 @@ from data_pipelines import storage
 from data_pipelines.rlds.shards import DEFECTIVE, UNCOUNTED, Defect, ShardIndex
 from data_pipelines.storage import RETRY, Location, Retry, Status
 
+Buffer = bytes | memoryview
 EXTENSION = "tfrecord"
 # Bytes fetched at once when whole files are read, and when only record headers are: a request to a bucket takes as long as
 # transferring a few hundred kilobytes, a read of a local file next to nothing.
@@ -22,7 +23,7 @@ HEADER, FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 MASK_DELTA = 0xA282EAD8
 
 
-def masked_crc(data: bytes) -> int:
+def masked_crc(data: Buffer) -> int:
     """CRC32C rotated and shifted as TFRecord stores it, so that a checksum of data holding checksums stays useful."""
     crc = crc32c.crc32c(data)
     return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
@@ -49,7 +50,7 @@ def write_records(path: Path, payloads: Iterable[bytes]) -> int:
     return path.stat().st_size
 
 
-def scan(path: Location, status: Status, count: Callable[[bytes], int] | None, retry: Retry = RETRY) -> ShardIndex:
+def scan(path: Location, status: Status, count: Callable[[Buffer], int] | None, retry: Retry = RETRY) -> ShardIndex:
     """Goes through a file once from front to back and notes where each record lies; checks the checksum of every length.
 
     Args:
@@ -99,7 +100,7 @@ def read_payload(path: Location, offset: int, length: int, retry: Retry = RETRY)
     return _checked(storage.read_range(path, offset, length + FOOTER.size, retry), offset, length)
 
 
-def _checked(data: bytes, offset: int, length: int) -> bytes:
+def _checked(data: Buffer, offset: int, length: int) -> Buffer:
     """The payload at the front of `data`, which its stored checksum must follow."""
     if len(data) < length + FOOTER.size:
         raise ValueError(f"truncated record: {len(data)} of {length + FOOTER.size} bytes at offset {offset}")
@@ -115,14 +116,15 @@ class _Ahead:
 
     def __init__(self, path: Location, size: int, block: int, retry: Retry):
         self._path, self._size, self._block, self._retry = path, size, block, retry
-        self._start, self._data = 0, b""
+        self._start, self._data = 0, memoryview(b"")
 
-    def at(self, position: int, length: int) -> bytes:
-        """`length` bytes from `position` on; fewer at the end of the file."""
+    def at(self, position: int, length: int) -> memoryview:
+        """`length` bytes from `position` on, not copied; fewer at the end of the file."""
         stop = min(position + length, self._size)
         if position < self._start or stop > self._start + len(self._data):
             kept = self._data[position - self._start:] if self._start <= position < self._start + len(self._data) else b""
             begin = position + len(kept)
             wanted = min(max(stop - begin, self._block), self._size - begin)
-            self._data, self._start = kept + storage.read_range(self._path, begin, wanted, self._retry), position
+            fresh = storage.read_range(self._path, begin, wanted, self._retry)
+            self._data, self._start = memoryview(b"".join((kept, fresh)) if len(kept) else fresh), position
         return self._data[position - self._start:stop - self._start]
