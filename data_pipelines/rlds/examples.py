@@ -15,7 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 from data_pipelines.rlds import schema as rlds_schema
 from data_pipelines.rlds.schema import Feature, Schema, numpy_dtype
 
-MOST_UNPACKED = 1 << 28  # bytes of one compressed tensor whose size features.json leaves open
+MOST_UNPACKED = 1 << 28  # bytes of one encoded tensor
 _FIELD = descriptor_pb2.FieldDescriptorProto
 
 
@@ -146,6 +146,7 @@ class Example:
             flat = self._inflate(name, feature, dtype, width)
         else:
             flat = self.numbers(name)
+            _check_fits(flat, dtype)
         return _fold(flat, feature.shape, width, rows).astype(dtype, copy=False)
 
     def _nested(self, name: str, feature: Feature, axes: tuple[int | None, ...]) -> list:
@@ -154,7 +155,7 @@ class Example:
         lengths = []
         rows = axes[0]
         for level, size in enumerate(axes[1:]):
-            found = _of_length(self.numbers(f"{name}/ragged_row_lengths_{level}").astype(np.int64), rows)
+            found = _of_length(self._integers(f"{name}/ragged_row_lengths_{level}"), rows)
             if (found < 0).any() or (size is not None and (found != size).any()):
                 raise ValueError(f"row lengths {found.tolist()[:8]}, expected {'no negative ones' if size is None else size}")
             lengths.append(found)
@@ -171,7 +172,7 @@ class Example:
             raise ValueError(f"sequences of tensors of shape {list(feature.shape)} cannot be read")
         rank, dtype = len(feature.shape), numpy_dtype(feature)
         blobs = _of_length(self.blobs(f"{name}/value"), axes[0] if axes else 1)
-        shapes = _fold(self.numbers(f"{name}/shape").astype(np.int64), (rank,), rank, len(blobs))
+        shapes = _fold(self._integers(f"{name}/shape"), (rank,), rank, len(blobs))
         arrays = []
         for blob, shape in zip(blobs, shapes, strict=True):
             if any(size < 0 or wanted not in (None, size) for size, wanted in zip(shape, feature.shape, strict=True)):
@@ -179,6 +180,11 @@ class Example:
             width = math.prod(shape.tolist())
             arrays.append(_inflated(blob, feature.encoding, dtype, width).reshape(shape))
         return arrays
+
+    def _integers(self, name: str) -> np.ndarray:
+        values = self.numbers(name)
+        _check_fits(values, np.dtype(np.int64))
+        return values.astype(np.int64)
 
     def _inflate(self, name: str, feature: Feature, dtype: np.dtype, width: int) -> np.ndarray:
         limit = None if None in feature.shape else width
@@ -197,6 +203,16 @@ def _of_length(values, rows: int | None):
     return values
 
 
+def _check_fits(flat: np.ndarray, dtype: np.dtype) -> None:
+    """ValueError where `flat`, as stored, holds what the type that features.json declares cannot."""
+    if flat.size and (flat.dtype.kind == "f") != (dtype.kind == "f"):
+        raise ValueError(f"holds {flat.dtype} numbers, features.json says {dtype}")
+    if flat.size and dtype.kind in "iu" and dtype.itemsize < 8:  # uint64 is stored as the int64 of the same bits
+        low, high, limits = flat.min(), flat.max(), np.iinfo(dtype)
+        if low < limits.min or high > limits.max:
+            raise ValueError(f"holds numbers from {low} to {high}, features.json says {dtype}")
+
+
 def _fold(flat: np.ndarray, shape: tuple[int | None, ...], width: int, rows: int | None) -> np.ndarray:
     """`flat` as [rows, *shape]; `width` is the product of the known sizes. One size of `shape`, or `rows`, may be open."""
     unknown = shape.count(None) + (rows is None)
@@ -209,8 +225,10 @@ def _fold(flat: np.ndarray, shape: tuple[int | None, ...], width: int, rows: int
 
 
 def _inflated(blob: bytes, encoding: str, dtype: np.dtype, numbers: int | None) -> np.ndarray:
-    """The numbers of one encoded tensor. Never unpacks more than `numbers` (default: MOST_UNPACKED bytes), whatever the blob says."""
+    """The numbers of one encoded tensor. Never unpacks more than `numbers`, nor MOST_UNPACKED bytes, whatever the blob says."""
     limit = MOST_UNPACKED if numbers is None else numbers * dtype.itemsize
+    if limit > MOST_UNPACKED:
+        raise ValueError(f"{limit} bytes in one value, more than {MOST_UNPACKED}")
     raw = blob
     if encoding == "zlib":
         inflater = zlib.decompressobj()

@@ -179,6 +179,19 @@ def test_encoded_tensors_and_unpacked_floats():
     assert examples.Example(unpacked).numbers("f").tolist() == [1.5, -2, 3]
 
 
+def test_numbers_that_do_not_fit_are_refused():
+    record = examples.Example(examples.encode({
+        "i": np.array([1, 300]), "f": np.array([1.5, 2], "f"), "bomb/value": [zlib.compress(bytes(1 << 20))] * 2,
+        "bomb/shape": np.array([[1 << 40, 1 << 40], [3, 5]])}))
+    for name, feature, problem in (("i", Feature("tensor", "int8"), "from 1 to 300, features.json says int8"),
+                                   ("f", Feature("tensor", "int32"), "holds float32 numbers, features.json says int32"),
+                                   ("i", Feature("tensor", "float32"), "holds int64 numbers, features.json says float32"),
+                                   ("bomb", Feature("tensor", "uint8", (None, None), "zlib"), "bytes in one value, more than"),
+                                   ("bomb/value", Feature("tensor", "uint8", (16,), "zlib"), "17 bytes unpacked, expected 16")):
+        with pytest.raises(ValueError, match=problem):
+            record.column(name, feature, 2)
+
+
 def test_png_and_jpeg_are_told_by_their_bytes():
     import io
 
