@@ -15,6 +15,7 @@ from data_pipelines.openx.registry import DatasetSpec
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
 from data_pipelines.rlds.schema import ACTION, LANGUAGE_INSTRUCTION
 from data_pipelines.rlds.windows import whole_clip
+from data_pipelines.sources import picture
 from data_pipelines.transforms import resize
 
 SENTENCES = (LANGUAGE_INSTRUCTION, "natural_language_instruction", "observation/instruction")
@@ -80,11 +81,10 @@ def _draw_pictures(axes: Any, episode: Episode, number: int, dataset: RLDSDatase
     cameras = dataset.schema.cameras
     strips, labels = [], []
     for camera in (*filter(cameras.__contains__, roles), *sorted(set(cameras) - set(roles))):
-        pictures = [episode.frame(camera, int(step)) for step in shown]
-        if spec and camera in spec.swapped:
-            pictures = [picture[..., ::-1] for picture in pictures]
-        strips.append(np.concatenate([resize(np.ascontiguousarray(picture), size) for picture in pictures], 1))
-        blank = " (blank)" if max(picture.std() for picture in pictures) < BLANK_SPREAD else ""
+        pictures = [picture(episode, camera, int(step), spec, size) if spec else resize(episode.frame(camera, int(step)), size)
+                    for step in shown]
+        strips.append(np.concatenate(pictures, 1))
+        blank = " (blank)" if max(frame.std() for frame in pictures) < BLANK_SPREAD else ""
         labels.append("\n".join(filter(None, (roles.get(camera, ""), camera.rsplit("/", 1)[-1] + blank))))
     axes.imshow(np.concatenate(strips), aspect="auto", interpolation="nearest")
     for column in range(1, len(shown)):
