@@ -21,7 +21,7 @@ from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.openx.registry import DatasetSpec
 from data_pipelines.openx.standardise import Composition
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
-from data_pipelines.rlds.index import index_path
+from data_pipelines.rlds.index import LARGE, index_path
 from data_pipelines.storage import Location
 from data_pipelines.transforms import Normalizer
 
@@ -202,6 +202,8 @@ def load_or_compute(dataset: RLDSDataset, spec: DatasetSpec, *, index_dir: Locat
         pass
     except (KeyError, TypeError, ValueError) as error:
         log.warning("%s cannot be used (%s); computing the statistics again", path, error)
+    log.log(logging.WARNING if dataset.num_bytes > LARGE else logging.INFO, "statistics of %s: reading %.2f GB; `vpp data stats` makes "
+            "them once, before many hosts need them", dataset.directory, dataset.num_bytes / 1e9)
     made = compute(dataset, spec, on_bad_record, progress=progress)
     try:
         storage.write(path, json.dumps(made.to_json(), indent=1).encode())

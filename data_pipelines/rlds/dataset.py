@@ -250,6 +250,10 @@ class RLDSDataset:
             raise DataError(f"{path}: not JSON ({error})") from error
 
     @property
+    def num_bytes(self) -> int:
+        return int(self._bytes.sum(dtype=np.int64))
+
+    @property
     def num_steps(self) -> int:
         return int(self.lengths.sum(dtype=np.int64))
 
