@@ -40,6 +40,11 @@ def to_uint8_image(images: Float[Array, "..."]) -> UInt8[Array, "..."]:
     return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
 
+def sample_rows(posterior: Posterior, keys: jax.Array) -> Float[Array, "n h w c"]:
+    """One sample of each row [n ...] with its own PRNG key [n]."""
+    return jax.vmap(Posterior.sample)(posterior, keys)
+
+
 @dataclass(frozen=True)
 class VideoPredictor:
     """VPP's text-guided video prediction model (paper section 3.1).
@@ -85,8 +90,12 @@ class VideoPredictor:
         self, params: Params, images: UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"], keys: jax.Array | None = None
     ) -> Float[Array, "n h8 w8 c"]:
         """Unscaled VAE latents: the posterior's mean, or with `keys`, one PRNG key per image, samples of it."""
-        posterior = self.vae.bind(select("vae", params)).encode(to_float_image(images))
-        return (posterior.mean if keys is None else jax.vmap(Posterior.sample)(posterior, keys)).astype(jnp.float32)
+        posterior = self.posterior(params, images)
+        return (posterior.mean if keys is None else sample_rows(posterior, keys)).astype(jnp.float32)
+
+    def posterior(self, params: Params, images: UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"]) -> Posterior:
+        """What the VAE's encoder says of each image [n h8 w8 c], unscaled."""
+        return self.vae.bind(select("vae", params)).encode(to_float_image(images))
 
     def decode_latents(self, params: Params, latents: Float[Array, "b t h8 w8 c"]) -> Float[Array, "b t h w 3"]:
         """Scaled latents -> frames in [-1, 1] (not clipped), the whole clip in one pass."""
@@ -120,19 +129,23 @@ class VideoPredictor:
     def loss(
         self,
         params: Params,
-        video: UInt8[Array, "b t h w 3"],
+        video: UInt8[Array, "b t h w 3"] | Posterior,
         text_ids: Int[Array, "b l"],
         text_mask: Bool[Array, "b l"],
         key: jax.Array,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Weighted denoising error of stage 1: mean of (x_hat - x)^2 (sigma^2 + 1) / sigma^2 over everything, frame 0 included.
 
+        `video`: clips, or the encoder's posterior of their frames [b t h8 w8 c], computed before: the loss is the same.
         `key`: one PRNG key, or one per row [b]; random numbers belong to rows (`row_keys`).
         """
-        batch, frames = video.shape[:2]
+        encoded = isinstance(video, Posterior)
+        batch, frames = (video.mean if encoded else video).shape[:2]
         posterior_keys, sigma_keys, noise_keys, dropout_keys = split_rows(row_keys(key, batch), 4)
         frame_keys = rearrange(split_rows(posterior_keys, frames), "t b -> (b t)")
-        flat = self.encode_images(params, rearrange(video, "b t h w c -> (b t) h w c"), frame_keys)
+        flat = jax.tree.map(lambda values: rearrange(values, "b t h w c -> (b t) h w c"), video)
+        posterior = jax.tree.map(lambda values: values.astype(jnp.float32), flat if encoded else self.posterior(params, flat))
+        flat = sample_rows(posterior, frame_keys)
         unscaled = jax.lax.stop_gradient(rearrange(flat, "(b t) h w c -> b t h w c", b=batch))
         latents, condition = unscaled * params[SCALING_FACTOR], unscaled[:, 0]
 
@@ -172,8 +185,18 @@ class VideoPredictor:
         key: jax.Array,
     ) -> UInt8[Array, "b t h w 3"]:
         """Samples a clip that starts at `image` and follows the sentence, with per-frame classifier-free guidance."""
-        condition = self.encode_images(params, image)
-        noise = jax.random.normal(key, (image.shape[0], self.config.frames, *condition.shape[1:]))
+        return self.generate_from(params, self.encode_images(params, image), text_ids, text_mask, key)
+
+    def generate_from(
+        self,
+        params: Params,
+        condition: Float[Array, "b h8 w8 c"],
+        text_ids: Int[Array, "b l"],
+        text_mask: Bool[Array, "b l"],
+        key: jax.Array,
+    ) -> UInt8[Array, "b t h w 3"]:
+        """`generate` from the unscaled latents of the image."""
+        noise = jax.random.normal(key, (condition.shape[0], self.config.frames, *condition.shape[1:]))
         text_states = self.encode_text(params, text_ids, text_mask)
         latents = self.sample_latents(params, condition, text_states, noise, jax.random.fold_in(key, 1))
         return to_uint8_image(self.decode_latents(params, latents))

@@ -77,7 +77,7 @@ class Example:
     def replaced(self, drop: Collection[str], add: Mapping[str, Sequence[bytes]]) -> bytes:
         """A record like this one without the columns `drop` and with the bytes columns `add`; all others stay as they are."""
         copy = _example_class().FromString(self._payload)
-        for name in drop:
+        for name in copy.features.feature.keys() & set(drop):
             del copy.features.feature[name]
         for name, values in add.items():
             copy.features.feature[name].bytes_list.value.extend(values)

@@ -4,7 +4,7 @@ A record is read whole once, and its checksum compared. What is kept is its numb
 kilobytes in place of megabytes, so that all episodes of a large dataset stay at hand, and a later window reads its own frames only.
 """
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -38,6 +38,10 @@ class SparseExample(Example):
     @property
     def nbytes(self) -> int:
         return super().nbytes + sum(ranges.nbytes for ranges in self._ranges.values()) + OVERHEAD
+
+    def replaced(self, drop: Collection[str], add: Mapping[str, Sequence[bytes]]) -> bytes:
+        kept = {name: list(self.blobs(name)) for name in self._ranges if name not in drop}
+        return super().replaced([name for name in drop if name not in self._ranges], {**kept, **add})
 
     def blobs(self, name: str):
         return _Blobs(self._ranges[name], self._read) if name in self._ranges else super().blobs(name)

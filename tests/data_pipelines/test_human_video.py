@@ -359,7 +359,8 @@ def test_tfds_reads_it(something, published, tmp_path):
         builder, dataset = tfds.builder_from_directory(str(tmp_path / name)), RLDSDataset(tmp_path / name, split)
         assert builder.info.splits[split].num_examples == len(dataset)
         assert dict(builder.info.metadata or {}) == dataset.metadata
-        decoded = builder.info.features.deserialize_example_np(dataset[0]._example._payload)
+        record = next((tmp_path / name).glob(f"*-{split}.tfrecord-00000*")).read_bytes()
+        decoded = builder.info.features.deserialize_example_np(record[12 : 12 + int.from_bytes(record[:8], "little")])
         steps = list(decoded["steps"])
         assert len(steps) == len(dataset[0])
         ours = dataset[0].frame(key, 1) if name == "pixels" else dataset[0].column(key)[1]

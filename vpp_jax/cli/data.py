@@ -1,4 +1,4 @@
-"""`vpp data build | index | stats | inspect`: make datasets, and look at them before anything trains."""
+"""`vpp data build | latents | index | stats | inspect`: make datasets, and look at them before anything trains."""
 
 import argparse
 import json
@@ -59,6 +59,10 @@ HELP = {
 
 def main(argv: list[str]) -> int:
     """Runs one sub-command; errors of the data side are raised as DataError."""
+    if argv[:1] == ["latents"]:  # has a configuration, like `vpp train`
+        from vpp_jax.cli import data_latents
+
+        return data_latents.main(argv[1:])
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     arguments = _parser().parse_args(argv)
     return arguments.run(arguments)
@@ -82,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument(f"--{field.name}", type=_words if many else type(field.default), help=HELP[field.name],
                              default=",".join(field.default) if many else field.default)
         one.set_defaults(run=_build)
+
+    verbs.add_parser("latents", help="encode a dataset's pictures with the VAE of stage video, once (`vpp data latents --help`)")
 
     def reader(verb: str, run: Callable, text: str, **options) -> argparse.ArgumentParser:
         one = verbs.add_parser(verb, help=text)

@@ -50,6 +50,13 @@ def write_strips(path: Path, groups: Sequence[Sequence[tuple[str, UInt8[np.ndarr
     save_image(strip_image(groups, scale=max(1, -(-96 // height))), path)
 
 
+def false_colours(latents: Float[np.ndarray, "n t h w c"]) -> UInt8[np.ndarray, "n t h w 3"]:
+    """The first three channels as red, green and blue, each stretched over the clip; fewer channels are repeated."""
+    channels = np.stack([latents[..., channel % latents.shape[-1]] for channel in range(3)], axis=-1).astype(np.float32)
+    low, high = channels.min((1, 2, 3), keepdims=True), channels.max((1, 2, 3), keepdims=True)
+    return np.round(255 * (channels - low) / np.maximum(high - low, 1e-6)).astype(np.uint8)
+
+
 def write_observations(
     path: Path, images: Sequence[UInt8[np.ndarray, "v s s 3"]], actions: Float[np.ndarray, "n k a"], captions: Sequence[str]
 ) -> None:

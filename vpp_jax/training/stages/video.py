@@ -14,13 +14,15 @@ from data_pipelines.sources import Source
 from vpp_jax.config import ExperimentConfig
 from vpp_jax.functional import Params, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
+from vpp_jax.models.video_vae import Posterior
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.distributed import on_host
+from vpp_jax.training.latents import check_latents, vae_identity
 from vpp_jax.training.lora import abstract_adapters, init_adapters, merge
-from vpp_jax.training.previews import write_strips
+from vpp_jax.training.previews import false_colours, write_strips
 from vpp_jax.training.stages.compatibility import check_model_agrees
 from vpp_jax.training.stages.specs import as_frozen
-from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor
+from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor, to_uint8_image
 
 PREVIEW_CLIPS = 4
 
@@ -84,21 +86,31 @@ class VideoStage:
         return params | {SCALING_FACTOR: jax.device_put(factor, shardings[SCALING_FACTOR])}
 
     def source(self, split: str, frozen: Params, workdir: Path) -> Source:
-        model = self.config.model
-        return clip_source(self.config.data, model.image_size, CLIPTokenizer(model.text_length), model.text_length, split)
+        """Clips as pictures, or as latents of the very VAE in `frozen`."""
+        model, data = self.config.model, self.config.data
+        tokenizer = CLIPTokenizer(model.text_length)
+        source = clip_source(data, model.image_size, tokenizer, model.text_length, split, accept_latents=True)
+        if any(entry.latents for entry in data.datasets):
+            identity = vae_identity(model.vae, frozen)
+            for member in source.sources:
+                check_latents(member, identity, self.config.init.vae)
+        return source
 
     def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
-        return self.predictor.loss(self._merged(trainable, frozen), batch["video"], batch["text_ids"], batch["text_mask"], key)
+        video = Posterior(batch["latent_mean"], batch["latent_logvar"]) if "latent_mean" in batch else batch["video"]
+        return self.predictor.loss(self._merged(trainable, frozen), video, batch["text_ids"], batch["text_mask"], key)
 
     def _merged(self, trainable: Params, frozen: Params) -> Params:
         return merge(trainable | frozen, self.config.lora.scale) if self.config.lora.rank else trainable | frozen
 
     def loss_weight(self, batch: dict[str, jax.Array]) -> jax.Array:
-        return jnp.float32(len(batch["video"]))
+        return jnp.float32(len(batch["text_ids"]))
 
     def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
+        """Latents are drawn in false colours: there are no parameters here to decode them with."""
         clips = {name: value[:PREVIEW_CLIPS] for name, value in batch.items()}
-        write_strips(path, [[(text, video)] for text, video in zip(self._sentences(clips), clips["video"], strict=True)])
+        videos = false_colours(clips["latent_mean"]) if "latent_mean" in clips else clips["video"]
+        write_strips(path, [[(text, video)] for text, video in zip(self._sentences(clips), videos, strict=True)])
 
     def _sentences(self, clips: dict[str, np.ndarray]) -> list[str]:
         return CLIPTokenizer(self.config.model.text_length).decode(clips["text_ids"], clips["text_mask"])
@@ -107,14 +119,23 @@ class VideoStage:
         """Strips of the true clip, and of the one sampled from its first frame and its sentence."""
         clips = {name: value[:PREVIEW_CLIPS] for name, value in on_host(batch).items()}
         params = self._merged(trainable, frozen)
-        predicted = on_host(self._generate(params, clips["video"][:, 0], clips["text_ids"], clips["text_mask"], key))
+        true, predicted = on_host(self._preview(params, clips, key))
         if path is not None:
-            trios = zip(self._sentences(clips), clips["video"], predicted, strict=True)
-            write_strips(path, [[(f"true: {text}", true), ("predicted", ours)] for text, true, ours in trios])
+            trios = zip(self._sentences(clips), true, predicted, strict=True)
+            write_strips(path, [[(f"true: {text}", video), ("predicted", ours)] for text, video, ours in trios])
 
     @cached_property
-    def _generate(self):
-        return jax.jit(self.predictor.generate)
+    def _preview(self):
+        return jax.jit(self._true_and_predicted)
+
+    def _true_and_predicted(self, params: Params, clips: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The clips and what is made of their first frames, uint8 [b t h w 3]; latents are decoded."""
+        ids, mask = clips["text_ids"], clips["text_mask"]
+        if "latent_mean" not in clips:
+            return clips["video"], self.predictor.generate(params, clips["video"][:, 0], ids, mask, key)
+        mean = clips["latent_mean"].astype(jnp.float32)
+        true = to_uint8_image(self.predictor.decode_latents(params, mean * params[SCALING_FACTOR]))
+        return true, self.predictor.generate_from(params, mean[:, 0], ids, mask, key)
 
     def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         return {"latent_scaling_factor": float(frozen[SCALING_FACTOR])}

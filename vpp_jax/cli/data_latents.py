@@ -1,0 +1,84 @@
+"""`vpp data latents --config=FILE --config.init.vae=WORKDIR --dataset=DIR --out=DIR`: a dataset's pictures as VAE latents, computed once.
+
+The configuration is that of the stage `video` that will train on them: its `model.vae`, `model.image_size` and `init.vae` are used. The
+same command continues. Several processes, each on its own host or devices, share one dataset: --process_index and --process_count.
+`vpp data latents --identity --config=FILE --config.init.vae=WORKDIR` prints the identity of the VAE and ends.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vpp_jax.cli.main import UsageError
+
+OPTIONS = {
+    "dataset": "RLDS directory to encode",
+    "out": "RLDS directory to write",
+    "name": "row of the registry (default: the dataset's own name)",
+    "views": "views to encode, comma-separated (default: those that clips are taken from)",
+    "splits": "splits to encode, comma-separated (default: every split whose shards are there)",
+    "batch": "frames per call of the encoder, over all devices of the process (default: 64)",
+    "process_index": "number of this process, from 0",
+    "process_count": "number of processes",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    if "--help" in argv or "-h" in argv:
+        flags = "\n".join(f"  --{name}=...  {text}" for name, text in OPTIONS.items())
+        print(f"{__doc__}\nflags:\n  --config=FILE  Python with get_config(), or a config.json\n{flags}")
+        return 0
+    from vpp_jax.cli.config_flag import parse
+
+    identity_alone = "--identity" in argv
+    config, options = parse([argument for argument in argv if argument != "--identity"], OPTIONS)
+    if not config.init.vae:
+        raise UsageError("--config.init.vae=WORKDIR is missing: the work directory of stage vae")
+    if identity_alone:
+        from vpp_jax.training.latents import load_identity
+
+        print(load_identity(config))
+        return 0
+    for name in ("dataset", "out"):
+        if not options[name]:
+            raise UsageError(f"--{name}=DIR is missing: {OPTIONS[name]}")
+    return _encode(config, options)
+
+
+def _encode(config, options: dict[str, str]) -> int:
+    from data_pipelines.builders.latents import LatentsBuild, LatentsSettings
+    from data_pipelines.storage import location
+    from vpp_jax.cli.data import ProgressLine
+    from vpp_jax.training.latents import DatasetEncoder
+
+    batch, index, count = (_number(options, *default) for default in (("batch", 64), ("process_index", 0), ("process_count", 1)))
+    if not index < count:
+        raise UsageError(f"--process_index={index} must be below --process_count={count}")
+    encoder = DatasetEncoder(config, batch)
+    build = LatentsBuild(LatentsSettings(
+        location(options["dataset"]), options["name"], _words(options["views"]), _words(options["splits"]), config.model.image_size,
+        encoder.latent_shape, encoder.identity, batch, config.data.on_bad_record, config.data.index_dir or None,
+        max(config.data.threads, 1),
+    ))  # fmt: skip
+    out = Path(options["out"])
+    with ProgressLine("frames") as progress:
+        report = build.run(out, encoder, (index, count), progress)
+    if report is None:
+        print(f"{out}: the shards of process {index} are done; whichever process ends last completes the dataset")
+        return 0
+    for problem in report["left_out"][:10]:
+        print(f"left out: {problem}")
+    episodes = ", ".join(f"{number} {split}" for split, number in report["episodes"].items())
+    size = sum(report["bytes"].values()) / 1e6
+    print(f"{out}: {episodes} episodes, {len(report['left_out'])} left out, {size:.1f} MB, VAE {encoder.identity}")
+    return 0
+
+
+def _number(options: dict[str, str], name: str, default: int) -> int:
+    text = options[name] or str(default)
+    if not text.isdigit():
+        raise UsageError(f"--{name}={text} is no whole number")
+    return int(text)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word)
