@@ -50,6 +50,24 @@ class ColumnSketch:
             self._coarsen(dimension, other._dropped[dimension] - self._dropped[dimension])
             self._join(dimension, keys >> self._dropped[dimension] - other._dropped[dimension], counts)
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All of it, to be stored."""
+        self._take_in()
+        return {
+            "count": np.array(self.count), "range": np.stack([self.low, self.high]), "sums": self._sums, "dropped": np.array(self._dropped),
+            "bins": np.array([len(keys) for keys, _ in self._bins]), "keys": np.concatenate([keys for keys, _ in self._bins]),
+            "counts": np.concatenate([counts for _, counts in self._bins]),
+        }  # fmt: skip
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "ColumnSketch":
+        made = cls(len(arrays["dropped"]))
+        made.count, (made.low, made.high), made._sums = int(arrays["count"]), arrays["range"], arrays["sums"]
+        stops = np.cumsum(arrays["bins"])[:-1]
+        made._bins = list(zip(np.split(arrays["keys"], stops), np.split(arrays["counts"], stops), strict=True))
+        made._dropped = arrays["dropped"].tolist()
+        return made
+
     def _take_in(self) -> None:
         rows = np.concatenate([np.zeros((0, self.width), np.float32), *self._waiting])
         self._waiting = []

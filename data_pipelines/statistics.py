@@ -9,7 +9,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
@@ -23,10 +23,12 @@ from data_pipelines.openx.standardise import Composition
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
 from data_pipelines.rlds.index import LARGE, index_path
 from data_pipelines.storage import Location
+from data_pipelines.tally import Tally
 from data_pipelines.transforms import Normalizer
 
 SCHEMA_VERSION = 1
 T = TypeVar("T")
+Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)
 
 
@@ -105,33 +107,43 @@ def _normalizer(kind: str, column: ColumnStatistics, mask: tuple[bool, ...] | No
     return Normalizer.quantile(column.q01, column.q99, mask) if kind == "quantile" else Normalizer.identity(len(column.mean))
 
 
-def compute(dataset: RLDSDataset, spec: DatasetSpec, on_bad_record: str = "fail", workers: int = 8,
-            progress: Callable[[int, int], None] | None = None) -> DatasetStatistics:
-    """One pass over the action and state columns of every episode, in memory that does not grow with their number (`ColumnSketch`).
+def compute(dataset: RLDSDataset, spec: DatasetSpec, on_bad_record: str = "fail",
+            progress: Progress | None = None) -> DatasetStatistics:
+    """One pass over the action and state columns of every episode, in memory that does not grow with their number (`ColumnSketch`)."""
+    return _finished(dataset, spec, tally(dataset, spec, range(len(dataset)), on_bad_record, progress))
+
+
+def tally(dataset: RLDSDataset, spec: DatasetSpec, episodes: range, on_bad_record: str = "fail", progress: Progress | None = None,
+          workers: int = 8) -> Tally:
+    """The action and state columns of `episodes`.
 
     Args:
-      workers: threads that read; the result does not depend on them.
       progress: called with (episodes done, episodes).
+      workers: threads that read; the result does not depend on them.
     """
-    keys = {"action": spec.action_key} | ({"proprio": spec.proprio_key} if spec.proprio_key else {})
-    sketches: dict[str, ColumnSketch] = {}
-    skipped, episodes = [], 0
-    for done, rows in enumerate(_in_order(lambda index: _rows(dataset, index, spec), len(dataset), workers), start=1):
+    made = Tally()
+    for done, rows in enumerate(_in_order(lambda index: _rows(dataset, index, spec), episodes, workers), start=1):
         if progress is not None:
-            progress(done, len(dataset))
-        if isinstance(rows, BadRecordError):
-            if on_bad_record == "fail":
-                raise rows
-            skipped.append(f"{storage.name_of(rows.where)}: {rows.field}: {rows.problem}")
-            continue
-        episodes += 1
-        for name, values in rows.items():
-            sketches.setdefault(name, ColumnSketch(values.shape[1])).add(values)
-    if not sketches or not sketches["action"].count:
+            progress(done, len(episodes))
+        if not isinstance(rows, BadRecordError):
+            made.add(rows)
+        elif on_bad_record == "fail":
+            raise rows
+        else:
+            made.skipped.append(f"{storage.name_of(rows.where)}: {rows.field}: {rows.problem}")
+    return made
+
+
+def _finished(dataset: RLDSDataset, spec: DatasetSpec, tally: Tally) -> DatasetStatistics:
+    if not tally.sketches or not tally.sketches["action"].count:
         raise DataError(f"{dataset.directory} split {dataset.split}: no usable step, so there are no statistics")
-    columns = {name: ColumnStatistics.of(keys[name], sketch) for name, sketch in sketches.items()}
-    return DatasetStatistics(dataset.name, dataset.version, dataset.split, episodes, columns["action"].count, spec.first_step,
-                             dataset.fingerprint, columns, tuple(skipped))
+    columns = {name: ColumnStatistics.of(key, tally.sketches[name]) for name, key in _keys(spec).items()}
+    return DatasetStatistics(dataset.name, dataset.version, dataset.split, tally.episodes, columns["action"].count, spec.first_step,
+                             dataset.fingerprint, columns, tuple(tally.skipped))
+
+
+def _keys(spec: DatasetSpec) -> dict[str, str]:
+    return {"action": spec.action_key} | ({"proprio": spec.proprio_key} if spec.proprio_key else {})
 
 
 def _rows(dataset: RLDSDataset, index: int, spec: DatasetSpec) -> dict[str, np.ndarray] | BadRecordError:
@@ -146,13 +158,15 @@ def _rows(dataset: RLDSDataset, index: int, spec: DatasetSpec) -> dict[str, np.n
     return rows
 
 
-def _in_order(read: Callable[[int], T], count: int, workers: int) -> Iterator[T]:
-    """`read(0)`, `read(1)`, ... made by threads that are a few ahead."""
+def _in_order(read: Callable[[int], T], indices: range, workers: int) -> Iterator[T]:
+    """`read` of each of `indices`, made by threads that are a few ahead."""
+    ahead: deque[Future] = deque()
     with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="statistics") as pool:
-        ahead = deque(pool.submit(read, index) for index in range(min(4 * workers, count)))
-        for index in range(count):
-            if index + len(ahead) < count:
-                ahead.append(pool.submit(read, index + len(ahead)))
+        for index in indices:
+            ahead.append(pool.submit(read, index))
+            if len(ahead) > 4 * workers:
+                yield ahead.popleft().result()
+        while ahead:
             yield ahead.popleft().result()
 
 
@@ -189,22 +203,67 @@ def statistics_path(dataset: RLDSDataset, index_dir: Location | None = None) -> 
     return index_path(dataset.directory, dataset.split, index_dir, "statistics", ".json")
 
 
+def put_aside(dataset: RLDSDataset, spec: DatasetSpec, share: tuple[int, int], *, index_dir: Location | None = None,
+              on_bad_record: str = "fail", progress: Progress | None = None) -> Tally:
+    """Part k of n (`share`) of the statistics, stored where `load_or_compute` joins all n. OSError where that place is not writable."""
+    number, hosts = share
+    episodes = range(len(dataset) * number // hosts, len(dataset) * (number + 1) // hosts)
+    made = tally(dataset, spec, episodes, on_bad_record, progress)
+    storage.write(storage.join(_parts(dataset, index_dir), f"{number:05d}-of-{hosts:05d}.npz"), made.pack(_about(dataset, spec)))
+    return made
+
+
+def _parts(dataset: RLDSDataset, index_dir: Location | None) -> Location:
+    return index_path(dataset.directory, dataset.split, index_dir, "statistics", ".parts")
+
+
+def _about(dataset: RLDSDataset, spec: DatasetSpec) -> dict:
+    """What a part must agree in to be one of these statistics."""
+    return {"fingerprint": dataset.fingerprint, "first_step": spec.first_step, "keys": _keys(spec)}
+
+
+def _joined(dataset: RLDSDataset, spec: DatasetSpec, folder: Location) -> Tally | None:
+    """The parts in `folder`, if all of some number of hosts are there."""
+    try:
+        names = sorted(name for name in storage.listing(folder) if name.endswith(".npz"))
+    except FileNotFoundError:
+        return None
+    for hosts in {name.rpartition("-of-")[2] for name in names}:
+        mine = [name for name in names if name.endswith(f"-of-{hosts}")]
+        if len(mine) != int(hosts.removesuffix(".npz")):
+            continue
+        whole = Tally()
+        for name in mine:
+            part, about = Tally.unpack(storage.read(storage.join(folder, name)))
+            if about != _about(dataset, spec):
+                log.warning("%s belongs to other shards or columns and is not used", storage.join(folder, name))
+                break
+            whole.merge(part)
+        else:
+            return whole
+    return None
+
+
 def load_or_compute(dataset: RLDSDataset, spec: DatasetSpec, *, index_dir: Location | None = None, on_bad_record: str = "fail",
-                    progress: Callable[[int, int], None] | None = None) -> DatasetStatistics:
-    """The stored statistics where they belong to these very shards, else computed and stored."""
+                    progress: Progress | None = None) -> DatasetStatistics:
+    """The stored statistics where they belong to these very shards; else joined from the parts of several hosts, or computed; stored."""
     path = statistics_path(dataset, index_dir)
     try:
         stored = DatasetStatistics.from_json(json.loads(storage.read(path)))
-        keys, wanted = {column.key for column in stored.columns.values()}, {spec.action_key, spec.proprio_key} - {""}
-        if stored.fingerprint == dataset.fingerprint and stored.first_step == spec.first_step and keys == wanted:
+        keys = {name: column.key for name, column in stored.columns.items()}
+        if {"fingerprint": stored.fingerprint, "first_step": stored.first_step, "keys": keys} == _about(dataset, spec):
             return stored
     except FileNotFoundError:
         pass
     except (KeyError, TypeError, ValueError) as error:
         log.warning("%s cannot be used (%s); computing the statistics again", path, error)
-    log.log(logging.WARNING if dataset.num_bytes > LARGE else logging.INFO, "statistics of %s: reading %.2f GB; `vpp data stats` makes "
-            "them once, before many hosts need them", dataset.directory, dataset.num_bytes / 1e9)
-    made = compute(dataset, spec, on_bad_record, progress=progress)
+    joined = _joined(dataset, spec, _parts(dataset, index_dir))
+    if joined is not None:
+        made = _finished(dataset, spec, joined)
+    else:
+        log.log(logging.WARNING if dataset.num_bytes > LARGE else logging.INFO, "statistics of %s: reading %.2f GB; `vpp data stats` "
+                "makes them once, before many hosts need them", dataset.directory, dataset.num_bytes / 1e9)
+        made = compute(dataset, spec, on_bad_record, progress)
     try:
         storage.write(path, json.dumps(made.to_json(), indent=1).encode())
     except OSError as error:

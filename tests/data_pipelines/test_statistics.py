@@ -46,6 +46,25 @@ def test_stored_reused_and_recomputed_when_the_shards_change(dataset_copy, monke
     assert len(calls) == 2
 
 
+def test_hosts_share_the_work(dataset_copy, monkeypatch):
+    dataset = RLDSDataset(dataset_copy)
+    alone = statistics.compute(dataset, SPEC)
+    parts = [statistics.put_aside(dataset, SPEC, (host, 5)) for host in (3, 0, 4, 2)]
+    assert statistics._joined(dataset, SPEC, statistics._parts(dataset, None)) is None  # one is missing
+    parts.append(statistics.put_aside(dataset, SPEC, (1, 5)))
+    assert sum(part.episodes for part in parts) == len(dataset)
+    monkeypatch.setattr(statistics, "compute", None)
+    joined = statistics.load_or_compute(dataset, SPEC)
+    assert joined == alone
+    assert joined.hash == alone.hash
+    monkeypatch.undo()
+    shard = next(dataset_copy.glob("*train*00000-of*"))
+    shard.write_bytes(next(dataset_copy.glob("*train*00001-of*")).read_bytes())
+    changed = statistics.load_or_compute(RLDSDataset(dataset_copy), SPEC)  # parts of other shards are not used
+    assert changed == statistics.compute(RLDSDataset(dataset_copy), SPEC)
+    assert changed != alone
+
+
 def test_edited_file_is_not_believed(dataset_copy):
     dataset = RLDSDataset(dataset_copy)
     made = statistics.load_or_compute(dataset, SPEC)

@@ -106,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     stats.add_argument("--name", help="registry row (default: the dataset's own name)")
     stats.add_argument("--split", default="train", help="training split (default: train)")
     stats.add_argument("--on_bad_record", choices=("fail", "skip"), default="fail")
+    stats.add_argument("--share", type=_share, metavar="K/N", help="only the K-th part (0 to N-1) of the episodes: for N hosts; afterwards "
+                       "the command without --share joins what they found")
     inspect = reader("inspect", _inspect, "what a dataset, or each dataset of a mirror, holds and what is wrong with it")
     inspect.add_argument("--mixture", metavar="NAME", help="DIR is a mirror: check the datasets of this mixture")
     inspect.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
@@ -179,9 +181,14 @@ def _stats(arguments: argparse.Namespace) -> int:
     for directory in arguments.directory:
         dataset = RLDSDataset(directory, arguments.split, index_dir=arguments.index_dir, on_bad_record=arguments.on_bad_record)
         spec = dataset_spec(arguments.name or dataset.name)
-        with ProgressLine("episodes") as progress:
-            made = statistics.load_or_compute(dataset, spec, index_dir=arguments.index_dir, on_bad_record=arguments.on_bad_record,
-                                              progress=lambda done, total, progress=progress: progress(done, total, ""))
+        with ProgressLine("episodes") as line:
+            options = {"index_dir": arguments.index_dir, "on_bad_record": arguments.on_bad_record,
+                       "progress": lambda done, total, line=line: line(done, total, "")}
+            if arguments.share:
+                part = statistics.put_aside(dataset, spec, arguments.share, **options)
+                print(f"{dataset.directory} split {dataset.split}: part {arguments.share[0]} of {arguments.share[1]}, {part.episodes} episodes")
+                continue
+            made = statistics.load_or_compute(dataset, spec, **options)
         print(f"{dataset.directory} split {dataset.split}: {made.episodes} episodes, {made.steps} steps, sha256 {made.hash[:16]}")
         for name, column in made.columns.items():
             print(f"  {name} ({column.key}), {column.count} steps")
