@@ -266,6 +266,8 @@ def load_or_compute(dataset: RLDSDataset, spec: DatasetSpec, *, index_dir: Locat
         made = compute(dataset, spec, on_bad_record, progress)
     try:
         storage.write(path, json.dumps(made.to_json(), indent=1).encode())
+        if joined is not None:
+            storage.remove_folder(_parts(dataset, index_dir))
     except OSError as error:
         log.info("statistics of %s not kept (%s); give an index directory to keep them", dataset.directory, error)
     return made

@@ -147,6 +147,16 @@ def remove(path: Location) -> None:
         _bucket(path, lambda system, name: system.rm_file(name))
 
 
+def remove_folder(folder: Location) -> None:
+    """Removes the files directly in `folder`, and the folder unless something else is in it."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in listing(folder):
+            remove(join(folder, name))
+    if isinstance(folder, Path):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
 def _read_local(path: Path, offset: int, length: int) -> bytes:
     file = os.open(path, os.O_RDONLY)
     try:

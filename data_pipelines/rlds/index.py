@@ -125,11 +125,7 @@ def _keep(store: Location, shards: Sequence[ShardIndex]) -> None:
     except OSError as error:
         log.info("record index of %s kept in memory only (%s); give an index directory to keep it", storage.parent(store), error)
         return
-    parts = _part_files(store)
-    for part in parts:
-        storage.remove(part)
-    if parts and isinstance(store, Path) and not any(_parts(store).iterdir()):
-        _parts(store).rmdir()
+    storage.remove_folder(_parts(store))
 
 
 def _part_files(store: Location) -> list[Location]:

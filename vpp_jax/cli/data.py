@@ -186,7 +186,7 @@ def _stats(arguments: argparse.Namespace) -> int:
                        "progress": lambda done, total, line=line: line(done, total, "")}
             if arguments.share:
                 part = statistics.put_aside(dataset, spec, arguments.share, **options)
-                print(f"{dataset.directory} split {dataset.split}: part {arguments.share[0]} of {arguments.share[1]}, {part.episodes} episodes")
+                print(f"{dataset.directory} split {dataset.split}: part {'/'.join(map(str, arguments.share))}, {part.episodes} episodes")
                 continue
             made = statistics.load_or_compute(dataset, spec, **options)
         print(f"{dataset.directory} split {dataset.split}: {made.episodes} episodes, {made.steps} steps, sha256 {made.hash[:16]}")
