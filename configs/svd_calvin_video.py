@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.data.update(batch_size=256, clip_frames=16, clip_stride=2, clip_start_every=2)
     for module in ("unet", "vae", "text"):
         config.model[module].dtype = "bfloat16"
-    config.model.unet.remat = True
+    config.model.unet.remat = "blocks"
     config.optimizer.update(learning_rate=5e-6, betas=(0.9, 0.999), weight_decay=0.0, grad_clip=1.0)
     config.train.update(steps=100_000, ema_decay=0.999)
     config.mesh.update(data=-1, fsdp=16)

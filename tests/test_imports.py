@@ -12,12 +12,14 @@ import pytest
 CORE = {"vpp_jax.core"}
 NETWORKS = {"vpp_jax.models", "vpp_jax.diffusion"}
 MAY_IMPORT = {
-    "vpp_jax.core": NETWORKS | {"data_pipelines"},  # configuration dataclasses stand beside what they configure
-    "vpp_jax.models": CORE,
+    "vpp_jax.core": NETWORKS | {"data_pipelines", "vpp_jax.parallel"},  # configurations stand beside what they configure; weights are
+    # read through `parallel.gather`
+    "vpp_jax.models": CORE | {"vpp_jax.parallel"},  # `rows.on_own_rows` runs a kernel on every device
     "vpp_jax.diffusion": CORE,
     "vpp_jax.predictor": CORE | NETWORKS,
     "vpp_jax.parallel": CORE,
     "vpp_jax.training": CORE | NETWORKS | {"vpp_jax.predictor", "vpp_jax.parallel", "data_pipelines"},
+    "vpp_jax.compilation": CORE | NETWORKS | {"vpp_jax.predictor", "vpp_jax.parallel", "vpp_jax.training", "vpp_jax.cli"},
     "vpp_jax.cli": {"*"},
     "vpp_jax.main": {"vpp_jax.cli"},
     "configs": CORE,

@@ -12,6 +12,8 @@ from typing import Generic, TypeVar
 import jax
 from flax import nnx
 
+from vpp_jax.parallel.gather import gathers
+
 Params = dict[str, jax.Array]
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
@@ -61,7 +63,10 @@ class PureModule(Generic[ModuleT]):
         return flatten(nnx.state(self.build(nnx.Rngs(key)), nnx.Param))
 
     def bind(self, params: Params) -> ModuleT:
-        """The module holding `params`. Raises ValueError when names or shapes are not this module's."""
+        """The module holding `params`, which it reads whole whatever the mesh (`vpp_jax.parallel.gather`).
+
+        Raises ValueError when names or shapes are not this module's.
+        """
         if params.keys() != self.abstract.keys():
             missing, unexpected = sorted(self.abstract.keys() - params.keys()), sorted(params.keys() - self.abstract.keys())
             raise ValueError(f"parameters do not fit the module: missing {missing[:5]}, unexpected {unexpected[:5]}")
@@ -69,5 +74,10 @@ class PureModule(Generic[ModuleT]):
         if wrong:
             name, (got, want) = next(iter(wrong.items()))
             raise ValueError(f"{len(wrong)} parameters have another shape, first {name}: {got}, expected {want}")
-        leaves = [(path, variable.replace(params[".".join(map(str, path))])) for path, variable in self.variables]
+        through, leaves = gathers(self.abstract), []
+        for path, variable in self.variables:
+            name = ".".join(map(str, path))
+            leaves.append((path, variable.replace(params[name])))
+            if name in through:
+                leaves[-1][1].set_metadata("gather", through[name])
         return nnx.merge(self.graphdef, nnx.from_flat_state(leaves))

@@ -17,7 +17,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from vpp_jax.models.layers import Linear, dropout
+from vpp_jax.models.flash import flash_attend, flash_fits
+from vpp_jax.models.layers import Linear, dropout, weight
 
 
 def attend(
@@ -42,12 +43,19 @@ def attend(
     if causal:
         triangle = jnp.arange(m) <= jnp.arange(n)[:, None]
         allowed = triangle if allowed is None else allowed & triangle
-    if allowed is None and key is None and n * m >= MAP_FROM and q.ndim > 2 and q.shape[:-2] == k.shape[:-2]:
-        return lax.platform_dependent(q, k, v, cpu=partial(_attend_one_by_one, heads), default=partial(_attend, heads))
+    forms = {}
+    if allowed is None and key is None and q.ndim > 2 and q.shape[:-2] == k.shape[:-2]:
+        if n * m >= MAP_FROM:
+            forms["cpu"] = partial(_attend_one_by_one, heads)
+        if n >= FLASH_FROM and q.dtype == jnp.bfloat16 and flash_fits(n, m, q.shape[-1] // heads):
+            forms["tpu"] = partial(flash_attend, heads)
+    if forms:
+        return lax.platform_dependent(q, k, v, **forms, default=partial(_attend, heads))
     return _attend(heads, q, k, v, allowed, dropout_rate, key)
 
 
 MAP_FROM = 512 * 512  # scores per head; from here on those of a whole batch leave the caches of a processor
+FLASH_FROM = 256  # tokens; with fewer the scores are small beside the queries
 
 
 def _attend(
@@ -139,12 +147,12 @@ class Attention(nnx.Module):
         to_q, to_k, to_v = (getattr(self, name) for name in self.names[:3])
         per_head = lambda x: x.reshape(*x.shape[:-1], self.heads, self.head_dim)  # noqa: E731
         keys, values = per_head(to_k(context) / math.sqrt(self.head_dim)), per_head(to_v(context))
-        maps = jnp.einsum("chd,...mhd->...chm", per_head(to_q.kernel[...].astype(x.dtype)), keys)
+        maps = jnp.einsum("chd,...mhd->...chm", per_head(weight(to_q.kernel, x.dtype)), keys)
         scores = jnp.einsum("...nc,...chm->...nhm", x, maps, preferred_element_type=jnp.float32)
         if to_q.bias is not None:
             scores = scores + jnp.einsum("hd,...mhd->...hm", per_head(to_q.bias[...].astype(x.dtype)), keys)[..., None, :, :]
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        kernel = self._out.kernel[...].astype(x.dtype).reshape(self.heads, self.head_dim, -1)
+        kernel = weight(self._out.kernel, x.dtype).reshape(self.heads, self.head_dim, -1)
         out = jnp.einsum("...nhm,...hmo->...no", weights, jnp.einsum("...mhd,hdo->...hmo", values, kernel))
         return out if self._out.bias is None else out + self._out.bias[...].astype(x.dtype)
 

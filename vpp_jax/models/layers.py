@@ -1,5 +1,6 @@
 """Building blocks shared by every model. All arrays are channels last.
 
+    weight                         a kernel in the type of the computation; all are read through it
     dropout, gelu, silu            functions; `dropout(x, rate, key)` is the identity when `key` is None
     standard_normal                initial values from `rngs`, cheap to compile
     sinusoidal_embedding           scalars -> [cos, sin] or [sin, cos]
@@ -35,6 +36,12 @@ silu = jax.nn.silu
 def gelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """Exact GELU, x/2 (1 + erf(x/√2)). `jax.nn.gelu` computes it through erfc, which costs several times more on CPU."""
     return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
+
+
+def weight(param: nnx.Param, dtype: DTypeLike) -> jax.Array:
+    """A kernel in the type of the computation, through what `PureModule.bind` attached to it: on a mesh, the gathering of its shards."""
+    value = param[...].astype(dtype)
+    return param.gather(value) if param.has_metadata("gather") else value
 
 
 def dropout(x: Float[Array, "*s"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*s"]:
@@ -151,7 +158,7 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-        y = _matmul(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        y = _matmul(x.astype(self.dtype), weight(self.kernel, self.dtype))
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
@@ -184,7 +191,7 @@ class Conv2d(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h2 w2 o"]:
-        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        x, kernel = x.astype(self.dtype), weight(self.kernel, self.dtype)
         n, h, w, _ = x.shape
         size, outputs = kernel.shape[0], kernel.shape[-1]
         if size == self.stride == 1:
@@ -214,7 +221,7 @@ class TemporalConv(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b t h w i"]) -> Float[Array, "b t h w o"]:
-        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        x, kernel = x.astype(self.dtype), weight(self.kernel, self.dtype)
         if x.shape[-1] < self.MATMUL_BELOW:
             before, here, after = (_matmul(frames, tap[0, 0]) for frames, tap in zip((x[:, :-1], x, x[:, 1:]), kernel, strict=True))
             rest = ((0, 0),) * 3

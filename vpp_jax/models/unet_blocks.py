@@ -5,8 +5,10 @@ both cross-attentions (per frame, and the temporal one, which uses the text of f
 attend in one product instead of one per frame or per pixel.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -30,14 +32,33 @@ Video = Float[Array, "b t h w c"]
 Text = Float[Array, "b l d"]
 
 
+# What the backward pass computes again instead of keeping it, from nothing to (almost) all.
+REMAT = {
+    "none": "nothing",
+    "attention": "the weights of the spatial self-attention",
+    "blocks": "each residual block and each transformer, from its input",
+    "everything": "each level from its input, and within it each block",
+}
+
+
 @dataclass(frozen=True)
 class BlockShape:
-    """What all blocks of one U-Net share: width of the time embedding and of the text, groups of GroupNorm, compute type."""
+    """What all blocks of one U-Net share: widths of time embedding and text, groups of GroupNorm, compute type, a key of `REMAT`."""
 
     time_dim: int
     text_dim: int
     groups: int
     dtype: DTypeLike
+    remat: str = "none"
+
+    def call(self, block: nnx.Module, *args):
+        """block(*args), a residual block or a transformer, under the policy."""
+        return recomputed(block, *args) if self.remat in ("blocks", "everything") else block(*args)
+
+
+def recomputed(function: Callable, *args):
+    """function(*args); of what happens inside, the backward pass keeps the arguments alone."""
+    return jax.checkpoint(lambda *args: function(*args))(*args)
 
 
 def per_frame(module: nnx.Module, x: Video) -> Video:
@@ -121,7 +142,7 @@ class TransformerBlock(nnx.Module):
 
     def __init__(self, channels: int, heads: int, shape: BlockShape, *, temporal: bool, rngs: nnx.Rngs):
         dtype = shape.dtype
-        self.temporal = temporal
+        self.temporal, self.remat = temporal, shape.remat
         if temporal:
             self.norm_in = LayerNorm(channels, dtype=dtype, rngs=rngs)
             self.ff_in = FeedForward(channels, dtype=dtype, rngs=rngs)
@@ -142,7 +163,7 @@ class TransformerBlock(nnx.Module):
 
     def self_attention(self, x: Float[Array, "b t s c"]) -> Float[Array, "b t s c"]:
         if not self.temporal:
-            return self.attn1(x)
+            return recomputed(self.attn1, x) if self.remat == "attention" else self.attn1(x)
         q, k, v = (y.swapaxes(1, 2) for y in self.attn1.project(x, x))
         return self.attn1.output(attend(q, k, v, heads=self.attn1.heads).swapaxes(1, 2))
 
@@ -202,13 +223,14 @@ class DownBlock(nnx.Module):
         self.resnets = nnx.List([SpatioTemporalResBlock(width, outputs, **shared, rngs=rngs) for width in widths])
         self.attentions = _attentions(outputs, heads, layers, shape, rngs)
         self.downsamplers = nnx.List([Downsample(outputs, dtype=shape.dtype, rngs=rngs)] if downsample else [])
+        self.shape = shape
 
     def __call__(self, x: Video, time: Float[Array, "b d"], text: Text) -> tuple[Video, list[Video]]:
         skips = []
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, time)
+            x = self.shape.call(resnet, x, time)
             if self.attentions:
-                x = self.attentions[i](x, text)
+                x = self.shape.call(self.attentions[i], x, text)
             skips.append(x)
         for downsampler in self.downsamplers:
             x = per_frame(downsampler, x)
@@ -223,10 +245,12 @@ class MidBlock(nnx.Module):
         shared = {"groups": shape.groups, "eps": 1e-5, "time_dim": shape.time_dim, "dtype": shape.dtype}
         self.resnets = nnx.List([SpatioTemporalResBlock(channels, channels, **shared, rngs=rngs) for _ in range(2)])
         self.attentions = _attentions(channels, heads, 1, shape, rngs)
+        self.shape = shape
 
     def __call__(self, x: Video, time: Float[Array, "b d"], text: Text) -> Video:
-        x = self.attentions[0](self.resnets[0](x, time), text)
-        return self.resnets[1](x, time)
+        call = self.shape.call
+        x = call(self.attentions[0], call(self.resnets[0], x, time), text)
+        return call(self.resnets[1], x, time)
 
 
 class UpBlock(nnx.Module):
@@ -242,12 +266,13 @@ class UpBlock(nnx.Module):
         )
         self.attentions = _attentions(outputs, heads, len(skips), shape, rngs)
         self.upsamplers = nnx.List([Upsample(outputs, dtype=shape.dtype, rngs=rngs)] if upsample else [])
+        self.shape = shape
 
     def __call__(self, x: Video, skips: list[Video], time: Float[Array, "b d"], text: Text) -> Video:
         for i, (resnet, skip) in enumerate(zip(self.resnets, skips, strict=True)):
-            x = resnet(jnp.concatenate([x, skip], axis=-1), time)
+            x = self.shape.call(resnet, jnp.concatenate([x, skip], axis=-1), time)
             if self.attentions:
-                x = self.attentions[i](x, text)
+                x = self.shape.call(self.attentions[i], x, text)
         for upsampler in self.upsamplers:
             x = per_frame(upsampler, x)
         return x

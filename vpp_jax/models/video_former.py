@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from vpp_jax.models.attention import FusedAttention, attend
 from vpp_jax.models.initialization import uniform_linears
-from vpp_jax.models.layers import MLP, LayerNorm, Linear, Placeholder, gelu
+from vpp_jax.models.layers import MLP, LayerNorm, Linear, Placeholder, gelu, weight
 
 VARIANTS = ("3d", "2d", "linear")
 
@@ -128,7 +128,7 @@ class PerceiverAttention(nnx.Module):
         latents = self.norm_latents(latents)
         context = jnp.concatenate([self.norm_media(media), latents], axis=-2)
         dim = context.shape[-1]
-        key_maps, value_maps = (to.kernel[...].astype(context.dtype).reshape(dim, self.heads, -1) for to in (self.to_k, self.to_v))
+        key_maps, value_maps = (weight(to.kernel, context.dtype).reshape(dim, self.heads, -1) for to in (self.to_k, self.to_v))
         dim_head = key_maps.shape[-1]
 
         queries = self.to_q(latents).reshape(*latents.shape[:-1], self.heads, dim_head)

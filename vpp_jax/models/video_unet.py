@@ -5,7 +5,6 @@ It predicts 16 frames of latents (stage 1) and, run once on noise, gives the pre
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from vpp_jax.models.layers import Conv2d, GroupNorm, TimestepMLP, silu, sinusoidal_embedding
-from vpp_jax.models.unet_blocks import BlockShape, DownBlock, MidBlock, UpBlock, per_frame
+from vpp_jax.models.unet_blocks import REMAT, BlockShape, DownBlock, MidBlock, UpBlock, per_frame, recomputed
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,8 @@ class VideoUNetConfig:
     """Architecture of a SpatioTemporalUNet. Lists run from the highest resolution down.
 
     in_channels: noisy latent and image latent concatenated. last_tap: None builds the whole U-Net; i builds up blocks 0…i and no
-    output layer. norm_groups divides every width. remat: recompute each block's activations in the backward pass. dtype: of the
-    computation; parameters are float32.
+    output layer. norm_groups divides every width. remat: a key of `unet_blocks.REMAT`, what the backward pass computes
+    again. dtype: of the computation; parameters are float32.
     """
 
     in_channels: int = 8
@@ -35,7 +34,7 @@ class VideoUNetConfig:
     addition_time_embed_dim: int = 256
     norm_groups: int = 32
     last_tap: int | None = None
-    remat: bool = False
+    remat: str = "none"
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -57,6 +56,8 @@ class VideoUNetConfig:
             raise ValueError(f"last_tap must be between 0 and {levels - 1} (or None for the whole U-Net), got {self.last_tap}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype}")
+        if self.remat not in REMAT:
+            raise ValueError(f"remat must be one of {', '.join(REMAT)}, got {self.remat}")
 
     def tap_shape(self, index: int, height: int, width: int) -> tuple[int, int, int]:
         """Height, width and channels of tap `index` for latents of the given size."""
@@ -81,7 +82,7 @@ class SpatioTemporalUNet(nnx.Module):
         heads = [h if attends else None for h, attends in zip(config.attention_heads, config.attention_levels, strict=True)]
         last = len(channels) - 1
         time_dim = 4 * channels[0]
-        shape = BlockShape(time_dim, config.cross_attention_dim, config.norm_groups, dtype)
+        shape = BlockShape(time_dim, config.cross_attention_dim, config.norm_groups, dtype, config.remat)
 
         self.conv_in = Conv2d(config.in_channels, channels[0], dtype=dtype, rngs=rngs)
         self.time_embedding = TimestepMLP(channels[0], time_dim, dtype=dtype, rngs=rngs)
@@ -122,7 +123,7 @@ class SpatioTemporalUNet(nnx.Module):
         return. Height and width must be divisible by 2^(levels - 1).
         """
         self._check(sample, encoder_hidden_states, taps)
-        call = _remat_call if self.config.remat else _plain_call
+        call = recomputed if self.config.remat == "everything" else _call
         time = silu(self._time(c_noise, added_time_ids))
         text = encoder_hidden_states.astype(self.config.dtype)
 
@@ -157,9 +158,5 @@ class SpatioTemporalUNet(nnx.Module):
             raise ValueError(f"taps {taps} ask for up blocks that are not built: this U-Net has {len(self.up_blocks)}")
 
 
-def _plain_call(block: nnx.Module, *args):
+def _call(block: nnx.Module, *args):
     return block(*args)
-
-
-def _remat_call(block: nnx.Module, *args):
-    return jax.checkpoint(partial(_plain_call, block))(*args)

@@ -15,7 +15,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vpp_jax.errors import VppError
-from vpp_jax.functional import Params
 
 log = logging.getLogger(__name__)
 Axes = tuple[str | None, ...]
@@ -24,7 +23,7 @@ RULES: tuple[tuple[str, Axes], ...] = (
     # small and read everywhere
     (r"latents/.*", ()),
     (r".*\.(bias|scale|mix_factor)", ()),
-    (r"former/(latents|time_pos_emb)", ()),
+    (r"(former/)?(latents|time_pos_emb)", ()),
     (r".*position_embedding\.embedding", ()),
     # attention: heads over tensor
     (r".*\.(to_q|to_k|to_v|q_proj|k_proj|v_proj|query|key|value|qkv)\.kernel", ("fsdp", "tensor")),
@@ -52,7 +51,7 @@ class Decision:
     note: str = ""
 
 
-def decide(params: Params, sizes: Mapping[str, int], shard_above: int) -> dict[str, Decision]:
+def decide(params: Mapping[str, jax.Array], sizes: Mapping[str, int], shard_above: int) -> dict[str, Decision]:
     """Decisions for arrays (or ShapeDtypeStructs) on a mesh of the given axis sizes; needs no devices."""
     compiled = [(re.compile(pattern), axes) for pattern, axes in RULES]
     decisions, unmatched = {}, []
@@ -69,7 +68,7 @@ def decide(params: Params, sizes: Mapping[str, int], shard_above: int) -> dict[s
     return decisions
 
 
-def partition(params: Params, mesh: Mesh, shard_above: int) -> dict[str, NamedSharding]:
+def partition(params: Mapping[str, jax.Array], mesh: Mesh, shard_above: int) -> dict[str, NamedSharding]:
     """Shardings of a flat parameter dict on `mesh`; the decisions are logged, departures from the rules one by one."""
     decisions = decide(params, mesh.shape, shard_above)
     if mesh.size > 1:

@@ -1,0 +1,30 @@
+"""`vpp compile --config=FILE --topology=v5e-256 [--per_chip=N --mesh=data=-1,fsdp=16 --step=act --out=report.json --config.key=value ...]`
+
+Compiles the training step (or the policy's pass) of a configuration for a TPU slice, without that slice: whether it fits, what it sends,
+and a bound on its speed. Needs libtpu (requirements-tpu.txt) and, for the published size, 8 GiB of memory and some minutes.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from vpp_jax.cli.main import UsageError
+from vpp_jax.compilation.chips import parse_topology
+from vpp_jax.compilation.environment import VARIABLES, require_compiler
+
+
+def main(argv: Sequence[str]) -> int:
+    from vpp_jax.compilation.request import OPTIONS
+
+    if "--help" in argv or "-h" in argv:
+        flags = "\n".join(f"  --{name:<13} {text}" for name, text in OPTIONS.items())
+        print(f"{__doc__}\nflags:\n  --config        Python with get_config(), or a config.json\n{flags}")
+        return 0
+    names = [argument.removeprefix("--topology=") for argument in argv if argument.startswith("--topology=")]
+    if not names:
+        raise UsageError("--topology=NAME is missing: the slice to compile for, e.g. v5e-256 or v5e:16x16")
+    parse_topology(names[-1])
+    require_compiler()
+    # a process of its own: libtpu reads these when JAX is imported
+    return subprocess.call([sys.executable, "-m", "vpp_jax.compilation", *argv], env=os.environ | VARIABLES)

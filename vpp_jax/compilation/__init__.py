@@ -1,0 +1,1 @@
+"""Programs compiled for TPUs that are not there, and what their text says about memory, traffic and speed."""

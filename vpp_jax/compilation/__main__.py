@@ -1,0 +1,45 @@
+"""`python -m vpp_jax.compilation`: one program, in a process whose environment is ready for the TPU compiler (`vpp compile` starts it)."""
+
+import json
+import sys
+from pathlib import Path
+
+from vpp_jax.cli.main import UsageError, paragraph
+from vpp_jax.compilation.chips import parse_topology
+from vpp_jax.compilation.request import OPTIONS, parse_mesh
+from vpp_jax.errors import VppError
+
+
+def main(argv: list[str]) -> int:
+    import jax
+
+    from vpp_jax.cli.config_flag import parse
+    from vpp_jax.compilation.program import Program
+    from vpp_jax.compilation.report import provenance, table
+    from vpp_jax.compilation.roofline import analyse
+
+    config, options = parse(argv, OPTIONS)
+    level = options["optimisation"] or "O0"
+    jax.config.update("jax_optimization_level", level)
+    mesh = parse_mesh(options["mesh"], config.mesh) if options["mesh"] else None
+    program = Program(config, parse_topology(options["topology"]), options["step"] or "train", float(options["per_chip"] or 1), mesh)
+    print(f"compiling step {program.step} of stage {config.stage} for {program.topology.compiler_name} at {level} ...", flush=True)
+    compiled = program.compile()
+    if options["hlo"]:
+        Path(options["hlo"]).write_text(compiled.executable.as_text())
+    report = provenance(argv, config) | analyse(program, compiled, level)
+    print(table(report))
+    if options["out"]:
+        path = Path(options["out"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n")
+        print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except VppError as error:
+        print(paragraph(error), file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -1,0 +1,39 @@
+"""Multiplications and additions of a function, counted on its jaxpr: products of matrices and convolutions, 2 per multiply-add.
+
+The compiler's own count leaves out what happens inside Pallas kernels and counts the bodies of loops once; this one takes the plain form
+wherever a device has one of its own, and depends on neither compiler nor device. What a rematerialised block computes twice is counted
+twice.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+
+def count_flops(function: Callable, *args) -> float:
+    """FLOPs of function(*args); arguments may be ShapeDtypeStructs."""
+    return _jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _jaxpr(jaxpr: Jaxpr | ClosedJaxpr) -> float:
+    return sum(map(_equation, getattr(jaxpr, "jaxpr", jaxpr).eqns))
+
+
+def _equation(eqn: JaxprEqn) -> float:
+    name, params = eqn.primitive.name, eqn.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        return 2.0 * eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel, numbers = eqn.invars[1].aval, params["dimension_numbers"]
+        per_output = kernel.size / kernel.shape[numbers.rhs_spec[0]]
+        dilated = math.prod(params["lhs_dilation"])  # zeros between the inputs of a transposed convolution cost nothing
+        return 2.0 * eqn.outvars[0].aval.size * per_output / dilated
+    if name == "cond":  # of `platform_dependent`, the plain form is the last
+        return _jaxpr(params["branches"][-1])
+    if name == "scan":
+        return params["length"] * _jaxpr(params["jaxpr"])
+    inner = [value for value in params.values() if isinstance(value, Jaxpr | ClosedJaxpr)]
+    return sum(map(_jaxpr, inner[:1]))

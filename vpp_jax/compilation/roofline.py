@@ -1,0 +1,112 @@
+"""From a compiled program to bounds: what a step needs of a chip's arithmetic, memory and links, and what that leaves of its peak."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from vpp_jax.compilation.chips import Topology
+from vpp_jax.compilation.collectives import KINDS, Collective, collectives
+from vpp_jax.compilation.program import Compiled, Program
+
+GIB = 2**30
+# left to the runtime: programs, infeed, fragmentation
+RESERVE_GIB = 0.5
+
+
+@dataclass(frozen=True)
+class Memory:
+    """GiB per chip. peak: the compiler's; arguments and outputs share memory where they are donated."""
+
+    arguments: float
+    outputs: float
+    temporaries: float
+    peak: float
+    limit: float
+
+    @property
+    def short(self) -> float:
+        """GiB that are missing, negative where some are left."""
+        return self.peak + RESERVE_GIB - self.limit
+
+
+def analyse(program: Program, compiled: Compiled, level: str) -> dict[str, Any]:
+    """The report, as JSON."""
+    topology, executable = program.topology, compiled.executable
+    cost, usage = executable.cost_analysis(), executable.memory_analysis()
+    per_chip = topology.chip.devices
+    memory = Memory(
+        *(per_chip * value / GIB for value in (
+            usage.argument_size_in_bytes, usage.output_size_in_bytes, usage.temp_size_in_bytes, usage.peak_memory_in_bytes,
+        )),
+        limit=topology.chip.memory,
+    )  # fmt: skip
+    found = collectives(executable.as_text(), topology.devices)
+    arithmetic, accessed = compiled.flops / topology.chips, per_chip * cost["bytes accessed"]
+    times = bounds(topology, arithmetic, accessed, found)
+    step = max(times.values())
+    return {
+        "topology": {"name": topology.name, "compiler": topology.compiler_name, "chips": topology.chips, "mesh": dict(compiled.mesh.shape)},
+        "step": program.step,
+        "examples_per_chip": compiled.examples / topology.chips,
+        "compiler": {"optimisation": level, "seconds": round(compiled.seconds, 1)},
+        "memory_gib": {**{name: round(value, 3) for name, value in vars(memory).items()}, "short": round(memory.short, 3)},
+        "per_chip": {
+            "model_tflop": compiled.model_flops / topology.chips / 1e12,
+            "tflop": arithmetic / 1e12,
+            "compiler_tflop": per_chip * cost["flops"] / 1e12,
+            "accessed_gb": accessed / 1e9,
+            "sent_gb": per_chip * sum(entry.sent for entry in found) / 1e9,
+        },
+        "collectives": _by_kind(found, per_chip),
+        "gathered_not_parameters": foreign_gathers(found, compiled.parameters),
+        "bounds_s": times,
+        "compiler_seconds_per_step": cost.get("optimal_seconds"),
+        "bound": {
+            "limited_by": max(times, key=times.get),
+            "step_s": step,
+            "examples_per_s": compiled.examples / step,
+            "mfu": compiled.model_flops / topology.chips / (topology.chip.peak * 1e12 * step),
+        },
+    }
+
+
+def bounds(topology: Topology, flops: float, accessed: float, found: list[Collective]) -> dict[str, float]:
+    """Seconds per step if nothing but arithmetic, memory or links took time, from counts per chip; collectives one after the other."""
+    chip = topology.chip
+    return {
+        "compute": flops / (chip.peak * 1e12),
+        "memory": accessed / (chip.bandwidth * 1e9),
+        "interconnect": chip.devices * sum(entry.sent / topology.group_bandwidth(entry.group) for entry in found) / 1e9,
+    }
+
+
+def foreign_gathers(found: list[Collective], parameters: frozenset[tuple[int, ...]]) -> list[str]:
+    """All-gathers of arrays that have no parameter's shape, axes of length 1 aside: activations that ought to have stayed in place."""
+    known = {_bare(shape) for shape in parameters}
+    return [
+        f"{dtype}{list(shape)} {entry.op_name}"
+        for entry in found
+        if entry.kind == "all-gather"
+        for dtype, shape in entry.shapes
+        if _bare(shape) not in known
+    ]
+
+
+def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes without order: the compiler may transpose a kernel before it gathers it."""
+    return tuple(sorted(size for size in shape if size != 1))
+
+
+def _by_kind(found: list[Collective], per_chip: int) -> dict[str, dict[str, float]]:
+    groups: dict[str, list[Collective]] = defaultdict(list)
+    for entry in found:
+        groups[entry.kind].append(entry)
+    return {
+        kind: {
+            "count": sum(entry.times for entry in groups[kind]),
+            "gb": per_chip * sum(entry.times * entry.size for entry in groups[kind]) / 1e9,
+            "sent_gb": per_chip * sum(entry.sent for entry in groups[kind]) / 1e9,
+        }
+        for kind in KINDS
+        if kind in groups
+    }

@@ -1,0 +1,41 @@
+"""Shapes and types that follow from the configuration alone: of one training example, and of parameters that are not trained."""
+
+import jax
+import numpy as np
+
+from vpp_jax.config import ExperimentConfig, ModelConfig
+from vpp_jax.functional import Params
+
+
+def example_spec(config: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """name -> shape (without the batch axis) and type of what the stage's source gives."""
+    model, shape = config.model, jax.ShapeDtypeStruct
+    image = (model.image_size, model.image_size, 3)
+    if config.stage != "policy":
+        return {"video": shape((config.data.clip_frames, *image), np.uint8), **_text(model.text_length)}
+    actions = (model.action.chunk, model.action.action_dim)
+    return {
+        **{f"images/{view}": shape(image, np.uint8) for view in model.views},
+        "proprio": shape((model.action.proprio_dim,), np.float32),
+        "action": shape(actions, np.float32),
+        "action_mask": shape(actions[:1], bool),
+        **_text(model.goal_length),
+    }
+
+
+def _text(length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {"text_ids": jax.ShapeDtypeStruct((length,), np.int32), "text_mask": jax.ShapeDtypeStruct((length,), bool)}
+
+
+def as_frozen(abstract: Params, model: ModelConfig) -> Params:
+    """Parameters as a stage that does not train them keeps them: kernels and tables in the type their network computes with.
+
+    They are cast to it wherever they are read, so results do not change; in bfloat16 they take half the memory. Vectors (scales, biases,
+    gates) stay float32: normalisation computes with them in float32.
+    """
+    types = {"vae": model.vae.dtype, "unet": model.unet.dtype, "text": model.text.dtype, "goal": model.text.dtype}
+
+    def kept(name: str, value: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(value.shape, types[name.split("/")[0]] if len(value.shape) > 1 else value.dtype)
+
+    return {name: kept(name, value) for name, value in abstract.items()}
