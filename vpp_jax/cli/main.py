@@ -20,6 +20,7 @@ VERBS = {
     "predict": "sample a video from one image and a sentence",
     "report": "make the HTML page of a work directory",
     "convert": "published weights in, safetensors out",
+    "compile": "compile a configuration for a TPU slice that is not there: fits or not, traffic, a bound on its speed",
     "bench": "measure speed: data, model, act, eval, sim",
     "demo": "everything from nothing: demonstrations, three stages, closed loop, report",
 }
