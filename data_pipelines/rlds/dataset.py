@@ -278,7 +278,8 @@ class RLDSDataset:
         try:
             payload = FORMATS[self.info.file_format].read_payload(path, offset, int(self._bytes[index]), self._retry)
             if self._in_place and isinstance(path, Path):  # a bucket's request takes longer than the rest of the record
-                example = SparseExample(payload, self._in_place, functools.partial(self._read_part, path, offset))
+                read_part = functools.partial(self._read_part, path, self._statuses[self._shard[index]], offset)
+                example = SparseExample(payload, self._in_place, read_part)
             else:
                 example = examples.Example(payload)
         except FileNotFoundError as error:
@@ -287,9 +288,11 @@ class RLDSDataset:
             raise BadRecordError(self.where(index), "", f"{error}{self._changed(index)}") from error
         return Episode(example, self.schema, self.where(index), int(self.lengths[index])), example.nbytes
 
-    def _read_part(self, path: Path, record: int, offset: int, length: int) -> bytes:
-        """`length` bytes at `offset` of the record that starts at `record`."""
+    def _read_part(self, path: Path, indexed: Status, record: int, offset: int, length: int) -> bytes:
+        """`length` bytes at `offset` of the record that starts at `record`. A part has no checksum, so the file must still be `indexed`."""
         try:
+            if storage.status(path, self._retry) != indexed:
+                raise ValueError("the file has been written anew since its index was made: start again")
             data = storage.read_range(path, record + offset, length, self._retry)
         except FileNotFoundError as error:
             raise ValueError("the file has disappeared") from error

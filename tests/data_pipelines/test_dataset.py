@@ -1,6 +1,7 @@
 """Episodes by random access: our own datasets, the real shard, and everything that can be wrong with a directory."""
 
 import json
+import os
 import pickle
 import shutil
 import zlib
@@ -101,6 +102,27 @@ def test_a_record_damaged_behind_the_index_is_found_when_read(dataset_copy):
     with pytest.raises(BadRecordError, match=rf"{path.name} record 1: corrupt"):
         dataset[1]
     assert len(dataset[2].column("action"))
+
+
+def test_no_picture_comes_from_a_file_written_anew(write_dataset):
+    directory = write_dataset([3, 3])
+    dataset = RLDSDataset(directory)
+    (path,) = directory.glob("*.tfrecord-*")
+    episode = dataset[0]
+    before = episode.frame("observation/rgb_static", 1)
+    data, state = bytearray(path.read_bytes()), path.stat()
+    data[int(dataset._offset[0]) + 700] ^= 1  # the episode's checksum is not looked at again
+    path.write_bytes(data)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1000))
+    with pytest.raises(BadRecordError, match=r"record 0, field 'observation/rgb_static': the file has been written anew"):
+        episode.frame("observation/rgb_static", 2)
+    os.truncate(path, 0)
+    with pytest.raises(BadRecordError, match=r"record 1: truncated record"):
+        dataset[1]
+    path.unlink()
+    with pytest.raises(BadRecordError, match="the file has disappeared"):
+        episode.frame("observation/rgb_static", 2)
+    assert before.shape == (8, 8, 3)
 
 
 def test_fewer_records_than_listed_is_an_error(dataset_copy):
