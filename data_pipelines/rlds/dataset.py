@@ -320,17 +320,21 @@ def build_index(info: DatasetInfo, schema: Schema, split: str, *, index_dir: Loc
       counted: with the steps of each episode, for which every record is read once; False reads record headers only.
     """
     scan = FORMATS[info.file_format].scan
-    count = (lambda payload: _count(payload, schema, FILTERS.get(info.name))) if counted else None
+    episode_filter = FILTERS.get(info.name)
+    count = (lambda payload: _count(payload, schema, episode_filter)) if counted else None
     files = {file: info.files[file] for file in info.splits[split].present}
     return record_index.load_or_build(
         files, record_index.index_path(info.directory, split, index_dir),
         lambda name, status: scan(storage.join(info.directory, name), status, count, retry),
-        counted=counted, workers=workers, share=share, progress=progress)
+        counted=counted, rule=episode_filter.text if episode_filter else "", workers=workers, share=share, progress=progress)
 
 
 def _count(payload: bytes, schema: Schema, episode_filter: EpisodeFilter | None) -> int:
     steps = examples.count_steps(payload, schema)
-    return steps if episode_filter is None or episode_filter.keeps(examples.Example(payload), steps) else LEFT_OUT
+    try:
+        return steps if episode_filter is None or episode_filter.keeps(examples.Example(payload), steps) else LEFT_OUT
+    except IndexError as error:
+        raise ValueError(f"nothing in the record says whether it belongs to the '{episode_filter.text}' to be left out") from error
 
 
 def resolve(path: Location, retry: Retry = RETRY) -> tuple[Location, dict[str, Status]]:

@@ -38,7 +38,7 @@ def index_path(directory: Location, split: str, index_dir: Location | None, stem
     return storage.join(storage.location(index_dir), name)
 
 
-def load_or_build(files: Mapping[str, Status], store: Location, scan: Scan, *, counted: bool = True, workers: int = 8,
+def load_or_build(files: Mapping[str, Status], store: Location, scan: Scan, *, counted: bool = True, rule: str = "", workers: int = 8,
                   share: tuple[int, int] = (0, 1), progress: Progress | None = None) -> list[ShardIndex]:
     """The index of `files`, in their order: from `store` where a file's status still agrees, from `scan` otherwise.
 
@@ -49,12 +49,13 @@ def load_or_build(files: Mapping[str, Status], store: Location, scan: Scan, *, c
       files: name -> status as just listed.
       scan: reads one file; called from threads.
       counted: steps must be known; stored shards without are scanned.
+      rule: what `scan` leaves out, in words; what was stored under another one is not used.
       share: (k, n) scans only every n-th file from number k on and returns what is known; for n hosts that each do a part.
       progress: called with (files known, files).
     """
     parts = _part_files(store)
     known: dict[str, ShardIndex] = {}
-    for shard in (shard for path in (store, *parts) for shard in _load(path)):
+    for shard in (shard for path in (store, *parts) for shard in _load(path, rule)):
         if files.get(shard.name) == shard.status and (shard.counted or not (counted or shard.name in known)):
             known[shard.name] = shard
     mine = [name for number, name in enumerate(files) if name not in known and number % share[1] == share[0]]
@@ -62,12 +63,12 @@ def load_or_build(files: Mapping[str, Status], store: Location, scan: Scan, *, c
         size = sum(files[name].size for name in mine)
         log.log(logging.WARNING if size > LARGE else logging.INFO, "record index: reading %d of %d file(s), %.2f GB; `vpp data index` "
                 "makes it once, before many hosts need it", len(mine), len(files), size / 1e9)
-        _scan_all(mine, files, store, scan, workers, known, progress)
+        _scan_all(mine, files, scan, workers, known, lambda shards: _put_aside(store, shards, rule), progress)
     elif progress is not None:
         progress(len(known), len(files))
     shards = [known[name] for name in files if name in known]
     if share[1] == 1 and (mine or parts):
-        _keep(store, shards)
+        _keep(store, shards, rule)
     return shards
 
 
@@ -80,19 +81,19 @@ def fingerprint(shards: Sequence[ShardIndex]) -> str:
     return digest.hexdigest()
 
 
-def _scan_all(names: Sequence[str], files: Mapping[str, Status], store: Location, scan: Scan, workers: int,
-              known: dict[str, ShardIndex], progress: Progress | None) -> None:
+def _scan_all(names: Sequence[str], files: Mapping[str, Status], scan: Scan, workers: int, known: dict[str, ShardIndex],
+              put_aside: Callable[[list[ShardIndex]], None], progress: Progress | None) -> None:
     """Adds the index of each of `names` to `known`, and puts finished ones aside as it goes."""
-    fresh, put_aside = [], time.monotonic()
+    fresh, last = [], time.monotonic()
     pool = ThreadPoolExecutor(max(1, min(workers, len(names))), thread_name_prefix="record-index")
     try:
         for future in as_completed([pool.submit(scan, name, files[name]) for name in names]):
             shard = future.result()
             known[shard.name] = shard
             fresh.append(shard)
-            if time.monotonic() - put_aside > PART_EVERY_S:
-                _put_aside(store, fresh)
-                fresh, put_aside = [], time.monotonic()
+            if time.monotonic() - last > PART_EVERY_S:
+                put_aside(fresh)
+                fresh, last = [], time.monotonic()
             if progress is not None:
                 progress(len(known), len(files))
         complete = len(known) == len(files)
@@ -102,7 +103,7 @@ def _scan_all(names: Sequence[str], files: Mapping[str, Status], store: Location
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         if fresh and not complete:
-            _put_aside(store, fresh)
+            put_aside(fresh)
 
 
 def _parts(store: Location) -> Location:
@@ -110,18 +111,18 @@ def _parts(store: Location) -> Location:
     return storage.join(storage.parent(store), f"{name.removesuffix('.npz')}.parts")
 
 
-def _put_aside(store: Location, shards: Sequence[ShardIndex]) -> None:
+def _put_aside(store: Location, shards: Sequence[ShardIndex], rule: str) -> None:
     tag = hashlib.sha256(" ".join(f"{shard.name} {shard.status.stamp}" for shard in shards).encode()).hexdigest()[:16]
     try:
-        storage.write(storage.join(_parts(store), f"{tag}.npz"), _encode(shards))
+        storage.write(storage.join(_parts(store), f"{tag}.npz"), _encode(shards, rule))
     except OSError as error:
         log.debug("finished part of %s not kept (%s)", store, error)
 
 
-def _keep(store: Location, shards: Sequence[ShardIndex]) -> None:
+def _keep(store: Location, shards: Sequence[ShardIndex], rule: str) -> None:
     """Writes the whole index and removes the parts it was made from."""
     try:
-        storage.write(store, _encode(shards))
+        storage.write(store, _encode(shards, rule))
     except OSError as error:
         log.info("record index of %s kept in memory only (%s); give an index directory to keep it", storage.parent(store), error)
         return
@@ -135,8 +136,8 @@ def _part_files(store: Location) -> list[Location]:
         return []
 
 
-def _encode(shards: Sequence[ShardIndex]) -> bytes:
-    header = {"version": INDEX_VERSION, "names": [shard.name for shard in shards], "sizes": [shard.status.size for shard in shards],
+def _encode(shards: Sequence[ShardIndex], rule: str) -> bytes:
+    header = {"version": INDEX_VERSION, "rule": rule, "names": [shard.name for shard in shards], "sizes": [shard.status.size for shard in shards],
               "stamps": [shard.status.stamp for shard in shards], "records": [len(shard.offsets) for shard in shards],
               "defects": [asdict(defect) for shard in shards for defect in shard.defects]}
     columns = {name: np.concatenate([np.zeros(0, dtype), *(getattr(shard, name) for shard in shards)])
@@ -147,8 +148,8 @@ def _encode(shards: Sequence[ShardIndex]) -> bytes:
     return buffer.getvalue()
 
 
-def _load(path: Location) -> list[ShardIndex]:
-    """Shards of a stored index; [] where there is none or it cannot be used, since it can always be rebuilt."""
+def _load(path: Location, rule: str) -> list[ShardIndex]:
+    """Shards of a stored index; [] where there is none under this rule or it cannot be used, since it can always be rebuilt."""
     try:
         data = storage.read(path)
     except FileNotFoundError:
@@ -156,7 +157,7 @@ def _load(path: Location) -> list[ShardIndex]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as tree:
             header = json.loads(tree["header"].tobytes())
-            if header["version"] != INDEX_VERSION:
+            if header["version"] != INDEX_VERSION or header.get("rule", "") != rule:
                 return []
             columns = [tree[name] for name in ("offsets", "lengths", "counts")]
         defects: dict[str, list[Defect]] = {}

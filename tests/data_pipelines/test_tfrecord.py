@@ -187,7 +187,7 @@ def test_interrupted_build_keeps_what_is_finished(several, tmp_path, monkeypatch
 
 def test_killed_build_loses_a_second_at_most(several, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "PART_EVERY_S", 0.0)
-    monkeypatch.setattr(index, "_keep", lambda *_, **__: None)  # killed before the end
+    monkeypatch.setattr(index, "_keep", lambda *_: None)  # killed before the end
     store, scans = tmp_path / "out" / "index.npz", []
     load_or_build(several, store)
     monkeypatch.undo()
@@ -204,6 +204,13 @@ def test_hosts_share_the_work(several, tmp_path):
     shards = load_or_build(several, store, scans)
     assert sorted(scans) == [path.name for path in several]
     assert index.fingerprint(shards) == index.fingerprint(load_or_build(several, tmp_path / "alone.npz"))
+
+
+def test_another_rule_makes_another_index(shard, tmp_path):
+    scans, store = [], tmp_path / "index.npz"
+    for rule in ("", "", "episodes without success", "episodes without success", ""):
+        load_or_build([shard], store, scans, rule=rule)
+    assert len(scans) == 3
 
 
 def test_damaged_index_is_rebuilt(shard, tmp_path):
