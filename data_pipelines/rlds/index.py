@@ -63,7 +63,9 @@ def load_or_build(files: Mapping[str, Status], store: Location, scan: Scan, *, c
         size = sum(files[name].size for name in mine)
         log.log(logging.WARNING if size > LARGE else logging.INFO, "record index: reading %d of %d file(s), %.2f GB; `vpp data index` "
                 "makes it once, before many hosts need it", len(mine), len(files), size / 1e9)
-        _scan_all(mine, files, scan, workers, known, lambda shards: _put_aside(store, shards, rule), progress)
+        rest = _scan_all(mine, files, scan, workers, known, lambda shards: _put_aside(store, shards, rule), progress)
+        if share[1] > 1 and rest:
+            _put_aside(store, rest, rule)
     elif progress is not None:
         progress(len(known), len(files))
     shards = [known[name] for name in files if name in known]
@@ -82,8 +84,8 @@ def fingerprint(shards: Sequence[ShardIndex]) -> str:
 
 
 def _scan_all(names: Sequence[str], files: Mapping[str, Status], scan: Scan, workers: int, known: dict[str, ShardIndex],
-              put_aside: Callable[[list[ShardIndex]], None], progress: Progress | None) -> None:
-    """Adds the index of each of `names` to `known`, and puts finished ones aside as it goes."""
+              put_aside: Callable[[list[ShardIndex]], None], progress: Progress | None) -> list[ShardIndex]:
+    """Adds the index of each of `names` to `known`, and puts finished ones aside as it goes, and when interrupted; returns the others."""
     fresh, last = [], time.monotonic()
     pool = ThreadPoolExecutor(max(1, min(workers, len(names))), thread_name_prefix="record-index")
     try:
@@ -96,14 +98,13 @@ def _scan_all(names: Sequence[str], files: Mapping[str, Status], scan: Scan, wor
                 fresh, last = [], time.monotonic()
             if progress is not None:
                 progress(len(known), len(files))
-        complete = len(known) == len(files)
     except BaseException:
-        complete = False
+        if fresh:
+            put_aside(fresh)
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        if fresh and not complete:
-            put_aside(fresh)
+    return fresh
 
 
 def _parts(store: Location) -> Location:
@@ -137,8 +138,8 @@ def _part_files(store: Location) -> list[Location]:
 
 
 def _encode(shards: Sequence[ShardIndex], rule: str) -> bytes:
-    header = {"version": INDEX_VERSION, "rule": rule, "names": [shard.name for shard in shards], "sizes": [shard.status.size for shard in shards],
-              "stamps": [shard.status.stamp for shard in shards], "records": [len(shard.offsets) for shard in shards],
+    header = {"version": INDEX_VERSION, "rule": rule, "names": [shard.name for shard in shards],
+              "sizes": [shard.status.size for shard in shards], "stamps": [shard.status.stamp for shard in shards], "records": [len(shard.offsets) for shard in shards],
               "defects": [asdict(defect) for shard in shards for defect in shard.defects]}
     columns = {name: np.concatenate([np.zeros(0, dtype), *(getattr(shard, name) for shard in shards)])
                for name, dtype in (("offsets", np.int64), ("lengths", np.int64), ("counts", np.int32))}

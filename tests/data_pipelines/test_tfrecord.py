@@ -201,8 +201,10 @@ def test_hosts_share_the_work(several, tmp_path):
     for host in (2, 0):
         load_or_build(several, store, scans, share=(host, 3))
     assert sorted(scans) == ["shard0", "shard2", "shard3"]
-    shards = load_or_build(several, store, scans)
+    load_or_build(several, store, scans, share=(1, 3))
     assert sorted(scans) == [path.name for path in several]
+    shards = load_or_build(several, store, scans)  # joins, reads nothing
+    assert len(scans) == 5
     assert index.fingerprint(shards) == index.fingerprint(load_or_build(several, tmp_path / "alone.npz"))
 
 
