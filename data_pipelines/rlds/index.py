@@ -138,9 +138,11 @@ def _part_files(store: Location) -> list[Location]:
 
 
 def _encode(shards: Sequence[ShardIndex], rule: str) -> bytes:
-    header = {"version": INDEX_VERSION, "rule": rule, "names": [shard.name for shard in shards],
-              "sizes": [shard.status.size for shard in shards], "stamps": [shard.status.stamp for shard in shards], "records": [len(shard.offsets) for shard in shards],
-              "defects": [asdict(defect) for shard in shards for defect in shard.defects]}
+    header = {
+        "version": INDEX_VERSION, "rule": rule, "names": [shard.name for shard in shards],
+        "sizes": [shard.status.size for shard in shards], "stamps": [shard.status.stamp for shard in shards],
+        "records": [len(shard.offsets) for shard in shards], "defects": [asdict(defect) for shard in shards for defect in shard.defects],
+    }  # fmt: skip
     columns = {name: np.concatenate([np.zeros(0, dtype), *(getattr(shard, name) for shard in shards)])
                for name, dtype in (("offsets", np.int64), ("lengths", np.int64), ("counts", np.int32))}
     buffer = io.BytesIO()
