@@ -261,8 +261,9 @@ def load_or_compute(dataset: RLDSDataset, spec: DatasetSpec, *, index_dir: Locat
     if joined is not None:
         made = _finished(dataset, spec, joined)
     else:
-        log.log(logging.WARNING if dataset.num_bytes > LARGE else logging.INFO, "statistics of %s: reading %.2f GB; `vpp data stats` "
-                "makes them once, before many hosts need them", dataset.directory, dataset.num_bytes / 1e9)
+        if dataset.num_bytes > LARGE and progress is None:
+            log.warning("%s: %.0f GB are read for the statistics; `vpp data stats` makes them once, before many hosts need them",
+                        dataset.directory, dataset.num_bytes / 1e9)
         made = compute(dataset, spec, on_bad_record, progress)
     try:
         storage.write(path, json.dumps(made.to_json(), indent=1).encode())

@@ -61,8 +61,10 @@ def load_or_build(files: Mapping[str, Status], store: Location, scan: Scan, *, c
     mine = [name for number, name in enumerate(files) if name not in known and number % share[1] == share[0]]
     if mine:
         size = sum(files[name].size for name in mine)
-        log.log(logging.WARNING if size > LARGE else logging.INFO, "record index: reading %d of %d file(s), %.2f GB; `vpp data index` "
-                "makes it once, before many hosts need it", len(mine), len(files), size / 1e9)
+        log.info("record index: reading %d of %d file(s), %.2f GB", len(mine), len(files), size / 1e9)
+        if size > LARGE and progress is None:
+            log.warning("%s: %.0f GB are read for the record index; `vpp data index` makes it once, before many hosts need it",
+                        storage.parent(store), size / 1e9)
         rest = _scan_all(mine, files, scan, workers, known, lambda shards: _put_aside(store, shards, rule), progress)
         if share[1] > 1 and rest:
             _put_aside(store, rest, rule)
