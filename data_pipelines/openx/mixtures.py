@@ -201,10 +201,11 @@ def expand(config: DataConfig) -> DataConfig:
         log.warning("mixture %s: %d of %d datasets are absent from %s and left out: %s", config.mixture, len(absent), len(found),
                     config.root, ", ".join(absent))
     datasets = []
-    for name, place in found.items():
+    for member, place in found.items():
         if place is not None:
             row, info = place
-            complete = [split for split in VALIDATION if split in info.splits and info.splits[split].present]
-            datasets.append(DatasetConfig(path=str(info.directory), name=row, weight=table.weights[name], per_step=table.per_step,
+            splits = info.splits
+            complete = [name for name in VALIDATION if name in splits and splits[name].files and not splits[name].absent]
+            datasets.append(DatasetConfig(path=str(info.directory), name=row, weight=table.weights[member], per_step=table.per_step,
                                           val_split=complete[0] if complete else "train"))
     return replace(config, datasets=tuple(datasets), mixture="", root="")

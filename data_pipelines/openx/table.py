@@ -6,7 +6,7 @@ Sources: TFDS 4.9.10 (names, folders, versions, feature catalog), the dataset ta
 Where the documentation of a gripper contradicts Octo and OpenVLA, which pass the number through, the row follows the documentation:
 columbia_cairlab_pusht_real (relative), nyu_rot (0 open), maniskill (-1..1), stanford_mask_vit (-1 open). cmu_play_fusion is composed as
 documented; their slice mixes quaternion, gripper and terminate flag. taco_play's state has the gripper width at its documented index 6.
-Rotations stay as stored (see `notes`); quaternions become roll, pitch, yaw.
+Rotations stay as stored (see `notes`); quaternions, taken as x, y, z, w as Octo does, become roll, pitch, yaw.
 """
 
 from collections.abc import Mapping

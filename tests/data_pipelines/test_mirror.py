@@ -135,6 +135,8 @@ def test_mixture_becomes_datasets(mirror_root, tokenizer):
     assert [(entry.name, entry.weight, entry.per_step, entry.val_split) for entry in made.datasets] == [
         ("taco_play", 5, False, "train"), ("jaco_play", 20, False, "train"), ("viola", 3, False, "val"), ("toto", 5, False, "train")]
     assert (made.mixture, made.root, expand(made)) == ("", "", made)
+    next((mirror_root / "viola").rglob("*val.tfrecord*")).unlink()  # a split that is not whole is none to validate on
+    assert [entry.val_split for entry in expand(replace(config, absent="skip")).datasets] == ["train"] * 4
     (plus,) = (entry for entry in expand(replace(config, mixture="openvla_magic_soup_plus", absent="skip")).datasets if entry.name == "fmb")
     assert (plus.weight, plus.per_step) == (1, True)
     with pytest.raises(DataError, match=r"data\.datasets is empty; expand it"):
