@@ -127,8 +127,11 @@ def write(path: Location, data: bytes) -> None:
         return
 
     def put(system, name: str) -> None:
-        system.makedirs(parent(name), exist_ok=True)
-        system.pipe_file(name, data)
+        try:
+            system.pipe_file(name, data)
+        except FileNotFoundError:  # buckets have no folders, other file systems behind fsspec do
+            system.makedirs(parent(name), exist_ok=True)
+            system.pipe_file(name, data)
 
     try:
         _bucket(path, put)

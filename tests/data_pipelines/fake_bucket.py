@@ -77,4 +77,4 @@ class FakeBucket(AbstractFileSystem):
             raise FileNotFoundError(name)
 
     def makedirs(self, path, exist_ok=False):
-        pass  # a bucket has no folders
+        raise AssertionError("a bucket has no folders")
