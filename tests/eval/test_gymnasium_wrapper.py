@@ -1,14 +1,11 @@
-"""The gymnasium face of the simulators; skipped where gymnasium is not installed."""
+"""The gymnasium face of the simulators."""
 
 import numpy as np
-import pytest
 
-pytest.importorskip("gymnasium")
+from eval.envs.gymnasium_wrapper import GymnasiumEnvironment
 
 
 def test_an_episode_through_gymnasium():
-    from eval.envs.gymnasium_wrapper import GymnasiumEnvironment
-
     env = GymnasiumEnvironment("calvin_mujoco", scene="D", static_size=32, gripper_size=32, max_steps=3)
     observation, info = env.reset(seed=0, options={"task": "open_drawer"})
     assert env.observation_space.contains(observation)
