@@ -47,11 +47,11 @@ def draw(dataset: RLDSDataset, path: Path, *, spec: DatasetSpec | None = None, e
     rows = -(-len(chosen) // columns)
     strip_inches, traces_inches = len(cameras) * (WIDTH_INCHES - 1) / frames, 2 * TRACE_INCHES + GRIPPER_INCHES + GAP_INCHES
     block_inches, between_inches = strip_inches + GAP_INCHES + traces_inches, 3 * GAP_INCHES
-    total = block_inches * rows + between_inches * (rows - 1) + 1.6
+    total = block_inches * rows + between_inches * (rows - 1) + 2.0
     figure = Figure(figsize=(WIDTH_INCHES * columns, total), dpi=100)
     FigureCanvasAgg(figure)
-    figure.text(0.01, 1 - 0.15 / total, _heading(dataset, spec), fontsize=11, va="top")
-    page = {"left": 0.09 / columns, "right": 1 - 0.03 / columns, "bottom": 0.45 / total, "top": 1 - 1.15 / total}
+    figure.text(0.01, 1 - 0.15 / total, _heading(dataset, spec, 95 * columns), fontsize=10, va="top")
+    page = {"left": 0.09 / columns, "right": 1 - 0.03 / columns, "bottom": 0.45 / total, "top": 1 - 1.55 / total}
     blocks = figure.add_gridspec(rows, columns, hspace=between_inches / block_inches, wspace=0.15, **page)
     for place, number in enumerate(chosen):
         halves = blocks[place // columns, place % columns].subgridspec(
@@ -64,15 +64,17 @@ def draw(dataset: RLDSDataset, path: Path, *, spec: DatasetSpec | None = None, e
     figure.savefig(path)
 
 
-def _heading(dataset: RLDSDataset, spec: DatasetSpec | None) -> str:
-    what = f"{dataset.name} {dataset.version}, split {dataset.split}: {len(dataset)} episodes, {dataset.num_steps} steps"
+def _heading(dataset: RLDSDataset, spec: DatasetSpec | None, width: int) -> str:
+    """At most `width` characters in a line."""
+    lines = [f"{dataset.name} {dataset.version}, split {dataset.split}: {len(dataset)} episodes, {dataset.num_steps} steps"]
     if spec is None:
-        return f"{what}\nnot in the registry: column '{ACTION}' as stored"
-    rate = f"{spec.control_hz:g} Hz" if spec.control_hz else "rate not known"
-    unused = "; grey: no policy examples" if spec.first_step or (spec.action_parts and spec.action_parts.lost_steps) else ""
-    doubts = "; ".join(f"{column}: {why}" for column, why in spec.unconfirmed.items())
-    action = f"action = {spec.action_key}" if spec.action_parts else "action as stored"
-    return f"{what}, {rate}; {action}{unused}" + (f"\nNOT CONFIRMED: {doubts}" if doubts else "")
+        lines.append(f"not in the registry: column '{ACTION}' as stored")
+    else:
+        lines[0] += f", {spec.control_hz:g} Hz" if spec.control_hz else ", rate not known"
+        unused = "; grey: no policy examples" if spec.first_step or (spec.action_parts and spec.action_parts.lost_steps) else ""
+        lines.append((f"action = {spec.action_key}" if spec.action_parts else "action as stored") + unused)
+        lines += [f"NOT CONFIRMED, {column}: {why}" for column, why in spec.unconfirmed.items()]
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, width))
 
 
 def _draw_pictures(axes: Any, episode: Episode, number: int, dataset: RLDSDataset, shown: np.ndarray, size: int,
