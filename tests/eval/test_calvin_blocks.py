@@ -47,6 +47,47 @@ def test_blocks_come_to_rest_at_the_measured_heights(env: CalvinEnvironment):
     assert max(np.abs(block.linear_velocity).max() for block in state.blocks.values()) < 1e-3
 
 
+def test_what_rests_sleeps_but_still_touches_and_wakes_when_moved(env: CalvinEnvironment):
+    scene_obs = with_blocks(blue=(0.1, -0.1, 0.50))  # on the red one
+    place(env, scene_obs)
+    for _ in range(20):
+        env.advance(STILL)
+    assert env.data.ntree_awake == 2  # robot and button, which motors hold
+    assert env.data.ncon == 0
+    touches = {colour: sorted(block.touches) for colour, block in env.task_state().blocks.items()}
+    on_red = [("blue", "block"), ("table", "base_link")]
+    assert touches == {"red": on_red, "blue": [("red", "block")], "pink": [("table", "drawer_link")]}
+    start = env.task_state().blocks["pink"].position
+    env.data.qvel[env.compiled.drawer] = -0.6  # the drawer carries its block along
+    for _ in range(3):
+        env.advance(STILL)
+    assert env.task_state().blocks["pink"].position[1] - start[1] > 0.01
+    assert env.data.ntree_awake == 4
+    for _ in range(30):
+        env.advance(STILL)
+    assert env.data.ntree_awake == 2
+
+
+def test_touches_do_not_depend_on_sleep(env: CalvinEnvironment):
+    """Against contacts computed from the positions alone, in a scene whose other half sleeps while a block is grasped."""
+    owner = {f"block_{c}": c for c in ("red", "blue", "pink")}
+    env.reset(task="lift_pink_block_table", scene="D", seed=0, render=False)
+    model, asleep = env.compiled.model, 0
+    names = [model.body(int(body)).name for body in model.geom_bodyid]
+    awake = mujoco.MjData(model)
+    for _ in range(25):
+        env.advance(env.expert_action(np.random.default_rng(0)))
+        asleep += env.data.ntree_awake < model.ntree
+        awake.qpos[:] = env.data.qpos
+        mujoco.mj_forward(model, awake)
+        pairs = {(names[a], names[b]) for a, b in awake.contact.geom}
+        for name, colour in owner.items():
+            others = {b if a == name else a for a, b in pairs if name in (a, b)}
+            links = {("block" if other in owner else other.removeprefix("panda_")) for other in others}
+            assert {link for _, link in env.task_state().blocks[colour].touches} == links
+    assert asleep > 20
+
+
 @pytest.mark.parametrize(("gap", "reported"), [(0.0, True), (0.0005, True), (0.0010, False)])
 def test_contacts_are_reported_up_to_half_a_millimetre(env: CalvinEnvironment, gap: float, reported: bool):
     place(env, with_blocks())

@@ -8,6 +8,7 @@ import pytest
 
 from eval.envs.calvin_mujoco import rotations
 from eval.envs.calvin_mujoco.cameras import project_static
+from eval.envs.calvin_mujoco.controller import _damped_solution
 from eval.envs.calvin_mujoco.environment import CalvinEnvironment
 from eval.envs.calvin_mujoco.model import compile_scene
 from eval.envs.calvin_mujoco.scenes import SCENES
@@ -207,6 +208,18 @@ def test_the_target_persists_and_is_not_clipped(env: CalvinEnvironment):
         env.advance(STILL_OPEN)
     np.testing.assert_allclose(env.robot_obs()[2] - start[2], 0.04, atol=5e-4)
     np.testing.assert_allclose(env.controller.target_position - start[:3], [0, 0, 0.04], atol=1e-6)
+
+
+@pytest.mark.parametrize("smallest", [0.3, 0.12, 0.08, 0.01])
+def test_least_squares_are_damped_only_near_singular_poses(smallest: float):
+    """Against the formula written with singular values: below 0.1 they are damped, by up to 0.01."""
+    rng = np.random.default_rng(0)
+    left, _, right = np.linalg.svd(rng.standard_normal((6, 7)), full_matrices=False)
+    values = np.linspace(1.5, smallest, 6)
+    jacobian, error = left @ np.diag(values) @ right, rng.standard_normal(6)
+    damping = 0.01 * np.maximum(0.0, 1.0 - values**2 / 0.01) ** 2
+    expected = left @ ((left.T @ error) / (values**2 + damping))
+    np.testing.assert_allclose(_damped_solution(jacobian @ jacobian.T, error), expected, rtol=1e-4)
 
 
 def test_arm_keeps_its_pose_without_commands(env: CalvinEnvironment):

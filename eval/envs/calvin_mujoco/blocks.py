@@ -6,7 +6,7 @@ from jaxtyping import Float
 
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP
 from eval.envs.calvin_mujoco.meshes import MeshBuilder
-from eval.envs.calvin_mujoco.rotations import euler_from_matrix, quaternion_from_euler
+from eval.envs.calvin_mujoco.rotations import quaternion_from_euler
 from eval.envs.calvin_mujoco.scenes import Scene
 
 COLOURS = {"red": (1.0, 0.0, 0.0, 1.0), "blue": (0.0, 0.0, 1.0, 1.0), "pink": (1.0, 0.0, 1.0, 1.0)}
@@ -44,11 +44,6 @@ def add_blocks(spec: mujoco.MjSpec, scene: Scene) -> None:
 def free_joint_values(pose: Float[np.ndarray, "6"]) -> Float[np.ndarray, "7"]:
     """xyz [m] and fixed-axis Euler angles [rad] -> position and quaternion (wxyz)."""
     return np.concatenate([pose[:3], quaternion_from_euler(*pose[3:6])])
-
-
-def pose_of(position: Float[np.ndarray, "3"], rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "6"]:
-    """Inverse of `free_joint_values`, from a rotation matrix."""
-    return np.concatenate([position, euler_from_matrix(rotation)])
 
 
 def has_escaped(positions: Float[np.ndarray, "*n 3"]) -> bool:

@@ -28,6 +28,7 @@ GRIP, GRIP_RAMP, BLOCKED = 60.0, 8.0, 0.15  # N, N per physics step, m/s short o
 # The original's iterative solver stops short of the target and closes the gap over the next steps; so do these shares of the error.
 POSITION_SHARE, ROTATION_SHARE = 0.88, 0.95
 SINGULAR, DAMPING = 0.10, 0.01  # singular values below the first are damped, by up to the second
+SINGULAR_SQUARES = SINGULAR**2 * np.eye(6)
 MAX_ERROR = 0.15  # [m] of position error that one step looks at
 # Share of the difference to the commanded velocity that a motor makes up per physics step: the original's constraint solver does not
 # converge at once, least of all for the light last link. Fitted to its measured step responses.
@@ -49,7 +50,12 @@ class Controller:
         self.gripper_command = 1.0
         self._goal = np.zeros(MOTOR_DOFS)
         self._max_force = MAX_FORCE.copy()
-        self._jacobian = np.zeros((6, self.model.nv))
+        # views: MuJoCo keeps these arrays where they are, and looking them up costs more than using them
+        self._joints, self._velocities = data.qpos[:MOTOR_DOFS], data.qvel[:MOTOR_DOFS]
+        self._bias, self._applied = data.qfrc_bias[:MOTOR_DOFS], data.qfrc_applied[:MOTOR_DOFS]
+        self._tcp_position, self._tcp_matrix = data.site_xpos[compiled.tcp], data.site_xmat[compiled.tcp].reshape(3, 3)
+        jacobian = np.zeros((6, self.model.nv))
+        self._jacobian, self._jacobian_position, self._jacobian_rotation = jacobian[:, :ARM_JOINTS], jacobian[:3], jacobian[3:]
         self._speed = np.zeros(MOTOR_DOFS)  # what each motor holds its joint at, on its way to the commanded velocity
         self._grip = 0.0  # N on top of what following the command takes
         self._acceleration = np.zeros(self.model.nv)
@@ -59,11 +65,11 @@ class Controller:
 
     def tcp_position(self) -> Float[np.ndarray, "3"]:
         """Measured tool centre point [m], world frame."""
-        return self.data.site_xpos[self.compiled.tcp].copy()
+        return self._tcp_position.copy()
 
     def tcp_matrix(self) -> Float[np.ndarray, "3 3"]:
         """Measured orientation of the tool frame."""
-        return self.data.site_xmat[self.compiled.tcp].reshape(3, 3).copy()
+        return self._tcp_matrix.copy()
 
     def synchronise(self) -> None:
         """After a reset: the target becomes the measured pose, and every motor holds where its joint is."""
@@ -104,50 +110,46 @@ class Controller:
         """One damped least squares step from the current joints towards a pose, null space towards the rest pose, clipped to the soft
         limits.
         """
-        q = self.data.qpos[:ARM_JOINTS]
-        mujoco.mj_jacSite(self.model, self.data, self._jacobian[:3], self._jacobian[3:], self.compiled.tcp)
-        jacobian = self._jacobian[:, :ARM_JOINTS].copy()  # contiguous: small products are faster
-        position_error = position - self.data.site_xpos[self.compiled.tcp]
+        q = self._joints[:ARM_JOINTS]
+        mujoco.mj_jacSite(self.model, self.data, self._jacobian_position, self._jacobian_rotation, self.compiled.tcp)
+        jacobian = self._jacobian.copy()  # contiguous: small products are faster
+        position_error = position - self._tcp_position
         distance = math.sqrt(position_error @ position_error)
         error = np.empty(6)
         error[:3] = POSITION_SHARE * position_error * min(1.0, MAX_ERROR / max(distance, 1e-9))
-        error[3:] = ROTATION_SHARE * rotation_vector(rotation @ self.tcp_matrix().T)
+        error[3:] = ROTATION_SHARE * rotation_vector(rotation @ self._tcp_matrix.T)
         rest = NULL_SPACE_GAIN * (NEUTRAL_JOINTS - q)
-        # dq = rest + J^T (J J^T + damping)^-1 (error - J rest): the rest term acts only where it does not move the hand. Directions in
-        # which the arm is nearly singular (stretched out) are damped, or a target out of reach would make it thrash.
-        squares, directions = np.linalg.eigh(jacobian @ jacobian.T)
-        if squares[0] < SINGULAR**2:  # in ascending order
-            squares = squares + DAMPING * np.maximum(0.0, 1.0 - squares / SINGULAR**2) ** 2
-        dq = rest + jacobian.T @ (directions @ ((directions.T @ (error - jacobian @ rest)) / (squares + 1e-9)))
+        # dq = rest + J^T (J J^T + damping)^-1 (error - J rest): the rest term acts only where it does not move the hand
+        dq = rest + jacobian.T @ _damped_solution(jacobian @ jacobian.T, error - jacobian @ rest)
         return np.minimum(np.maximum(q + dq, LOWEST), HIGHEST)
 
     def physics(self, substeps: int) -> None:
         """Runs `substeps` steps of 1/240 s with the motors on."""
         model, data, n = self.model, self.data, MOTOR_DOFS
-        q, v, bias, applied = data.qpos[:n], data.qvel[:n], data.qfrc_bias[:n], data.qfrc_applied[:n]
+        q, v, bias, applied = self._joints, self._velocities, self._bias, self._applied
         acceleration, force, speed, limit, goal = self._acceleration, self._force, self._speed, self._max_force, self._goal
         wanted, driven, arm, upper, lower = acceleration[:n], force[:n], force[:ARM_JOINTS], limit[ARM_JOINTS:], -limit[ARM_JOINTS:]
-        fingers, rest = slice(ARM_JOINTS, ARM_JOINTS + 2), applied[ARM_JOINTS:]
+        (one, two), fingers, rest = (ARM_JOINTS, ARM_JOINTS + 1), force[ARM_JOINTS : ARM_JOINTS + 2], applied[ARM_JOINTS:]
         closing = self.gripper_command < 0
         command = np.empty(n)
         for _ in range(substeps):
-            np.subtract(goal, q, out=command)  # speed += share * (clip(gain * (goal - q)) - speed), in as few calls as it takes
+            np.subtract(goal, q, command)  # speed += share * (clip(gain * (goal - q)) - speed), in as few calls as it takes
             command *= SHARED_GAIN
             np.minimum(command, SHARED_MAX, out=command)
             np.maximum(command, SHARED_MIN, out=command)
             speed *= SPEED_KEPT
             speed += command
-            np.subtract(speed, v, out=wanted)
+            np.subtract(speed, v, wanted)
             wanted *= RATE
             mujoco.mj_mulM(model, data, force, acceleration)
-            if max(map(abs, arm.tolist())) > ALWAYS_WITHIN:
+            if arm.dot(arm) > ALWAYS_WITHIN**2:  # otherwise no torque is beyond it
                 # Within its bounds the arm's torque is scaled as a whole: cutting single joints off would throw the others off course.
                 arm /= max(1.0, (np.abs(arm) / (limit[:ARM_JOINTS] - np.abs(bias[:ARM_JOINTS]))).max())
             if closing:
-                blocked = v[ARM_JOINTS] - speed[ARM_JOINTS] > BLOCKED and v[ARM_JOINTS + 1] - speed[ARM_JOINTS + 1] > BLOCKED
+                blocked = v.item(one) - speed.item(one) > BLOCKED and v.item(two) - speed.item(two) > BLOCKED
                 self._grip = min(self._grip + GRIP_RAMP, GRIP) if blocked else 0.0
-                driven[fingers] -= self._grip
-            np.add(driven, bias, out=applied)
+                fingers -= self._grip
+            np.add(driven, bias, applied)
             np.minimum(rest, upper, out=rest)
             np.maximum(rest, lower, out=rest)
             mujoco.mj_step2(model, data)
@@ -159,3 +161,17 @@ class Controller:
             self.data.qpos[:ARM_JOINTS] = self.inverse_kinematics(position, rotation)
             mujoco.mj_kinematics(self.model, self.data)
             mujoco.mj_comPos(self.model, self.data)
+
+
+def _damped_solution(normal: Float[np.ndarray, "6 6"], error: Float[np.ndarray, "6"]) -> Float[np.ndarray, "6"]:
+    """Solves (J J^T + damping) x = error. Directions in which the arm is nearly singular (stretched out) are damped, or a target out of
+    reach would make it thrash.
+    """
+    if mujoco.mju_cholFactor(normal - SINGULAR_SQUARES, 1e-12) == 6:  # positive definite: no singular value is below SINGULAR
+        solution = np.empty(6)
+        mujoco.mju_cholFactor(normal, 1e-12)
+        mujoco.mju_cholSolve(solution, normal, error)
+        return solution
+    squares, directions = np.linalg.eigh(normal)
+    squares = squares + DAMPING * np.maximum(0.0, 1.0 - squares / SINGULAR**2) ** 2
+    return directions @ ((directions.T @ error) / (squares + 1e-9))

@@ -54,7 +54,10 @@ def compile_scene(name: str, quality: Quality = "fast", blocks: bool = True) -> 
     model.stat.center[:] = (0.0, 0.0, 0.4)
     index = {model.joint(i).name: model.joint(i).qposadr[0] for i in range(model.njnt)}
     if [model.joint(i).name for i in range(MOTOR_DOFS)][-1] != "base__button" or index["base__switch"] != MOTOR_DOFS + 2:
-        raise RuntimeError("the leading joints must be arm, fingers and button, then the table's, one coordinate each")
+        raise RuntimeError("the leading joints must be arm, fingers and button, then slide, drawer and switch, one coordinate each")
+    bodies = {colour: model.body(f"block_{colour}").id for colour in STANDARD_ORDER} if blocks else {}
+    if list(bodies.values()) != list(range(model.nbody - len(bodies), model.nbody)):
+        raise RuntimeError("the blocks must be the last bodies, in standard order")
     return SceneModel(
         scene,
         quality,
@@ -66,7 +69,7 @@ def compile_scene(name: str, quality: Quality = "fast", blocks: bool = True) -> 
         model.site("tcp").id,
         model.geom("led").id,
         model.geom("bulb").id,
-        {colour: model.body(f"block_{colour}").id for colour in STANDARD_ORDER} if blocks else {},
+        bodies,
     )
 
 
@@ -80,6 +83,7 @@ def build_spec(scene: Scene, quality: Quality, blocks: bool = True) -> mujoco.Mj
     option.integrator, option.solver = mujoco.mjtIntegrator.mjINT_EULER, mujoco.mjtSolver.mjSOL_NEWTON
     option.iterations, option.ls_iterations, option.tolerance = 30, 20, 1e-9
     option.cone, option.impratio = mujoco.mjtCone.mjCONE_ELLIPTIC, 10.0  # a held block must not creep out of the fingers
+    option.enableflags |= mujoco.mjtEnableBit.mjENBL_SLEEP  # what rests costs nothing until something touches it
     option.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET  # a diverged state must be seen, not silently replaced
     _add_looks(spec, scene, quality)
     add_panda(spec)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 def matrix_from_euler(euler: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
     """Fixed-axis xyz angles (roll, pitch, yaw) [rad] -> rotation matrix Rz(yaw) Ry(pitch) Rx(roll)."""
-    roll, pitch, yaw = euler
+    roll, pitch, yaw = map(float, euler)  # Python's own numbers: NumPy's scalars cost several times as much, here and below
     cr, sr, cp, sp, cy, sy = math.cos(roll), math.sin(roll), math.cos(pitch), math.sin(pitch), math.cos(yaw), math.sin(yaw)
     return np.array([
         [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
@@ -19,19 +19,22 @@ def matrix_from_euler(euler: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]
 
 def euler_from_matrix(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
     """Inverse of `matrix_from_euler`: roll and yaw in (-pi, pi], pitch in [-pi/2, pi/2]; yaw is 0 at gimbal lock."""
-    horizontal = math.hypot(matrix[0, 0], matrix[1, 0])
-    pitch = math.atan2(-matrix[2, 0], horizontal)
+    (xx, _, _), (yx, yy, yz), (zx, zy, zz) = matrix.tolist()
+    horizontal = math.hypot(xx, yx)
+    pitch = math.atan2(-zx, horizontal)
     if horizontal < 1e-9:
-        return np.array([math.atan2(-matrix[1, 2], matrix[1, 1]), pitch, 0.0])
-    return np.array([math.atan2(matrix[2, 1], matrix[2, 2]), pitch, math.atan2(matrix[1, 0], matrix[0, 0])])
+        return np.array([math.atan2(-yz, yy), pitch, 0.0])
+    return np.array([math.atan2(zy, zz), pitch, math.atan2(yx, xx)])
 
 
 def rotation_vector(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
     """Axis times angle [rad] of a rotation matrix, angle in [0, pi)."""
-    axis = np.array([matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]])
-    sine = 0.5 * math.sqrt(axis @ axis)
-    angle = math.atan2(sine, 0.5 * (matrix[0, 0] + matrix[1, 1] + matrix[2, 2] - 1.0))
-    return axis * (0.5 if sine < 1e-9 else 0.5 * angle / sine)
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = matrix.tolist()
+    x, y, z = zy - yz, xz - zx, yx - xy
+    sine = 0.5 * math.hypot(x, y, z)
+    angle = math.atan2(sine, 0.5 * (xx + yy + zz - 1.0))
+    scale = 0.5 if sine < 1e-9 else 0.5 * angle / sine
+    return np.array([scale * x, scale * y, scale * z])
 
 
 def quaternion_from_euler(roll: float, pitch: float, yaw: float) -> list[float]:

@@ -110,11 +110,13 @@ def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
         "top": ((-0.44, 0.44), (-0.18, 0.18), (0.40, 0.44)),
         "carcass_left": ((-0.42, d0), (-0.16, 0.16), (0.30, 0.40)),
         "carcass_right": ((d1, 0.42), (-0.16, 0.16), (0.30, 0.40)),
-        "carcass_back": ((d0, d1), (0.06, 0.16), (0.30, 0.40)),
-        "carcass_floor": ((d0, d1), (-0.16, 0.06), (0.30, 0.32)),
         "cabinet_back": ((c0, c1), (0.16, 0.18), (0.44, 0.6478)),
     }
-    legs = {
+    out_of_reach: dict[str, tuple[Range, Range, Range]] = {  # legs, and what the drawer always covers: nothing can touch them
+        "carcass_back": ((d0, d1), (0.06, 0.16), (0.30, 0.40)),
+        "carcass_floor": ((d0, d1), (-0.16, 0.06), (0.30, 0.32)),
+    }
+    out_of_reach |= {
         f"leg_{i}{j}": (tuple(sorted((0.40 * i, 0.44 * i))), tuple(sorted((0.148 * j, 0.18 * j))), (0.0, 0.40))
         for i in (-1, 1)
         for j in (-1, 1)
@@ -125,7 +127,7 @@ def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
     for name, ranges in boxes.items():
         wood.box(*ranges)
         _contact_box(base, f"base_{name}", *ranges)
-    for ranges in legs.values():  # the robot cannot reach them
+    for ranges in out_of_reach.values():
         wood.box(*ranges)
     for name, x in (("left", (-0.44, c0)), ("right", (c1, 0.44))):
         wood.prism(wedge, x)
