@@ -4,20 +4,22 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PARITY := .venv-parity
+BEAM := .venv-beam
 # One thread per simulator process; compiled programs are kept between runs.
 export LP_NUM_THREADS ?= 0
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: help setup setup-dev rendering browser demo test parity lint format benchmarks benchmark-pytorch clean
+.PHONY: help setup setup-dev rendering browser demo test parity beam lint format benchmarks benchmark-pytorch clean
 
 help:
 	@echo "make demo        set up, then demonstrations -> three training stages -> closed loop -> report (runs/demo)"
 	@echo "make test        set up, then the whole test suite"
 	@echo "make parity      every model against diffusers and transformers, in an environment of its own (.venv-parity)"
+	@echo "make beam        conversion of videos on Apache Beam, in an environment of its own (.venv-beam)"
 	@echo "make lint        ruff"
 	@echo "make benchmarks  every benchmark, one after the other"
 	@echo "make benchmark-pytorch  speed beside PyTorch; BENCHMARK_ARGS='--size svd --only unet,act'"
-	@echo "make clean       remove .venv, .venv-parity and caches (runs/ stays)"
+	@echo "make clean       remove .venv, .venv-parity, .venv-beam and caches (runs/ stays)"
 
 $(VENV)/requirements.stamp: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
@@ -37,6 +39,12 @@ $(PARITY)/requirements.stamp: requirements-parity.txt requirements.txt pyproject
 	$(PARITY)/bin/pip install -q --disable-pip-version-check -r requirements-parity.txt
 	$(PARITY)/bin/pip install -q --disable-pip-version-check --no-deps open_clip_torch==3.3.0
 	$(PARITY)/bin/pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# Apache Beam wants an older protobuf than the rest; of this project it needs the data side only.
+$(BEAM)/requirements.stamp: requirements-beam.txt
+	@test -x $(BEAM)/bin/python || $(PYTHON) -m venv $(BEAM)
+	$(BEAM)/bin/pip install -q --disable-pip-version-check -r requirements-beam.txt
 	@touch $@
 
 setup: $(VENV)/requirements.stamp rendering
@@ -67,6 +75,9 @@ test: setup-dev
 parity: $(PARITY)/requirements.stamp
 	$(PARITY)/bin/python -m pytest tests/torch_parity --durations=10 $(TEST_ARGS)
 
+beam: $(BEAM)/requirements.stamp
+	$(BEAM)/bin/python -m pytest tests/beam $(TEST_ARGS)
+
 lint: $(VENV)/requirements-dev.stamp
 	$(BIN)/ruff check .
 
@@ -81,4 +92,4 @@ benchmark-pytorch: $(PARITY)/requirements.stamp
 	$(PARITY)/bin/python benchmarks/against_pytorch.py $(BENCHMARK_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PARITY) .cache build dist *.egg-info
+	rm -rf $(VENV) $(PARITY) $(BEAM) .cache build dist *.egg-info

@@ -121,6 +121,9 @@ def tally(dataset: RLDSDataset, spec: DatasetSpec, episodes: range, on_bad_recor
       progress: called with (episodes done, episodes).
       workers: threads that read; the result does not depend on them.
     """
+    if not spec.action_key:
+        raise DataError(f"{dataset.directory}: registry row '{spec.name}' has no actions, hence no statistics; "
+                        "stages vae and video need none")
     made = Tally()
     for done, rows in enumerate(_in_order(lambda index: _rows(dataset, index, spec), episodes, workers), start=1):
         if progress is not None:

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from data_pipelines import statistics
 from data_pipelines.builders import sharded
 from data_pipelines.builders.human_video import CAMERA, HumanVideoRecipe, HumanVideoSettings, list_clips
 from data_pipelines.builders.video_files import BadVideoError, read_frames
@@ -19,7 +20,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.openx.registry import dataset_spec
 from data_pipelines.rlds.dataset import RLDSDataset
 from data_pipelines.rlds.latents import mean_of
-from data_pipelines.sources import clip_source
+from data_pipelines.sources import clip_source, policy_source
 
 CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
 
@@ -371,10 +372,15 @@ def test_tfds_reads_it(something, published, tmp_path):
 def test_the_result_can_be_trained_on(something, tmp_path, tokenizer):
     build(tmp_path / "out", source=str(something), size=0, on_bad_video="skip")
     spec = dataset_spec("human_video")
-    source = clip_source(DataConfig(datasets=(DatasetConfig(str(tmp_path / "out"), spec.name),), clip_frames=4), 16, tokenizer, 6)
+    config = DataConfig(datasets=(DatasetConfig(str(tmp_path / "out"), spec.name),), clip_frames=4)
+    source = clip_source(config, 16, tokenizer, 6)
     assert len(source) == 2  # one clip per video: the clip spans it
     example = source[0]
     assert example["video"].shape == (4, 16, 16, 3)
     steps = np.trunc(np.linspace(0, 11, 4))
     np.testing.assert_allclose([brightness(frame) for frame in example["video"]], 10 + 10 * steps, atol=5)
     assert example["text_ids"].tolist() == [7, 5, 1, 0, 0, 0]
+    with pytest.raises(DataError, match="action: videos have no actions"):
+        policy_source(config, 16, tokenizer, 6)
+    with pytest.raises(DataError, match="registry row 'human_video' has no actions, hence no statistics"):
+        statistics.load_or_compute(RLDSDataset(tmp_path / "out"), spec)
