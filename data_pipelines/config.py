@@ -53,7 +53,9 @@ class DataConfig:
       observation_stride: a policy example starts every so many steps.
       chunk: actions per policy example.
       threads: reader threads per process; 0 reads in the calling thread.
+      workers: processes that make batches in place of the threads; for hosts of many processors, see docs/data.md.
       prefetch: examples read ahead per process.
+      scaled_decoding: JPEG pictures much larger than the model's (2.5 times and more) are decoded at 1/2, 1/4 or 1/8 of their size.
       on_bad_record: 'fail', or 'skip' (the next episode takes its place; counted and listed).
       read_attempts: how often a read that fails for a passing reason (network, disk) is tried, with growing pauses.
       index_dir: where record indexes and statistics are kept; '' is beside the shards.
@@ -72,7 +74,9 @@ class DataConfig:
     observation_stride: int = 1
     chunk: int = 10
     threads: int = 2
+    workers: int = 0
     prefetch: int = 32
+    scaled_decoding: bool = True
     on_bad_record: str = "fail"
     read_attempts: int = 5
     index_dir: str = ""
@@ -81,7 +85,8 @@ class DataConfig:
 
     def __post_init__(self):
         for name, least in (("batch_size", 1), ("clip_frames", 2), ("clip_stride", 1), ("clip_start_every", 1), ("observation_stride", 1),
-                            ("chunk", 1), ("threads", 0), ("prefetch", 0), ("read_attempts", 1), ("cache_mb", 0), ("frame_cache_mb", 0)):
+                            ("chunk", 1), ("threads", 0), ("workers", 0), ("prefetch", 0), ("read_attempts", 1), ("cache_mb", 0),
+                            ("frame_cache_mb", 0)):
             if getattr(self, name) < least:
                 raise DataError(f"data.{name} is {getattr(self, name)}, expected at least {least}")
         for name in ("on_bad_record", "absent"):

@@ -35,9 +35,9 @@ class Source(Protocol):
         """What the examples come from, as JSON; travels with checkpoints."""
 
 
-def picture(episode: Episode, camera: str, step: int, spec: DatasetSpec, image_size: int) -> np.ndarray:
+def picture(episode: Episode, camera: str, step: int, spec: DatasetSpec, image_size: int, scaled_decoding: bool = False) -> np.ndarray:
     """What a model is shown of one step: uint8 [s s 3], RGB."""
-    stored = episode.frame(camera, step)
+    stored = episode.frame(camera, step, image_size if scaled_decoding else None)
     return resize(stored[..., ::-1] if camera in spec.swapped else stored, image_size)
 
 
@@ -95,7 +95,7 @@ class _EpisodeSource:
 
     def _frame(self, episode: Episode, number: int, camera: str, step: int) -> np.ndarray:
         def make() -> tuple[np.ndarray, int]:
-            frame = picture(episode, camera, step, self.spec, self.image_size)
+            frame = picture(episode, camera, step, self.spec, self.image_size, self.config.scaled_decoding)
             return frame, frame.nbytes
 
         return self._frames.get((number, camera, step), make)
@@ -155,7 +155,8 @@ class ClipSource(_EpisodeSource):
         text = self._text(episode, int(steps[0]))
         if self.latents:
             return {**read_latents(episode, self.dataset.schema, camera, steps), **text}
-        return {"video": np.stack([self._frame(episode, number, camera, int(step)) for step in steps]), **text}
+        frames = {step: self._frame(episode, number, camera, step) for step in dict.fromkeys(steps.tolist())}  # clamped steps repeat
+        return {"video": np.stack([frames[step] for step in steps.tolist()]), **text}
 
 
 class PolicySource(_EpisodeSource):

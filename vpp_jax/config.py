@@ -40,7 +40,8 @@ SAMPLERS = tuple(SAMPLER_TABLE)
 MAY_CHANGE = (
     "train.steps", "train.log_every", "train.eval_every", "train.eval_batches", "train.save_every", "train.keep", "train.wandb",
     "train.progress", "train.accumulate", "train.profile_steps", "train.heartbeat_s", "train.peer_timeout_s", "mesh.data", "mesh.fsdp",
-    "mesh.tensor", "mesh.shard_above", "data.threads", "data.prefetch", "data.index_dir", "data.cache_mb", "data.frame_cache_mb",
+    "mesh.tensor", "mesh.shard_above", "data.threads", "data.workers", "data.prefetch", "data.index_dir", "data.cache_mb",
+    "data.frame_cache_mb",
 )  # fmt: skip
 
 

@@ -130,9 +130,9 @@ class Episode:
         """The stored picture of `camera` at `step`."""
         return self._guard(camera, lambda: self._blobs(camera)[step])
 
-    def frame(self, camera: str, step: int) -> UInt8[np.ndarray, "h w 3"]:
-        """The decoded picture of `camera` at `step`."""
-        return self._guard(camera, lambda: self._picture(camera, step))
+    def frame(self, camera: str, step: int, least: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+        """The decoded picture of `camera` at `step`; `least` as in `images.decode_scaled`."""
+        return self._guard(camera, lambda: self._picture(camera, step, least))
 
     def row(self, name: str, step: int) -> np.ndarray:
         """One step of a column of packed tensors, without unpacking the others."""
@@ -153,10 +153,11 @@ class Episode:
         """An error to raise about this episode."""
         return BadRecordError(self.where, field, problem)
 
-    def _picture(self, camera: str, step: int) -> UInt8[np.ndarray, "h w 3"]:
-        picture, shape = images.decode(self.encoded(camera, step)), self._schema.steps[camera].shape
-        if any(size not in (None, found) for size, found in zip(shape[:2], picture.shape, strict=False)):
-            raise ValueError(f"a picture of {picture.shape[0]} x {picture.shape[1]} pixels, features.json says {shape[0]} x {shape[1]}")
+    def _picture(self, camera: str, step: int, least: int | None) -> UInt8[np.ndarray, "h w 3"]:
+        picture, stored = images.decode_scaled(self.encoded(camera, step), least)
+        shape = self._schema.steps[camera].shape
+        if any(size not in (None, found) for size, found in zip(shape[:2], stored, strict=False)):
+            raise ValueError(f"a picture of {stored[0]} x {stored[1]} pixels, features.json says {shape[0]} x {shape[1]}")
         return picture
 
     def _blobs(self, name: str):

@@ -104,7 +104,8 @@ def test_another_vae_is_another_build(built, latents):
 
 def test_clips_are_the_same_windows(built, latents, tokenizer):
     def source(directory, **dataset):
-        config = DataConfig(datasets=(DatasetConfig(str(directory), "calvin_mujoco", **dataset),), clip_frames=4, clip_stride=2)
+        entry = DatasetConfig(str(directory), "calvin_mujoco", **dataset)
+        config = DataConfig(datasets=(entry,), clip_frames=4, clip_stride=2, scaled_decoding=False)  # latents are of full decodings
         return clip_source(config, 8, tokenizer, 6, accept_latents=True)
 
     pictures, packed = source(built), source(latents, latents=True)

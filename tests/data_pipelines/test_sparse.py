@@ -26,6 +26,8 @@ def test_nothing_is_lost():
     assert list(part.blobs(CAMERA)) == list(whole.blobs(CAMERA)) == PICTURES
     assert list(part.blobs("steps/text")) == [b"one", b"two"]
     np.testing.assert_array_equal(part.numbers("steps/action"), whole.numbers("steps/action"))
+    for drop in ((), ("steps/action",), (CAMERA,)):
+        assert part.replaced(drop, {"steps/new": [b"new"]}) == whole.replaced(drop, {"steps/new": [b"new"]})
     with pytest.raises(ValueError, match="missing in the record"):
         part.blobs("steps/other")
     assert part.nbytes < len(RECORD) / 2

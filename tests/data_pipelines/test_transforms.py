@@ -1,7 +1,10 @@
 """The one resize and the one action scaling."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_pipelines.transforms import Normalizer, resize
 
@@ -25,8 +28,18 @@ def test_resize_is_the_triangle_filter(shape, size):
     out = resize(image, size)
     assert out.shape == (size, size, 3)
     assert out.dtype == np.uint8
-    # Pillow rounds to 8 bits after each of the two passes and uses fixed-point weights: one step of error
+    # rounded to 8 bits after each of the two passes, with fixed-point weights: one step of error
     assert np.abs(out.astype(float) - triangle_resize(image, size)).max() <= 1.01
+    pillow = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    assert np.abs(out.astype(int) - pillow.astype(int)).max() <= 1
+
+
+def test_resize_takes_views_and_many_threads():
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    expected = resize(image[..., ::-1].copy(), 40)
+    with ThreadPoolExecutor(8) as pool:
+        for made in pool.map(lambda _: resize(image[..., ::-1], 40), range(64)):
+            np.testing.assert_array_equal(made, expected)
 
 
 def test_resize_keeps_what_already_fits_and_what_is_flat():

@@ -105,7 +105,8 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
                 f"{workdir} was trained on data with statistics hash {saved['statistics_hash']}, the data now has {statistics}: restore "
                 "the old shards, or train in a new work directory"
             )
-        iterator = make_iterator(source, config.data.batch_size, config.seed, *part, config.data.threads, prefetch=config.data.prefetch)
+        iterator = make_iterator(source, config.data.batch_size, config.seed, *part, config.data.threads,
+                                 prefetch=config.data.prefetch, workers=config.data.workers)
         if start is not None:
             iterator.set_state(checkpoints.data_state(start))
 
