@@ -9,6 +9,7 @@ Many hosts: the same command on each. A TPU's processes find each other; elsewhe
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -68,9 +69,11 @@ def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int
         try:
             start(coordinator, index, count, config.train.peer_timeout_s)
             return train(make_stage(config), workdir, heartbeat=heartbeat).exit_code
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             if count == 1:
                 raise
+            if isinstance(error, KeyboardInterrupt):
+                end("stopped", 128 + signal.SIGINT)
             logging.getLogger(__name__).info("process %d failed", index, exc_info=True)
             gone = heartbeat.gone() if isinstance(error, jax.errors.JaxRuntimeError) else []
             if gone:  # what failed is a computation that all share
