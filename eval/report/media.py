@@ -60,12 +60,23 @@ def predictions(run: Run) -> str:
 
 def _previews(stage: StageRun) -> str:
     *earlier, last = stage.previews
-    parts = [f"<h3>{escape(STAGE_TITLES.get(stage.name, stage.name))}</h3>{_picture(last, step_caption(last))}"]
+    parts = [f"<h3>{escape(STAGE_TITLES.get(stage.name, stage.name))}</h3>{_picture(last, step_caption(last))}{_motion(stage)}"]
     if earlier:
         chosen = [earlier[0], earlier[len(earlier) // 2]] if len(earlier) > 1 else earlier
         pictures = "".join(_picture(path, step_caption(path)) for path in dict.fromkeys(chosen))
         parts.append(f"<details><summary>Earlier in training</summary>{pictures}</details>")
     return f'<div class="card">{"".join(parts)}</div>'
+
+
+def _motion(stage: StageRun) -> str:
+    """What `vpp_jax.training.motion` found in held-out clips at the last evaluation."""
+    ends = [stage.curves[f"eval/motion/{name}"][1][-1] for name in ("correlation", "error") if f"eval/motion/{name}" in stage.curves]
+    if len(ends) < 2:
+        return ""
+    return (
+        f'<p class="hint">Motion of held-out clips, first to last frame: predicted and true change correlate with {ends[0]:.2f} (1 the '
+        f"same, 0 a still picture); where something moves, the last frame's error is {ends[1]:.2f} times that of a still picture.</p>"
+    )
 
 
 def step_caption(path: Path) -> str:

@@ -57,13 +57,14 @@ def evaluation(directory: Path, actor: str, filmed: int, episodes: int = 6) -> N
 
 def stage(directory: Path, rng: np.random.Generator, clip: np.ndarray) -> None:
     directory.mkdir(parents=True)
+    moved = {"motion/correlation": 0.625, "motion/error": 0.75} if directory.name == "video" else {}
     with (directory / "metrics.jsonl").open("w") as file:
         for step in range(0, 1000, 5):
             loss = 0.9 * np.exp(-step / 200) + 0.08 + 0.03 * rng.random()
             entry = {"kind": "train", "step": step, "loss": loss, "learning_rate": 1e-4}
             file.write(json.dumps(entry | {"time/step_ms": 120.0, "time/data_wait_share": 0.02}) + "\n")
             if step % 200 == 0:
-                file.write(json.dumps({"kind": "eval", "step": step, "loss": loss * 1.1}) + "\n")
+                file.write(json.dumps({"kind": "eval", "step": step, "loss": loss * 1.1} | moved) + "\n")
         file.write('{"step": 1000, "lo')  # cut off by a kill
     (directory / "runs.jsonl").write_text('{"step": 0, "compile_s": 12.5}\n{"step": 500, "compile_s": 2.5}\n')
     write_json(directory / "config.json", {"stage": directory.name, "seed": 0, "data": {"datasets": ["calvin_mujoco"]}})

@@ -157,6 +157,13 @@ def test_step_time_waiting_and_compilation_are_told_apart(report):
     assert "120 ms per step (median), 2.0% of it waiting for data, compiled in 15 s in 2 starts" in report.read_text()
 
 
+def test_motion_of_the_predictor_is_told_where_it_was_measured(report):
+    text = report.read_text()
+    assert text.count("correlate with") == 1
+    assert "predicted and true change correlate with 0.62 (1 the same" in text  # 0.625, rounded half to even
+    assert "error is 0.75 times that of a still picture" in text
+
+
 def test_text_from_files_is_escaped(browser, report):
     html = report.read_text()
     assert NASTY not in html

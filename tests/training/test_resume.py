@@ -157,6 +157,7 @@ def test_data_order_and_cadence(toy, uninterrupted):
     entries = logged(uninterrupted)
     assert [entry["step"] for entry in entries if entry["kind"] == "train"] == list(range(4, STEPS + 1, 4))
     assert [entry["step"] for entry in entries if entry["kind"] == "eval"] == [10, 20, 30]
+    assert all(entry["rows_shown"] > 0 for entry in entries if entry["kind"] == "eval")  # what `preview` returned
     steps = [entry["step"] for entry in entries]
     assert steps == sorted(steps)
     assert complete_steps(uninterrupted / "checkpoints") == [28, 30]  # keep=2

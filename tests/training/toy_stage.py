@@ -84,6 +84,7 @@ class ToyStage:
 
     def preview(self, trainable, frozen, batch, key, path):
         self.drawn.append(path.name)
+        return {"rows_shown": float(len(batch["x"]))}
 
     def finalize(self, trainable, frozen, batches):
         return {"latent_scaling_factor": float(frozen["latents/scaling_factor"]), "seen": [int(b["number"].sum()) for b in batches]}

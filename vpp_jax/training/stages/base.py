@@ -76,8 +76,8 @@ class Stage(Protocol):
         """A PNG of the batch as the model sees it."""
         ...
 
-    def preview(self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array, path: Path | None) -> None:
-        """A PNG of what the model makes of `batch`; called at evaluation steps with the averaged parameters.
+    def preview(self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array, path: Path | None) -> dict[str, float]:
+        """A PNG of what the model makes of `batch`, and figures of it for the log; called at evaluation steps with averaged parameters.
 
         All processes compute it; `path` is None where another one writes.
         """

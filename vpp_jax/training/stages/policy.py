@@ -158,11 +158,14 @@ class PolicyStage:
     def _sentences(self, batch: dict[str, np.ndarray], count: int) -> list[str]:
         return CLIPTokenizer(self.config.model.goal_length).decode(batch["text_ids"][:count], batch["text_mask"][:count])
 
-    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None) -> None:
+    def preview(
+        self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None
+    ) -> dict[str, float]:
         """True action chunks as lines, sampled ones dashed."""
         shown, sampled = on_host((batch, self._sample(trainable, frozen, batch, key)))
         if path is not None:
             write_action_traces(path, shown["action"][:8], sampled[:8], self._sentences(shown, 8))
+        return {}
 
     def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         """Mean squared error of sampled, normalised actions: the figure VPP's authors select checkpoints by."""

@@ -21,6 +21,8 @@ from vpp_jax.training.distributed import on_host
 from vpp_jax.training.previews import write_strips
 from vpp_jax.video_predictor import VideoPredictor, to_float_image, to_uint8_image
 
+INITIAL_LOGVAR = -6.0  # of a fresh encoder's posterior; at 0 the first hundreds of steps go into noise as large as the latents
+
 
 @dataclass(frozen=True)
 class VAEStage:
@@ -41,7 +43,8 @@ class VAEStage:
         return {}
 
     def init_trainable(self, key: jax.Array) -> Params:
-        return with_prefix("vae", self.vae.init(key))
+        params, bias = with_prefix("vae", self.vae.init(key)), "vae/quant_conv.bias"
+        return params | {bias: params[bias].at[self.config.model.vae.latent_channels :].set(INITIAL_LOGVAR)}
 
     def load_trainable(self, shardings: dict[str, jax.sharding.Sharding]) -> None:
         """Always starts from fresh parameters."""
@@ -74,12 +77,15 @@ class VAEStage:
     def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
         write_strips(path, [[("", video)] for video in batch["video"][:4]])
 
-    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None) -> None:
+    def preview(
+        self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None
+    ) -> dict[str, float]:
         """Strips of true and reconstructed frames, one pair per clip."""
         clips = batch["video"][:4]
         clips, decoded = on_host((clips, self._reconstruct_jit(trainable, clips)))
         if path is not None:
             write_strips(path, [[("true", true), ("reconstructed", ours)] for true, ours in zip(clips, decoded, strict=True)])
+        return {}
 
     @cached_property
     def _reconstruct_jit(self):

@@ -19,6 +19,7 @@ from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.distributed import on_host
 from vpp_jax.training.latents import check_latents, vae_identity
 from vpp_jax.training.lora import abstract_adapters, init_adapters, merge
+from vpp_jax.training.motion import motion_figures
 from vpp_jax.training.previews import false_colours, write_strips
 from vpp_jax.training.stages.compatibility import check_model_agrees
 from vpp_jax.training.stages.specs import as_frozen
@@ -115,14 +116,17 @@ class VideoStage:
     def _sentences(self, clips: dict[str, np.ndarray]) -> list[str]:
         return CLIPTokenizer(self.config.model.text_length).decode(clips["text_ids"], clips["text_mask"])
 
-    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None) -> None:
-        """Strips of the true clip, and of the one sampled from its first frame and its sentence."""
-        clips = {name: value[:PREVIEW_CLIPS] for name, value in on_host(batch).items()}
+    def preview(
+        self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None
+    ) -> dict[str, float]:
+        """Strips of the true clip, and of the one sampled from its first frame and its sentence; `motion_figures` of the whole batch."""
+        clips = on_host(batch)
         params = self._merged(trainable, frozen)
         true, predicted = on_host(self._preview(params, clips, key))
         if path is not None:
-            trios = zip(self._sentences(clips), true, predicted, strict=True)
+            trios = list(zip(self._sentences(clips), true, predicted, strict=True))[:PREVIEW_CLIPS]
             write_strips(path, [[(f"true: {text}", video), ("predicted", ours)] for text, video, ours in trios])
+        return motion_figures(true, predicted)
 
     @cached_property
     def _preview(self):
