@@ -48,6 +48,7 @@ class LatentsSettings:
       vae: identity of the encoder.
       batch: frames per call of the encoder. With another number rounding may differ, so it belongs to the build.
       on_bad_record: 'fail', or 'skip' (left out, counted and listed).
+      scaled_decoding: as in `DataConfig`, so that the encoder sees what training would show it.
     """
 
     dataset: Location
@@ -59,6 +60,7 @@ class LatentsSettings:
     vae: str
     batch: int = 64
     on_bad_record: str = "fail"
+    scaled_decoding: bool = True
     index_dir: Location | None = None
     threads: int = 4
 
@@ -98,7 +100,7 @@ class LatentsBuild:
         mine, shards = self._settings, {split: dataset.fingerprint[:16] for split, dataset in self._datasets.items()}
         return {"dataset": str(self._info.directory), "shards": shards, "cameras": list(self.cameras), "splits": list(self.splits),
                 "image_size": mine.image_size, "vae": mine.vae, "latent_shape": list(mine.latent_shape), "batch": mine.batch,
-                "on_bad_record": mine.on_bad_record}
+                "on_bad_record": mine.on_bad_record, "scaled_decoding": mine.scaled_decoding}
 
     def metadata(self) -> dict[str, Any]:
         first = next(iter(self._datasets.values()))
@@ -171,7 +173,7 @@ class LatentsBuild:
         return itertools.product(self.cameras, range(len(episode)))
 
     def _picture(self, episode: Episode, camera: str, step: int) -> np.ndarray:
-        return picture(episode, camera, step, self.spec, self._settings.image_size)
+        return picture(episode, camera, step, self.spec, self._settings.image_size, self._settings.scaled_decoding)
 
     def _checked(self, row: tuple[np.ndarray, np.ndarray], episode: Episode) -> tuple[np.ndarray, np.ndarray]:
         for values in row:

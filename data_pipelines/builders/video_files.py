@@ -30,6 +30,8 @@ def read_frames(path: Path, frames_per_second: float = 0.0) -> Iterator[tuple[fl
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise BadVideoError(f"{path}: has no video stream")
+            if container.streams.video[0].codec_context is None:
+                raise BadVideoError(f"{path}: is in a format that FFmpeg does not know")
             yield from _frames(path, container, container.streams.video[0], frames_per_second)
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         raise BadVideoError(f"{path}: cannot be decoded ({error})") from error

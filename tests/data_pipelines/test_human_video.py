@@ -305,6 +305,28 @@ def test_files_that_are_no_videos(tmp_path):
     (tmp_path / "a.mp4").write_text("hello")
     with pytest.raises(BadVideoError, match=r"a\.mp4: cannot be decoded"):
         list(read_frames(tmp_path / "a.mp4"))
+    path = write_video(tmp_path / "b.mp4")
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(BadVideoError, match=r"b\.mp4: is in a format that FFmpeg does not know"):
+        list(read_frames(path))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_damaged_files_give_pictures_or_the_one_error(tmp_path, suffix):
+    """20 random bytes anywhere. Containers have no checksums: damage that decodes is not found."""
+    rng, path = np.random.default_rng(0), write_video(tmp_path / f"a{suffix}", frames=20)
+    data, refused = path.read_bytes(), 0
+    for _ in range(60):
+        damaged = np.frombuffer(data, np.uint8).copy()
+        place = rng.integers(len(data))
+        damaged[place : place + 20] = rng.integers(0, 256, len(damaged[place : place + 20]))
+        path.write_bytes(damaged.tobytes())
+        try:
+            frames = list(read_frames(path))
+            assert 16 <= len(frames) <= 20
+        except BadVideoError as error:
+            refused += str(path) in str(error)
+    assert refused > 10
 
 
 # --- the build ------------------------------------------------------------------------------------------------------------------------

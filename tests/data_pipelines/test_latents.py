@@ -33,7 +33,8 @@ class Encoder:
 
 
 def settings(dataset, **changes) -> LatentsSettings:
-    values = {"row": "", "views": (), "splits": (), "image_size": 8, "latent_shape": SHAPE, "vae": "abc", "batch": 5, "threads": 2}
+    values = {"row": "", "views": (), "splits": (), "image_size": 8, "latent_shape": SHAPE, "vae": "abc", "batch": 5,
+              "threads": 2, "scaled_decoding": False}
     return LatentsSettings(dataset, **{**values, **changes})
 
 
@@ -105,7 +106,7 @@ def test_another_vae_is_another_build(built, latents):
 def test_clips_are_the_same_windows(built, latents, tokenizer):
     def source(directory, **dataset):
         entry = DatasetConfig(str(directory), "calvin_mujoco", **dataset)
-        config = DataConfig(datasets=(entry,), clip_frames=4, clip_stride=2, scaled_decoding=False)  # latents are of full decodings
+        config = DataConfig(datasets=(entry,), clip_frames=4, clip_stride=2, scaled_decoding=False)
         return clip_source(config, 8, tokenizer, 6, accept_latents=True)
 
     pictures, packed = source(built), source(latents, latents=True)
