@@ -15,7 +15,7 @@ EDGE = 0.04
 LENGTHS = (0.04, 0.056, 0.08)  # small, middle, big
 MASS = 1.0
 # Where a block can be without having left the scene [m]: the table with all that hangs over it, and what the hand can carry around it.
-WORLD_LOW, WORLD_HIGH = np.array([-0.75, -0.75, 0.25]), np.array([0.75, 0.45, 1.20])
+WORLD = (-0.75, -0.75, 0.25), (0.75, 0.45, 1.20)
 
 
 def block_length(scene: Scene, colour: str) -> float:
@@ -48,4 +48,6 @@ def free_joint_values(pose: Float[np.ndarray, "6"]) -> Float[np.ndarray, "7"]:
 
 def has_escaped(positions: Float[np.ndarray, "*n 3"]) -> bool:
     """Whether a block's centre has left the scene (fallen to the floor, thrown away)."""
-    return bool(((positions < WORLD_LOW) | (positions > WORLD_HIGH)).any())
+    (low_x, low_y, low_z), (high_x, high_y, high_z) = WORLD
+    places = positions.reshape(-1, 3).tolist()
+    return not all(low_x <= x <= high_x and low_y <= y <= high_y and low_z <= z <= high_z for x, y, z in places)

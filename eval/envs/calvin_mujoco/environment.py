@@ -19,7 +19,7 @@ from eval.envs.calvin_mujoco.lights import Lights, ResetVersion
 from eval.envs.calvin_mujoco.model import Quality, compile_scene
 from eval.envs.calvin_mujoco.panda import ARM_JOINTS, FINGER_MAX, NEUTRAL_JOINTS
 from eval.envs.calvin_mujoco.rendering import renderer_name, scene_renderer
-from eval.envs.calvin_mujoco.rotations import euler_from_matrix, matrix_from_euler
+from eval.envs.calvin_mujoco.rotations import euler_angles, euler_from_matrix, matrix_from_euler
 from eval.envs.calvin_mujoco.tasks import FIXTURE_TASKS, TASKS, BlockState, TaskState, get_task
 
 VERSION = "3"  # of dynamics, looks and observations: raised when recorded episodes would no longer be what the environment does
@@ -126,24 +126,20 @@ class CalvinEnvironment(LanguageEnvironment):
 
     def robot_obs(self) -> np.ndarray:
         """float32 [15]: TCP position 3 [m], TCP Euler angles 3, gripper width, arm joints 7, last gripper command."""
-        q, out = self.data.qpos, np.empty(ROBOT_OBS_SIZE, np.float32)
-        out[:3] = self.controller.tcp_position()
-        out[3:6] = euler_from_matrix(self.controller.tcp_matrix())
-        out[6] = q[ARM_JOINTS] + q[ARM_JOINTS + 1]
-        out[7:14] = q[:ARM_JOINTS]
-        out[14] = self.controller.gripper_command
-        return out
+        controller = self.controller
+        *arm, left, right = self._robot_joints.tolist()
+        tcp = (*controller.tcp_position().tolist(), *euler_angles(controller.tcp_matrix().tolist()))
+        return np.array((*tcp, left + right, *arm, controller.gripper_command), np.float32)
 
     def scene_obs(self) -> np.ndarray:
         """float32 [24]: slide, drawer, button, switch [m], bulb, LED, then the blocks' xyz [m] and Euler angles (0 without blocks)."""
-        out = np.zeros(SCENE_OBS_SIZE, np.float32)
         button, slide, drawer, switch = self._table_joints.tolist()
-        out[:6] = slide, drawer, button, switch, self.lights.bulb, self.lights.led
-        if self.blocks:
-            poses = out[6:].reshape(3, 6)
-            poses[:, :3] = self._block_positions[self._block_rows]
-            poses[:, 3:] = [euler_from_matrix(rotation) for rotation in self._block_rotations[self._block_rows]]
-        return out
+        values = [slide, drawer, button, switch, self.lights.bulb, self.lights.led]
+        positions, rotations = self._block_positions.tolist(), self._block_rotations.tolist()
+        for row in self._block_rows:
+            values += positions[row]
+            values += euler_angles(rotations[row])
+        return np.array(values if self.blocks else values + [0.0] * (SCENE_OBS_SIZE - 6), np.float32)
 
     def _block_names(self) -> tuple[str, str, str]:
         return self.compiled.scene.block_order if self.block_order == "original" else STANDARD_ORDER
@@ -337,11 +333,12 @@ class CalvinEnvironment(LanguageEnvironment):
         c, data, model = self.compiled, self.data, self.compiled.model
         count = len(c.blocks)  # the last bodies
         self._touches = Touches(model, data)
+        self._robot_joints = data.qpos[: ARM_JOINTS + 2]
         self._table_joints = data.qpos[c.button : c.switch + 1]  # button, slide, drawer, switch
         self._block_positions = data.xpos[model.nbody - count :]
         self._block_rotations = data.xmat[model.nbody - count :].reshape(count, 3, 3)
         self._block_velocities = data.qvel[model.nv - 6 * count :].reshape(count, 6)
-        self._block_rows = [STANDARD_ORDER.index(colour) for colour in self._block_names()]
+        self._block_rows = [STANDARD_ORDER.index(colour) for colour in self._block_names()] if c.blocks else []
 
     def _begin(self, task: str) -> None:
         self.instruction = get_task(task).evaluation_sentence

@@ -19,12 +19,17 @@ def matrix_from_euler(euler: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]
 
 def euler_from_matrix(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
     """Inverse of `matrix_from_euler`: roll and yaw in (-pi, pi], pitch in [-pi/2, pi/2]; yaw is 0 at gimbal lock."""
-    (xx, _, _), (yx, yy, yz), (zx, zy, zz) = matrix.tolist()
+    return np.array(euler_angles(matrix.tolist()))
+
+
+def euler_angles(rows: list[list[float]]) -> tuple[float, float, float]:
+    """The same from and to plain numbers, for where every microsecond counts."""
+    (xx, _, _), (yx, yy, yz), (zx, zy, zz) = rows
     horizontal = math.hypot(xx, yx)
     pitch = math.atan2(-zx, horizontal)
     if horizontal < 1e-9:
-        return np.array([math.atan2(-yz, yy), pitch, 0.0])
-    return np.array([math.atan2(zy, zz), pitch, math.atan2(yx, xx)])
+        return math.atan2(-yz, yy), pitch, 0.0
+    return math.atan2(zy, zz), pitch, math.atan2(yx, xx)
 
 
 def rotation_vector(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
