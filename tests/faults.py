@@ -132,11 +132,10 @@ def wait_for(run: Run, condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
-def interrupt(run: Run, moment: str, number: signal.Signals, draw: random.Random) -> Kill | None:
-    """Launches `run` and kills one process of it; None where it reached its end before."""
+def interrupt(run: Run, moment: str, number: signal.Signals, victim: int, draw: random.Random) -> Kill | None:
+    """Launches `run` and kills process `victim` of it; None where it reached its end before."""
     begun, processes = run.starts, run.launch()
     launched = time.monotonic()
-    victim = draw.randrange(run.processes)
     if moment == "start":  # anywhere up to where the run before needed for its start
         until = launched + draw.uniform(0.0, interrupt.start_s)
         wait_for(run, lambda: time.monotonic() > until or run.starts > begun)
@@ -253,7 +252,7 @@ def main() -> int:
         count, moment, sent = PLAN[number % len(PLAN)]
         draw = random.Random(f"{options.seed} {number}")
         run = Run(options.out, f"run_{count}_{journal.ended.get(str(count), 0)}", count, options.steps)
-        kill = interrupt(run, moment, sent, draw)
+        kill = interrupt(run, moment, sent, number // len(PLAN) % count, draw)
         if kill is not None:
             journal.kills.append(asdict(kill))
             print(f"{number + 1}: {asdict(kill)} -> checkpoints {complete_steps(run.checkpoints)}", flush=True)
