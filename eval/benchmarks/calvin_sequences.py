@@ -146,7 +146,7 @@ def initial_symbolic_states() -> list[State]:
 
 @functools.lru_cache(maxsize=8)
 def generate_sequences(count: int = 1000) -> tuple[Sequence, ...]:
-    """The chains of an evaluation with `count` chains (some 15 s for 1000: six million draws; kept for the life of the process)."""
+    """The chains of an evaluation with `count` chains (six million draws for 1000; kept for the life of the process)."""
     if count < 1:
         raise ValueError(f"an evaluation needs at least one chain, not {count}")
     states = initial_symbolic_states()
