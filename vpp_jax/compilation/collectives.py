@@ -1,5 +1,9 @@
-"""The collectives of a compiled program, read from its text: what is gathered, reduced or sent, and how many bytes leave a chip for it."""
+"""The collectives of a compiled program, read from its text: what is gathered, reduced or sent, and how many bytes leave a chip for it.
 
+The TPU compiler writes a reduce-scatter as a fusion `all-reduce-scatter`: an all-reduce whose result is cut to the chip's own part.
+"""
+
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,6 +80,8 @@ def _walk(computations: dict[str, list[str]], name: str, times: int, devices: in
         for called, loops in _calls(kind, rest):
             yield from _walk(computations, called, times * loops, devices)
         base = kind.removesuffix("-start")
+        if base == "all-reduce" and name.startswith("all-reduce-scatter"):
+            base = "reduce-scatter"
         if base in KINDS:
             operands = ",".join(shapes.get(word, "") for word in re.findall(r"%([\w.\-]+)", rest.split("), ", 1)[0]))
             yield _collective(base, kind, result, operands, rest, times, devices)
@@ -114,4 +120,7 @@ def _group_size(rest: str, devices: int) -> int:
         return len(match[1].split(","))
     if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
         return int(match[2])
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
     return devices

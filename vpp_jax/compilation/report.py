@@ -58,7 +58,7 @@ def table(report: dict[str, Any]) -> str:
         f"{report['topology']['name']}: {report['topology']['chips']} chips ({report['topology']['compiler']}), mesh {mesh}; stage "
         f"{report['stage']}, step {report['step']}, {report['examples_per_chip']:g} example(s) per chip, remat {report['remat']}",
         f"compiled in {report['compiler']['seconds']:.0f} s at {report['compiler']['optimisation']}"
-        + (", which fuses less than what would run: bytes accessed are too high" if report["compiler"]["optimisation"] == "O0" else ""),
+        + (", not the default level, whose fusions differ: bytes accessed are an estimate" if report["compiler"]["optimisation"] == "O0" else ""),
         "",
         verdict(report),
         f"  memory, GiB per chip      arguments {memory['arguments']:.2f}, outputs {memory['outputs']:.2f}, "

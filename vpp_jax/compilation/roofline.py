@@ -1,16 +1,19 @@
 """From a compiled program to bounds: what a step needs of a chip's arithmetic, memory and links, and what that leaves of its peak."""
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 from vpp_jax.compilation.chips import Topology
-from vpp_jax.compilation.collectives import KINDS, Collective, collectives
+from vpp_jax.compilation.collectives import BYTES, KINDS, Collective, collectives
 from vpp_jax.compilation.program import Compiled, Program
 
 GIB = 2**30
 # left to the runtime: programs, infeed, fragmentation
 RESERVE_GIB = 0.5
+# bytes; what the embedding of positions and token numbers amounts to, which the partitioner may gather, while any activation has more
+TABLE = 2**18
 
 
 @dataclass(frozen=True)
@@ -81,20 +84,18 @@ def bounds(topology: Topology, flops: float, accessed: float, found: list[Collec
 
 
 def foreign_gathers(found: list[Collective], parameters: frozenset[tuple[int, ...]]) -> list[str]:
-    """All-gathers of arrays that have no parameter's shape, axes of length 1 aside: activations that ought to have stayed in place."""
-    known = {_bare(shape) for shape in parameters}
+    """All-gathers of arrays larger than `TABLE` that have no parameter's size: activations that ought to have stayed where they were.
+
+    Sizes, not shapes: the compiler may transpose or reshape a kernel before it gathers it.
+    """
+    known = {math.prod(shape) for shape in parameters}
     return [
         f"{dtype}{list(shape)} {entry.op_name}"
         for entry in found
         if entry.kind == "all-gather"
         for dtype, shape in entry.shapes
-        if _bare(shape) not in known
+        if math.prod(shape) * BYTES[dtype] > TABLE and math.prod(shape) not in known
     ]
-
-
-def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Sizes without order: the compiler may transpose a kernel before it gathers it."""
-    return tuple(sorted(size for size in shape if size != 1))
 
 
 def _by_kind(found: list[Collective], per_chip: int) -> dict[str, dict[str, float]]:

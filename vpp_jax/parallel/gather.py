@@ -31,8 +31,11 @@ def gathers(abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Gather]:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def gather(whole: P, shards: P, value: jax.Array) -> jax.Array:
-    """`value` laid out as `whole`; its gradient as `shards`."""
-    return jax.lax.with_sharding_constraint(value, whole)
+    """`value` laid out as `whole`; its gradient as `shards`.
+
+    The barrier keeps the cast to the type of the computation in front: the TPU compiler would gather float32 and cast afterwards.
+    """
+    return jax.lax.with_sharding_constraint(jax.lax.optimization_barrier(value), whole)
 
 
 def _forward(whole: P, shards: P, value: jax.Array) -> tuple[jax.Array, None]:

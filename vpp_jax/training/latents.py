@@ -47,8 +47,9 @@ def _checksums(params: Params) -> dict[str, tuple[jax.Array, jax.Array]]:
 
 
 def _checksum(value: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two sums modulo 2^32 over the bits of float32 values, each weighted by its place."""
-    bits = jax.lax.bitcast_convert_type(value.astype(jnp.float32), jnp.uint32).ravel()
+    """Two sums modulo 2^32 over the bits of values rounded to bfloat16 (frozen ones may be stored so), each weighted by its place."""
+    rounded = jax.lax.reduce_precision(value.astype(jnp.float32), exponent_bits=8, mantissa_bits=7)
+    bits = jax.lax.bitcast_convert_type(rounded, jnp.uint32).ravel()
     place = jnp.arange(bits.size, dtype=jnp.uint32)
     mixed = (bits ^ (bits >> 15)) * jnp.uint32(0x85EBCA6B)
     return jnp.sum(bits * (2 * place + 1), dtype=jnp.uint32), jnp.sum(mixed ^ (place * jnp.uint32(0x9E3779B9)), dtype=jnp.uint32)

@@ -12,6 +12,10 @@ def example_spec(config: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
     model, shape = config.model, jax.ShapeDtypeStruct
     image = (model.image_size, model.image_size, 3)
     if config.stage != "policy":
+        if any(entry.latents for entry in config.data.datasets):
+            size = model.image_size // model.vae.downscale
+            latents = shape((config.data.clip_frames, size, size, model.vae.latent_channels), np.float16)
+            return {"latent_mean": latents, "latent_logvar": latents, **_text(model.text_length)}
         return {"video": shape((config.data.clip_frames, *image), np.uint8), **_text(model.text_length)}
     actions = (model.action.chunk, model.action.action_dim)
     return {
