@@ -19,7 +19,7 @@ from data_pipelines.rlds import array_record, examples, images, tfrecord
 from data_pipelines.rlds import index as record_index
 from data_pipelines.rlds.schema import STEPS, Schema
 from data_pipelines.rlds.shards import LEFT_OUT, Defect, ShardIndex
-from data_pipelines.rlds.sparse import SparseExample
+from data_pipelines.rlds.sparse import Blobs, SparseExample
 from data_pipelines.storage import RETRY, Location, Retry, Status
 
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -134,10 +134,10 @@ class Episode:
         """The decoded picture of `camera` at `step`; `least` as in `images.decode_scaled`."""
         return self._guard(camera, lambda: self._picture(camera, step, least))
 
-    def row(self, name: str, step: int) -> np.ndarray:
-        """One step of a column of packed tensors, without unpacking the others."""
+    def rows(self, name: str, steps: Sequence[int]) -> np.ndarray:
+        """Some steps [n, *shape] of a column of packed tensors of one shape."""
         feature = self._schema.step(name, self.where)
-        return self._guard(name, lambda: examples.unpack(self._blobs(name)[step], feature))
+        return self._guard(name, lambda: examples.unpack_rows(_taken(self._blobs(name), steps), feature))
 
     def replaced(self, drop: Collection[str], add: Mapping[str, Sequence[bytes]]) -> bytes:
         """The record without the step columns `drop` and with the packed ones `add`."""
@@ -310,6 +310,10 @@ class RLDSDataset:
         if now == then:
             return ""
         return f"; the file has been written anew since its index was made ({then.size} bytes then, {now.size} now): start again"
+
+
+def _taken(values: Sequence[bytes], steps: Sequence[int]) -> list[bytes]:
+    return values.take(steps) if isinstance(values, Blobs) else [values[int(step)] for step in steps]
 
 
 def build_index(info: DatasetInfo, schema: Schema, split: str, *, index_dir: Location | None = None, counted: bool = True,

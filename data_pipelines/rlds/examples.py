@@ -250,6 +250,14 @@ def unpack(blob: bytes, feature: Feature) -> np.ndarray:
     return _inflated(blob, feature.encoding, numpy_dtype(feature), math.prod(feature.shape)).reshape(feature.shape)
 
 
+def unpack_rows(blobs: Sequence[bytes], feature: Feature) -> np.ndarray:
+    """`unpack` of several, [n, *shape]."""
+    dtype = numpy_dtype(feature).newbyteorder("<")
+    if feature.encoding != "bytes" or any(len(blob) != math.prod(feature.shape) * dtype.itemsize for blob in blobs):
+        return np.stack([unpack(blob, feature) for blob in blobs])
+    return np.frombuffer(b"".join(blobs), dtype).reshape(len(blobs), *feature.shape)
+
+
 def count_steps(payload: bytes, schema: Schema) -> int:
     """Number of steps of a record, from its cheapest column. ValueError where that cannot be told or is zero."""
     example = Example(payload)

@@ -15,6 +15,7 @@ from data_pipelines.rlds.examples import Example
 # Example.features 1 > Features.feature 1 (map entry) > key 1, value 2 > Feature.bytes_list 1 > BytesList.value 1.
 FIRST, SECOND = 0x0A, 0x12
 OVERHEAD = 2048  # bytes of Python objects about a record
+MOST_SURPLUS = 4  # bytes read at once for one that is wanted: copying them from the file cache costs less than asking many times
 
 Ranges = Int[np.ndarray, "n 2"]
 
@@ -44,10 +45,10 @@ class SparseExample(Example):
         return super().replaced([name for name in drop if name not in self._ranges], {**kept, **add})
 
     def blobs(self, name: str):
-        return _Blobs(self._ranges[name], self._read) if name in self._ranges else super().blobs(name)
+        return Blobs(self._ranges[name], self._read) if name in self._ranges else super().blobs(name)
 
 
-class _Blobs(Sequence):
+class Blobs(Sequence):
     """The values of a bytes column, each read when it is asked for."""
 
     def __init__(self, ranges: Ranges, read: Callable[[int, int], bytes]):
@@ -59,6 +60,15 @@ class _Blobs(Sequence):
     def __getitem__(self, step: int) -> bytes:
         offset, length = self._ranges[step].tolist()
         return self._read(offset, length)
+
+    def take(self, steps: Sequence[int]) -> list[bytes | memoryview]:
+        """The values of some steps; read at once where that is not much more than they are."""
+        ranges = self._ranges[np.asarray(steps)]
+        begin, end = int(ranges[:, 0].min()), int(ranges.sum(1).max())
+        if end - begin > MOST_SURPLUS * ranges[:, 1].sum():
+            return [self._read(offset, length) for offset, length in ranges.tolist()]
+        span = memoryview(self._read(begin, end - begin))
+        return [span[offset - begin:offset - begin + length] for offset, length in ranges.tolist()]
 
 
 def split(payload: bytes, columns: Container[str]) -> tuple[bytes, dict[str, Ranges]]:
