@@ -147,3 +147,8 @@ def test_the_configuration_files_are_valid(project):
         config = from_config_dict(module.get_config())
         assert from_json(to_json(config)) == config
         assert "vpp train" in module.__doc__, f"configs/{name}.py does not say its command"
+
+
+@pytest.mark.parametrize(("earlier", "now"), [(True, "blocks"), (False, "none")])
+def test_checkpoints_from_when_remat_was_a_bool_are_read(earlier, now):
+    assert from_config_dict({"model": {"unet": {"remat": earlier}}}).model.unet.remat == now

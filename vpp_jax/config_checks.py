@@ -24,10 +24,15 @@ class ConfigError(VppError, ValueError):
 
 
 def build(kind: type, tree: Any, path: str = "") -> Any:
-    """A dataclass of type `kind` from a mapping; `path` is its dotted name, for errors."""
+    """A dataclass of type `kind` from a mapping; `path` is its dotted name, for errors.
+
+    A `kind` whose fields have changed says in `from_earlier` what earlier versions wrote.
+    """
     where = path or "the configuration"
     if not isinstance(tree, Mapping | ConfigDict):
         raise ConfigError(f"{where} is {_show(tree)}, expected a group of fields: {', '.join(_field_types(kind))}")
+    if hasattr(kind, "from_earlier"):
+        tree = kind.from_earlier(tree)
     known = _field_types(kind)
     for name in tree:
         if name not in known:

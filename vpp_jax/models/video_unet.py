@@ -4,8 +4,9 @@ It predicts 16 frames of latents (stage 1) and, run once on noise, gives the pre
 ("taps"). `VideoUNetConfig()` is the published img2vid architecture (1,524,623,082 parameters); smaller ones use the same classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
@@ -58,6 +59,12 @@ class VideoUNetConfig:
             raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype}")
         if self.remat not in REMAT:
             raise ValueError(f"remat must be one of {', '.join(REMAT)}, got {self.remat}")
+
+    @staticmethod
+    def from_earlier(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`remat` was a bool: checkpoints hold such configurations."""
+        remat = fields.get("remat")
+        return {**fields, "remat": "blocks" if remat else "none"} if isinstance(remat, bool) else fields
 
     def tap_shape(self, index: int, height: int, width: int) -> tuple[int, int, int]:
         """Height, width and channels of tap `index` for latents of the given size."""
