@@ -38,7 +38,7 @@ from vpp_jax.training.checkpoints import ITEMS, Checkpoints, complete_steps
 from vpp_jax.training.metrics import TIMING, read_entries
 
 PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT / "benchmarks"))
+sys.path.insert(0, str(PROJECT / "tests"))
 MOMENTS, SIGNALS, COUNTS = ("start", "step", "save"), (signal.SIGKILL, signal.SIGTERM), (1, 2)
 PLAN = tuple(itertools.product(COUNTS, MOMENTS, SIGNALS))
 # What the killed process, and those beside it, may end with: 75 gives up, -6 is JAX's own end where process 0 is gone.
@@ -234,11 +234,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args()
-    from loader import synthetic_dataset  # benchmarks/loader.py
+    from synthetic_episodes import write_episodes
 
     if not (options.out / "data").exists():
-        (options.out / "data").mkdir(parents=True)
-        synthetic_dataset(options.out / "data", episodes=4, steps=24, size=16)
+        write_episodes(options.out / "data")
     for count in COUNTS:
         if not whole_run(options.out, count, options.steps).finished:
             begin = time.monotonic()

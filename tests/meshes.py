@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(PROJECT / "benchmarks"), str(PROJECT / "tests" / "configs")]
+sys.path[:0] = [str(PROJECT / "tests"), str(PROJECT / "tests" / "configs")]
 DEVICES, STEPS, BOUND = 8, 3, 1e-5
 LEARNING_RATE = 1e-3
 STAGES = ("vae", "video", "policy")
@@ -57,12 +57,12 @@ def on_devices(stages: list[str], meshes: list[tuple[int, ...]]) -> float:
     """Prints a row per stage and mesh -> the largest difference."""
     import tempfile
 
-    from loader import synthetic_dataset  # benchmarks/loader.py
+    from synthetic_episodes import write_episodes
 
     worst = 0.0
     print("| stage | data x fsdp x tensor | split tensors | loss | gradient norm | parameters | s |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as data:
-        synthetic_dataset(Path(data), episodes=4, steps=32, size=48)
+        write_episodes(Path(data), steps=32)
         for name in stages:
             one = three_steps(micro(name, Path(data)), (1, 1, 1))
             for sizes in meshes:
@@ -96,11 +96,11 @@ def three_steps(config, sizes: tuple[int, ...]) -> dict:
     """Losses, gradient norms and all parameters after three updates on a mesh of the first devices."""
     import jax
     import numpy as np
-    from train_step import random_frozen  # benchmarks/train_step.py
 
     from data_pipelines.loader import make_iterator
     from vpp_jax.config import MeshConfig
     from vpp_jax.parallel.mesh import make_mesh, put_batch
+    from vpp_jax.parallel.partition import partition
     from vpp_jax.training.loop import compile_step
     from vpp_jax.training.stages.base import make_stage
     from vpp_jax.training.state import Trainer
@@ -108,7 +108,9 @@ def three_steps(config, sizes: tuple[int, ...]) -> dict:
     config = dataclasses.replace(config, mesh=MeshConfig(*sizes, shard_above=0))
     stage, mesh = make_stage(config), make_mesh(config.mesh, jax.devices()[: int(np.prod(sizes))])
     with jax.set_mesh(mesh):
-        trainer, frozen = Trainer(stage), random_frozen(stage, mesh)
+        trainer, rng, held = Trainer(stage), np.random.default_rng(0), stage.abstract_frozen()
+        values = {name: np.asarray(0.02 * rng.normal(size=spec.shape) + (spec.shape == ()), spec.dtype) for name, spec in held.items()}
+        frozen = jax.device_put(values, partition(held, mesh, 0))
         shardings = trainer.shardings(mesh)
         state = jax.device_put(jax.jit(trainer.init)(jax.random.key(0)), shardings)
         source = stage.source("train", frozen, Path())
@@ -136,11 +138,9 @@ def largest(one: dict, other: dict) -> float:
 
 def on_processes(out: Path, stages: list[str], counts: list[int]) -> float:
     """Prints a row per stage and number of processes -> the largest difference. Later stages build on the runs of one process."""
-    from loader import synthetic_dataset
+    from synthetic_episodes import write_episodes
 
-    out.mkdir(parents=True)
-    (out / "data").mkdir()
-    synthetic_dataset(out / "data", episodes=4, steps=32, size=48)
+    write_episodes(out / "data", steps=32)
     worst, way_down = 0.0, [*sorted(counts, reverse=True), 1]
     print("| stage | processes | losses | parameters | s |\n|---|---|---|---|---|")
     for stage in STAGES[: 1 + max(STAGES.index(name) for name in stages)]:

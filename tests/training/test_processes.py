@@ -24,10 +24,10 @@ STEPS = 40
 def flags(project, tmp_path_factory) -> list[str]:
     """The configuration, on data made here. Adam's eps: see tests/meshes.py."""
     data = tmp_path_factory.mktemp("data")
-    sys.path.insert(0, str(project / "benchmarks"))
-    from loader import synthetic_dataset
+    sys.path.insert(0, str(project / "tests"))
+    from synthetic_episodes import write_episodes
 
-    synthetic_dataset(data, episodes=4, steps=24, size=16)
+    write_episodes(data)
     return [
         "--config=tests/configs/faults_vae.py", f"--config.data.datasets[0].path={data}", f"--config.train.steps={STEPS}",
         "--config.train.log_every=1", "--config.train.peer_timeout_s=120", "--config.optimizer.eps=1e-4",
