@@ -10,13 +10,13 @@ one batch that is already on the device: what a loader that never keeps it waiti
 import argparse
 import dataclasses
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
-from loader import synthetic_dataset  # benchmarks/loader.py
 
 from data_pipelines.config import DatasetConfig
 from data_pipelines.loader import make_iterator
@@ -108,8 +108,10 @@ def main() -> None:
         data = options.data
         if data is None:
             data = Path(scratch) / "data"
-            data.mkdir()
-            synthetic_dataset(data, episodes=16, steps=60, size=200)
+            sys.path.insert(0, str(Path(__file__).parent / "loading"))
+            from shards import write_pictures
+
+            write_pictures(data, episodes=16, steps=60, height=200, width=200)
         for name in options.config:
             config = _with_data(load_config(name), data, options.name, Path(scratch) / "index")
             row = measure(config, Path(scratch) / "work" / Path(name).stem, options.steps)
