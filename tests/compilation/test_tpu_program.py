@@ -1,0 +1,59 @@
+"""The training step compiled for a TPU slice that is not there. Skipped where libtpu is not installed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from vpp_jax.compilation.environment import VARIABLES, MissingCompilerError, require_compiler
+
+
+def _missing() -> bool:
+    try:
+        require_compiler()
+    except MissingCompilerError:
+        return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def report(project, tmp_path_factory):
+    """Stage video with one U-Net level of 128 channels: the compiler's time grows with the number of operations, not with their widths."""
+    if _missing():
+        pytest.skip("libtpu is not installed (requirements-tpu.txt)")
+    out = tmp_path_factory.mktemp("compiled") / "report.json"
+    small = {
+        "model.unet.block_out_channels": "(128,128)", "model.unet.attention_levels": "(True,False)", "model.unet.attention_heads": "(2,2)",
+        "model.unet.layers_per_block": 1, "model.unet.norm_groups": 8, "model.unet.cross_attention_dim": 64,
+        "model.vae.block_out_channels": "(32,)", "model.vae.layers_per_block": 1, "model.vae.norm_groups": 8, "model.image_size": 32,
+        "model.text.width": 32, "model.text.layers": 1, "model.text.heads": 2, "model.frames": 4, "data.clip_frames": 4,
+        "mesh.data": 1, "mesh.fsdp": 4,
+    }  # fmt: skip
+    flags = [f"--config.{name}={value}" for name, value in small.items()]
+    command = [sys.executable, "-m", "vpp_jax.compilation", "--config=configs/svd_calvin_video.py", "--topology=v5e:2x2", f"--out={out}"]
+    environment = os.environ | VARIABLES | {"XLA_FLAGS": ""}
+    done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True, timeout=600, cwd=project)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(out.read_text()) | {"printed": done.stdout}
+
+
+@pytest.mark.slow
+def test_only_parameters_are_gathered(report):
+    assert report["collectives"]["all-gather"]["count"] > 0
+    assert report["gathered_not_parameters"] == []
+
+
+@pytest.mark.slow
+def test_report(report):
+    assert report["memory_gib"]["arguments"] < report["memory_gib"]["peak"] < 16
+    assert report["per_chip"]["model_tflop"] < report["per_chip"]["tflop"] < 1.5 * report["per_chip"]["model_tflop"]
+    assert report["bound"]["step_s"] == max(report["bounds_s"].values())
+    assert "fits: peak" in report["printed"]
+
+
+def test_without_the_compiler_the_command_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingCompilerError, match=r"requirements-tpu\.txt"):
+        require_compiler()

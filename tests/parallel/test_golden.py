@@ -1,0 +1,55 @@
+"""How every experiment's parameters are split on 1, 4 and 8 devices, held against files: a change of the rules or the models shows here.
+
+`python tests/parallel/test_golden.py` writes the files anew; the difference is then for a person to read.
+"""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+CONFIGS = (
+    pytest.param("svd_calvin_video", marks=pytest.mark.slow), "tiny_calvin_vae", "tiny_calvin_video", "tiny_calvin_policy",
+)  # fmt: skip
+MESHES = {"1": {"data": 1, "fsdp": 1, "tensor": 1}, "4": {"data": 1, "fsdp": 4, "tensor": 1}, "8": {"data": 1, "fsdp": 4, "tensor": 2}}
+
+
+def decisions(name: str) -> dict[str, dict[str, dict[str, int]]]:
+    """Devices -> name of a parameter, numbers of blocks left out -> how it is split -> how many such parameters there are."""
+    from vpp_jax.cli.config_flag import load_config
+    from vpp_jax.parallel.partition import decide
+    from vpp_jax.training.stages.base import make_stage
+
+    config = load_config(f"configs/{name}.py")
+    stage = make_stage(config)
+    params = stage.abstract_trainable() | stage.abstract_frozen()
+    found: dict[str, dict[str, Counter]] = {}
+    for devices, sizes in MESHES.items():
+        groups = found.setdefault(devices, {})
+        for parameter, decision in decide(params, sizes, config.mesh.shard_above).items():
+            split = ",".join(str(axis or "-") for axis in decision.spec) + (f" ({decision.note})" if decision.note else "")
+            groups.setdefault(re.sub(r"\.\d+\.", ".N.", parameter), Counter())[split or "whole"] += 1
+    return {devices: {key: dict(sorted(value.items())) for key, value in sorted(groups.items())} for devices, groups in found.items()}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_are_split_as_recorded(name):
+    golden = json.loads((GOLDEN / f"{name}.json").read_text())
+    found = decisions(name)
+    for devices, expected in golden.items():
+        assert found[devices] == expected, f"{name} on {devices} devices; `python {Path(__file__).name}` writes what is now"
+    assert all(key == "whole" or key.startswith(" (small)") for counts in found["1"].values() for key in counts)
+
+
+def main() -> None:
+    GOLDEN.mkdir(exist_ok=True)
+    for entry in CONFIGS:
+        name = entry if isinstance(entry, str) else entry.values[0]
+        (GOLDEN / f"{name}.json").write_text(json.dumps(decisions(name), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
