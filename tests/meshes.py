@@ -9,7 +9,7 @@ processes as fewer of them: losses (and with them the order of the data) and par
 
 Differences are relative: of a tensor, the largest difference over its largest value, or over the learning rate where that is larger (what
 Adam moves a parameter by in a step). Float32 sums over a batch come in another order on another mesh; the bound is 1e-5. Adam divides a
-gradient by its own size, so that one that is nothing but rounding would move its parameter at full size in a random direction: eps is 1e-4
+gradient by its own size, so that one that is nothing but rounding would move its parameter at full size in a random direction: eps is 1e-3
 here, which leaves such parameters where they are.
 """
 
@@ -26,7 +26,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(PROJECT / "tests"), str(PROJECT / "tests" / "configs")]
 DEVICES, STEPS, BOUND = 8, 3, 1e-5
-LEARNING_RATE = 1e-3
+LEARNING_RATE, EPS = 1e-3, 1e-3
 STAGES = ("vae", "video", "policy")
 MESHES = tuple(sizes for sizes in itertools.product((1, 2, 4, 8), repeat=3) if sizes[0] * sizes[1] * sizes[2] == DEVICES)
 
@@ -87,7 +87,7 @@ def micro(stage: str, data: Path):
     config.policy_diffusion.feature_draws = 0
     config.model.image_size = 16
     config.model.vae.block_out_channels = (8, 16)
-    config.optimizer.update(learning_rate=LEARNING_RATE, eps=1e-4)
+    config.optimizer.update(learning_rate=LEARNING_RATE, eps=EPS)
     config.mesh.shard_above = 0
     return from_config_dict(config)
 
@@ -162,7 +162,7 @@ def command(out: Path, stage: str, workdir: Path, count: int, steps: int) -> flo
         port = free.getsockname()[1]
     arguments = [
         sys.executable, "-m", "vpp_jax", "train", f"--config=tests/configs/micro_{stage}.py", f"--workdir={workdir}",
-        f"--config.data.datasets[0].path={out / 'data'}", f"--config.train.steps={steps}", "--config.optimizer.eps=1e-4",
+        f"--config.data.datasets[0].path={out / 'data'}", f"--config.train.steps={steps}", f"--config.optimizer.eps={EPS}",
         f"--config.optimizer.learning_rate={LEARNING_RATE}",
     ]  # fmt: skip
     arguments += [f"--config.init.vae={out / 'vae_1'}"] if stage == "video" else []
