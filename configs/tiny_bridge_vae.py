@@ -12,5 +12,4 @@ from configs.tiny_calvin_vae import get_config as calvin_config
 def get_config() -> ConfigDict:
     config = calvin_config()
     bridge_data(config)
-    config.data.clip_frames = 2
     return config
