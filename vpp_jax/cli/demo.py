@@ -70,8 +70,8 @@ CAMERA_SIZES = {"static_size": 128, "gripper_size": 84}
 CAMERAS = tuple(f"--{name}={size}" for name, size in CAMERA_SIZES.items())
 DEMONSTRATIONS_PER_TASK = 20
 VALIDATION_PER_TASK = 1
-VAE_STEPS = 700
-VIDEO_STEPS = 480
+VAE_STEPS = 600
+VIDEO_STEPS = 340
 POLICY_STEPS = 600
 EPISODES_PER_TASK = 6
 
