@@ -51,7 +51,9 @@ def test_actions(experiment, kind):
         noisy = network_input / wide(scale.c_in)
         return (pull(noisy, sigma, context[:, :1, :1]) - wide(scale.c_skip) * noisy) / wide(scale.c_out)
 
-    policy.__dict__["action"] = SimpleNamespace(bind=lambda params: SimpleNamespace(decode=decode))  # in place of the cached network
+    # in place of the cached network; what it makes of a level is here the level itself
+    network = SimpleNamespace(decode_modulated=decode, modulations=lambda sigma: sigma)
+    policy.__dict__["action"] = SimpleNamespace(bind=lambda params: network)
     draw = jax.jit(lambda context, keys: policy.sample_actions({}, context, keys))
     context = jnp.linspace(-0.5, 0.5, 4)[:, None, None] * jnp.ones((4, 3, 2))
     keys = jax.random.split(jax.random.key(0), 4)
