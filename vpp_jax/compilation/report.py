@@ -54,11 +54,12 @@ def table(report: dict[str, Any]) -> str:
     memory = report["memory_gib"]
     links = counts["sent_gb"] / times["interconnect"] if times["interconnect"] else 0.0
     mesh = ", ".join(f"{name} {size}" for name, size in report["topology"]["mesh"].items())
+    lowest = report["compiler"]["optimisation"] == "O0"
     lines = [
         f"{report['topology']['name']}: {report['topology']['chips']} chips ({report['topology']['compiler']}), mesh {mesh}; stage "
         f"{report['stage']}, step {report['step']}, {report['examples_per_chip']:g} example(s) per chip, remat {report['remat']}",
         f"compiled in {report['compiler']['seconds']:.0f} s at {report['compiler']['optimisation']}"
-        + (", not the default level, whose fusions differ: bytes accessed are an estimate" if report["compiler"]["optimisation"] == "O0" else ""),
+        + (", not the default level, whose fusions differ: bytes accessed are an estimate" if lowest else ""),
         "",
         verdict(report),
         f"  memory, GiB per chip      arguments {memory['arguments']:.2f}, outputs {memory['outputs']:.2f}, "
