@@ -41,12 +41,6 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH_SPEC)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % ways:
-        raise ConfigError(f"data.batch_size is {batch_size}, expected a multiple of {ways} (mesh data x fsdp)")
-
-
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch -> global arrays on the mesh."""
     sharding = batch_sharding(mesh)
