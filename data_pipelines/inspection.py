@@ -11,8 +11,8 @@ import numpy as np
 
 from data_pipelines import statistics
 from data_pipelines.errors import BadRecordError
-from data_pipelines.openx.mirror import missing_keys
-from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, REGISTRY, DatasetSpec
+from data_pipelines.openx.mirror import missing_keys, refusals
+from data_pipelines.openx.registry import REGISTRY, DatasetSpec
 from data_pipelines.rlds import images
 from data_pipelines.rlds.dataset import DatasetInfo, Episode, RLDSDataset
 from data_pipelines.rlds.schema import ACTION, IS_FIRST, IS_LAST, LANGUAGE_INSTRUCTION, OBSERVATION, Schema
@@ -48,9 +48,8 @@ def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, image
 
 def _row(spec: DatasetSpec, schema: Schema) -> dict:
     """What the registry makes of the dataset."""
-    refused = {stage: spec.refusal(columns) for stage, columns in (("video", CLIP_COLUMNS), ("policy", POLICY_COLUMNS))}
     return {"name": spec.name, "views": spec.cameras, "control_hz": spec.control_hz, "action": spec.action_key,
-            "missing": missing_keys(spec, schema), "refused": {stage: why for stage, why in refused.items() if why}}
+            "missing": missing_keys(spec, schema), "refused": refusals(spec)}
 
 
 class _Survey:

@@ -112,11 +112,16 @@ def _compare(name: str, spec: DatasetSpec | None, versions: Sequence[str], info:
         if split.absent:
             found.append((MISSING_SHARD, f"split {split.name}: {len(split.absent)} of {len(split.files)} shards absent"))
     found += [(MISSING_KEY, f"no {key}") for key in (missing_keys(spec, Schema.read(info.directory)) if spec else ())]
-    refused = {stage: spec.refusal(columns) for stage, columns in (("video", CLIP_COLUMNS), ("policy", POLICY_COLUMNS))} if spec else {}
     splits = {split.name: (len(split.present), len(split.files), sum(split.shard_lengths)) for split in info.splits.values()}
     worst = max((status for status, _ in found), key=STATUSES.index, default=OK)
     return Finding(name, worst, str(info.directory), info.version, tuple(problem for _, problem in found), splits,
-                   {stage: why for stage, why in refused.items() if why})
+                   refusals(spec) if spec else {})
+
+
+def refusals(spec: DatasetSpec) -> dict[str, str]:
+    """'video' or 'policy' -> why the row does not let such a stage train on it."""
+    reasons = {stage: spec.refusal(columns) for stage, columns in (("video", CLIP_COLUMNS), ("policy", POLICY_COLUMNS))}
+    return {stage: why for stage, why in reasons.items() if why}
 
 
 def missing_keys(spec: DatasetSpec, schema: Schema) -> list[str]:
