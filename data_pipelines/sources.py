@@ -145,8 +145,7 @@ class ClipSource(_EpisodeSource):
                 "windows": len(self), **({"latents": self.latents.to_json()} if self.latents else {})}
 
     def _example(self, episode: Episode, number: int, window: int, index: int) -> Example:
-        draw = np.random.default_rng((self._seed, index)).random()
-        camera = self.cameras[min(int(np.searchsorted(self._cumulative, draw, side="right")), len(self.cameras) - 1)]
+        camera = self._camera(index)
         if self.sampling == "whole":
             steps = windows.whole_clip(len(episode), self.config.clip_frames)
         else:
@@ -157,6 +156,12 @@ class ClipSource(_EpisodeSource):
             return {**read_latents(episode, self.dataset.schema, camera, steps), **text}
         frames = {step: self._frame(episode, number, camera, step) for step in dict.fromkeys(steps.tolist())}  # clamped steps repeat
         return {"video": np.stack([frames[step] for step in steps.tolist()]), **text}
+
+    def _camera(self, index: int) -> str:
+        if len(self.cameras) == 1:
+            return self.cameras[0]
+        draw = np.random.default_rng((self._seed, index)).random()
+        return self.cameras[min(int(np.searchsorted(self._cumulative, draw, side="right")), len(self.cameras) - 1)]
 
 
 class PolicySource(_EpisodeSource):

@@ -253,7 +253,7 @@ def unpack(blob: bytes, feature: Feature) -> np.ndarray:
 def unpack_rows(blobs: Sequence[bytes], feature: Feature) -> np.ndarray:
     """`unpack` of several, [n, *shape]."""
     dtype = numpy_dtype(feature).newbyteorder("<")
-    if feature.encoding != "bytes" or any(len(blob) != math.prod(feature.shape) * dtype.itemsize for blob in blobs):
+    if feature.encoding != "bytes" or set(map(len, blobs)) != {math.prod(feature.shape) * dtype.itemsize}:
         return np.stack([unpack(blob, feature) for blob in blobs])
     return np.frombuffer(b"".join(blobs), dtype).reshape(len(blobs), *feature.shape)
 

@@ -63,12 +63,12 @@ class Blobs(Sequence):
 
     def take(self, steps: Sequence[int]) -> list[bytes | memoryview]:
         """The values of some steps; read at once where that is not much more than they are."""
-        ranges = self._ranges[np.asarray(steps)]
-        begin, end = int(ranges[:, 0].min()), int(ranges.sum(1).max())
-        if end - begin > MOST_SURPLUS * ranges[:, 1].sum():
-            return [self._read(offset, length) for offset, length in ranges.tolist()]
+        ranges = self._ranges[np.asarray(steps)].tolist()
+        begin, end = min(offset for offset, _ in ranges), max(offset + length for offset, length in ranges)
+        if end - begin > MOST_SURPLUS * sum(length for _, length in ranges):
+            return [self._read(offset, length) for offset, length in ranges]
         span = memoryview(self._read(begin, end - begin))
-        return [span[offset - begin:offset - begin + length] for offset, length in ranges.tolist()]
+        return [span[offset - begin:offset - begin + length] for offset, length in ranges]
 
 
 def split(payload: bytes, columns: Container[str]) -> tuple[bytes, dict[str, Ranges]]:
