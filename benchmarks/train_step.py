@@ -23,6 +23,7 @@ from data_pipelines.loader import make_iterator
 from vpp_jax.cli.config_flag import load_config
 from vpp_jax.config import ExperimentConfig
 from vpp_jax.functional import Params, parameter_count
+from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import make_mesh, put_batch
 from vpp_jax.parallel.partition import partition
 from vpp_jax.provenance import device_name, library_versions
@@ -38,7 +39,7 @@ WARM_UP = 3
 def measure(config: ExperimentConfig, workdir: Path, steps: int) -> dict[str, float]:
     """Timings of one stage on real batches."""
     stage, mesh = make_stage(config), make_mesh(config.mesh)
-    with jax.set_mesh(mesh):
+    with on_mesh(mesh, config.mesh.shard_above):
         trainer = Trainer(stage)
         frozen = random_frozen(stage, mesh)
         state = jax.jit(trainer.init, out_shardings=trainer.shardings(mesh))(jax.random.key(0))

@@ -8,6 +8,7 @@ one process:
     start    between the launch and the first step: imports, restoring, compilation
     step     while it trains
     save     while a checkpoint is being written
+    restore  while the checkpoint it goes on from is being read; without one, as `step`
 
 Then every other process must end by itself, every visible checkpoint must be complete and readable, and the same command goes on. A run
 that reaches its end must equal the uninterrupted run of as many processes bit for bit: parameters, averages, moments, data position and
@@ -25,6 +26,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,10 +41,11 @@ from vpp_jax.training.metrics import TIMING, read_entries
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "tests"))
-MOMENTS, SIGNALS, COUNTS = ("start", "step", "save"), (signal.SIGKILL, signal.SIGTERM), (1, 2)
-PLAN = tuple(itertools.product(COUNTS, MOMENTS, SIGNALS))
+MOMENTS, SIGNALS, COUNTS = ("start", "restore", "step", "save"), (signal.SIGKILL, signal.SIGTERM), (1, 2)
+# (processes, which of them is killed, moment, signal); each kill is one of those that were made least often
+PLAN = tuple(itertools.product(((1, 0), (2, 0), (2, 1)), MOMENTS, SIGNALS))
 # What the killed process, and those beside it, may end with: 75 gives up, -6 is JAX's own end where process 0 is gone.
-DIED, BESIDE = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15)}, (75, 143, -6, 1)
+DIED, BESIDE = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15)}, (75, 143, -6)
 ENDS_WITHIN_S = 240.0
 
 
@@ -136,9 +139,13 @@ def interrupt(run: Run, moment: str, number: signal.Signals, victim: int, draw: 
     """Launches `run` and kills process `victim` of it; None where it reached its end before."""
     begun, processes = run.starts, run.launch()
     launched = time.monotonic()
+    moment = "step" if moment == "restore" and not complete_steps(run.checkpoints) else moment
     if moment == "start":  # anywhere up to where the run before needed for its start
         until = launched + draw.uniform(0.0, interrupt.start_s)
         wait_for(run, lambda: time.monotonic() > until or run.starts > begun)
+    elif moment == "restore":
+        wait_for(run, lambda: reads(processes[victim], run.checkpoints) or run.starts > begun)
+        time.sleep(draw.uniform(0.0, 0.2))
     else:
         wait_for(run, lambda: run.starts > begun)
         interrupt.start_s = 0.5 * (interrupt.start_s + time.monotonic() - launched)
@@ -165,6 +172,14 @@ def interrupt(run: Run, moment: str, number: signal.Signals, victim: int, draw: 
 
 
 interrupt.start_s = 10.0
+
+
+def reads(process: subprocess.Popen, folder: epath.Path) -> bool:
+    """Whether the process has a file below `folder` open."""
+    try:
+        return any(os.readlink(entry).startswith(f"{folder}/") for entry in Path(f"/proc/{process.pid}/fd").iterdir())
+    except OSError:  # closed meanwhile, or the process is gone
+        return False
 
 
 def unreadable(run: Run) -> list[str]:
@@ -208,21 +223,20 @@ def differences(run: Run, whole: Run, step: int) -> list[str]:
 
 
 def table(kills: list[Kill]) -> str:
-    lines = ["| processes | moment | signal | kills | exit codes (killed / others) | all ended within | steps repeated | problems |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for processes in COUNTS:
-        for moment in MOMENTS:
-            for number in SIGNALS:
-                here = [k for k in kills if (k.processes, k.moment, k.signal) == (processes, moment, number.name)]
-                if not here:
-                    continue
-                killed = sorted({k.codes[k.victim] for k in here})
-                others = sorted({code for k in here for index, code in enumerate(k.codes) if index != k.victim})
-                codes = " ".join(map(str, killed)) + (" / " + " ".join(map(str, others)) if others else "")
-                lines.append(
-                    f"| {processes} | {moment} | {number.name} | {len(here)} | {codes} | {max(k.ended_s for k in here):.1f} s | "
-                    f"{max(k.steps_lost for k in here)} | {sum(len(k.problems) for k in here)} |"
-                )
+    titles = ("processes", "killed", "moment", "signal", "kills", "exit codes (killed / others)", "all ended within", "steps repeated",
+              "problems")  # fmt: skip
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for (processes, victim), moment, number in PLAN:
+        here = [k for k in kills if (k.processes, k.victim, k.moment, k.signal) == (processes, victim, moment, number.name)]
+        if not here:
+            continue
+        killed = sorted({k.codes[victim] for k in here})
+        others = sorted({code for k in here for index, code in enumerate(k.codes) if index != victim})
+        codes = " ".join(map(str, killed)) + (" / " + " ".join(map(str, others)) if others else "")
+        lines.append(
+            f"| {processes} | {victim} | {moment} | {number.name} | {len(here)} | {codes} | {max(k.ended_s for k in here):.1f} s | "
+            f"{max(k.steps_lost for k in here)} | {sum(len(k.problems) for k in here)} |"
+        )
     return "\n".join(lines)
 
 
@@ -248,10 +262,11 @@ def main() -> int:
     journal = Journal(options.out / "faults.json")
     for _ in range(options.kills):
         number = len(journal.kills)
-        count, moment, sent = PLAN[number % len(PLAN)]
+        made = Counter((k["processes"], k["victim"], k["moment"], k["signal"]) for k in journal.kills)
+        (count, victim), moment, sent = min(PLAN, key=lambda entry: made[(*entry[0], entry[1], entry[2].name)])
         draw = random.Random(f"{options.seed} {number}")
         run = Run(options.out, f"run_{count}_{journal.ended.get(str(count), 0)}", count, options.steps)
-        kill = interrupt(run, moment, sent, number // len(PLAN) % count, draw)
+        kill = interrupt(run, moment, sent, victim, draw)
         if kill is not None:
             journal.kills.append(asdict(kill))
             print(f"{number + 1}: {asdict(kill)} -> checkpoints {complete_steps(run.checkpoints)}", flush=True)

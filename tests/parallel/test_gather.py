@@ -14,6 +14,7 @@ from vpp_jax.compilation.roofline import foreign_gathers
 from vpp_jax.config import MeshConfig
 from vpp_jax.functional import PureModule
 from vpp_jax.models.unet_blocks import BlockShape, TransformerBlock, recomputed
+from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import batch_sharding, make_mesh
 from vpp_jax.parallel.partition import partition
 
@@ -28,8 +29,8 @@ expected = jax.jit(jax.grad(loss))(params, *inputs)
 answers = {}
 for name, sizes in (("fsdp", (2, 4, 1)), ("tensor", (2, 2, 2))):
     mesh = make_mesh(MeshConfig(*sizes))
-    with jax.set_mesh(mesh):
-        shardings = partition(params, mesh, MeshConfig.shard_above)
+    with on_mesh(mesh, 10_000):
+        shardings = partition(params, mesh, 10_000)
         placed = jax.device_put(params, shardings), *jax.device_put(inputs, batch_sharding(mesh))
         step = jax.jit(jax.grad(loss), out_shardings=shardings).lower(*placed).compile()
         grads = step(*placed)

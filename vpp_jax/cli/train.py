@@ -75,7 +75,8 @@ def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int
             if isinstance(error, KeyboardInterrupt):
                 end("stopped", 128 + signal.SIGINT)
             logging.getLogger(__name__).info("process %d failed", index, exc_info=True)
-            gone = heartbeat.gone() if isinstance(error, jax.errors.JaxRuntimeError) else []
+            # a failed collective comes as either, depending on who called it
+            gone = heartbeat.gone() if isinstance(error, jax.errors.JaxRuntimeError | ValueError) else []
             if gone:  # what failed is a computation that all share
                 end(f"vpp: process {index} cannot go on without {'; '.join(map(str, gone))}", TRY_AGAIN)
             code = TRY_AGAIN if isinstance(error, MissingProcessError) else 1

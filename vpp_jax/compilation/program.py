@@ -17,6 +17,7 @@ from vpp_jax.compilation.chips import Topology, TopologyError
 from vpp_jax.compilation.flops import count_flops
 from vpp_jax.config import ConfigError, ExperimentConfig, MeshConfig
 from vpp_jax.functional import Params
+from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import batch_sharding, make_mesh
 from vpp_jax.parallel.partition import partition
 from vpp_jax.policy import Instruction
@@ -89,7 +90,7 @@ class Program:
         example = {name: np.zeros(spec.shape, spec.dtype) for name, spec in example_spec(self.config).items()}
         trainer, frozen = Trainer(stage), self._placed(stage.abstract_frozen())
         _ = trainer.abstract  # makes a key, which needs devices that are there
-        with jax.set_mesh(self.mesh):
+        with on_mesh(self.mesh, self.config.mesh.shard_above):
             return compile_step(trainer, self.mesh, frozen, example)
 
     def _pass(self) -> jax.stages.Compiled:
@@ -97,7 +98,7 @@ class Program:
         rows = batch_sharding(self.mesh)
         batch = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=rows), batch)
         params = self._placed(_all_parameters(self.config))
-        with jax.set_mesh(self.mesh):
+        with on_mesh(self.mesh, self.config.mesh.shard_above):
             return jax.jit(function, out_shardings=rows).lower(params, *batch).compile()
 
     def _placed(self, params: Params) -> Params:

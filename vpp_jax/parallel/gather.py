@@ -5,19 +5,34 @@ of 16 thousand tokens beside a kernel of a megabyte). So every kernel passes thr
 it except the part that `tensor` splits is gathered, in the type of the computation; backwards, the gradient is summed straight into the
 shards it belongs to. Inside a rematerialised block the whole kernel lives no longer than the block.
 
-The mesh is the one in force (`jax.set_mesh`); without one, or on a single device, nothing happens.
+The mesh is the one in force (`on_mesh`); without one, or on a single device, nothing happens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import jax
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from vpp_jax.config import MeshConfig
 from vpp_jax.parallel.partition import decide
 
 Gather = Callable[[jax.Array], jax.Array]
+_shard_above: ContextVar[int] = ContextVar("shard_above", default=MeshConfig.shard_above)
+
+
+@contextmanager
+def on_mesh(mesh: Mesh, shard_above: int) -> Iterator[None]:
+    """`mesh` in force, as `jax.set_mesh`, and with it the size up to which its parameters are whole (`MeshConfig.shard_above`)."""
+    token = _shard_above.set(shard_above)
+    try:
+        with jax.set_mesh(mesh):
+            yield
+    finally:
+        _shard_above.reset(token)
 
 
 def gathers(abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Gather]:
@@ -25,7 +40,7 @@ def gathers(abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Gather]:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return {}
-    specs = {name: decision.spec for name, decision in decide(abstract, mesh.shape, MeshConfig.shard_above).items()}
+    specs = {name: decision.spec for name, decision in decide(abstract, mesh.shape, _shard_above.get()).items()}
     return {name: partial(gather, _without_fsdp(spec), spec) for name, spec in specs.items() if "fsdp" in spec}
 
 

@@ -333,12 +333,26 @@ def _restore(path: epath.Path, item: str, index: Mapping[str, list], wanted: Map
     if not tree:
         return {}
     arguments = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True)
-    restored = ocp.Checkpointer(ocp.CompositeCheckpointHandler()).restore(path, args=ocp.args.Composite(**{item: arguments}))[item]
+    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_in_flight(index, wanted) / 1e9)
+    restored = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**{item: handler})).restore(
+        path, args=ocp.args.Composite(**{item: arguments})
+    )[item]
     packed = {kind: np.asarray(vector) for kind, vector in restored.get("packed", {}).items()}
     small = unpack({name: entry for name, entry in index.items() if entry[1] in kinds}, packed, wanted.keys() - large.keys())
     cast = {name: value.astype(wanted[name].dtype) for name, value in small.items()}
     params = restored.get("large", {}) | _place(cast, {name: wanted[name].sharding for name in cast})
     return {name: params[name] for name in wanted}
+
+
+def _in_flight(index: Mapping[str, list], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> float:
+    """Bytes that may be on their way from the disk: a sixteenth of what this process keeps, but room for any array as a whole, since an
+    array is read in the pieces in which it was written."""
+    bytes_of = lambda name, shape: np.dtype(index[name][1]).itemsize * float(np.prod(shape))  # noqa: E731
+    kept = sum(
+        bytes_of(name, spec.sharding.shard_shape(spec.shape)) * len(spec.sharding.addressable_devices) for name, spec in wanted.items()
+    )
+    packed = sum(np.dtype(kind).itemsize * length for kind, length in packed_lengths(index).items())
+    return (1 << 20) + max(kept / 16, packed, *(bytes_of(name, spec.shape) for name, spec in wanted.items()))
 
 
 def _place(values: Mapping[str, np.ndarray], shardings: Mapping[str, Sharding]) -> Params:

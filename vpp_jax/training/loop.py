@@ -29,6 +29,7 @@ from jax.sharding import Mesh
 from data_pipelines.loader import eval_batches, make_iterator
 from vpp_jax.config import ConfigError, ExperimentConfig, config_hash, differences, from_config_dict, to_dict, to_json
 from vpp_jax.functional import Params, parameter_count
+from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import batch_sharding, make_mesh, put_batch, replicated
 from vpp_jax.parallel.partition import partition
 from vpp_jax.provenance import device_name, git_revision, library_versions
@@ -69,7 +70,7 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
     check_passes(config.data.batch_size, config.train.accumulate, mesh)
     part, timeout_s = batch_part(mesh), config.train.peer_timeout_s
 
-    with closing(Checkpoints(workdir / "checkpoints", config.train.keep)) as checkpoints, jax.set_mesh(mesh):
+    with closing(Checkpoints(workdir / "checkpoints", config.train.keep)) as checkpoints, on_mesh(mesh, config.mesh.shard_above):
         # === where an earlier run stopped ===========================================================================================
         start = checkpoints.latest()
         require_equal("configuration", config_hash(config), timeout_s, "Give all of them the same flags")
