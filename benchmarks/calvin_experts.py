@@ -69,7 +69,7 @@ def run_random(cell: tuple[str, int, int]) -> tuple[str, Counter]:
     for _ in range(steps):
         outcome = env.advance(env.random_action(rng))
         observed = np.concatenate([env.robot_obs(), env.scene_obs()])
-        lost = any(has_escaped(block.position) for block in env.task_state().blocks.values())
+        lost = has_escaped(np.stack([block.position for block in env.task_state().blocks.values()]))
         if (lost or not np.isfinite(observed).all()) and not outcome.failure:
             raise RuntimeError(f"scene {scene}: a broken state went unnoticed")
         if outcome.done:

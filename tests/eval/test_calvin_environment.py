@@ -1,6 +1,5 @@
 """The CALVIN environment's contract: dm_env, resets, lights, task predicates, seeds, registry, imports."""
 
-import dataclasses
 import subprocess
 import sys
 
@@ -186,9 +185,9 @@ def test_initial_states_are_feasible(scene: str, task: str):
             "move_slider_right": ("slide", 0.0),
         }.get(task, ("", 0.0))
         goal = (
-            dataclasses.replace(start, **{joint: end})
+            start._replace(**{joint: end})
             if joint
-            else dataclasses.replace(start, **{"bulb" if "bulb" in task else "led": task.startswith("turn_on")})
+            else start._replace(**{"bulb" if "bulb" in task else "led": task.startswith("turn_on")})
         )
         assert TASKS[task].predicate(start, goal)
         assert not TASKS[task].predicate(start, start)
@@ -311,12 +310,12 @@ STATE = TaskState(slide=0.1, drawer=0.1, button=0.0, switch=0.0, bulb=False, led
     ],
 )
 def test_predicates_on_hand_made_pairs(task: str, change: dict, solved: bool):
-    assert get_task(task).predicate(STATE, dataclasses.replace(STATE, **change)) is solved
+    assert get_task(task).predicate(STATE, STATE._replace(**change)) is solved
 
 
 @pytest.mark.parametrize(("task", "light"), [("turn_off_lightbulb", "bulb"), ("turn_off_led", "led")])
 def test_turning_off_needs_the_light_on_before(task: str, light: str):
-    on = dataclasses.replace(STATE, **{light: True})
+    on = STATE._replace(**{light: True})
     assert get_task(task).predicate(on, STATE)
     assert not get_task(task).predicate(on, on)
 

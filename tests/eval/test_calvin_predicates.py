@@ -1,6 +1,5 @@
 """The 34 predicates on hand-made pairs of states, the odd ones included."""
 
-import dataclasses
 
 import numpy as np
 import pytest
@@ -58,7 +57,7 @@ def test_rotate(colour: str, degrees: float, tilt: float, move: float, touches: 
     start = state(**{colour: block(TABLE, euler=(0, 0, 0.3))})
     turned = block(*touches, position=(0.1 + move, -0.1, 0.46))
     rotation = matrix_from_euler(np.radians([tilt, 0.0, degrees])) @ start.blocks[colour].rotation
-    now = state(**{colour: dataclasses.replace(turned, rotation=rotation)})
+    now = state(**{colour: turned._replace(rotation=rotation)})
     assert solved(f"rotate_{colour}_block_left", start, now) is left
     assert solved(f"rotate_{colour}_block_right", start, now) is right
 
@@ -156,6 +155,6 @@ def test_unstack():
 
 def test_doors_and_lights_ignore_blocks():
     start = state()
-    assert solved("open_drawer", start, dataclasses.replace(start, drawer=0.2201))
-    assert not solved("open_drawer", start, dataclasses.replace(start, drawer=0.2199))
-    assert solved("turn_on_led", start, dataclasses.replace(start, led=True))
+    assert solved("open_drawer", start, start._replace(drawer=0.2201))
+    assert not solved("open_drawer", start, start._replace(drawer=0.2199))
+    assert solved("turn_on_led", start, start._replace(led=True))

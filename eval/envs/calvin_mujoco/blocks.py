@@ -46,8 +46,7 @@ def free_joint_values(pose: Float[np.ndarray, "6"]) -> Float[np.ndarray, "7"]:
     return np.concatenate([pose[:3], quaternion_from_euler(*pose[3:6])])
 
 
-def has_escaped(positions: Float[np.ndarray, "*n 3"]) -> bool:
+def has_escaped(positions: Float[np.ndarray, "n 3"]) -> bool:
     """Whether a block's centre has left the scene (fallen to the floor, thrown away)."""
     (low_x, low_y, low_z), (high_x, high_y, high_z) = WORLD
-    places = positions.reshape(-1, 3).tolist()
-    return not all(low_x <= x <= high_x and low_y <= y <= high_y and low_z <= z <= high_z for x, y, z in places)
+    return any(not (low_x <= x <= high_x and low_y <= y <= high_y and low_z <= z <= high_z) for x, y, z in positions.tolist())

@@ -1,10 +1,4 @@
-"""From Cartesian actions to joint torques: a persistent target pose, one damped least squares step, velocity-level motors.
-
-The original drives every joint with a motor that is a *velocity constraint*: per physics step the joint's velocity becomes
-clip(0.1 (q* - q) / dt, +-v_max), whatever gravity and inertia say, as long as the force needed stays within a bound. Here the same law is
-computed torque: tau = M (v_cmd - v) / dt + bias, clipped, between MuJoCo's two half steps, so that contacts and dry friction see exactly
-that force.
-"""
+"""From Cartesian actions to the targets of the motors: a persistent target pose and one damped least squares step per action."""
 
 import math
 
@@ -12,30 +6,16 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
-from eval.envs.calvin_mujoco.model import MOTOR_DOFS, PHYSICS_STEP, SUBSTEPS, SceneModel
+from eval.envs.calvin_mujoco.model import MOTOR_DOFS, SUBSTEPS, SceneModel
 from eval.envs.calvin_mujoco.panda import ARM_JOINTS, FINGER_MAX, NEUTRAL_JOINTS, SOFT_LIMITS
 from eval.envs.calvin_mujoco.rotations import euler_from_matrix, matrix_from_euler, rotation_vector
 
 POSITION_SCALE, ROTATION_SCALE = 0.02, 0.05  # metres and radians per unit of action
-MOTOR_GAIN = 0.1 / PHYSICS_STEP
-MAX_VELOCITY = np.array([2.0] * 7 + [1.0] * 2 + [1e3])
-RATE = 1.0 / PHYSICS_STEP
-MAX_FORCE = np.array([200.0] * 7 + [200.0] * 2 + [4.0])
-OPEN_FORCE, CLOSE_FORCE = 2.0, 200.0
-# A velocity constraint that something blocks pushes ever harder, up to its bound: fingers that cannot close ramp their force up to GRIP
-# (fifteen times what a block needs; with the original's 200 N a contact with a time constant of two steps would sink in visibly).
-GRIP, GRIP_RAMP, BLOCKED = 60.0, 8.0, 0.15  # N, N per physics step, m/s short of the commanded velocity
 # The original's iterative solver stops short of the target and closes the gap over the next steps; so do these shares of the error.
 POSITION_SHARE, ROTATION_SHARE = 0.88, 0.95
 SINGULAR, DAMPING = 0.10, 0.01  # singular values below the first are damped, by up to the second
 SINGULAR_SQUARES = SINGULAR**2 * np.eye(6)
 MAX_ERROR = 0.15  # [m] of position error that one step looks at
-# Share of the difference to the commanded velocity that a motor makes up per physics step: the original's constraint solver does not
-# converge at once, least of all for the light last link. Fitted to its measured step responses.
-VELOCITY_SHARE = np.array([0.7] * 6 + [0.25] + [1.0] * 3)
-SPEED_KEPT, SHARED_GAIN = 1.0 - VELOCITY_SHARE, VELOCITY_SHARE * MOTOR_GAIN
-SHARED_MAX, SHARED_MIN = VELOCITY_SHARE * MAX_VELOCITY, -VELOCITY_SHARE * MAX_VELOCITY
-ALWAYS_WITHIN = 100.0  # Nm: gravity and motion leave at least so much of the arm's bounds
 NULL_SPACE_GAIN = 0.1
 LOWEST, HIGHEST = SOFT_LIMITS.T.copy()
 
@@ -48,18 +28,11 @@ class Controller:
         self.target_position = np.zeros(3)
         self.target_euler = np.zeros(3)
         self.gripper_command = 1.0
-        self._goal = np.zeros(MOTOR_DOFS)
-        self._max_force = MAX_FORCE.copy()
         # views: MuJoCo keeps these arrays where they are, and looking them up costs more than using them
-        self._joints, self._velocities = data.qpos[:MOTOR_DOFS], data.qvel[:MOTOR_DOFS]
-        self._bias, self._applied = data.qfrc_bias[:MOTOR_DOFS], data.qfrc_applied[:MOTOR_DOFS]
+        self._goal, self._joints = data.ctrl, data.qpos[:ARM_JOINTS]
         self._tcp_position, self._tcp_matrix = data.site_xpos[compiled.tcp], data.site_xmat[compiled.tcp].reshape(3, 3)
         jacobian = np.zeros((6, self.model.nv))
         self._jacobian, self._jacobian_position, self._jacobian_rotation = jacobian[:, :ARM_JOINTS], jacobian[:3], jacobian[3:]
-        self._speed = np.zeros(MOTOR_DOFS)  # what each motor holds its joint at, on its way to the commanded velocity
-        self._grip = 0.0  # N on top of what following the command takes
-        self._acceleration = np.zeros(self.model.nv)
-        self._force = np.zeros(self.model.nv)
 
     # --- state
 
@@ -77,9 +50,6 @@ class Controller:
         self.target_euler = euler_from_matrix(self.tcp_matrix())
         self._goal[:] = self.data.qpos[:MOTOR_DOFS]
         self._goal[-1] = 0.0
-        self._speed[:] = 0.0
-        self._grip = 0.0
-        self._max_force[ARM_JOINTS : ARM_JOINTS + 2] = CLOSE_FORCE
 
     # --- motion
 
@@ -102,15 +72,13 @@ class Controller:
     def command_gripper(self, command: float) -> None:
         """Opens (+1) or closes (-1) from the next physics step on."""
         self.gripper_command = command
-        is_open = command > 0
-        self._goal[ARM_JOINTS : ARM_JOINTS + 2] = FINGER_MAX if is_open else 0.0
-        self._max_force[ARM_JOINTS : ARM_JOINTS + 2] = OPEN_FORCE if is_open else CLOSE_FORCE
+        self._goal[ARM_JOINTS : ARM_JOINTS + 2] = FINGER_MAX if command > 0 else 0.0
 
     def inverse_kinematics(self, position: Float[np.ndarray, "3"], rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "7"]:
         """One damped least squares step from the current joints towards a pose, null space towards the rest pose, clipped to the soft
         limits.
         """
-        q = self._joints[:ARM_JOINTS]
+        q = self._joints
         mujoco.mj_jacSite(self.model, self.data, self._jacobian_position, self._jacobian_rotation, self.compiled.tcp)
         jacobian = self._jacobian.copy()  # contiguous: small products are faster
         position_error = position - self._tcp_position
@@ -125,35 +93,11 @@ class Controller:
 
     def physics(self, substeps: int) -> None:
         """Runs `substeps` steps of 1/240 s with the motors on."""
-        model, data, n = self.model, self.data, MOTOR_DOFS
-        q, v, bias, applied = self._joints, self._velocities, self._bias, self._applied
-        acceleration, force, speed, limit, goal = self._acceleration, self._force, self._speed, self._max_force, self._goal
-        wanted, driven, arm, upper, lower = acceleration[:n], force[:n], force[:ARM_JOINTS], limit[ARM_JOINTS:], -limit[ARM_JOINTS:]
-        (one, two), fingers, rest = (ARM_JOINTS, ARM_JOINTS + 1), force[ARM_JOINTS : ARM_JOINTS + 2], applied[ARM_JOINTS:]
-        closing = self.gripper_command < 0
-        command = np.empty(n)
-        for _ in range(substeps):
-            np.subtract(goal, q, command)  # speed += share * (clip(gain * (goal - q)) - speed), in as few calls as it takes
-            command *= SHARED_GAIN
-            np.minimum(command, SHARED_MAX, out=command)
-            np.maximum(command, SHARED_MIN, out=command)
-            speed *= SPEED_KEPT
-            speed += command
-            np.subtract(speed, v, wanted)
-            wanted *= RATE
-            mujoco.mj_mulM(model, data, force, acceleration)
-            if arm.dot(arm) > ALWAYS_WITHIN**2:  # otherwise no torque is beyond it
-                # Within its bounds the arm's torque is scaled as a whole: cutting single joints off would throw the others off course.
-                arm /= max(1.0, (np.abs(arm) / (limit[:ARM_JOINTS] - np.abs(bias[:ARM_JOINTS]))).max())
-            if closing:
-                blocked = v.item(one) - speed.item(one) > BLOCKED and v.item(two) - speed.item(two) > BLOCKED
-                self._grip = min(self._grip + GRIP_RAMP, GRIP) if blocked else 0.0
-                fingers -= self._grip
-            np.add(driven, bias, applied)
-            np.minimum(rest, upper, out=rest)
-            np.maximum(rest, lower, out=rest)
-            mujoco.mj_step2(model, data)
-            mujoco.mj_step1(model, data)
+        # step2 + whole steps + step1: as many steps, and the state is evaluated at the end
+        mujoco.mj_step2(self.model, self.data)
+        if substeps > 1:
+            mujoco.mj_step(self.model, self.data, substeps - 1)
+        mujoco.mj_step1(self.model, self.data)
 
     def place(self, position: Float[np.ndarray, "3"], rotation: Float[np.ndarray, "3 3"], iterations: int = 40) -> None:
         """Puts the arm (no physics) at the joints that reach a pose, coming from its current joints."""

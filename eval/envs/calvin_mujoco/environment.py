@@ -22,7 +22,7 @@ from eval.envs.calvin_mujoco.rendering import renderer_name, scene_renderer
 from eval.envs.calvin_mujoco.rotations import euler_angles, euler_from_matrix, matrix_from_euler
 from eval.envs.calvin_mujoco.tasks import FIXTURE_TASKS, TASKS, BlockState, TaskState, get_task
 
-VERSION = "3"  # of dynamics, looks and observations: raised when recorded episodes would no longer be what the environment does
+VERSION = "4"  # of dynamics, looks and observations: raised when recorded episodes would no longer be what the environment does
 ROBOT_OBS_SIZE = 15
 ACTION_SIZE = 7
 ActionMode = Literal["relative", "absolute"]

@@ -8,9 +8,12 @@ from jaxtyping import Float
 from eval.envs.calvin_mujoco.block_scene import BlockScene, door_handle
 from eval.envs.calvin_mujoco.panda import FINGER_MAX
 from eval.envs.calvin_mujoco.rotations import wrap
+from eval.envs.calvin_mujoco.scenes import DOOR_WIDTH
 from eval.envs.calvin_mujoco.servo import length, smoothstep
 from eval.envs.calvin_mujoco.table import TABLE_TOP
 from eval.envs.calvin_mujoco.tasks import BLOCKS
+
+HAND_HALF = 0.105  # m, half of the hand's width
 
 
 def grip_yaw(scene: BlockScene, colour: str, preferred: float) -> tuple[float, float]:
@@ -40,7 +43,22 @@ def grip_shift(scene: BlockScene, colour: str, yaw: float) -> float:
     """How far [m] the open hand is shifted along the fingers' axis, so that neither of them comes down on something."""
     most = max(grip_slack(scene, colour, yaw) - 0.008, 0.0)  # the hand does not come down more exactly
     shifts = (0.0, most / 2, -most / 2, most, -most)
-    return min(shifts, key=lambda shift: _finger_obstacles(scene, colour, yaw, shift) + 2.0 * abs(shift))
+
+    def cost(shift: float) -> float:
+        obstacles = _finger_obstacles(scene, colour, yaw, shift) + 20.0 * _behind_the_door(scene, colour, yaw, shift)
+        return obstacles + 2.0 * abs(shift)
+
+    return min(shifts, key=cost)
+
+
+def _behind_the_door(scene: BlockScene, colour: str, yaw: float, shift: float) -> float:
+    """How far [m] the hand, which is wider than the opened fingers, would stand over the edge of the door beside a block in the shelf."""
+    if not scene.in_shelf(colour):
+        return 0.0
+    door = scene.table.slide_x - scene.state.slide
+    x = scene.block(colour).position[0]
+    hand = x + shift * math.sin(yaw)
+    return max(0.0, door + DOOR_WIDTH - hand + HAND_HALF if x > door + DOOR_WIDTH / 2 else hand + HAND_HALF - door)
 
 
 def grip_slack(scene: BlockScene, colour: str, yaw: float) -> float:

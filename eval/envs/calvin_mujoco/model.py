@@ -10,13 +10,13 @@ import numpy as np
 from eval.envs.calvin_mujoco.blocks import STANDARD_ORDER, add_blocks
 from eval.envs.calvin_mujoco.cameras import add_cameras
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, add_contact_pairs
+from eval.envs.calvin_mujoco.motors import PHYSICS_STEP
 from eval.envs.calvin_mujoco.panda import add_panda
 from eval.envs.calvin_mujoco.scenes import WOODS, Scene, get_scene
 from eval.envs.calvin_mujoco.table import add_button, add_table
 from eval.envs.calvin_mujoco.textures import checker_texture, wood_texture
 
 Quality = Literal["fast", "faithful"]
-PHYSICS_STEP = 1.0 / 240.0
 SUBSTEPS = 8
 MOTOR_DOFS = 10  # arm 7, fingers 2, button 1: the leading joints, all driven by motors
 MAX_IMAGE = 512
@@ -84,6 +84,8 @@ def build_spec(scene: Scene, quality: Quality, blocks: bool = True) -> mujoco.Mj
     option.iterations, option.ls_iterations, option.tolerance = 30, 20, 1e-9
     option.cone, option.impratio = mujoco.mjtCone.mjCONE_ELLIPTIC, 10.0  # a held block must not creep out of the fingers
     option.enableflags |= mujoco.mjtEnableBit.mjENBL_SLEEP  # what rests costs nothing until something touches it
+    # Contacts are solved for undamped joints: integrating the motors' damping implicitly would let them fight, and grasps explode.
+    option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
     option.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET  # a diverged state must be seen, not silently replaced
     _add_looks(spec, scene, quality)
     add_panda(spec)

@@ -11,6 +11,15 @@ import numpy as np
 
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, SOLREF
 from eval.envs.calvin_mujoco.meshes import MeshBuilder
+from eval.envs.calvin_mujoco.motors import (
+    ARM_DAMPING,
+    ARMATURE,
+    FINGER_ARMATURE,
+    FINGER_MASS,
+    LINK_WEIGHT,
+    add_arm_motor,
+    add_finger_motor,
+)
 from eval.envs.calvin_mujoco.rotations import quaternion_from_euler
 
 BASE_POSITION = (-0.34, -0.46, 0.24)
@@ -48,11 +57,19 @@ def add_panda(spec: mujoco.MjSpec) -> None:
     body = base
     for i, (origin, roll) in enumerate(JOINT_ORIGINS):
         body = body.add_body(name=f"panda_link{i + 1}", pos=list(origin), quat=quaternion_from_euler(roll, 0.0, 0.0))
-        body.explicitinertial = True
-        body.mass, body.ipos, body.inertia = LINK_MASSES[i], list(_CENTRES[i]), [0.006 * LINK_MASSES[i] + 0.002] * 3
+        body.explicitinertial, body.gravcomp = True, 1.0
+        mass = LINK_WEIGHT * LINK_MASSES[i]
+        body.mass, body.ipos, body.inertia = mass, list(_CENTRES[i]), [0.006 * mass + LINK_WEIGHT * 0.002] * 3
         body.add_joint(
-            name=f"panda_joint{i + 1}", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1], range=HARD_LIMITS[i].tolist(), limited=True
+            name=f"panda_joint{i + 1}",
+            type=mujoco.mjtJoint.mjJNT_HINGE,
+            axis=[0, 0, 1],
+            range=HARD_LIMITS[i].tolist(),
+            limited=True,
+            damping=ARM_DAMPING,
+            armature=ARMATURE[i],
         )
+        add_arm_motor(spec, f"panda_joint{i + 1}")
         for name, mesh, rgba in _link_meshes(i + 1):
             mesh.add_to(spec, body, name, material="plain", rgba=rgba)
     _contact(body, "link7_contact", mujoco.mjtGeom.mjGEOM_CAPSULE, fromto=[0, 0, 0.02, 0, 0, 0.09], size=[0.045, 0, 0])
@@ -103,8 +120,9 @@ def _link_meshes(link: int) -> list[tuple[str, MeshBuilder, tuple[float, ...]]]:
 
 def _add_hand(spec: mujoco.MjSpec, flange_parent: mujoco.MjsBody) -> None:
     hand = flange_parent.add_body(name="panda_hand", pos=[0, 0, 0.107], quat=quaternion_from_euler(0.0, 0.0, -math.pi / 4))
-    hand.explicitinertial = True
-    hand.mass, hand.ipos, hand.inertia = 0.81 + 0.2, [-0.02, 0, 0.03], [0.004, 0.003, 0.003]
+    hand.explicitinertial, hand.gravcomp = True, 1.0
+    hand.mass, hand.ipos = LINK_WEIGHT * (0.81 + 0.2), [-0.02, 0, 0.03]
+    hand.inertia = [LINK_WEIGHT * moment for moment in (0.004, 0.003, 0.003)]
     body_mesh = MeshBuilder().tube((0, 0, -0.02), (0, 0, -0.01), 0.034, 0.034)
     body_mesh.frustum((0.030, 0.085), (0.0316, 0.100), (-0.012, 0.022)).frustum((0.0316, 0.100), (0.027, 0.098), (0.022, 0.046))
     body_mesh.frustum((0.027, 0.098), (0.0135, 0.093), (0.046, 0.066))
@@ -115,8 +133,8 @@ def _add_hand(spec: mujoco.MjSpec, flange_parent: mujoco.MjsBody) -> None:
     hand.add_site(name="tcp", pos=[0, 0, 0.14])
     for name, sign in (("finger1", 1), ("finger2", -1)):
         finger = hand.add_body(name=f"panda_{name}", pos=[0, 0, 0.0584])
-        finger.explicitinertial = True
-        finger.mass, finger.ipos, finger.inertia = 0.1001, [0, 0.012 * sign, 0.04], [1e-4, 1e-4, 2e-5]
+        finger.explicitinertial, finger.gravcomp = True, 1.0
+        finger.mass, finger.ipos, finger.inertia = FINGER_MASS, [0, 0.012 * sign, 0.04], [1e-4, 1e-4, 2e-5]
         finger.add_joint(
             name=f"panda_{name}_joint",
             type=mujoco.mjtJoint.mjJNT_SLIDE,
@@ -124,7 +142,9 @@ def _add_hand(spec: mujoco.MjSpec, flange_parent: mujoco.MjsBody) -> None:
             range=[0.0, FINGER_MAX],
             limited=True,
             solref_limit=SOLREF,
+            armature=FINGER_ARMATURE,
         )
+        add_finger_motor(spec, f"panda_{name}_joint")
         _finger_shapes(spec, finger, name, sign)
     # the gear constraint of the original: both fingers move alike
     spec.add_equality(

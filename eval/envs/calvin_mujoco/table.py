@@ -9,10 +9,12 @@ import mujoco
 
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, SOLREF
 from eval.envs.calvin_mujoco.meshes import MeshBuilder
+from eval.envs.calvin_mujoco.motors import add_motor
 from eval.envs.calvin_mujoco.rotations import quaternion_from_euler
 from eval.envs.calvin_mujoco.scenes import BUTTON_MAX, DRAWER_MAX, SWITCH_MAX, Scene
 
 JOINT_FRICTION = 4.0  # N, Coulomb: the original holds these joints with a velocity motor of target 0 and at most 4 N
+BUTTON_MASS = 0.1538  # kg
 GRAY = (0.40, 0.40, 0.40, 1.0)
 SLOPE = math.radians(60.0)  # the cabinet's inclined front
 FRICTION_SOLIMP = [0.9999, 0.9999, 0.001, 0.5, 2.0]
@@ -86,9 +88,10 @@ def _slide(body: mujoco.MjsBody, name: str, axis: list[float], travel: float, fr
 
 
 def add_button(spec: mujoco.MjSpec, scene: Scene) -> None:
-    """The push button; its return motor is in the controller. Added before the other links: motors act on the leading joints."""
-    body = _link(spec.worldbody, "button_link", [scene.button_x, -0.12, 0.46], math.pi / 2, 0.1538, [0.0, 0.012, 0.0])
+    """The push button and the motor that returns it. Added before the other links: motors act on the leading joints."""
+    body = _link(spec.worldbody, "button_link", [scene.button_x, -0.12, 0.46], math.pi / 2, BUTTON_MASS, [0.0, 0.012, 0.0])
     _slide(body, "base__button", [0.0, -1.0, 0.0], BUTTON_MAX, 0.0)
+    add_motor(spec, "base__button", BUTTON_MASS, (-JOINT_FRICTION, JOINT_FRICTION), load=9.8 * BUTTON_MASS)
     MeshBuilder().tube((0, 0, 0), (0, 0.024, 0), 0.032, slices=16).add_to(spec, body, "button", material="plain", rgba=(0.0, 0.0, 0.0, 1))
     _contact_cylinder(body, "button_contact", (0, 0, 0), (0, 0.024, 0), 0.032)
 

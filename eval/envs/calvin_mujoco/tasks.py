@@ -5,7 +5,9 @@ Row order is the order of the original's table; its index is the task's id.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -16,8 +18,7 @@ from eval.envs.calvin_mujoco.rotations import euler_from_matrix
 BLOCKS = ("red", "blue", "pink")
 
 
-@dataclass(frozen=True)
-class BlockState:
+class BlockState(NamedTuple):
     """One block.
 
     Attributes:
@@ -39,8 +40,7 @@ class BlockState:
         return frozenset(body for body, _ in self.touches)
 
 
-@dataclass(frozen=True)
-class TaskState:
+class TaskState(NamedTuple):
     """What predicates may look at.
 
     Attributes:
@@ -56,7 +56,7 @@ class TaskState:
     switch: float
     bulb: bool
     led: bool
-    blocks: Mapping[str, BlockState] = field(default_factory=dict)
+    blocks: Mapping[str, BlockState] = MappingProxyType({})
     robot_touches: frozenset[Touch] = frozenset()
 
 
@@ -103,11 +103,12 @@ def pushed(colour: str, change: float) -> Predicate:
 
     def predicate(start: TaskState, now: TaskState) -> bool:
         before, after = start.blocks[colour], now.blocks[colour]
+        moved = after.position[0] - before.position[0]
+        if not (moved > change if change > 0 else moved < change):
+            return False
         supports_before = {touch for touch in before.touches if touch[0] != "robot"}
         supports_after = {touch for touch in after.touches if touch[0] != "robot"}
-        moved = after.position[0] - before.position[0]
-        far = moved > change if change > 0 else moved < change
-        return bool(far) and bool(supports_before) and supports_before <= supports_after
+        return bool(supports_before) and supports_before <= supports_after
 
     return predicate
 
