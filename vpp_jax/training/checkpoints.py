@@ -24,6 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from vpp_jax.config import LoRAConfig
 from vpp_jax.errors import VppError
 from vpp_jax.functional import Params
+from vpp_jax.training.host_memory import freed_at_once
 from vpp_jax.training.lora import adapters_of, merge
 from vpp_jax.training.packing import PACK_UP_TO, flatten, index_of, pack, packed_lengths, unflatten, unpack
 from vpp_jax.training.state import TrainState
@@ -334,9 +335,9 @@ def _restore(path: epath.Path, item: str, index: Mapping[str, list], wanted: Map
         return {}
     arguments = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True)
     handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_in_flight(index, wanted) / 1e9)
-    restored = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**{item: handler})).restore(
-        path, args=ocp.args.Composite(**{item: arguments})
-    )[item]
+    reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**{item: handler}))
+    with freed_at_once():
+        restored = reader.restore(path, args=ocp.args.Composite(**{item: arguments}))[item]
     packed = {kind: np.asarray(vector) for kind, vector in restored.get("packed", {}).items()}
     small = unpack({name: entry for name, entry in index.items() if entry[1] in kinds}, packed, wanted.keys() - large.keys())
     cast = {name: value.astype(wanted[name].dtype) for name, value in small.items()}
