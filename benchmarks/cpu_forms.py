@@ -21,7 +21,7 @@ from vpp_jax.functional import PureModule
 from vpp_jax.models import attention, layers
 from vpp_jax.models.attention import Attention, attend
 from vpp_jax.models.layers import FeedForward
-from vpp_jax.models.winograd import winograd_convolution
+from vpp_jax.models.winograd import doubled_convolution, winograd_convolution
 from vpp_jax.provenance import device_name, library_versions
 
 FRAMES, TEXT_TOKENS, TEXT_DIM, HEAD_DIM = 16, 20, 1024, 64
@@ -73,6 +73,9 @@ def cases(views: int):
         image, video = normal(rows, side, side, channels), normal(views, FRAMES, side, side, channels)
         kernel = normal(3, 3, channels, channels) / (3 * math.sqrt(channels))
         yield f"3x3 convolution, {where}", {"plain": direct, "ours": winograd_convolution}, (image, kernel)
+        small = image[:, ::2, ::2]
+        doubled = {"plain": lambda x, k: winograd_convolution(x.repeat(2, 1).repeat(2, 2), k), "ours": doubled_convolution}
+        yield f"doubling and 3x3 convolution, to {where}", doubled, (small, kernel)
         kernel = normal(3, 1, 1, channels, channels) / math.sqrt(3 * channels)
         yield f"3x1x1 convolution, {where}", {"plain": direct, "ours": winograd_convolution}, (video, kernel)
 

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
 
-from vpp_jax.models.layers import WINOGRAD_FROM, convolve
-from vpp_jax.models.winograd import winograd_convolution
+from vpp_jax.models.layers import WINOGRAD_FROM, Conv2d, convolve
+from vpp_jax.models.winograd import doubled_convolution, winograd_convolution
 
 IMAGES = ("NHWC", "HWIO", "NHWC")
 VIDEOS = ("NDHWC", "DHWIO", "NDHWC")
@@ -30,6 +31,26 @@ def test_equals_the_direct_convolution(shape, kernel, numbers):
     x, kernel = rng.normal(size=shape).astype(np.float32), rng.normal(size=kernel).astype(np.float32)
     expected = exact(x, kernel, numbers)
     np.testing.assert_allclose(winograd_convolution(x, kernel), expected, atol=3e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 24), (1, 1, 1, 8)])
+def test_equals_the_convolution_of_doubled_images(shape):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=shape).astype(np.float32), rng.normal(size=(3, 3, shape[-1], 16)).astype(np.float32)
+    expected = exact(x.repeat(2, 1).repeat(2, 2), kernel, IMAGES)
+    np.testing.assert_allclose(doubled_convolution(x, kernel), expected, atol=3e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype", "expected"), [(WINOGRAD_FROM, "float32", 9), (WINOGRAD_FROM, "bfloat16", 0), (8, "float32", 0)]
+)
+def test_doubled_images_are_made_only_where_channels_are_few(channels, dtype, expected):
+    conv = Conv2d(channels, channels, dtype=dtype, rngs=nnx.Rngs(0))
+    conv.bias[...] = jnp.arange(channels, dtype=jnp.float32)
+    x = np.random.default_rng(2).normal(size=(1, 4, 4, channels)).astype(np.float32)
+    assert jax.jit(conv.of_doubled).lower(x).as_text().count("stablehlo.dot_general") == expected
+    theirs = np.asarray(conv(jnp.asarray(x.repeat(2, 1).repeat(2, 2))), np.float32)
+    np.testing.assert_allclose(np.asarray(conv.of_doubled(jnp.asarray(x)), np.float32), theirs, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_odd_sizes_and_other_kernels_are_refused():

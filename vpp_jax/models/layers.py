@@ -28,7 +28,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from vpp_jax.models.winograd import winograd_convolution
+from vpp_jax.models.winograd import doubled_convolution, winograd_convolution
 
 silu = jax.nn.silu
 
@@ -203,6 +203,21 @@ class Conv2d(nnx.Module):
         else:
             y = convolve(x, kernel, self.padding, self.stride)
         return y + self.bias[...].astype(self.dtype)
+
+    def of_doubled(self, x: Float[Array, "n h w i"]) -> Float[Array, "n 2*h 2*w o"]:
+        """The same of x doubled in height and width by nearest neighbours, for 3x3 with padding 1; with many channels faster on CPU."""
+
+        def plain(x: jax.Array) -> jax.Array:
+            n, h, w, c = x.shape
+            return self(jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c))
+
+        def fused(x: jax.Array) -> jax.Array:
+            return doubled_convolution(x, weight(self.kernel, self.dtype)) + self.bias[...]
+
+        x = x.astype(self.dtype)
+        if min(self.kernel.shape[-2:]) >= WINOGRAD_FROM and x.dtype == jnp.float32:
+            return lax.platform_dependent(x, cpu=fused, default=plain)
+        return plain(x)
 
 
 class TemporalConv(nnx.Module):

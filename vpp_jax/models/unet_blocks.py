@@ -207,9 +207,7 @@ class Upsample(nnx.Module):
         self.conv = Conv2d(channels, channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        n, h, w, c = x.shape
-        doubled = jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c))
-        return self.conv(doubled.reshape(n, 2 * h, 2 * w, c))
+        return self.conv.of_doubled(x)
 
 
 class DownBlock(nnx.Module):
