@@ -5,21 +5,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 PARITY := .venv-parity
 BEAM := .venv-beam
+TPU := .venv-tpu
 # One thread per simulator process; compiled programs are kept between runs.
 export LP_NUM_THREADS ?= 0
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: help setup setup-dev rendering browser demo test parity beam lint format benchmarks benchmark-pytorch clean
+.PHONY: help setup setup-dev rendering browser demo test parity beam tpu lint format benchmarks benchmark-pytorch clean
 
 help:
 	@echo "make demo        set up, then demonstrations -> three training stages -> closed loop -> report (runs/demo)"
 	@echo "make test        set up, then the whole test suite"
 	@echo "make parity      every model against diffusers and transformers, in an environment of its own (.venv-parity)"
 	@echo "make beam        conversion of videos on Apache Beam, in an environment of its own (.venv-beam)"
+	@echo "make tpu         training steps compiled for TPUs, in an environment of its own (.venv-tpu); no TPU is needed"
 	@echo "make lint        ruff"
 	@echo "make benchmarks  every benchmark, one after the other"
 	@echo "make benchmark-pytorch  speed beside PyTorch; BENCHMARK_ARGS='--size svd --only unet,act'"
-	@echo "make clean       remove .venv, .venv-parity, .venv-beam and caches (runs/ stays)"
+	@echo "make clean       remove .venv, .venv-parity, .venv-beam, .venv-tpu and caches (runs/ stays)"
 
 $(VENV)/requirements.stamp: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
@@ -45,6 +47,13 @@ $(PARITY)/requirements.stamp: requirements-parity.txt requirements.txt pyproject
 $(BEAM)/requirements.stamp: requirements-beam.txt
 	@test -x $(BEAM)/bin/python || $(PYTHON) -m venv $(BEAM)
 	$(BEAM)/bin/pip install -q --disable-pip-version-check -r requirements-beam.txt
+	@touch $@
+
+# The TPU compiler makes JAX on CPU start with warnings.
+$(TPU)/requirements.stamp: requirements-tpu.txt requirements.txt pyproject.toml
+	@test -x $(TPU)/bin/python || $(PYTHON) -m venv $(TPU)
+	$(TPU)/bin/pip install -q --disable-pip-version-check -r requirements-tpu.txt "$$(grep ^pytest== requirements-dev.txt)"
+	$(TPU)/bin/pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 setup: $(VENV)/requirements.stamp rendering
@@ -91,5 +100,8 @@ benchmarks: setup
 benchmark-pytorch: $(PARITY)/requirements.stamp
 	$(PARITY)/bin/python benchmarks/against_pytorch.py $(BENCHMARK_ARGS)
 
+tpu: $(TPU)/requirements.stamp
+	$(TPU)/bin/python -m pytest tests/compilation $(TEST_ARGS)
+
 clean:
-	rm -rf $(VENV) $(PARITY) $(BEAM) .cache build dist *.egg-info
+	rm -rf $(VENV) $(PARITY) $(BEAM) $(TPU) .cache build dist *.egg-info

@@ -3,9 +3,10 @@
     python tests/meshes.py devices   [--stages vae,video,policy] [--meshes 8x1x1,...]     eight simulated devices in one process
     python tests/meshes.py processes --out DIR [--stages ...] [--counts 2,4]                  `vpp train` over loopback, then onto fewer
 
-The model is the smallest one that has every part (tests/configs/micro.py), in float32. `devices` compares losses and updated parameters
-after each of three steps. `processes` trains stage after stage as 1, 2 and 4 processes on the same data, and continues the run of the most
-processes as fewer of them: losses (and with them the order of the data) and parameters must be those of one process.
+The model is the smallest one that has every part (tests/configs/micro.py), in float32, its parameters split as far as they divide.
+`devices` compares losses and updated parameters after each of three steps. `processes` trains stage after stage as 1, 2 and 4 processes on
+the same data, one device each, and continues a run of the most processes as fewer of them: losses (and with them the order of the data) and
+parameters must be those of one process.
 
 Differences are relative: of a tensor, the largest difference over its largest value, or over the learning rate where that is larger (what
 Adam moves a parameter by in a step). Float32 sums over a batch come in another order on another mesh; the bound is 1e-5. Adam divides a
@@ -41,11 +42,13 @@ def main() -> int:
     options = parser.parse_args()
     stages = options.stages.split(",")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    flags = "--xla_backend_optimization_level=0"  # compiling is what takes time
+    if options.what == "devices":
+        flags += f" --xla_force_host_platform_device_count={DEVICES}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
     if options.what == "processes":
         worst = on_processes(options.out, stages, [int(count) for count in options.counts.split(",")])
     else:
-        flags = f"--xla_force_host_platform_device_count={DEVICES} --xla_backend_optimization_level=0"  # compiling is all that takes time
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
         worst = on_devices(stages, [tuple(map(int, sizes.split("x"))) for sizes in options.meshes.split(",")])
     print(f"largest difference {worst:.1e}, allowed {BOUND:.0e}")
     return 0 if worst <= BOUND else 1
@@ -165,7 +168,7 @@ def command(out: Path, stage: str, workdir: Path, count: int, steps: int) -> flo
     arguments = [
         sys.executable, "-m", "vpp_jax", "train", f"--config=tests/configs/micro_{stage}.py", f"--workdir={workdir}",
         f"--config.data.datasets[0].path={out / 'data'}", f"--config.train.steps={steps}", f"--config.optimizer.eps={EPS}",
-        f"--config.optimizer.learning_rate={LEARNING_RATE}",
+        f"--config.optimizer.learning_rate={LEARNING_RATE}", "--config.mesh.data=1", "--config.mesh.fsdp=-1", "--config.mesh.shard_above=0",
     ]  # fmt: skip
     arguments += [f"--config.init.vae={out / 'vae_1'}"] if stage == "video" else []
     arguments += [f"--config.init.video={out / 'video_1'}"] if stage == "policy" else []

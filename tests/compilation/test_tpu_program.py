@@ -1,4 +1,4 @@
-"""The training step compiled for a TPU slice that is not there. Skipped where libtpu is not installed."""
+"""The training step compiled for a TPU slice that is not there: `make tpu`. Skipped where libtpu is not installed."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def report(project, tmp_path_factory):
         pytest.skip("libtpu is not installed (requirements-tpu.txt)")
     out = tmp_path_factory.mktemp("compiled") / "report.json"
     small = {
-        "model.unet.block_out_channels": "(128,128)", "model.unet.attention_levels": "(True,False)", "model.unet.attention_heads": "(2,2)",
+        "model.unet.block_out_channels": "(128,)", "model.unet.attention_levels": "(True,)", "model.unet.attention_heads": "(2,)",
         "model.unet.layers_per_block": 1, "model.unet.norm_groups": 8, "model.unet.cross_attention_dim": 64,
         "model.vae.block_out_channels": "(32,)", "model.vae.layers_per_block": 1, "model.vae.norm_groups": 8, "model.image_size": 32,
         "model.text.width": 32, "model.text.layers": 1, "model.text.heads": 2, "model.frames": 4, "data.clip_frames": 4,
