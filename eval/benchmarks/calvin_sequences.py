@@ -19,6 +19,11 @@ from jaxtyping import Bool, Float, Int
 CHAIN_LENGTH = 5
 BATCH = 2048  # draws looked at together
 COLOURS = ("red", "blue", "pink")
+DIGESTS = {  # of the original's chains
+    10: "00c17c55c909ae9f5f6be2d034510da144ea78a1c582ddb70eb876c35c37d76b",
+    100: "eb32872848c46d47ec710108e661500e771b0aa546eeea0c7584828b0e11617d",
+    1000: "961386371b028e8dc35df74eac85e797083c0f2345382a1120ddc8ced4db9e6c",
+}
 State = dict[str, Any]  # led, lightbulb, slider, drawer, red_block, blue_block, pink_block, grasped: in this order
 
 
@@ -146,26 +151,39 @@ def initial_symbolic_states() -> list[State]:
 
 @functools.lru_cache(maxsize=8)
 def generate_sequences(count: int = 1000) -> tuple[Sequence, ...]:
-    """The chains of an evaluation with `count` chains (six million draws for 1000; kept for the life of the process)."""
+    """The chains of an evaluation with `count` chains (six million draws for 1000; kept for the life of the process). Raises
+    RuntimeError if they are not the original's, where it is known what those are.
+    """
     if count < 1:
         raise ValueError(f"an evaluation needs at least one chain, not {count}")
     states = initial_symbolic_states()
-    sequences = []
-    drawn = np.empty((BATCH, len(TASK_NAMES)), np.int64)
-    rows = list(drawn)
-    for number, (state, part) in enumerate(zip(states, np.array_split(range(count), len(states)), strict=True)):
-        rng, possible = np.random.RandomState(number), _first_two(state)
-        chains: list[tuple[str, ...]] = []
-        while len(chains) < len(part):
-            drawn[:] = np.arange(len(TASK_NAMES))
-            collections.deque(map(rng.shuffle, rows), maxlen=0)  # the same draws as `permutation`, without its allocation
-            candidates = drawn[_may_be_valid(possible, drawn), :CHAIN_LENGTH].tolist()
-            named = (tuple(TASK_NAMES[task] for task in candidate) for candidate in candidates)
-            chains += [tasks for tasks in named if is_valid(state, tasks)]
-        sequences += [Sequence(state, tasks) for tasks in chains[: len(part)]]
+    parts = np.array_split(range(count), len(states))
+    sequences = [
+        Sequence(state, tasks)
+        for number, (state, part) in enumerate(zip(states, parts, strict=True))
+        for tasks in _chains_from(state, number, len(part))
+    ]
     order = list(range(count))
     np.random.RandomState(0).shuffle(order)
-    return tuple(sequences[i] for i in order)
+    ordered = tuple(sequences[i] for i in order)
+    if digest(ordered) != DIGESTS.get(count, digest(ordered)):
+        raise RuntimeError(f"the {count} chains are not the original's: numpy's legacy random numbers have changed")
+    return ordered
+
+
+def _chains_from(state: State, number: int, count: int) -> list[tuple[str, ...]]:
+    """The first `count` chains that can be done from the state with this number."""
+    rng, possible = np.random.RandomState(number), _first_two(state)
+    drawn = np.empty((BATCH, len(TASK_NAMES)), np.int64)
+    rows = list(drawn)
+    chains: list[tuple[str, ...]] = []
+    while len(chains) < count:
+        drawn[:] = np.arange(len(TASK_NAMES))
+        collections.deque(map(rng.shuffle, rows), maxlen=0)  # the same draws as `permutation`, without its allocation
+        candidates = drawn[_may_be_valid(possible, drawn), :CHAIN_LENGTH].tolist()
+        named = (tuple(TASK_NAMES[task] for task in candidate) for candidate in candidates)
+        chains += [tasks for tasks in named if is_valid(state, tasks)]
+    return chains[:count]
 
 
 def _first_two(state: State) -> Bool[np.ndarray, "tasks tasks"]:

@@ -78,17 +78,15 @@ class Controller:
         """One damped least squares step from the current joints towards a pose, null space towards the rest pose, clipped to the soft
         limits.
         """
-        q = self._joints
+        q, tcp = self._joints, self._tcp_matrix
         mujoco.mj_jacSite(self.model, self.data, self._jacobian_position, self._jacobian_rotation, self.compiled.tcp)
         jacobian = self._jacobian.copy()  # contiguous: small products are faster
-        position_error = position - self._tcp_position
-        distance = math.sqrt(position_error @ position_error)
-        error = np.empty(6)
-        error[:3] = POSITION_SHARE * position_error * min(1.0, MAX_ERROR / max(distance, 1e-9))
-        error[3:] = ROTATION_SHARE * rotation_vector(rotation @ self._tcp_matrix.T)
+        away = (position - self._tcp_position).tolist()
+        share = POSITION_SHARE * min(1.0, MAX_ERROR / max(math.hypot(*away), 1e-9))
+        error = np.array([share * x for x in away] + [ROTATION_SHARE * x for x in rotation_vector(rotation.dot(tcp.T))])
         rest = NULL_SPACE_GAIN * (NEUTRAL_JOINTS - q)
         # dq = rest + J^T (J J^T + damping)^-1 (error - J rest): the rest term acts only where it does not move the hand
-        dq = rest + jacobian.T @ _damped_solution(jacobian @ jacobian.T, error - jacobian @ rest)
+        dq = rest + _damped_solution(jacobian.dot(jacobian.T), error - jacobian.dot(rest)).dot(jacobian)
         return np.minimum(np.maximum(q + dq, LOWEST), HIGHEST)
 
     def physics(self, substeps: int) -> None:
