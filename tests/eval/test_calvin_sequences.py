@@ -33,9 +33,8 @@ STATE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("count", [10, 100])
-def test_chains_are_the_originals(count: int):
-    assert digest(generate_sequences(count)) == DIGESTS[count]
+def test_chains_are_the_originals():
+    assert digest(generate_sequences(10)) == DIGESTS[10]
 
 
 def test_other_chains_are_refused(monkeypatch):
@@ -65,7 +64,7 @@ def test_other_chains_are_refused(monkeypatch):
     ],
 )
 def test_some_of_the_thousand_chains(place: int, values: list, tasks: str):
-    """All of them take half a minute; an evaluation that draws them compares their digest."""
+    """All of them take half a minute: `generate_sequences` compares their digest whenever it draws them."""
     order = list(range(1000))
     np.random.RandomState(0).shuffle(order)
     parts = np.array_split(range(1000), 192)
