@@ -36,6 +36,7 @@ ENTRY %main (a: bf16[80,320]) -> bf16[320,320] {
   %shards = f32[80,64]{1,0} fusion(%e), kind=kCustom, calls=%scattered.1
   %own = bf16[16,128]{1,0} fusion(%f), kind=kCustom, calls=%all-reduce-scatter.3
   %w = (s32[], bf16[16,64]{1,0}) while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %v = (s32[], bf16[16,64]{1,0}) while(%t), condition=%cond, body=%body
 }
 """
 
@@ -48,12 +49,13 @@ def found():
 def test_kinds_and_groups(found):
     assert [(entry.kind, entry.group, entry.times) for entry in found] == [
         ("all-gather", 4, 1), ("all-gather", 4, 1), ("all-gather", 8, 1), ("all-reduce", 8, 1), ("reduce-scatter", 4, 1),
-        ("reduce-scatter", 4, 1), ("collective-permute", 2, 3),
+        ("reduce-scatter", 4, 1), ("collective-permute", 2, 3), ("collective-permute", 2, 1),
     ]  # fmt: skip
+    assert [entry.counted for entry in found] == [True] * 7 + [False]
 
 
 def test_bytes(found):
-    gather, started, _, _, scatter, fused, permute = found
+    gather, started, _, _, scatter, fused, permute, _ = found
     assert fused.sent == 64 * 128 * 2 * 3 / 4
     assert gather.size == started.size == 320 * 320 * 2
     assert gather.sent == gather.size * 3 / 4

@@ -5,9 +5,14 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from vpp_jax.compilation.chips import parse_topology
 from vpp_jax.compilation.environment import VARIABLES, MissingCompilerError, require_compiler
+from vpp_jax.compilation.program import DoesNotFitError, Program
+from vpp_jax.compilation.report import next_knob
+from vpp_jax.config import ExperimentConfig
 
 
 def _missing() -> bool:
@@ -51,6 +56,25 @@ def test_report(report):
     assert report["per_chip"]["model_tflop"] < report["per_chip"]["tflop"] < 1.5 * report["per_chip"]["model_tflop"]
     assert report["bound"]["step_s"] == max(report["bounds_s"].values())
     assert "fits: peak" in report["printed"]
+
+
+def test_a_program_that_the_compiler_gives_up_does_not_fit(monkeypatch):
+    def give_up(self):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO temporaries "
+            "(16.13G) exceeds available HBM (15.75G). HLO module: jit_step."
+        )
+
+    monkeypatch.setattr(Program, "_train_step", give_up)
+    with pytest.raises(DoesNotFitError, match=r"16\.13 GiB per chip, 15\.75 are there"):
+        Program(ExperimentConfig(), parse_topology("v5e-16")).compile()
+
+
+def test_the_next_knob():
+    report = {"step": "train", "remat": "none", "examples_per_chip": 16, "topology": {"chips": 16, "mesh": {"fsdp": 16, "tensor": 1}}}
+    assert "remat=blocks" in next_knob(report)
+    assert "--per_chip=8 " in next_knob(report | {"remat": "blocks"})
+    assert "remat=everything" in next_knob(report | {"remat": "blocks", "examples_per_chip": 1})
 
 
 def test_without_the_compiler_the_command_says_what_to_install(monkeypatch):

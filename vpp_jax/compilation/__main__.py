@@ -14,9 +14,9 @@ def main(argv: list[str]) -> int:
     import jax
 
     from vpp_jax.cli.config_flag import parse
-    from vpp_jax.compilation.program import Program
-    from vpp_jax.compilation.report import provenance, table
-    from vpp_jax.compilation.roofline import analyse
+    from vpp_jax.compilation.program import DoesNotFitError, Program
+    from vpp_jax.compilation.report import next_knob, provenance, table
+    from vpp_jax.compilation.roofline import analyse, request
 
     config, options = parse(argv, OPTIONS)
     level = options["optimisation"] or "O0"
@@ -24,10 +24,15 @@ def main(argv: list[str]) -> int:
     mesh = parse_mesh(options["mesh"], config.mesh) if options["mesh"] else None
     program = Program(config, parse_topology(options["topology"]), options["step"] or "train", float(options["per_chip"] or 1), mesh)
     print(f"compiling step {program.step} of stage {config.stage} for {program.topology.compiler_name} at {level} ...", flush=True)
-    compiled = program.compile()
+    origin = provenance(argv, config)
+    try:
+        compiled = program.compile()
+    except DoesNotFitError as error:
+        print(f"does not fit, short by at least {error.needed - error.available:.2f} GiB: {error}; {next_knob(origin | request(program))}")
+        return 1
     if options["hlo"]:
         Path(options["hlo"]).write_text(compiled.executable.as_text())
-    report = provenance(argv, config) | analyse(program, compiled, level)
+    report = origin | analyse(program, compiled, level)
     print(table(report))
     if options["out"]:
         path = Path(options["out"])

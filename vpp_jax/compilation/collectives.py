@@ -25,13 +25,15 @@ SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
 
 @dataclass(frozen=True)
 class Collective:
-    """One instruction. shapes: of the whole arrays, e.g. ('bf16', (320, 320)); group: chips that take part; times: runs per step."""
+    """One instruction. shapes: of the whole arrays, e.g. ('bf16', (320, 320)); group: chips that take part; times: runs per step, at least
+    (counted: the program's text says so; otherwise a loop around it may run more often)."""
 
     kind: str
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     group: int
     times: int
     op_name: str
+    counted: bool
 
     @property
     def size(self) -> int:
@@ -53,7 +55,7 @@ class Collective:
 def collectives(text: str, devices: int) -> list[Collective]:
     """All collectives of an optimised module that runs on so many devices, those in loops with the loops' counts."""
     computations, entry = _computations(text)
-    return list(_walk(computations, entry, 1, devices))
+    return list(_walk(computations, entry, 1, True, devices))
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -69,7 +71,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return found, entry
 
 
-def _walk(computations: dict[str, list[str]], name: str, times: int, devices: int) -> Iterator[Collective]:
+def _walk(computations: dict[str, list[str]], name: str, times: int, counted: bool, devices: int) -> Iterator[Collective]:
     shapes: dict[str, str] = {}
     for line in computations.get(name, ()):
         match = INSTRUCTION.match(line)
@@ -78,26 +80,28 @@ def _walk(computations: dict[str, list[str]], name: str, times: int, devices: in
         result, kind, rest = match[2], match[3], match[4]
         shapes[match[1]] = result
         for called, loops in _calls(kind, rest):
-            yield from _walk(computations, called, times * loops, devices)
+            yield from _walk(computations, called, times * (loops or 1), counted and loops is not None, devices)
         base = kind.removesuffix("-start")
         if base == "all-reduce" and name.startswith("all-reduce-scatter"):
             base = "reduce-scatter"
         if base in KINDS:
             operands = ",".join(shapes.get(word, "") for word in re.findall(r"%([\w.\-]+)", rest.split("), ", 1)[0]))
-            yield _collective(base, kind, result, operands, rest, times, devices)
+            yield _collective(base, kind, result, operands, rest, times, counted, devices)
 
 
-def _calls(kind: str, rest: str) -> Iterator[tuple[str, int]]:
-    """Computations that an instruction runs, each with how often."""
+def _calls(kind: str, rest: str) -> Iterator[tuple[str, int | None]]:
+    """Computations that an instruction runs, each with how often; None: a loop whose length is not written down."""
     if kind == "while":
         count = re.search(r'known_trip_count[^\d]*(\d+)', rest)
-        yield re.search(r"body=%?([\w.\-]+)", rest)[1], int(count[1]) if count else 1
+        yield re.search(r"body=%?([\w.\-]+)", rest)[1], int(count[1]) if count else None
     elif kind in ("call", "async-start", "conditional", "fusion"):
         for found in re.findall(r"(?:to_apply|calls|called_computations|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)", rest):
             yield from ((word.strip().lstrip("%"), 1) for word in found.split(","))
 
 
-def _collective(base: str, kind: str, result: str, operands: str, rest: str, times: int, devices: int) -> Collective:
+def _collective(
+    base: str, kind: str, result: str, operands: str, rest: str, times: int, counted: bool, devices: int
+) -> Collective:
     group = _group_size(rest, devices)
     if base == "collective-permute":
         group = 2
@@ -106,7 +110,7 @@ def _collective(base: str, kind: str, result: str, operands: str, rest: str, tim
         found = _shapes(result)
         sides = found[len(sides) :] if kind.endswith("-start") else found
     name = re.search(r'op_name="([^"]*)"', rest)
-    return Collective(base, sides, group, times, name[1] if name else "")
+    return Collective(base, sides, group, times, name[1] if name else "", counted)
 
 
 def _shapes(text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:

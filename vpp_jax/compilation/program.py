@@ -3,6 +3,7 @@
 Whoever calls this has set the variables of `environment.py` before JAX was imported.
 """
 
+import re
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from jax.sharding import Mesh
 from vpp_jax.compilation.chips import Topology, TopologyError
 from vpp_jax.compilation.flops import count_flops
 from vpp_jax.config import ConfigError, ExperimentConfig, MeshConfig
+from vpp_jax.errors import VppError
 from vpp_jax.functional import Params
 from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import batch_sharding, make_mesh
@@ -30,13 +32,20 @@ from vpp_jax.training.state import Trainer
 STEPS = ("train", "act", "features")
 
 
+class DoesNotFitError(VppError):
+    """The compiler gave up: the program's temporaries alone (`needed`, GiB) are more than the chip has (`available`)."""
+
+    def __init__(self, needed: float, available: float):
+        super().__init__(f"temporaries alone take {needed:.2f} GiB per chip, {available:.2f} are there")
+        self.needed, self.available = needed, available
+
+
 @dataclass(frozen=True)
 class Compiled:
     """executable: what `jax.stages.Lowered.compile` gives. model_flops, flops: per step of the whole slice, see `flops.py`; the first has
     no recomputation. parameters: shapes of all parameters, which may be gathered."""
 
     executable: jax.stages.Compiled
-    mesh: Mesh
     examples: int
     model_flops: float
     flops: float
@@ -76,14 +85,20 @@ class Program:
 
     def compile(self) -> Compiled:
         begin = time.perf_counter()
-        executable = self._train_step() if self.step == "train" else self._pass()
+        try:
+            executable = self._train_step() if self.step == "train" else self._pass()
+        except jax.errors.JaxRuntimeError as error:
+            sizes = re.search(r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", str(error))
+            if not sizes:
+                raise
+            raise DoesNotFitError(float(sizes[1]), float(sizes[2])) from None
         seconds = time.perf_counter() - begin
         unet = self.config.model.unet
         plain = replace(self.config, model=replace(self.config.model, unet=replace(unet, remat="none")))
         model_flops = _flops(plain, self.step)
         flops = _flops(self.config, self.step) if self.step == "train" and unet.remat != "none" else model_flops
         shapes = frozenset(value.shape for value in _all_parameters(self.config).values())
-        return Compiled(executable, self.mesh, self.rows, self.rows * model_flops, self.rows * flops, shapes, seconds)
+        return Compiled(executable, self.rows, self.rows * model_flops, self.rows * flops, shapes, seconds)
 
     def _train_step(self) -> jax.stages.Compiled:
         stage = make_stage(_with_batch(self.config, self.rows))

@@ -44,8 +44,12 @@ def verdict(report: dict[str, Any]) -> str:
     room = f"peak {memory['peak']:.2f} of {memory['limit']:.0f} GiB per chip"
     if memory["short"] <= 0:
         return f"fits: {room}, {-memory['short']:.2f} GiB left"
-    advice = next(text for applies, text in KNOBS if applies(report)).format(fewer=max(report["examples_per_chip"] // 2, 1))
-    return f"does not fit, short by {memory['short']:.2f} GiB ({room}); next: {advice}"
+    return f"does not fit, short by {memory['short']:.2f} GiB ({room}); {next_knob(report)}"
+
+
+def next_knob(report: dict[str, Any]) -> str:
+    """What to try where a program does not fit."""
+    return "next: " + next(text for applies, text in KNOBS if applies(report)).format(fewer=max(report["examples_per_chip"] // 2, 1))
 
 
 def table(report: dict[str, Any]) -> str:
@@ -74,6 +78,8 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"    {kind:<22}  {entry['sent_gb']:>13.2f} GB  {entry['count']:>5.0f} of {entry['gb']:.2f} GB")
     foreign = report["gathered_not_parameters"]
     lines.append(f"    gathered and not a parameter: {len(foreign) or 'nothing'}" + (f", first {foreign[0]}" if foreign else ""))
+    if unknown := report["collectives_in_loops_of_unknown_length"]:
+        lines.append(f"    {unknown} of these stand in loops of unknown length and are counted once: more is sent than this")
     own = report["compiler_seconds_per_step"]
     lines += [
         "",

@@ -32,6 +32,16 @@ class Memory:
         return self.peak + RESERVE_GIB - self.limit
 
 
+def request(program: Program) -> dict[str, Any]:
+    """What was asked for: the part of the report that needs no compiled program."""
+    topology = program.topology
+    return {
+        "topology": {"name": topology.name, "compiler": topology.compiler_name, "chips": topology.chips, "mesh": dict(program.mesh.shape)},
+        "step": program.step,
+        "examples_per_chip": program.rows / topology.chips,
+    }
+
+
 def analyse(program: Program, compiled: Compiled, level: str) -> dict[str, Any]:
     """The report, as JSON."""
     topology, executable = program.topology, compiled.executable
@@ -47,10 +57,7 @@ def analyse(program: Program, compiled: Compiled, level: str) -> dict[str, Any]:
     arithmetic, accessed = compiled.flops / topology.chips, per_chip * cost["bytes accessed"]
     times = bounds(topology, arithmetic, accessed, found)
     step = max(times.values())
-    return {
-        "topology": {"name": topology.name, "compiler": topology.compiler_name, "chips": topology.chips, "mesh": dict(compiled.mesh.shape)},
-        "step": program.step,
-        "examples_per_chip": compiled.examples / topology.chips,
+    return request(program) | {
         "compiler": {"optimisation": level, "seconds": round(compiled.seconds, 1)},
         "memory_gib": {**{name: round(value, 3) for name, value in vars(memory).items()}, "short": round(memory.short, 3)},
         "per_chip": {
@@ -61,6 +68,7 @@ def analyse(program: Program, compiled: Compiled, level: str) -> dict[str, Any]:
             "sent_gb": per_chip * sum(entry.sent for entry in found) / 1e9,
         },
         "collectives": _by_kind(found, per_chip),
+        "collectives_in_loops_of_unknown_length": sum(not entry.counted for entry in found),
         "gathered_not_parameters": foreign_gathers(found, compiled.parameters),
         "bounds_s": times,
         "compiler_seconds_per_step": cost.get("optimal_seconds"),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -12,6 +13,9 @@ from vpp_jax.config_checks import ConfigError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_SPEC = P(("data", "fsdp"))
+# Gradients are summed into shards by one reduce-scatter each. Where `fsdp` spans the whole slice, the TPU compiler would instead cut the
+# product that makes a gradient into one part per chip and pass partial sums around, and every part reads all activations again.
+TPU_OPTIONS = {"xla_tpu_enable_windowed_einsum_for_reduce_scatter": "false"}
 
 
 def axis_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
@@ -26,10 +30,19 @@ def axis_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Mesh (data, fsdp, tensor) with axes the compiler propagates (Auto): convolutions do not type-check on Explicit ones."""
+    """Mesh (data, fsdp, tensor) with axes the compiler propagates (Auto): convolutions do not type-check on Explicit ones.
+
+    An axis may take a part of one of the slice's own (fsdp=8 on 4x4 chips), which `jax.make_mesh` allows on v5e alone.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(config, len(devices))
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    grid = mesh_utils.create_device_mesh(tuple(sizes.values()), list(devices), allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str]:
+    """What training steps on this mesh are compiled with."""
+    return TPU_OPTIONS if mesh.devices.flat[0].platform == "tpu" else {}
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -30,7 +30,7 @@ from data_pipelines.loader import eval_batches, make_iterator
 from vpp_jax.config import ConfigError, ExperimentConfig, config_hash, differences, from_config_dict, to_dict, to_json
 from vpp_jax.functional import Params, parameter_count
 from vpp_jax.parallel.gather import on_mesh
-from vpp_jax.parallel.mesh import batch_sharding, make_mesh, put_batch, replicated
+from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh, put_batch, replicated
 from vpp_jax.parallel.partition import partition
 from vpp_jax.provenance import device_name, git_revision, library_versions
 from vpp_jax.training.accumulation import check_passes
@@ -199,7 +199,7 @@ def compile_step(trainer: Trainer, mesh: Mesh, frozen: Params, example: dict[str
         trainer.step, donate_argnums=0, in_shardings=(shardings, *placed), out_shardings=(shardings, replicated(mesh), replicated(mesh))
     )
     abstract_frozen = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in frozen.items()}
-    return step.lower(trainer.abstract, abstract_frozen, batch).compile()
+    return step.lower(trainer.abstract, abstract_frozen, batch).compile(compiler_options(mesh))
 
 
 class Evaluation:
