@@ -7,8 +7,9 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from vpp_jax.models import winograd
 from vpp_jax.models.layers import WINOGRAD_FROM, Conv2d, convolve
-from vpp_jax.models.winograd import doubled_convolution, winograd_convolution
+from vpp_jax.models.winograd import doubled_convolution, outputs_per_window, winograd_convolution
 
 IMAGES = ("NHWC", "HWIO", "NHWC")
 VIDEOS = ("NDHWC", "DHWIO", "NDHWC")
@@ -24,13 +25,35 @@ def exact(x, kernel, numbers):
 
 @pytest.mark.parametrize(
     ("shape", "kernel", "numbers"),
-    [((2, 4, 6, 24), (3, 3, 24, 16), IMAGES), ((2, 6, 3, 5, 24), (3, 1, 1, 24, 8), VIDEOS), ((1, 2, 2, 8), (3, 3, 8, 8), IMAGES)],
+    [
+     ((2, 4, 6, 24), (3, 3, 24, 16), IMAGES), ((2, 6, 3, 5, 24), (3, 1, 1, 24, 8), VIDEOS), ((1, 2, 2, 8), (3, 3, 8, 8), IMAGES),
+     ((6, 16, 16, 24), (3, 3, 24, 16), IMAGES), ((2, 8, 5, 6, 24), (3, 1, 1, 24, 8), VIDEOS)],
 )
 def test_equals_the_direct_convolution(shape, kernel, numbers):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=shape).astype(np.float32), rng.normal(size=kernel).astype(np.float32)
     expected = exact(x, kernel, numbers)
     np.testing.assert_allclose(winograd_convolution(x, kernel), expected, atol=3e-6 * np.abs(expected).max())
+
+
+def test_windows_of_four_outputs_where_there_are_many():
+    assert outputs_per_window((6, 16, 16, 8), (0, 1)) == outputs_per_window((2, 8, 5, 6, 8), (0,)) == 4
+    assert outputs_per_window((2, 16, 16, 8), (0, 1)) == outputs_per_window((6, 18, 16, 8), (0, 1)) == 2
+
+
+def test_the_points_make_windows_of_four_nearly_as_exact(monkeypatch):
+    rng = np.random.default_rng(3)
+    x, kernel = rng.normal(size=(6, 16, 16, 320)).astype(np.float32), rng.normal(size=(3, 3, 320, 32)).astype(np.float32)
+    expected = exact(x, kernel, IMAGES)
+
+    def error(**values):
+        for name, value in values.items():
+            monkeypatch.setattr(winograd, name, value)
+        return np.abs(jax.jit(lambda *inputs: winograd_convolution(*inputs))(x, kernel) - expected).max() / np.abs(expected).max()
+
+    ours, usual, two = error(), error(NEAR=1.0, FAR=2.0), error(WIDE_FROM=10**9)
+    assert two < ours < 8 * two
+    assert 3 * ours < usual
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 24), (1, 1, 1, 8)])

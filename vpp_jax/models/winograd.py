@@ -1,10 +1,13 @@
-"""Winograd's minimal filtering F(2, 3) (Lavin & Gray 2015, section 4.1): convolutions with kernels of three as fewer products.
+"""Winograd's minimal filtering F(2, 3) and F(4, 3) (Lavin & Gray 2015, section 4): convolutions with kernels of three as fewer products.
 
-Two neighbouring outputs of a kernel of three share their inputs: four products give both, where the plain sum takes six. Along two
-axes that is 16 instead of 36. With many channels each product is a matrix product, and the transforms before and after, sums and
-differences of neighbours, cost little beside them. In float32 the result is as exact as that of a direct convolution (the transforms'
-only factor is 1/2). XLA's matrix products run faster than its convolutions on CPU, so that both effects multiply
-(`benchmarks/cpu_forms.py`).
+Two neighbouring outputs of a kernel of three share their inputs: four products give both, where the plain sum takes six. Four take six
+instead of twelve. Along two axes that is 16 instead of 36, and 36 instead of 144. With many channels each product is a matrix product,
+and the transforms before and after, sums of neighbours, cost little beside them. XLA's matrix products run faster than its convolutions
+on CPU, so that both effects multiply (`benchmarks/cpu_forms.py`).
+
+Rounding: F(2, 3), with the points 0, 1, -1, is as exact as the plain sum. F(4, 3) needs two points more. With the usual 2 and -2 the
+largest error is twenty times that of F(2, 3); with 3/4, -3/4, 3/2, -3/2 in place of all four, whose powers stay near 1 and are exact in
+binary, it is three times (`tests/models/test_winograd.py`).
 """
 
 import math
@@ -16,6 +19,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 CACHE_ENTRIES = 7 * 2**20  # float32 values in a last-level cache, 28 MB
+NEAR, FAR = 0.75, 1.5  # the points of F(4, 3) beside 0 and infinity, with both signs
+WIDE_FROM = 96  # windows of four along each axis, over all images; with fewer, F(4, 3)'s larger kernels cost more than they save
 
 
 def winograd_convolution(x: Float[Array, "n *s i"], kernel: Float[Array, "*k i o"]) -> Float[Array, "n *s o"]:
@@ -28,23 +33,32 @@ def winograd_convolution(x: Float[Array, "n *s i"], kernel: Float[Array, "*k i o
     axes = [axis for axis, size in enumerate(kernel.shape[:-2]) if size == 3]
     if any(size not in (1, 3) for size in kernel.shape[:-2]) or any(x.shape[1 + axis] % 2 for axis in axes):
         raise ValueError(f"kernel {kernel.shape} on {x.shape}: expected kernel sizes 1 or 3, and even sizes of x where it is 3")
+    tile = outputs_per_window(x.shape, axes)
+    size, input_parts, kernel_parts, outputs_of = TILES[tile]
     kernels = [kernel]
     for axis in axes:
-        kernels = [part for whole in kernels for part in _kernel_parts(whole, axis)]
+        kernels = [part for whole in kernels for part in kernel_parts(*_thirds(whole, axis))]
 
     def convolve(x: jax.Array) -> jax.Array:
         inputs = [x]
         for axis in axes:
-            inputs = [part for whole in inputs for part in _input_parts(whole, 1 + axis)]
+            inputs = [part for whole in inputs for part in input_parts(*_windows(whole, 1 + axis, tile))]
         outputs = [_product(part, weights) for part, weights in zip(inputs, kernels, strict=True)]
         for axis in reversed(axes):
-            outputs = [_outputs(outputs[i : i + 4], 1 + axis) for i in range(0, len(outputs), 4)]
+            groups = [outputs[i : i + size] for i in range(0, len(outputs), size)]
+            outputs = [_side_by_side(outputs_of(*group), 1 + axis) for group in groups]
         return outputs[0]
 
-    chunk = _images_at_once(len(x), 2 ** len(axes) * x[0].size, sum(weights.size for weights in kernels))
+    chunk = _images_at_once(len(x), x[0].size * size ** len(axes) // tile ** len(axes), sum(weights.size for weights in kernels))
     if chunk == len(x):
         return convolve(x)
     return lax.map(convolve, x.reshape(-1, chunk, *x.shape[1:])).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def outputs_per_window(shape: Sequence[int], axes: Sequence[int]) -> int:
+    """4 for F(4, 3) or 2 for F(2, 3), for x of this shape convolved along `axes` (0: the first after n)."""
+    windows = math.prod(shape[:-1]) // 4 ** len(axes)
+    return 4 if all(shape[1 + axis] % 4 == 0 for axis in axes) and windows >= WIDE_FROM else 2
 
 
 def doubled_convolution(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "n 2*h 2*w o"]:
@@ -59,7 +73,7 @@ def doubled_convolution(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i 
         kernels = [part for whole in kernels for part in _doubled_kernel_parts(whole, axis)]
     outputs = [_product(part, weights) for part, weights in zip(inputs, kernels, strict=True)]
     for axis in (1, 0):
-        outputs = [_side_by_side(a + b, b - d, 1 + axis) for a, b, d in zip(outputs[::3], outputs[1::3], outputs[2::3], strict=True)]
+        outputs = [_side_by_side([a + b, b - d], 1 + axis) for a, b, d in zip(outputs[::3], outputs[1::3], outputs[2::3], strict=True)]
     return outputs[0]
 
 
@@ -70,27 +84,76 @@ def _images_at_once(images: int, transformed: int, kernels: int) -> int:
     return max(count for count in range(1, images + 1) if images % count == 0 and (count == 1 or count * transformed <= CACHE_ENTRIES // 2))
 
 
-def _input_parts(x: jax.Array, axis: int) -> list[jax.Array]:
-    """Windows of four neighbours at every second place, transformed: four arrays, half as long."""
-    padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)])
-    a, b, c, d = (lax.slice_in_dim(padded, start, start + x.shape[axis] - 1, 2, axis) for start in range(4))
+def _windows(x: jax.Array, axis: int, tile: int) -> list[jax.Array]:
+    """The first, second, ... entries of all windows of tile + 2 neighbours, one window for every `tile` entries."""
+    padded = _padded(x, axis)
+    return [lax.slice_in_dim(padded, start, start + x.shape[axis] - tile + 1, tile, axis) for start in range(tile + 2)]
+
+
+def _padded(x: jax.Array, axis: int) -> jax.Array:
+    return jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)])
+
+
+def _thirds(kernel: jax.Array, axis: int) -> list[jax.Array]:
+    return [lax.slice_in_dim(kernel, i, i + 1, 1, axis) for i in range(3)]
+
+
+def _inputs_of_2(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> list[jax.Array]:
     return [a - c, b + c, c - b, b - d]
 
 
-def _kernel_parts(kernel: jax.Array, axis: int) -> list[jax.Array]:
-    left, middle, right = (lax.slice_in_dim(kernel, i, i + 1, 1, axis) for i in range(3))
+def _kernels_of_2(left: jax.Array, middle: jax.Array, right: jax.Array) -> list[jax.Array]:
     return [left, 0.5 * (left + middle + right), 0.5 * (left - middle + right), right]
 
 
+def _outputs_of_2(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> list[jax.Array]:
+    return [a + b + c, b - c - d]
+
+
+def _inputs_of_4(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array, e: jax.Array, f: jax.Array) -> list[jax.Array]:
+    """Coefficients, constant first, of the product of (z - point) over all points but the part's own."""
+    near, far = NEAR**2, FAR**2
+    near_even, near_odd = e - far * c, NEAR * (d - far * b)
+    far_even, far_odd = e - near * c, FAR * (d - near * b)
+    ends = [near * far * first - (near + far) * middle + last for first, middle, last in ((a, c, e), (b, d, f))]
+    return [ends[0], near_even + near_odd, near_even - near_odd, far_even + far_odd, far_even - far_odd, ends[1]]
+
+
+def _kernels_of_4(left: jax.Array, middle: jax.Array, right: jax.Array) -> list[jax.Array]:
+    """The kernel as a polynomial at every point p, over the product of (p - other points)."""
+    near, far = NEAR**2, FAR**2
+
+    def both(point: float, scale: float) -> list[jax.Array]:
+        even, odd = (left + point**2 * right) / scale, middle * (point / scale)
+        return [even + odd, even - odd]
+
+    return [left / (near * far), *both(NEAR, 2 * near * (near - far)), *both(FAR, 2 * far * (far - near)), right]
+
+
+def _outputs_of_4(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array, e: jax.Array, f: jax.Array) -> list[jax.Array]:
+    """Sums over the points of their powers 0 to 3 times the products; infinity has the last power alone."""
+    near_even, near_odd, far_even, far_odd = b + c, b - c, d + e, d - e
+    return [
+        a + near_even + far_even,
+        NEAR * near_odd + FAR * far_odd,
+        NEAR**2 * near_even + FAR**2 * far_even,
+        NEAR**3 * near_odd + FAR**3 * far_odd + f,
+    ]
+
+
+# outputs per window: (products per window, transforms of inputs, kernels and products)
+TILES = {2: (4, _inputs_of_2, _kernels_of_2, _outputs_of_2), 4: (6, _inputs_of_4, _kernels_of_4, _outputs_of_4)}
+
+
 def _doubled_input_parts(x: jax.Array, axis: int) -> list[jax.Array]:
-    """`_input_parts` of the neighbours (before, x, x, after), without the third, the second halved."""
-    padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)])
+    """`_inputs_of_2` of the neighbours (before, x, x, after), without the third, the second halved."""
+    padded = _padded(x, axis)
     before, after = (lax.slice_in_dim(padded, start, start + x.shape[axis], 1, axis) for start in (0, 2))
     return [before - x, x, x - after]
 
 
 def _doubled_kernel_parts(kernel: jax.Array, axis: int) -> list[jax.Array]:
-    left, middle, right = (lax.slice_in_dim(kernel, i, i + 1, 1, axis) for i in range(3))
+    left, middle, right = _thirds(kernel, axis)
     return [left, left + middle + right, right]
 
 
@@ -99,13 +162,7 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return (x.reshape(-1, inputs) @ kernel.reshape(inputs, outputs)).reshape(*x.shape[:-1], outputs)
 
 
-def _outputs(products: Sequence[jax.Array], axis: int) -> jax.Array:
-    """The two outputs of every window, side by side again."""
-    a, b, c, d = products
-    return _side_by_side(a + b + c, b - c - d, axis)
-
-
-def _side_by_side(first: jax.Array, second: jax.Array, axis: int) -> jax.Array:
-    """Entries of both in turn along `axis`."""
-    pairs = jnp.stack([first, second], axis + 1)
-    return pairs.reshape(*first.shape[:axis], math.prod(pairs.shape[axis : axis + 2]), *first.shape[axis + 1 :])
+def _side_by_side(parts: Sequence[jax.Array], axis: int) -> jax.Array:
+    """Entries of all parts in turn along `axis`."""
+    turns = jnp.stack(parts, axis + 1)
+    return turns.reshape(*parts[0].shape[:axis], math.prod(turns.shape[axis : axis + 2]), *parts[0].shape[axis + 1 :])
