@@ -26,8 +26,12 @@ def exact(x, kernel, numbers):
 @pytest.mark.parametrize(
     ("shape", "kernel", "numbers"),
     [
-     ((2, 4, 6, 24), (3, 3, 24, 16), IMAGES), ((2, 6, 3, 5, 24), (3, 1, 1, 24, 8), VIDEOS), ((1, 2, 2, 8), (3, 3, 8, 8), IMAGES),
-     ((6, 16, 16, 24), (3, 3, 24, 16), IMAGES), ((2, 8, 5, 6, 24), (3, 1, 1, 24, 8), VIDEOS)],
+        ((2, 4, 6, 24), (3, 3, 24, 16), IMAGES),
+        ((2, 6, 3, 5, 24), (3, 1, 1, 24, 8), VIDEOS),
+        ((1, 2, 2, 8), (3, 3, 8, 8), IMAGES),
+        ((16, 16, 16, 24), (3, 3, 24, 16), IMAGES),
+        ((8, 8, 5, 7, 24), (3, 1, 1, 24, 8), VIDEOS),
+    ],
 )
 def test_equals_the_direct_convolution(shape, kernel, numbers):
     rng = np.random.default_rng(0)
@@ -37,13 +41,13 @@ def test_equals_the_direct_convolution(shape, kernel, numbers):
 
 
 def test_windows_of_four_outputs_where_there_are_many():
-    assert outputs_per_window((6, 16, 16, 8), (0, 1)) == outputs_per_window((2, 8, 5, 6, 8), (0,)) == 4
-    assert outputs_per_window((2, 16, 16, 8), (0, 1)) == outputs_per_window((6, 18, 16, 8), (0, 1)) == 2
+    assert outputs_per_window((16, 16, 16, 8), (0, 1)) == outputs_per_window((8, 8, 5, 7, 8), (0,)) == 4
+    assert outputs_per_window((15, 16, 16, 8), (0, 1)) == outputs_per_window((16, 18, 16, 8), (0, 1)) == 2
 
 
 def test_the_points_make_windows_of_four_nearly_as_exact(monkeypatch):
     rng = np.random.default_rng(3)
-    x, kernel = rng.normal(size=(6, 16, 16, 320)).astype(np.float32), rng.normal(size=(3, 3, 320, 32)).astype(np.float32)
+    x, kernel = rng.normal(size=(16, 16, 16, 320)).astype(np.float32), rng.normal(size=(3, 3, 320, 32)).astype(np.float32)
     expected = exact(x, kernel, IMAGES)
 
     def error(**values):

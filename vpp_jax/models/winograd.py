@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 CACHE_ENTRIES = 7 * 2**20  # float32 values in a last-level cache, 28 MB
 NEAR, FAR = 0.75, 1.5  # the points of F(4, 3) beside 0 and infinity, with both signs
-WIDE_FROM = 96  # windows of four along each axis, over all images; with fewer, F(4, 3)'s larger kernels cost more than they save
+WIDE_FROM = 256  # windows of four along each axis, over all images; with fewer, F(4, 3)'s larger kernels cost what they save
 
 
 def winograd_convolution(x: Float[Array, "n *s i"], kernel: Float[Array, "*k i o"]) -> Float[Array, "n *s o"]:
