@@ -6,8 +6,8 @@ and the transforms before and after, sums of neighbours, cost little beside them
 on CPU, so that both effects multiply (`benchmarks/cpu_forms.py`).
 
 Rounding: F(2, 3), with the points 0, 1, -1, is as exact as the plain sum. F(4, 3) needs two points more. With the usual 2 and -2 the
-largest error is twenty times that of F(2, 3); with 3/4, -3/4, 3/2, -3/2 in place of all four, whose powers stay near 1 and are exact in
-binary, it is three times (`tests/models/test_winograd.py`).
+largest error was 18 times that of F(2, 3) at 640 channels; with 3/4, -3/4, 3/2, -3/2 in place of all four, whose powers stay near 1 and
+are exact in binary, three to five times (`tests/models/test_winograd.py` holds them apart).
 """
 
 import math
@@ -34,7 +34,7 @@ def winograd_convolution(x: Float[Array, "n *s i"], kernel: Float[Array, "*k i o
     if any(size not in (1, 3) for size in kernel.shape[:-2]) or any(x.shape[1 + axis] % 2 for axis in axes):
         raise ValueError(f"kernel {kernel.shape} on {x.shape}: expected kernel sizes 1 or 3, and even sizes of x where it is 3")
     tile = outputs_per_window(x.shape, axes)
-    size, input_parts, kernel_parts, outputs_of = TILES[tile]
+    size, (input_parts, kernel_parts, outputs_of) = tile + 2, TRANSFORMS[tile]
     kernels = [kernel]
     for axis in axes:
         kernels = [part for whole in kernels for part in kernel_parts(*_thirds(whole, axis))]
@@ -141,8 +141,8 @@ def _outputs_of_4(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array, e: jax
     ]
 
 
-# outputs per window: (products per window, transforms of inputs, kernels and products)
-TILES = {2: (4, _inputs_of_2, _kernels_of_2, _outputs_of_2), 4: (6, _inputs_of_4, _kernels_of_4, _outputs_of_4)}
+# outputs per window: transforms of inputs, kernels and products
+TRANSFORMS = {2: (_inputs_of_2, _kernels_of_2, _outputs_of_2), 4: (_inputs_of_4, _kernels_of_4, _outputs_of_4)}
 
 
 def _doubled_input_parts(x: jax.Array, axis: int) -> list[jax.Array]:
