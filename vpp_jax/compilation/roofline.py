@@ -5,15 +5,22 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
 from vpp_jax.compilation.chips import Topology
 from vpp_jax.compilation.collectives import BYTES, KINDS, Collective, collectives
 from vpp_jax.compilation.program import Compiled, Program
+from vpp_jax.errors import VppError
 
 GIB = 2**30
 # left to the runtime: programs, infeed, fragmentation
 RESERVE_GIB = 0.5
 # bytes; what the embedding of positions and token numbers amounts to, which the partitioner may gather, while any activation has more
 TABLE = 2**18
+
+
+class UnreadableProgramError(VppError):
+    """jaxlib does not know an instruction of the compiled program."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ def analyse(program: Program, compiled: Compiled, level: str) -> dict[str, Any]:
         )),
         limit=topology.chip.memory,
     )  # fmt: skip
-    found = collectives(executable.as_text(), topology.devices)
+    found = collectives(_text(executable, memory), topology.devices)
     arithmetic, accessed = compiled.flops / topology.chips, per_chip * cost["bytes accessed"]
     times = bounds(topology, arithmetic, accessed, found)
     step = max(times.values())
@@ -79,6 +86,16 @@ def analyse(program: Program, compiled: Compiled, level: str) -> dict[str, Any]:
             "mfu": compiled.model_flops / topology.chips / (topology.chip.peak * 1e12 * step),
         },
     }
+
+
+def _text(executable: jax.stages.Compiled, memory: Memory) -> str:
+    try:
+        return executable.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        raise UnreadableProgramError(
+            f"compiled, with a peak of {memory.peak:.2f} of {memory.limit:g} GiB per chip, but this jaxlib cannot read the program that "
+            f"this libtpu wrote, and so not count its collectives; another --per_chip may do without that instruction. {error}"
+        ) from None
 
 
 def bounds(topology: Topology, flops: float, accessed: float, found: list[Collective]) -> dict[str, float]:

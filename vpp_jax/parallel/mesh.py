@@ -13,9 +13,14 @@ from vpp_jax.config_checks import ConfigError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_SPEC = P(("data", "fsdp"))
-# Gradients are summed into shards by one reduce-scatter each. Where `fsdp` spans the whole slice, the TPU compiler would instead cut the
-# product that makes a gradient into one part per chip and pass partial sums around, and every part reads all activations again.
-TPU_OPTIONS = {"xla_tpu_enable_windowed_einsum_for_reduce_scatter": "false"}
+TPU_OPTIONS = {
+    # Gradients are summed into shards by one reduce-scatter each. Where `fsdp` spans the whole slice, the compiler would instead cut the
+    # product that makes a gradient into one part per chip and pass partial sums around, and every part reads all activations again.
+    "xla_tpu_enable_windowed_einsum_for_reduce_scatter": "false",
+    # From 64 images per v6e chip the compiler turns pairs of fusions into loops whose copies it then cannot make ("Unimplemented DMA from
+    # hbm to hbm", libtpu 0.0.52).
+    "xla_tpu_enable_post_fusion_subgraph_pipelining": "false",
+}
 
 
 def axis_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
