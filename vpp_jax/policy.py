@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from vpp_jax.config import ModelConfig, PolicyDiffusionConfig, VideoDiffusionConfig
@@ -87,21 +87,22 @@ class VideoPredictionPolicy:
         """Predictive features of all views, tokens of the views side by side in the order of `config.views`.
 
         `key` is one PRNG key, or one key per observation [b]; the latter makes a row's result independent of its neighbours.
+        The views of an observation follow each other in the video model's batch: split over devices, they stay on the observation's own.
         """
         views = len(self.config.views)
-        stacked = jnp.concatenate([images[view] for view in self.config.views])
+        stacked = rearrange([images[view] for view in self.config.views], "v b h w c -> (b v) h w c")
         if self.config.fixed_feature_noise:
             key = jnp.tile(self._noise_per_row(jax.random.split(jax.random.key(0), 1), stacked.shape[1])[:1], (len(stacked), 1, 1, 1, 1))
         elif key.ndim == 1:
             key = self._noise_per_row(key, stacked.shape[1])
-        features = self.predictor.predictive_features(params, stacked, jnp.tile(text_states, (views, 1, 1)), key)
-        return rearrange(features, "(v b) t n d -> b t (v n) d", v=views)
+        features = self.predictor.predictive_features(params, stacked, repeat(text_states, "b l d -> (b v) l d", v=views), key)
+        return rearrange(features, "(b v) t n d -> b t (v n) d", v=views)
 
-    def _noise_per_row(self, keys: jax.Array, image_size: int) -> Float[Array, "vb t h w c"]:
+    def _noise_per_row(self, keys: jax.Array, image_size: int) -> Float[Array, "bv t h w c"]:
         size = image_size // self.config.vae.downscale
         shape = (len(self.config.views), self.config.frames, size, size, self.config.vae.latent_channels)
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-        return rearrange(noise, "b v t h w c -> (v b) t h w c")
+        return rearrange(noise, "b v t h w c -> (b v) t h w c")
 
     def context(
         self,

@@ -32,11 +32,15 @@ from vpp_jax.training.state import Trainer
 STEPS = ("train", "act", "features")
 
 
+# How the compiler words that the temporaries, or all that a program allocates, are too much.
+OUT_OF_MEMORY = re.compile(r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)|Used ([\d.]+)G of ([\d.]+)G hbm")
+
+
 class DoesNotFitError(VppError):
-    """The compiler gave up: the program's temporaries alone (`needed`, GiB) are more than the chip has (`available`)."""
+    """The compiler gave up: what it had to allocate (`needed`, GiB, at least) is more than the chip has (`available`)."""
 
     def __init__(self, needed: float, available: float):
-        super().__init__(f"temporaries alone take {needed:.2f} GiB per chip, {available:.2f} are there")
+        super().__init__(f"at least {needed:.2f} GiB per chip are needed, {available:.2f} are there")
         self.needed, self.available = needed, available
 
 
@@ -88,10 +92,10 @@ class Program:
         try:
             executable = self._train_step() if self.step == "train" else self._pass()
         except jax.errors.JaxRuntimeError as error:
-            sizes = re.search(r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)", str(error))
-            if not sizes:
+            found = OUT_OF_MEMORY.search(str(error))
+            if not found:
                 raise
-            raise DoesNotFitError(float(sizes[1]), float(sizes[2])) from None
+            raise DoesNotFitError(*(float(size) for size in found.groups() if size)) from None
         seconds = time.perf_counter() - begin
         unet = self.config.model.unet
         plain = replace(self.config, model=replace(self.config.model, unet=replace(unet, remat="none")))

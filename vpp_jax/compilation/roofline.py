@@ -94,7 +94,8 @@ def _text(executable: jax.stages.Compiled, memory: Memory) -> str:
     except jax.errors.JaxRuntimeError as error:
         raise UnreadableProgramError(
             f"compiled, with a peak of {memory.peak:.2f} of {memory.limit:g} GiB per chip, but this jaxlib cannot read the program that "
-            f"this libtpu wrote, and so not count its collectives; another --per_chip may do without that instruction. {error}"
+            f"this libtpu wrote, and so not count its collectives; another --per_chip may do without that instruction. "
+            f"{str(error).splitlines()[0]}"
         ) from None
 
 
