@@ -46,6 +46,7 @@ def predict(checkpoint: Path, image: Path, text: str, seed: int = 0):
     from data_pipelines.transforms import resize
     from vpp_jax.config import from_config_dict
     from vpp_jax.models.tokenizer import CLIPTokenizer
+    from vpp_jax.parallel.mesh import compiler_options
     from vpp_jax.training.checkpoints import load_params, read_metadata
     from vpp_jax.training.stages.video import VideoStage
 
@@ -61,4 +62,5 @@ def predict(checkpoint: Path, image: Path, text: str, seed: int = 0):
         raise PredictError(f"{image} is not a picture") from None
     params = load_params(checkpoint, stage.abstract_trainable() | stage.abstract_frozen(), stage="video")
     ids, mask = CLIPTokenizer(model.text_length)([text])
-    return np.asarray(jax.jit(stage.predictor.generate)(params, first[None], ids, mask, jax.random.key(seed)))[0]
+    generate = jax.jit(stage.predictor.generate, compiler_options=compiler_options())
+    return np.asarray(generate(params, first[None], ids, mask, jax.random.key(seed)))[0]

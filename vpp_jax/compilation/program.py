@@ -20,7 +20,7 @@ from vpp_jax.config import ConfigError, ExperimentConfig, MeshConfig
 from vpp_jax.errors import VppError
 from vpp_jax.functional import Params
 from vpp_jax.parallel.gather import on_mesh
-from vpp_jax.parallel.mesh import batch_sharding, make_mesh
+from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh
 from vpp_jax.parallel.partition import partition
 from vpp_jax.policy import Instruction
 from vpp_jax.training.loop import compile_step
@@ -118,7 +118,7 @@ class Program:
         batch = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=rows), batch)
         params = self._placed(_all_parameters(self.config))
         with on_mesh(self.mesh, self.config.mesh.shard_above):
-            return jax.jit(function, out_shardings=rows).lower(params, *batch).compile()
+            return jax.jit(function, out_shardings=rows).lower(params, *batch).compile(compiler_options("tpu"))
 
     def _placed(self, params: Params) -> Params:
         shardings = partition(params, self.mesh, self.config.mesh.shard_above)

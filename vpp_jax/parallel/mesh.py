@@ -45,9 +45,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def compiler_options(mesh: Mesh) -> dict[str, str]:
-    """What training steps on this mesh are compiled with."""
-    return TPU_OPTIONS if mesh.devices.flat[0].platform == "tpu" else {}
+def compiler_options(platform: str | None = None) -> dict[str, str]:
+    """What programs that run the video model are compiled with on this platform; None is that of the default device."""
+    return TPU_OPTIONS if (platform or jax.default_backend()) == "tpu" else {}
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -15,6 +15,7 @@ from vpp_jax.config import ExperimentConfig, from_config_dict
 from vpp_jax.errors import VppError
 from vpp_jax.functional import Params
 from vpp_jax.models.tokenizer import CLIPTokenizer
+from vpp_jax.parallel.mesh import compiler_options
 from vpp_jax.policy import Instruction
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.stages.policy import PolicyStage
@@ -47,7 +48,7 @@ class PolicyRunner:
             keys = jax.vmap(jax.random.key)(seeds)
             return stage.policy.act(params, images, instruction, proprio, keys)
 
-        self._act = jax.jit(act)
+        self._act = jax.jit(act, compiler_options=compiler_options())
 
     def inputs(self, observations: Observations) -> tuple[dict[str, np.ndarray], Instruction, np.ndarray]:
         """What the jitted function takes: (images uint8 [b s s 3] per view, the sentences as read, normalised proprio)."""

@@ -199,7 +199,7 @@ def compile_step(trainer: Trainer, mesh: Mesh, frozen: Params, example: dict[str
         trainer.step, donate_argnums=0, in_shardings=(shardings, *placed), out_shardings=(shardings, replicated(mesh), replicated(mesh))
     )
     abstract_frozen = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in frozen.items()}
-    return step.lower(trainer.abstract, abstract_frozen, batch).compile(compiler_options(mesh))
+    return step.lower(trainer.abstract, abstract_frozen, batch).compile(compiler_options(mesh.devices.flat[0].platform))
 
 
 class Evaluation:
@@ -207,7 +207,7 @@ class Evaluation:
 
     def __init__(self, stage: Stage, mesh: Mesh, frozen: Params, source: StageSource, workdir: Path):
         self._stage, self._mesh, self._frozen, self._source, self._workdir = stage, mesh, frozen, source, workdir
-        self._loss = jax.jit(stage.loss, out_shardings=replicated(mesh))
+        self._loss = jax.jit(stage.loss, out_shardings=replicated(mesh), compiler_options=compiler_options())
 
     def __call__(self, params: Params, step: int, stop_asked: Callable[[], bool] | None) -> dict[str, float] | None:
         """Metrics with averaged parameters; None where `stop_asked()`, called before every batch, said so."""

@@ -17,6 +17,7 @@ from vpp_jax.functional import Params, with_prefix
 from vpp_jax.models.action_transformer import ActionTransformerConfig
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_former import VideoFormerConfig
+from vpp_jax.parallel.mesh import compiler_options
 from vpp_jax.policy import VideoPredictionPolicy
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.distributed import on_host, split_over_devices
@@ -94,7 +95,9 @@ class PolicyStage:
         )
 
     def _cache(self, split: str, frozen: Params, workdir: Path) -> np.ndarray:
-        compute = jax.jit(lambda frozen, batch, keys: self._features(frozen, batch, jax.random.wrap_key_data(keys)))
+        compute = jax.jit(
+            lambda frozen, batch, keys: self._features(frozen, batch, jax.random.wrap_key_data(keys)), compiler_options=compiler_options()
+        )
         seen = config_hash(replace(DataConfig(datasets=self.config.data.datasets), observation_stride=self.config.data.observation_stride))
         upstream = replace(self.config.model, former=VideoFormerConfig(), action=ActionTransformerConfig(), execute=1)  # what features see
         observations, origin = self._observations(split), read_metadata(self.config.init.video)
@@ -142,7 +145,7 @@ class PolicyStage:
 
     @cached_property
     def _sample(self):
-        return jax.jit(self._sampled)
+        return jax.jit(self._sampled, compiler_options=compiler_options())
 
     def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
         """Views, sentence and action chunk of the first observations; of cached features, the images they were computed from."""

@@ -17,6 +17,7 @@ from vpp_jax.diffusion.rows import normal_rows, row_keys
 from vpp_jax.functional import Params, PureModule, select, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_vae import TemporalVAE
+from vpp_jax.parallel.mesh import compiler_options
 from vpp_jax.training.distributed import on_host
 from vpp_jax.training.previews import write_strips
 from vpp_jax.video_predictor import VideoPredictor, to_float_image, to_uint8_image
@@ -89,7 +90,7 @@ class VAEStage:
 
     @cached_property
     def _reconstruct_jit(self):
-        return jax.jit(self._reconstruct)
+        return jax.jit(self._reconstruct, compiler_options=compiler_options())
 
     def _reconstruct(self, trainable: Params, clips: jax.Array) -> jax.Array:
         vae = self.vae.bind(select("vae", trainable))
@@ -98,6 +99,9 @@ class VAEStage:
 
     def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         """The factor that gives the latents unit standard deviation, as 0.18215 does for Stability's VAE."""
-        encode = jax.jit(lambda params, clips: self.predictor.encode_images(params, rearrange(clips, "b t h w c -> (b t) h w c")))
+        encode = jax.jit(
+            lambda params, clips: self.predictor.encode_images(params, rearrange(clips, "b t h w c -> (b t) h w c")),
+            compiler_options=compiler_options(),
+        )
         values = np.concatenate([on_host(encode(trainable, batch["video"])).ravel() for batch in batches])
         return {"latent_scaling_factor": float(1.0 / values.std())}

@@ -15,6 +15,7 @@ from vpp_jax.config import ExperimentConfig
 from vpp_jax.functional import Params, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_vae import Posterior
+from vpp_jax.parallel.mesh import compiler_options
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.distributed import on_host
 from vpp_jax.training.latents import check_latents, vae_identity
@@ -130,7 +131,7 @@ class VideoStage:
 
     @cached_property
     def _preview(self):
-        return jax.jit(self._true_and_predicted)
+        return jax.jit(self._true_and_predicted, compiler_options=compiler_options())
 
     def _true_and_predicted(self, params: Params, clips: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The clips and what is made of their first frames, uint8 [b t h w 3]; latents are decoded."""
