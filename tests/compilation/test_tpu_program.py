@@ -38,13 +38,13 @@ ONE_LEVEL = {
 }  # fmt: skip
 
 
-def compile_report(project, folder, topology: str, changes: dict, *flags: str) -> dict:
-    """What `vpp compile` reports of stage video of configs/svd_calvin_video.py with `changes`, on four chips."""
+def compile_report(project, folder, stage: str, topology: str, changes: dict, *flags: str) -> dict:
+    """What `vpp compile` reports of configs/svd_calvin_{stage}.py with `changes`, on four chips."""
     if _missing():
         pytest.skip("libtpu is not installed (requirements-tpu.txt)")
     out = folder / "report.json"
     changes = [f"--config.{name}={value}" for name, value in (changes | {"mesh.data": 1, "mesh.fsdp": 4}).items()]
-    flags = ["--config=configs/svd_calvin_video.py", f"--topology={topology}", f"--out={out}", *flags, *changes]
+    flags = [f"--config=configs/svd_calvin_{stage}.py", f"--topology={topology}", f"--out={out}", *flags, *changes]
     command = [sys.executable, "-m", "vpp_jax.compilation", *flags]
     environment = os.environ | VARIABLES | {"XLA_FLAGS": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000, cwd=project)
@@ -54,7 +54,7 @@ def compile_report(project, folder, topology: str, changes: dict, *flags: str) -
 
 @pytest.fixture(scope="module")
 def report(project, tmp_path_factory):
-    return compile_report(project, tmp_path_factory.mktemp("compiled"), "v5e:2x2", QUARTER)
+    return compile_report(project, tmp_path_factory.mktemp("compiled"), "video", "v5e:2x2", QUARTER)
 
 
 @pytest.mark.slow
@@ -71,10 +71,14 @@ def test_report(report):
     assert "fits: peak" in report["printed"]
 
 
+ONE_TAP = {"model.tap_blocks": "(0,)", "model.former.condition_dim": 128, "model.former.frames": 8}
+
+
 @pytest.mark.slow
-def test_many_images_compile_for_v6e(project, tmp_path):
-    """64 per chip: without `TPU_OPTIONS` the compiler of libtpu 0.0.52 ends the process."""
-    report = compile_report(project, tmp_path, "v6e:2x2", ONE_LEVEL, "--per_chip=8")
+@pytest.mark.parametrize(("stage", "step", "changes"), [("video", "train", ONE_LEVEL), ("policy", "act", ONE_LEVEL | ONE_TAP)])
+def test_many_images_compile_for_v6e(project, tmp_path, stage, step, changes):
+    """64 per chip at least: without `TPU_OPTIONS` the compiler of libtpu 0.0.52 ends the process."""
+    report = compile_report(project, tmp_path, stage, "v6e:2x2", changes, "--per_chip=8", f"--step={step}")
     assert report["gathered_not_parameters"] == []
 
 

@@ -17,7 +17,7 @@ from vpp_jax.config import ExperimentConfig, MeshConfig
 from vpp_jax.errors import VppError
 from vpp_jax.functional import Params, with_prefix
 from vpp_jax.models.video_vae import VideoVAEConfig
-from vpp_jax.parallel.mesh import batch_sharding, make_mesh, replicated
+from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh, replicated
 from vpp_jax.training.checkpoints import load_params
 from vpp_jax.training.stages.compatibility import COMPUTATION, check_model_agrees
 from vpp_jax.video_predictor import VideoPredictor
@@ -97,7 +97,7 @@ class DatasetEncoder:
 def _encoder(predictor: VideoPredictor, mesh: Mesh) -> Callable:
     rows = batch_sharding(mesh)
 
-    @partial(jax.jit, out_shardings=(rows, rows))
+    @partial(jax.jit, out_shardings=(rows, rows), compiler_options=compiler_options())
     def encode(params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         posterior = predictor.posterior(params, images)
         return posterior.mean.astype(jnp.float16), posterior.logvar.astype(jnp.float16)
