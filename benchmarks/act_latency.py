@@ -9,6 +9,7 @@ what the evaluator runs, and may be faster than the sum since XLA sees across th
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 from data_pipelines.transforms import resize
 from vpp_jax.cli.config_flag import load_config
 from vpp_jax.models.tokenizer import CLIPTokenizer
+from vpp_jax.parallel.mesh import compiler_options
 from vpp_jax.provenance import device_name, library_versions
 from vpp_jax.training.stages.policy import PolicyStage
 
@@ -50,15 +52,16 @@ def measure(config, batch: int, calls: int) -> dict[str, dict[str, float]]:
     stacked = jnp.concatenate(list(images.values()))
     views = len(model.views)
 
-    read = jax.jit(policy.read)
-    encode_images = jax.jit(predictor.encode_images)
+    jit = partial(jax.jit, compiler_options=compiler_options())
+    read = jit(policy.read)
+    encode_images = jit(predictor.encode_images)
     instruction = jax.device_get(read(params, ids, mask))
     tiled = jnp.tile(instruction.states, (views, 1, 1))
-    features_of = jax.jit(predictor.predictive_features)
-    features = jax.jit(policy.features)(params, images, instruction.states, keys)
-    context_of, sample = jax.jit(policy.context), jax.jit(policy.sample_actions)
+    features_of = jit(predictor.predictive_features)
+    features = jit(policy.features)(params, images, instruction.states, keys)
+    context_of, sample = jit(policy.context), jit(policy.sample_actions)
     context = context_of(params, features, instruction.goal, proprio)
-    act = jax.jit(policy.act)
+    act = jit(policy.act)
     return {
         "resize on the host": percentiles(lambda: [resize(frame, model.image_size) for f in cameras.values() for frame in f], calls),
         "transfer to the device": percentiles(lambda: jax.device_put(images), calls),

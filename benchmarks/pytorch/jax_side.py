@@ -27,6 +27,7 @@ from vpp_jax.diffusion import edm
 from vpp_jax.diffusion.ladders import sigma_ladder
 from vpp_jax.functional import Params, parameter_count, select, with_prefix
 from vpp_jax.interop.tensors import from_published, published_name, published_shape, to_published
+from vpp_jax.parallel.mesh import compiler_options
 from vpp_jax.training.optimizers import clip_by_norm, group_norms, make_optimizer, squared_norms
 from vpp_jax.training.stages.policy import PolicyStage
 from vpp_jax.training.state import Trainer
@@ -171,7 +172,7 @@ class Repeated:
 
     def __init__(self, step: Callable, state: Any, *arguments: Any):
         begin = time.perf_counter()
-        self._step = jax.jit(step, donate_argnums=0).lower(state, *arguments).compile()
+        self._step = jax.jit(step, donate_argnums=0).lower(state, *arguments).compile(compiler_options())
         self.compile_s = time.perf_counter() - begin
         self._state = jax.device_put(state)
 
@@ -184,7 +185,7 @@ def compiled(function: Callable, *arguments: Any) -> tuple[Callable[[], Any], fl
     """(a call of the compiled function on these arguments, seconds that compiling took)."""
     arguments = jax.device_put(arguments)
     begin = time.perf_counter()
-    program = jax.jit(function).lower(*arguments).compile()
+    program = jax.jit(function).lower(*arguments).compile(compiler_options())
     return lambda: jax.block_until_ready(program(*arguments)), time.perf_counter() - begin
 
 
