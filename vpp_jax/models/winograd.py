@@ -23,13 +23,34 @@ NEAR, FAR = 0.75, 1.5  # the points of F(4, 3) beside 0 and infinity, with both 
 WIDE_FROM = 256  # windows of four along each axis, over all images; with fewer, F(4, 3)'s larger kernels cost what they save
 
 
+@jax.custom_vjp
 def winograd_convolution(x: Float[Array, "n *s i"], kernel: Float[Array, "*k i o"]) -> Float[Array, "n *s o"]:
     """Stride 1, zero padding of 1 along axes whose kernel has size 3; the other sizes are 1.
+
+    The backward pass keeps x and kernel, not the transformed windows, and convolves with the mirrored kernel for the gradient of x.
 
     Args:
       x: channels last; even sizes along the axes to convolve.
       kernel: one size per axis of s, e.g. [3, 3, i, o] for images, [3, 1, 1, i, o] for videos along time.
     """
+    return _convolution(x, kernel)
+
+
+def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _convolution(x, kernel), (x, kernel)
+
+
+def _backward(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    mirrored = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2)
+    (of_kernel,) = jax.linear_transpose(lambda kernel: _convolution(x, kernel), kernel)(gradient)
+    return _convolution(gradient, mirrored), of_kernel
+
+
+winograd_convolution.defvjp(_forward, _backward)
+
+
+def _convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     axes = [axis for axis, size in enumerate(kernel.shape[:-2]) if size == 3]
     if any(size not in (1, 3) for size in kernel.shape[:-2]) or any(x.shape[1 + axis] % 2 for axis in axes):
         raise ValueError(f"kernel {kernel.shape} on {x.shape}: expected kernel sizes 1 or 3, and even sizes of x where it is 3")
