@@ -113,15 +113,29 @@ def test_used_where_it_fits(shape, kernel, padding, stride, dtype, platform, exp
     assert program(x, weights, padding, stride, platform) == expected
 
 
-def test_gradients_are_those_of_the_direct_convolution():
+@pytest.mark.parametrize(
+    ("shape", "kernel", "cache_entries"),
+    [
+        ((1, 4, 4, C), (3, 3, C, C), None),
+        ((1, 64, 64, 8), (3, 3, 8, 12), None),
+        ((2, 4, 4, 4, 8), (3, 1, 1, 8, 12), None),
+        ((6, 8, 8, 8), (3, 3, 8, 12), 4000),
+    ],
+    ids=["F(2, 3)", "F(4, 3)", "over frames", "two images at a time"],
+)
+def test_gradients_are_those_of_the_direct_convolution(shape, kernel, cache_entries, monkeypatch):
     rng = np.random.default_rng(1)
-    x, kernel = rng.normal(size=(1, 4, 4, C)).astype(np.float32), rng.normal(size=(3, 3, C, C)).astype(np.float32)
-    padding = ((1, 1), (1, 1))
+    x, weights = rng.normal(size=shape).astype(np.float32), rng.normal(size=kernel).astype(np.float32)
+    numbers = IMAGES if len(shape) == 4 else VIDEOS
+    padding = tuple(((size - 1) // 2,) * 2 for size in kernel[:-2])
+    if cache_entries is not None:
+        monkeypatch.setattr(winograd, "CACHE_ENTRIES", cache_entries)
+        assert winograd._images_at_once(6, 16 * 4 * 4 * 8, 16 * 8 * 12) < 6
 
     def direct(x, kernel):
-        return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=IMAGES)
+        return lax.conv_general_dilated(x, kernel, (1,) * len(padding), padding, dimension_numbers=numbers)
 
-    ours = jax.jit(jax.grad(lambda *inputs: jnp.sum(jnp.sin(convolve(*inputs, padding))), (0, 1)))(x, kernel)
-    theirs = jax.jit(jax.grad(lambda *inputs: jnp.sum(jnp.sin(direct(*inputs))), (0, 1)))(x, kernel)
+    ours = jax.jit(jax.grad(lambda *inputs: jnp.sum(jnp.sin(winograd_convolution(*inputs))), (0, 1)))(x, weights)
+    theirs = jax.jit(jax.grad(lambda *inputs: jnp.sum(jnp.sin(direct(*inputs))), (0, 1)))(x, weights)
     for got, expected in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-4 * np.abs(expected).max())
