@@ -180,6 +180,9 @@ def serve(connection: Connection, module: str, case: str, size: str, shared: dic
 
         prepared = cases[case](size, shared)
     else:
+        from vpp_jax.host_memory import keep_freed
+
+        keep_freed()  # before JAX is imported; as `vpp train` and `vpp eval` do
         from pytorch.jax_side import CASES as cases
 
         prepared = cases[case](size)

@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from vpp_jax.config import LoRAConfig
 from vpp_jax.errors import VppError
 from vpp_jax.functional import Params
-from vpp_jax.training.host_memory import freed_at_once
+from vpp_jax.host_memory import freed_at_once
 from vpp_jax.training.lora import adapters_of, merge
 from vpp_jax.training.packing import PACK_UP_TO, flatten, index_of, pack, packed_lengths, unflatten, unpack
 from vpp_jax.training.state import TrainState
