@@ -18,7 +18,7 @@ import numpy as np
 
 from data_pipelines.transforms import resize
 from vpp_jax.cli.config_flag import load_config
-from vpp_jax.host_memory import keep_freed
+from vpp_jax.host_memory import restart_with_huge_pages
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.parallel.mesh import compiler_options
 from vpp_jax.provenance import device_name, library_versions
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=50)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    keep_freed()
+    restart_with_huge_pages()  # as `vpp eval` and `vpp train` do
     stages = measure(load_config(options.config), options.batch, options.calls)
     about = {"config": options.config, "batch": options.batch, "calls": options.calls}
     about |= {"device": device_name(), "versions": library_versions()}

@@ -27,6 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vpp_jax.host_memory import with_huge_pages
+
 CASES = {
     "unet": ("unet",), "vae": ("vae",), "former": ("former",), "act": ("act",), "train": ("train_policy", "train_video")
 }  # fmt: skip
@@ -138,7 +140,12 @@ class Side:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
         self._process = context.Process(target=serve, args=(other, module, case, size, shared), daemon=True)
+        environment = dict(os.environ)
+        if module == "jax_side":
+            os.environ |= with_huge_pages(environment)  # as `vpp train` and `vpp eval` do; PyTorch gains nothing from them (docs/parity.md)
         self._process.start()
+        os.environ.clear()
+        os.environ |= environment
         other.close()
         self.variants, self.outputs, self.shared, self.notes = self._receive()
 
@@ -180,9 +187,6 @@ def serve(connection: Connection, module: str, case: str, size: str, shared: dic
 
         prepared = cases[case](size, shared)
     else:
-        from vpp_jax.host_memory import keep_freed
-
-        keep_freed()  # before JAX is imported; as `vpp train` and `vpp eval` do
         from pytorch.jax_side import CASES as cases
 
         prepared = cases[case](size)

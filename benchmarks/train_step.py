@@ -23,7 +23,7 @@ from data_pipelines.loader import make_iterator
 from vpp_jax.cli.config_flag import load_config
 from vpp_jax.config import ExperimentConfig
 from vpp_jax.functional import Params, parameter_count
-from vpp_jax.host_memory import keep_freed
+from vpp_jax.host_memory import restart_with_huge_pages
 from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import make_mesh, put_batch
 from vpp_jax.parallel.partition import partition
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    keep_freed()
+    restart_with_huge_pages()  # as `vpp eval` and `vpp train` do
     about = {"device": device_name(), "versions": library_versions(), "steps": options.steps, "stages": {}}
     print(about["device"])
     print(" ".join(f"{name} {version}" for name, version in about["versions"].items()))

@@ -16,7 +16,6 @@ from eval.errors import EvaluationError
 from eval.host_loop import LoopOptions
 from eval.results import write_json
 from eval.worker_process import WorkerCommand
-from vpp_jax.host_memory import keep_freed
 
 SINGLE_TASK_STEPS = 120  # control steps per episode, unless told otherwise
 
@@ -29,7 +28,6 @@ def main(argv: Sequence[str]) -> int:
         raise EvaluationError("nothing to evaluate: give --checkpoint DIR or --policy expert|random (or --dump FILE to write the chains)")
     if not arguments.out:
         raise EvaluationError("--out DIR is missing: where the results go")
-    keep_freed()
     protocol, description, summary, print_table = _chains(arguments) if arguments.sequences else _single_tasks(arguments)
     episodes = protocol.all_episodes()
     options = LoopOptions(

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 from vpp_jax.errors import VppError, nearest
+from vpp_jax.host_memory import restart_with_huge_pages
 
 VERBS = {
     "train": "train a stage: vae, video or policy; the same command resumes",
@@ -24,6 +25,7 @@ VERBS = {
     "bench": "measure speed: data, model, act, eval, sim",
     "demo": "everything from nothing: demonstrations, three stages, closed loop, report",
 }
+RUN_MODELS = ("train", "eval", "predict")
 
 
 class UsageError(VppError):
@@ -55,6 +57,8 @@ def main(argv: Sequence[str]) -> int:
 
 def run() -> None:
     """Entry point of the console script."""
+    if next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "") in RUN_MODELS:
+        restart_with_huge_pages()
     sys.exit(main(sys.argv[1:]))
 
 

@@ -26,10 +26,8 @@ def main(argv: Sequence[str]) -> int:
     if not options.text.strip():
         raise PredictError("--text is empty; the model needs a sentence")
     from eval.recording import write_video
-    from vpp_jax.host_memory import keep_freed
     from vpp_jax.training.previews import write_strips
 
-    keep_freed()
     video = predict(options.checkpoint, options.image, options.text, options.seed)
     strip = options.out.with_suffix(".png")
     options.out.parent.mkdir(parents=True, exist_ok=True)

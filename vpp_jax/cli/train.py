@@ -33,9 +33,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from vpp_jax.cli.config_flag import parse
     from vpp_jax.config import check_inputs
-    from vpp_jax.host_memory import keep_freed
 
-    keep_freed()
     config, options = parse(argv, OPTIONS)
     if not options["workdir"]:
         raise UsageError("--workdir=DIR is missing: where checkpoints and metrics go")
