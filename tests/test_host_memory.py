@@ -78,7 +78,7 @@ def test_what_the_environment_says_already_is_kept():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc")
 @pytest.mark.parametrize(
-    "arguments, platforms, tunables, expected",
+    ("arguments", "platforms", "tunables", "expected"),
     [
         (["--debug", "train", "--workdir=x"], "cpu", "", True),
         (["report", "train"], "cpu", "", False),  # runs no model
@@ -103,7 +103,7 @@ def test_commands_that_run_models_on_processors_start_anew(monkeypatch, argument
 
 
 @pytest.mark.parametrize(
-    "platforms, installed, expected",
+    ("platforms", "installed", "expected"),
     [
         ("cpu", ["libtpu"], True),
         ("cpu,tpu", [], True),
