@@ -30,7 +30,7 @@ def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def restart_with_huge_pages() -> None:
-    """Starts this process anew, with the same process ID and arguments, where JAX will compute on processors and huge pages are not asked for yet."""
+    """Starts this process anew (same ID, same arguments) where JAX will compute on processors and huge pages are not asked for yet."""
     environment = with_huge_pages(os.environ)
     if sys.platform == "linux" and computes_on_processors() and environment != dict(os.environ):
         sys.stdout.flush()
