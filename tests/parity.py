@@ -8,8 +8,7 @@ largest magnitude of the array, verdict. Exit 1 if one is off or is not recomput
 
 Some arrays are not defined to the tolerance by float32 itself: where an image has shrunk to one pixel, GroupNorm divides by the spread of
 two numbers. An array that misses its tolerance is therefore recomputed with every weight moved by one unit in the last place, up or down;
-the largest change that makes in `NUDGES` draws is printed. The record is uncertain by as much as what is computed here, so that twice
-that change is then the limit, up to ten times the tolerance.
+the largest change that makes in `NUDGES` draws is printed and is then the limit, up to ten times the tolerance.
 """
 
 import argparse
@@ -350,7 +349,7 @@ def compare(folder: Folder, groups: Sequence[Callable[[Folder], Results]] = GROU
         uncertain = uncertainty(folder, group, {name: results[name][0] for name in missed}) if missed else {}
         seen |= results.keys()
         for name, (value, tolerance) in results.items():
-            limit = min(max(tolerance, 2 * uncertain.get(name, 0.0)), 10 * tolerance)  # the record's and ours
+            limit = min(max(tolerance, uncertain.get(name, 0.0)), 10 * tolerance)
             ok = bool(errors[name] <= limit)
             fine &= ok
             note = f" (limit {tolerance:g}; one unit in the last place of the weights: {uncertain[name]:.1e})" if name in missed else ""
