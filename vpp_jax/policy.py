@@ -22,6 +22,7 @@ from vpp_jax.diffusion.rows import normal_rows, row_keys, split_rows
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
 from vpp_jax.models.action_transformer import ActionTransformer
+from vpp_jax.models.layers import at_least_float32
 from vpp_jax.models.text_encoder import CLIPTextEncoder
 from vpp_jax.models.video_former import VideoFormer
 from vpp_jax.video_predictor import VideoPredictor
@@ -79,7 +80,7 @@ class VideoPredictionPolicy:
         return self.predictor.encode_text(params, text_ids, text_mask)
 
     def goal_vector(self, params: Params, text_ids: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> Float[Array, "b g"]:
-        return self.goal.bind(select("goal", params))(text_ids, text_mask).pooled.astype(jnp.float32)
+        return at_least_float32(self.goal.bind(select("goal", params))(text_ids, text_mask).pooled)
 
     def features(
         self, params: Params, images: Images, text_states: Float[Array, "b l d"], key: jax.Array

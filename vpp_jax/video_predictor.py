@@ -22,6 +22,7 @@ from vpp_jax.diffusion.ladders import LadderConfig, initial_scale, sigma_ladder
 from vpp_jax.diffusion.rows import normal_rows, row_keys, split_rows
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
+from vpp_jax.models.layers import at_least_float32
 from vpp_jax.models.text_encoder import CLIPTextEncoder
 from vpp_jax.models.video_unet import SpatioTemporalUNet
 from vpp_jax.models.video_vae import Posterior, TemporalVAE
@@ -76,7 +77,7 @@ class VideoPredictor:
 
         The mask keeps padding from being attended to inside CLIP; the U-Net itself attends to all positions, as published.
         """
-        states = self.text.bind(select("text", params))(ids, mask).hidden.astype(jnp.float32)
+        states = at_least_float32(self.text.bind(select("text", params))(ids, mask).hidden)
         if self.config.position_encode:
             width = states.shape[-1]
             frequency = 10000.0 ** (-jnp.arange(width // 2) / (width // 2))
@@ -91,7 +92,7 @@ class VideoPredictor:
     ) -> Float[Array, "n h8 w8 c"]:
         """Unscaled VAE latents: the posterior's mean, or with `keys`, one PRNG key per image, samples of it."""
         posterior = self.posterior(params, images)
-        return (posterior.mean if keys is None else sample_rows(posterior, keys)).astype(jnp.float32)
+        return at_least_float32(posterior.mean if keys is None else sample_rows(posterior, keys))
 
     def posterior(self, params: Params, images: UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"]) -> Posterior:
         """What the VAE's encoder says of each image [n h8 w8 c], unscaled."""
@@ -100,7 +101,7 @@ class VideoPredictor:
     def decode_latents(self, params: Params, latents: Float[Array, "b t h8 w8 c"]) -> Float[Array, "b t h w 3"]:
         """Scaled latents -> frames in [-1, 1] (not clipped), the whole clip in one pass."""
         vae = self.vae.bind(select("vae", params))
-        return vae.decode(latents / params[SCALING_FACTOR]).astype(jnp.float32)
+        return at_least_float32(vae.decode(latents / params[SCALING_FACTOR]))
 
     # --- the denoiser ---------------------------------------------------------------------------------------------------------
 
@@ -124,7 +125,7 @@ class VideoPredictor:
         """EDM-preconditioned estimate of the clean latents (Karras et al. 2022, eq. 7, with sigma_data = 1)."""
         scale = video_preconditioning(sigma)
         output = self._unet(params, scale.network_input(noisy), condition, scale.c_noise, text_states, fps_id, noise_aug_id)
-        return scale.denoised(noisy, output.sample.astype(jnp.float32))
+        return scale.denoised(noisy, at_least_float32(output.sample))
 
     def loss(
         self,
@@ -144,7 +145,7 @@ class VideoPredictor:
         posterior_keys, sigma_keys, noise_keys, dropout_keys = split_rows(row_keys(key, batch), 4)
         frame_keys = rearrange(split_rows(posterior_keys, frames), "t b -> (b t)")
         flat = jax.tree.map(lambda values: rearrange(values, "b t h w c -> (b t) h w c"), video)
-        posterior = jax.tree.map(lambda values: values.astype(jnp.float32), flat if encoded else self.posterior(params, flat))
+        posterior = jax.tree.map(at_least_float32, flat if encoded else self.posterior(params, flat))
         flat = sample_rows(posterior, frame_keys)
         unscaled = jax.lax.stop_gradient(rearrange(flat, "(b t) h w c -> b t h w c", b=batch))
         latents, condition = unscaled * params[SCALING_FACTOR], unscaled[:, 0]
@@ -172,7 +173,7 @@ class VideoPredictor:
         network_input = scale.network_input(add_noise(latents, noise, sigma))
         output = self._unet(params, network_input, condition, scale.c_noise, text_states, self.config.fps_id_train).sample
         # the weight (sigma^2 + 1) / sigma^2 = 1 / c_out^2 turns the error of x_hat into the error of the network's output
-        return jnp.mean((output.astype(jnp.float32) - video_target(latents, noise, sigma)) ** 2)
+        return jnp.mean((at_least_float32(output) - video_target(latents, noise, sigma)) ** 2)
 
     # --- inference ------------------------------------------------------------------------------------------------------------
 
@@ -259,7 +260,7 @@ class VideoPredictor:
         taps = [output.taps[block] for block in self.config.tap_blocks]
         size = max(tap.shape[2] for tap in taps)
         upsampled = [tap.repeat(size // tap.shape[2], axis=2).repeat(size // tap.shape[3], axis=3) for tap in taps]
-        return rearrange(jnp.concatenate(upsampled, axis=-1), "b t h w c -> b t (h w) c").astype(jnp.float32)
+        return at_least_float32(rearrange(jnp.concatenate(upsampled, axis=-1), "b t h w c -> b t (h w) c"))
 
     @property
     def feature_shape(self) -> tuple[int, int, int]:

@@ -18,6 +18,7 @@ from vpp_jax.models.layers import (
     LayerNorm,
     MixingGate,
     TemporalConv,
+    check_dtype,
     dropout,
     gelu,
     sinusoidal_embedding,
@@ -116,6 +117,17 @@ def test_group_norm_keeps_precision_in_nearly_constant_groups():
 def test_group_norm_refuses_groups_that_do_not_divide():
     with pytest.raises(ValueError, match="norm_groups"):
         GroupNorm(10, groups=4, rngs=nnx.Rngs(0))
+
+
+def test_types_of_a_computation():
+    for name in ("float32", "bfloat16"):
+        check_dtype(name)
+    with pytest.raises(ValueError, match="got float16"):
+        check_dtype("float16")
+    with pytest.raises(ValueError, match="enable_x64"):
+        check_dtype("float64")
+    with jax.enable_x64(True):
+        check_dtype("float64")
 
 
 @pytest.mark.parametrize("use_bias", [True, False])

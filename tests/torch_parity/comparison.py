@@ -17,14 +17,14 @@ from torch import nn
 from vpp_jax.functional import PureModule
 from vpp_jax.interop.tensors import import_tensors, published_name, to_published
 
-FORWARD, GRADIENT, BFLOAT16 = 2e-5, 1e-4, 3e-2  # of the largest magnitude of the array
+FORWARD, GRADIENT, BFLOAT16, FLOAT64 = 2e-5, 1e-4, 3e-2, 1e-9  # of the largest magnitude of the array
 torch.set_num_threads(1)  # small arrays: threads that wait for each other cost more than they give, most of all on a busy machine
 SEEN: dict[tuple[str, float], list[float]] = {}  # (file, tolerance) -> errors
 
 
 def check(got: Any, want: torch.Tensor | np.ndarray, tolerance: float = FORWARD, what: str = "") -> None:
     """Fails unless `got` is `want` up to `tolerance` times the largest magnitude of `want`."""
-    got, want = np.asarray(to_numpy(got), np.float32), to_numpy(want)
+    got, want = (np.asarray(to_numpy(value), np.float64) for value in (got, want))
     assert got.shape == want.shape, f"{what}: shape {got.shape}, expected {want.shape}"
     assert np.abs(want).max() > 0, f"{what}: the reference is zero everywhere"
     error = float(np.abs(got - want).max() / np.abs(want).max())
@@ -33,8 +33,8 @@ def check(got: Any, want: torch.Tensor | np.ndarray, tolerance: float = FORWARD,
 
 
 def to_numpy(value: torch.Tensor | np.ndarray) -> np.ndarray:
-    """float32 where `value` is a tensor."""
-    return value.detach().float().numpy() if isinstance(value, torch.Tensor) else value
+    """float32 where `value` is a tensor; float64 if that is."""
+    return value.detach().to(torch.promote_types(value.dtype, torch.float32)).numpy() if isinstance(value, torch.Tensor) else value
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:
@@ -65,7 +65,7 @@ def load(pure: PureModule, module: nn.Module, prefix: str = "") -> dict[str, jax
     return {name: jnp.asarray(value) for name, value in import_tensors(pure.abstract, published, prefix).items()}
 
 
-def check_gradients(ours: dict[str, jax.Array], module: nn.Module, prefix: str = "") -> None:
+def check_gradients(ours: dict[str, jax.Array], module: nn.Module, prefix: str = "", tolerance: float = GRADIENT) -> None:
     """Gradients of all parameters, each against its own largest magnitude.
 
     The mixing factors, one number each, are compared as one array: such a gradient is a sum over a whole video of terms that cancel.
@@ -82,7 +82,7 @@ def check_gradients(ours: dict[str, jax.Array], module: nn.Module, prefix: str =
         if np.abs(want).max() < 1e-6 * largest:
             assert np.abs(got).max() < 1e-5 * largest, f"gradient of {name}: {np.abs(got).max():.2e}, expected none"
         else:
-            check(got, want, GRADIENT, f"gradient of {name}")
+            check(got, want, tolerance, f"gradient of {name}")
 
 
 class Call(NamedTuple):

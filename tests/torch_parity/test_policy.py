@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="PyTorch is not installed: `make parity` com
 
 import reference_vectors
 import torch
-from comparison import BFLOAT16, GRADIENT, check, check_gradients, load, normal, randomized, record, submodule, to_numpy
+from comparison import BFLOAT16, FLOAT64, FORWARD, GRADIENT, check, check_gradients, load, normal, randomized, record, submodule, to_numpy
 from pytorch.policy import ActionTransformer as TheirTransformer
 from pytorch.policy import Denoiser
 
@@ -43,7 +43,8 @@ def twin(config: ActionTransformerConfig) -> Denoiser:
 def conditions(config: ActionTransformerConfig) -> tuple[torch.Tensor, ...]:
     """Tokens, goal and, where configured, proprioception."""
     more = (normal(5, BATCH, config.proprio_dim),) if config.proprio_dim else ()
-    return normal(3, BATCH, TOKENS, config.token_dim), normal(4, BATCH, config.goal_dim), *more
+    given = normal(3, BATCH, TOKENS, config.token_dim), normal(4, BATCH, config.goal_dim), *more
+    return tuple(value.to(torch.get_default_dtype()) for value in given)
 
 
 def build(config: ActionTransformerConfig) -> PureModule:
@@ -109,15 +110,14 @@ def pair(request):
     return config, theirs, pure, load(pure, theirs, "inner_model.")
 
 
-def test_loss_denoised_chunk_and_gradients(pair):
-    config, theirs, pure, params = pair
+def check_loss_denoised_chunk_and_gradients(config, theirs, pure, params, forward, gradient):
     tokens, *rest = conditions(config)
+    drawn = [value.to(tokens.dtype) for value in (ACTIONS, NOISE, SIGMA)]
     tokens.requires_grad_()
     theirs.zero_grad()
-    loss = theirs.loss(ACTIONS, NOISE, SIGMA, tokens, *rest)
+    loss = theirs.loss(*drawn, tokens, *rest)
     loss.backward()
-    noisy = ACTIONS + SIGMA[:, None, None] * NOISE
-    actions, noise, sigma = arrays(ACTIONS, NOISE, SIGMA)
+    actions, noise, sigma = arrays(*drawn)
     goal_and_proprio = arrays(*rest)
 
     def objective(params, tokens):
@@ -127,11 +127,24 @@ def test_loss_denoised_chunk_and_gradients(pair):
         return jnp.mean((output - edm.policy_target(actions, noise, sigma)) ** 2), scale.denoised(noisy, output)
 
     (ours, denoised), gradients = jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))(params, *arrays(tokens))
-    check(ours, loss, what="loss")
+    check(ours, loss, forward, "loss")
     with torch.no_grad():
-        check(denoised, theirs(noisy, SIGMA, tokens, *rest), what="denoised chunk")
-    check_gradients(gradients[0], theirs, "inner_model.")
-    check(gradients[1], tokens.grad, GRADIENT, "gradient of the tokens")
+        noisy = drawn[0] + drawn[2][:, None, None] * drawn[1]
+        check(denoised, theirs(noisy, drawn[2], tokens, *rest), forward, "denoised chunk")
+    check_gradients(gradients[0], theirs, "inner_model.", gradient)
+    check(gradients[1], tokens.grad, gradient, "gradient of the tokens")
+
+
+def test_loss_denoised_chunk_and_gradients(pair):
+    check_loss_denoised_chunk_and_gradients(*pair, FORWARD, GRADIENT)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_same_function_in_float64(variant, float64):
+    config = dataclasses.replace(CONFIG, dtype="float64", **VARIANTS[variant])
+    theirs, pure = randomized(twin(config)), build(config)
+    params = load(pure, theirs, "inner_model.")
+    check_loss_denoised_chunk_and_gradients(config, theirs, pure, params, FLOAT64, FLOAT64)
 
 
 def test_sampling(pair):

@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="PyTorch is not installed: `make parity` com
 pytest.importorskip("transformers", reason="transformers is not installed: `make parity` compares with it")
 
 import torch
-from comparison import BFLOAT16, check, check_gradients, load, normal, randomized, record, submodule
+from comparison import BFLOAT16, FLOAT64, FORWARD, GRADIENT, check, check_gradients, load, normal, randomized, record, submodule
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from vpp_jax.functional import PureModule
@@ -22,14 +22,18 @@ CONFIG = TextEncoderConfig(
 LENGTH = 20
 
 
-@pytest.fixture(scope="module")
-def theirs():
+def transformers_encoder() -> CLIPTextModelWithProjection:
     config = CLIPTextConfig(
         vocab_size=CONFIG.vocab_size, hidden_size=CONFIG.width, intermediate_size=CONFIG.mlp_width, projection_dim=CONFIG.projection_dim,
         num_hidden_layers=CONFIG.layers, num_attention_heads=CONFIG.heads, max_position_embeddings=CONFIG.max_positions,
         hidden_act="quick_gelu", bos_token_id=298, eos_token_id=CONFIG.end_of_text, pad_token_id=CONFIG.end_of_text,
     )  # fmt: skip
     return randomized(CLIPTextModelWithProjection(config))
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    return transformers_encoder()
 
 
 @pytest.fixture(scope="module")
@@ -84,18 +88,28 @@ def test_a_layer_and_the_embeddings(theirs, pure, params, sentences):
         check(got, output[0] if isinstance(output, tuple) else output, what=path)
 
 
-def test_gradients_of_all_weights(theirs, pure, params, sentences):
-    ids, mask = sentences
-    states, pooled = normal(1, 3, LENGTH, CONFIG.width), normal(2, 3, CONFIG.projection_dim)
-    theirs.zero_grad()
+def check_gradients_of_all_weights(config, ids, mask, forward, gradient):
+    theirs, pure = transformers_encoder(), PureModule.of(lambda rngs: CLIPTextEncoder(config, rngs=rngs))
+    states, pooled = (normal(*shape).to(theirs.dtype) for shape in ((1, 3, LENGTH, CONFIG.width), (2, 3, CONFIG.projection_dim)))
     output = theirs(input_ids=torch.from_numpy(ids).long(), attention_mask=torch.from_numpy(mask).long())
     ((output.last_hidden_state * states).sum() + (output.text_embeds * pooled).sum()).backward()
 
     def objective(params):
         output = pure.bind(params)(ids, mask)
-        return (output.hidden * states.numpy()).sum() + (output.pooled * pooled.numpy()).sum()
+        return (output.hidden * states.numpy()).sum() + (output.pooled * pooled.numpy()).sum(), output
 
-    check_gradients(jax.jit(jax.grad(objective))(params), theirs)
+    gradients, got = jax.jit(jax.grad(objective, has_aux=True))(load(pure, theirs))
+    check(got.hidden, output.last_hidden_state, forward, "states")
+    check(got.pooled, output.text_embeds, forward, "pooled")
+    check_gradients(gradients, theirs, tolerance=gradient)
+
+
+def test_gradients_of_all_weights(sentences):
+    check_gradients_of_all_weights(CONFIG, *sentences, FORWARD, GRADIENT)
+
+
+def test_the_same_function_in_float64(float64, sentences):
+    check_gradients_of_all_weights(dataclasses.replace(CONFIG, dtype="float64"), *sentences, FLOAT64, FLOAT64)
 
 
 def test_bfloat16_stays_close(theirs, params, sentences):

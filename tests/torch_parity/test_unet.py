@@ -4,6 +4,7 @@ Each block gets the inputs that diffusers' own block got in a pass of the whole 
 """
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ pytest.importorskip("diffusers", reason="diffusers is not installed: `make parit
 import torch
 from comparison import (
     BFLOAT16,
+    FLOAT64,
     GRADIENT,
     check,
     check_gradients,
@@ -233,3 +235,34 @@ def test_gradients_of_all_weights_and_of_the_inputs(shallow):
     check_gradients(gradients[0], shallow)
     check(gradients[1], np.moveaxis(sample.grad.numpy(), 2, -1), GRADIENT, "gradient of the sample")
     check(gradients[2], text.grad, GRADIENT, "gradient of the text")
+
+
+def sinusoids(timesteps, embedding_dim, *, flip_sin_to_cos, downscale_freq_shift, scale):
+    """In float64 if the timesteps are; diffusers computes them in float32 whatever the model. Cosines, then sines, of 10000^(-k / half)."""
+    assert (flip_sin_to_cos, downscale_freq_shift, scale) == (True, 0, 1)
+    half = embedding_dim // 2
+    angles = timesteps.double()[:, None] * torch.exp(-math.log(10_000) * torch.arange(half) / half)
+    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+
+
+def test_the_same_function_in_float64_down_to_one_pixel(float64, monkeypatch):
+    """Four levels from 8x8 images, two channels per group: at the bottom GroupNorm divides by the spread of two numbers."""
+    monkeypatch.setattr("diffusers.models.embeddings.get_timestep_embedding", sinusoids)
+    config = VideoUNetConfig(
+        block_out_channels=(32, 64, 64, 64), attention_heads=(2, 4, 4, 4), layers_per_block=1, addition_time_embed_dim=16,
+        cross_attention_dim=CONFIG.cross_attention_dim, dtype="float64",
+    )  # fmt: skip
+    theirs = randomized(diffusers_unet(config))
+    arguments = [value.double() for value in inputs(height=8, width=8)]
+    direction = normal(9, BATCH, FRAMES, 4, 8, 8).double()
+    output = theirs(*arguments).sample
+    (output * direction).sum().backward()
+    pure = PureModule.of(lambda rngs: SpatioTemporalUNet(config, rngs=rngs))
+
+    def objective(params):
+        output = pure.bind(params)(*ours(*arguments)).sample
+        return (output * np.moveaxis(direction.numpy(), 2, -1)).sum(), output
+
+    gradients, got = jax.jit(jax.grad(objective, has_aux=True))(load(pure, theirs))
+    check(got, np.moveaxis(to_numpy(output), 2, -1), FLOAT64, "sample")
+    check_gradients(gradients, theirs, tolerance=FLOAT64)

@@ -10,7 +10,21 @@ pytest.importorskip("torch", reason="PyTorch is not installed: `make parity` com
 pytest.importorskip("diffusers", reason="diffusers is not installed: `make parity` compares with it")
 
 import torch
-from comparison import BFLOAT16, check, check_gradients, images, load, normal, randomized, record, submodule, videos
+from comparison import (
+    BFLOAT16,
+    FLOAT64,
+    FORWARD,
+    GRADIENT,
+    check,
+    check_gradients,
+    images,
+    load,
+    normal,
+    randomized,
+    record,
+    submodule,
+    videos,
+)
 from diffusers import AutoencoderKLTemporalDecoder
 
 from vpp_jax.functional import PureModule
@@ -119,17 +133,29 @@ def test_decoding_in_chunks(chunk, theirs, decode, params):
         check(decode(params, np.moveaxis(part.numpy(), 2, -1)), videos(want, part.shape[1]), what=f"frames from {begin}")
 
 
-def test_gradients_of_all_weights_through_both_halves():
-    theirs, pure = diffusers_vae(SHALLOW), PureModule.of(lambda rngs: TemporalVAE(SHALLOW, rngs=rngs))
-    direction, params = normal(4, 2, 3, 24, 16), load(pure, theirs)
-    (theirs.decode(theirs.encode(PICTURES).latent_dist.mode(), num_frames=2).sample * direction).sum().backward()
+def check_both_halves(config: VideoVAEConfig, pictures: torch.Tensor, forward: float, gradient: float):
+    """Encoded, decoded again, and the gradients of all weights on the way."""
+    theirs, pure = diffusers_vae(config), PureModule.of(lambda rngs: TemporalVAE(config, rngs=rngs))
+    direction, params = normal(4, *pictures.shape).to(pictures.dtype), load(pure, theirs)
+    frames = theirs.decode(theirs.encode(pictures).latent_dist.mode(), num_frames=2).sample
+    (frames * direction).sum().backward()
 
     def objective(params):
         model = pure.bind(params)
-        return (model.decode(model.encode(images(PICTURES)).mean[None])[0] * images(direction)).sum()
+        frames = model.decode(model.encode(images(pictures)).mean[None])[0]
+        return (frames * images(direction)).sum(), frames
 
-    gradients = jax.jit(jax.grad(objective))(params)
-    check_gradients(gradients, theirs)
+    gradients, got = jax.jit(jax.grad(objective, has_aux=True))(params)
+    check(got, images(frames), forward, "frames")
+    check_gradients(gradients, theirs, tolerance=gradient)
+
+
+def test_gradients_of_all_weights_through_both_halves():
+    check_both_halves(SHALLOW, PICTURES, FORWARD, GRADIENT)
+
+
+def test_the_same_function_in_float64(float64):
+    check_both_halves(dataclasses.replace(SHALLOW, dtype="float64"), PICTURES.double(), FLOAT64, FLOAT64)
 
 
 def test_bfloat16_stays_close():

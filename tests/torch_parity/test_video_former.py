@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="PyTorch is not installed: `make parity` com
 
 import reference_vectors
 import torch
-from comparison import BFLOAT16, check, check_gradients, load, normal, randomized, record, submodule, to_numpy
+from comparison import BFLOAT16, FLOAT64, FORWARD, GRADIENT, check, check_gradients, load, normal, randomized, record, submodule, to_numpy
 from pytorch.video_former import LinearFormer
 from pytorch.video_former import VideoFormer as TheirFormer
 
@@ -44,20 +44,32 @@ def test_the_twin_is_the_published_module(variant, module, output, shared_data):
         check(reference_vectors.with_weights(twin(config), state)(vectors["vf_in"]), vectors[output], what=output)
 
 
+def check_tokens_and_gradients(config: VideoFormerConfig, features: torch.Tensor, forward: float, gradient: float):
+    theirs, pure = randomized(twin(config)), build(config)
+    params, features = load(pure, theirs), features.clone().requires_grad_()
+    tokens = theirs(features)
+    direction = normal(2, *tokens.shape).to(features.dtype)
+    (tokens * direction).sum().backward()
+
+    def objective(params, x):
+        tokens = pure.bind(params)(x)
+        return (tokens * direction.numpy()).sum(), tokens
+
+    gradients, got = jax.jit(jax.grad(objective, (0, 1), has_aux=True))(params, features.detach().numpy())
+    check(got, tokens, forward, "tokens")
+    check_gradients(gradients[0], theirs, tolerance=gradient)
+    check(gradients[1], features.grad, gradient, "gradient of the features")
+
+
 @pytest.mark.parametrize("variant", ["3d", "2d", "linear"])
 def test_tokens_and_gradients(variant):
-    config = dataclasses.replace(CONFIG, variant=variant)
-    theirs, pure = randomized(twin(config)), build(config)
-    params, features = load(pure, theirs), FEATURES.clone().requires_grad_()
-    tokens = theirs(features)
-    direction = normal(2, *tokens.shape)
-    (tokens * direction).sum().backward()
-    check(jax.jit(lambda params, x: pure.bind(params)(x))(params, FEATURES.numpy()), tokens, what="tokens")
+    check_tokens_and_gradients(dataclasses.replace(CONFIG, variant=variant), FEATURES, FORWARD, GRADIENT)
 
-    objective = lambda params, x: (pure.bind(params)(x) * direction.numpy()).sum()  # noqa: E731
-    gradients = jax.jit(jax.grad(objective, (0, 1)))(params, FEATURES.numpy())
-    check_gradients(gradients[0], theirs)
-    check(gradients[1], features.grad, 1e-4, "gradient of the features")
+
+@pytest.mark.parametrize("variant", ["3d", "2d", "linear"])
+def test_the_same_function_in_float64(variant, float64):
+    config = dataclasses.replace(CONFIG, variant=variant, dtype="float64")
+    check_tokens_and_gradients(config, FEATURES.double(), FLOAT64, FLOAT64)
 
 
 def test_layers():

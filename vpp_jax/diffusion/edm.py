@@ -18,13 +18,18 @@ def per_sample(values: Float[Array, "b"], samples: Float[Array, "b ..."]) -> Flo
     return values.reshape(values.shape + (1,) * (samples.ndim - values.ndim))
 
 
+def _levels(sigma: Float[Array, "b"]) -> Float[Array, "b"]:
+    """In float32; in float64 if they are."""
+    return jnp.asarray(sigma, jnp.promote_types(jnp.asarray(sigma).dtype, jnp.float32))
+
+
 def add_noise(clean: Float[Array, "b ..."], noise: Float[Array, "b ..."], sigma: Float[Array, "b"]) -> Float[Array, "b ..."]:
     """x_σ = x + σ·ε."""
     return clean + per_sample(sigma, clean) * noise
 
 
 class Preconditioning(NamedTuple):
-    """The four EDM coefficients at noise levels σ, each float32 `[b]`."""
+    """The four EDM coefficients at noise levels σ, each float32 (float64 if σ is) `[b]`."""
 
     c_skip: Float[Array, "b"]
     c_out: Float[Array, "b"]
@@ -47,7 +52,7 @@ class Preconditioning(NamedTuple):
 
 def video_preconditioning(sigma: Float[Array, "b"]) -> Preconditioning:
     """Stage 1: σ_data = 1 with a negative c_out, which makes F a v-prediction (Stable Video Diffusion's convention)."""
-    sigma = jnp.asarray(sigma, jnp.float32)
+    sigma = _levels(sigma)
     total = jnp.sqrt(sigma**2 + 1.0)
     return Preconditioning(1.0 / total**2, -sigma / total, 1.0 / total, 0.25 * jnp.log(sigma))
 
@@ -57,13 +62,13 @@ def video_target(clean: Float[Array, "b ..."], noise: Float[Array, "b ..."], sig
 
     Written in ε: the quotient cancels catastrophically in float32 at small σ, where x ≈ c_skip·x_σ.
     """
-    sigma = per_sample(jnp.asarray(sigma, jnp.float32), clean)
+    sigma = per_sample(_levels(sigma), clean)
     return (noise - sigma * clean) / jnp.sqrt(sigma**2 + 1.0)
 
 
 def policy_preconditioning(sigma: Float[Array, "b"], sigma_data: float = 0.5) -> Preconditioning:
     """Stage 2: EDM as published, for actions of standard deviation `sigma_data`."""
-    sigma = jnp.asarray(sigma, jnp.float32)
+    sigma = _levels(sigma)
     total = jnp.sqrt(sigma**2 + sigma_data**2)
     return Preconditioning(sigma_data**2 / total**2, sigma * sigma_data / total, 1.0 / total, 0.25 * jnp.log(sigma))
 
@@ -72,5 +77,5 @@ def policy_target(
     clean: Float[Array, "b ..."], noise: Float[Array, "b ..."], sigma: Float[Array, "b"], sigma_data: float = 0.5
 ) -> Float[Array, "b ..."]:
     """The exact output (a − c_skip·a_σ)/c_out = (σ·a − σ_data²·ε)/(σ_data·√(σ²+σ_data²)); see `video_target` for why."""
-    sigma = per_sample(jnp.asarray(sigma, jnp.float32), clean)
+    sigma = per_sample(_levels(sigma), clean)
     return (sigma * clean - sigma_data**2 * noise) / (sigma_data * jnp.sqrt(sigma**2 + sigma_data**2))

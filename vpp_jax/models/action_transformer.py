@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from vpp_jax.models.attention import Attention
 from vpp_jax.models.initialization import normal_linears
-from vpp_jax.models.layers import MLP, LayerNorm, Linear, Placeholder, dropout, silu, sinusoidal_embedding
+from vpp_jax.models.layers import MLP, LayerNorm, Linear, Placeholder, at_least_float32, check_dtype, dropout, silu, sinusoidal_embedding
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class ActionTransformerConfig:
                 raise ValueError(f"action transformer: {name} must be in [0, 1), got {getattr(self, name)}")
         if not self.init_std > 0:
             raise ValueError(f"action transformer: init_std must be positive, got {self.init_std}")
+        check_dtype(self.dtype)
 
 
 class ActionTransformer(nnx.Module):
@@ -76,8 +77,9 @@ class ActionTransformer(nnx.Module):
         if config.proprio_dim:
             names = ("0", "2")
             self.proprio_emb = MLP(config.proprio_dim, 2 * width, width, activation=jax.nn.mish, names=names, dtype=dtype, rngs=rngs)
-        # the noise level steers scale and shift of everything: embedded in float32 whatever the compute type
-        self.sigma_emb = MLP(width, 2 * width, width, activation=jax.nn.mish, names=("1", "3"), rngs=rngs)
+        # the noise level steers scale and shift of everything: embedded in float32 at least, whatever the compute type
+        level_type = jnp.promote_types(dtype, jnp.float32)
+        self.sigma_emb = MLP(width, 2 * width, width, activation=jax.nn.mish, names=("1", "3"), dtype=level_type, rngs=rngs)
         self.action_emb = Linear(config.action_dim, width, dtype=dtype, rngs=rngs)
         self.action_pred = Linear(width, config.action_dim, dtype=dtype, rngs=rngs)
         self.encoder = _Stack([_EncoderBlock(config, rngs=rngs) for _ in range(config.encoder_layers)], config, rngs=rngs)
@@ -109,7 +111,7 @@ class ActionTransformer(nnx.Module):
         *,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b k a"]:
-        """Network output F, float32, for actions already scaled by c_in; EDM preconditioning stands outside. `key` switches dropout on.
+        """Network output F, float32 at least, for actions scaled by c_in; EDM preconditioning stands outside. `key` switches dropout on.
 
         All arguments share the batch: to denoise several samples per observation, repeat the context.
         """
@@ -117,7 +119,7 @@ class ActionTransformer(nnx.Module):
 
     def modulations(self, sigma: Float[Array, "b"]) -> Float[Array, "b layers six_w"]:
         """All that the decoder makes of a noise level: shift, scale and gate of self-attention and MLP, per block."""
-        level = 0.25 * jnp.log(sigma.astype(jnp.float32))
+        level = 0.25 * jnp.log(at_least_float32(sigma))
         condition = self.sigma_emb(sinusoidal_embedding(level, self.config.width, sine_first=True, include_last=True))
         return jnp.stack([block.adaLN_zero(condition) for block in self.decoder.blocks], axis=1)
 
@@ -134,7 +136,7 @@ class ActionTransformer(nnx.Module):
             # the mask hides everything from token k on: projecting keys and values of those would be waste
             context = context[:, : noisy_actions.shape[1]]
         actions = self.decoder(self.action_emb(noisy_actions), context, per_block=modulations, key=key)
-        return self.action_pred(actions).astype(jnp.float32)
+        return at_least_float32(self.action_pred(actions))
 
 
 class _Stack(nnx.Module):

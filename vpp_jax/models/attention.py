@@ -4,7 +4,7 @@
     Attention                  separate projections of a query and an optional context; names, biases and widths are options
     FusedAttention             self-attention with one `qkv` projection and `proj`
 
-The softmax runs in float32 whatever the compute type.
+The softmax runs in float32 at least, whatever the compute type.
 """
 
 import math
@@ -70,13 +70,13 @@ def _attend(
     """The weights are normalised after the product with v, which is smaller than they are."""
     q = q / math.sqrt(q.shape[-1] // heads)
     q, k, v = (x.reshape(*x.shape[:-1], heads, -1).swapaxes(-2, -3) for x in (q, k, v))
-    scores = jnp.einsum("...nc,...mc->...nm", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("...nc,...mc->...nm", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
     if allowed is not None:
         scores = jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - lax.stop_gradient(jnp.max(scores, -1, keepdims=True)))
     total = jnp.sum(weights, -1, keepdims=True)
     weights = dropout(weights, dropout_rate, key).astype(v.dtype)
-    out = jnp.einsum("...nm,...md->...nd", weights, v, preferred_element_type=jnp.float32) / total
+    out = jnp.einsum("...nm,...md->...nd", weights, v, preferred_element_type=total.dtype) / total
     out = out.astype(v.dtype).swapaxes(-2, -3)
     return out.reshape(*out.shape[:-2], -1)
 
@@ -148,7 +148,7 @@ class Attention(nnx.Module):
         per_head = lambda x: x.reshape(*x.shape[:-1], self.heads, self.head_dim)  # noqa: E731
         keys, values = per_head(to_k(context) / math.sqrt(self.head_dim)), per_head(to_v(context))
         maps = jnp.einsum("chd,...mhd->...chm", per_head(weight(to_q.kernel, x.dtype)), keys)
-        scores = jnp.einsum("...nc,...chm->...nhm", x, maps, preferred_element_type=jnp.float32)
+        scores = jnp.einsum("...nc,...chm->...nhm", x, maps, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
         if to_q.bias is not None:
             scores = scores + jnp.einsum("hd,...mhd->...hm", per_head(to_q.bias[...].astype(x.dtype)), keys)[..., None, :, :]
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)

@@ -1,11 +1,13 @@
 """Building blocks shared by every model. All arrays are channels last.
 
     weight                         a kernel in the type of the computation; all are read through it
+    check_dtype                    the types of a computation that a configuration may name
+    at_least_float32               for what bfloat16 is too coarse for: statistics, softmax, noise levels, losses
     dropout, gelu, silu            functions; `dropout(x, rate, key)` is the identity when `key` is None
     standard_normal                initial values from `rngs`, cheap to compile
     sinusoidal_embedding           scalars -> [cos, sin] or [sin, cos]
     Linear, Conv2d, TemporalConv   `kernel` [in, out], [kh, kw, in, out], [3, 1, 1, in, out]; `bias` [out]
-    GroupNorm, LayerNorm           statistics in float32; LayerNorm with or without bias
+    GroupNorm, LayerNorm           statistics in float32 at least; LayerNorm with or without bias
     TimestepMLP                    linear_1 -> SiLU -> linear_2
     GEGLU, FeedForward             `net.0.proj`, `net.2`: the gated feed-forward of Stable Diffusion
     MLP                            plain two-layer perceptron, names and activation of the caller's choice, optional biases and dropout
@@ -38,6 +40,19 @@ def gelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
 
 
+def check_dtype(dtype: str) -> None:
+    """Raises ValueError unless `dtype` names a type to compute in: float32, bfloat16, or float64 for comparisons without rounding."""
+    if dtype not in ("float32", "bfloat16", "float64"):
+        raise ValueError(f"dtype must be float32 or bfloat16 (or float64, for comparisons), got {dtype}")
+    if dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ValueError("dtype float64 needs jax.enable_x64(True): without it JAX computes in float32")
+
+
+def at_least_float32(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """x in float32; in float64 if it is."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def weight(param: nnx.Param, dtype: DTypeLike) -> jax.Array:
     """A kernel in the type of the computation, through what `PureModule.bind` attached to it: on a mesh, the gathering of its shards."""
     value = param[...].astype(dtype)
@@ -55,15 +70,15 @@ def dropout(x: Float[Array, "*s"], rate: float, key: Key[Array, ""] | None) -> F
 def sinusoidal_embedding(
     values: Float[Array, "*b"], dim: int, *, sine_first: bool = False, include_last: bool = False, max_period: float = 10_000.0
 ) -> Float[Array, "*b dim"]:
-    """[cos(v f), sin(v f)] with f_k = max_period^(-k/(dim/2)), float32.
+    """[cos(v f), sin(v f)] with f_k = max_period^(-k/(dim/2)), float32 (float64 if the values are).
 
     `sine_first` swaps the halves; `include_last` spaces the frequencies so that the last is exactly 1/max_period (divides by dim/2 - 1).
     """
     if dim % 2:
         raise ValueError(f"a sinusoidal embedding needs an even width, got {dim}")
-    half = dim // 2
-    exponents = jnp.arange(half, dtype=jnp.float32) / (half - 1 if include_last else half)
-    angles = values.astype(jnp.float32)[..., None] * jnp.exp(-math.log(max_period) * exponents)
+    half, values = dim // 2, at_least_float32(values)
+    exponents = jnp.arange(half, dtype=values.dtype) / (half - 1 if include_last else half)
+    angles = values[..., None] * jnp.exp(-math.log(max_period) * exponents)
     parts = [jnp.sin(angles), jnp.cos(angles)] if sine_first else [jnp.cos(angles), jnp.sin(angles)]
     return jnp.concatenate(parts, axis=-1)
 
@@ -249,7 +264,7 @@ class TemporalConv(nnx.Module):
 class GroupNorm(nnx.Module):
     """Group normalisation over all axes between the first and the last: x [b ... c] -> [b ... c].
 
-    Statistics are per-channel sums of y and y² in float32, averaged within groups of channels; the result is one affine map per
+    Statistics are per-channel sums of y and y² in float32 at least, averaged within groups of channels; the result is one affine map per
     (example, channel). The array is never reshaped to groups, which makes this several times faster than `nnx.GroupNorm` on CPU.
     y is x minus the group's mean at the first position: the variance does not depend on such a shift, and without it the difference
     of two large sums loses all precision in groups that are nearly constant (small images have many of those).
@@ -274,7 +289,7 @@ class GroupNorm(nnx.Module):
         def spread(per_channel: jax.Array) -> jax.Array:
             return jnp.expand_dims(per_channel, axes)
 
-        x = x.astype(jnp.float32)
+        x = at_least_float32(x)
         y = x - spread(group_mean(lax.stop_gradient(x[(slice(None), *(0,) * len(axes))])))
         mean = group_mean(jnp.mean(y, axes))
         variance = jnp.maximum(group_mean(jnp.mean(lax.square(y), axes)) - lax.square(mean), 0.0)
@@ -283,7 +298,7 @@ class GroupNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation of the last axis, in float32: x [... c] -> [... c]. `use_bias=False` leaves only the scale."""
+    """Layer normalisation of the last axis, in float32 at least: x [... c] -> [... c]. `use_bias=False` leaves only the scale."""
 
     def __init__(self, channels: int, *, use_bias: bool = True, eps: float = 1e-5, dtype: DTypeLike = "float32", rngs: nnx.Rngs):
         self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
@@ -292,7 +307,7 @@ class LayerNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-        wide = x.astype(jnp.float32)
+        wide = at_least_float32(x)
         centred = wide - jnp.mean(wide, -1, keepdims=True)
         y = centred * lax.rsqrt(jnp.mean(lax.square(centred), -1, keepdims=True) + self.eps) * self.scale[...]
         if self.bias is not None:
@@ -373,7 +388,8 @@ class MixingGate(nnx.Module):
         self.reverse = reverse
 
     def __call__(self, spatial: Float[Array, "*s"], temporal: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        share = jax.nn.sigmoid(self.mix_factor[...]).astype(spatial.dtype)
+        gate = self.mix_factor[...].astype(jnp.promote_types(spatial.dtype, jnp.float32))
+        share = jax.nn.sigmoid(gate).astype(spatial.dtype)
         if self.reverse:
             share = 1 - share
         return temporal + share * (spatial - temporal)

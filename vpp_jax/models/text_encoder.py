@@ -12,7 +12,7 @@ from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
 from vpp_jax.models.attention import Attention
-from vpp_jax.models.layers import MLP, LayerNorm, Linear
+from vpp_jax.models.layers import MLP, LayerNorm, Linear, check_dtype
 from vpp_jax.models.tokenizer import END_OF_TEXT, VOCABULARY_SIZE
 
 
@@ -38,6 +38,7 @@ class TextEncoderConfig:
             raise ValueError(f"text encoder: width {self.width} is not a multiple of heads {self.heads}")
         if not 0 <= self.end_of_text < self.vocab_size:
             raise ValueError(f"text encoder: end_of_text {self.end_of_text} is outside the vocabulary of {self.vocab_size}")
+        check_dtype(self.dtype)
 
 
 @struct.dataclass

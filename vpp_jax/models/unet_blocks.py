@@ -185,7 +185,7 @@ class SpatioTemporalTransformer(nnx.Module):
         b, t, h, w, c = x.shape
         tokens = self.proj_in(per_frame(self.norm, x)).reshape(b, t, h * w, c)
         spatial = self.transformer_blocks[0](tokens, text)
-        position = self.time_pos_embed(sinusoidal_embedding(jnp.arange(t), c))
+        position = self.time_pos_embed(sinusoidal_embedding(jnp.arange(t, dtype=jnp.promote_types(x.dtype, jnp.float32)), c))
         temporal = self.temporal_transformer_blocks[0](spatial + position[:, None], text)
         return x + self.proj_out(self.time_mixer(spatial, temporal)).reshape(x.shape)
 

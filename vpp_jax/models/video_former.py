@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from vpp_jax.models.attention import FusedAttention, attend
 from vpp_jax.models.initialization import uniform_linears
-from vpp_jax.models.layers import MLP, LayerNorm, Linear, Placeholder, gelu, weight
+from vpp_jax.models.layers import MLP, LayerNorm, Linear, Placeholder, check_dtype, gelu, weight
 
 VARIANTS = ("3d", "2d", "linear")
 
@@ -51,6 +51,7 @@ class VideoFormerConfig:
                 raise ValueError(f"video former: {name} must be at least 1, got {getattr(self, name)}")
         if self.variant == "3d" and self.dim % self.heads:
             raise ValueError(f"video former: temporal attention needs dim {self.dim} to be a multiple of heads {self.heads}")
+        check_dtype(self.dtype)
 
 
 class VideoFormer(nnx.Module):

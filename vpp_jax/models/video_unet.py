@@ -12,7 +12,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpp_jax.models.layers import Conv2d, GroupNorm, TimestepMLP, silu, sinusoidal_embedding
+from vpp_jax.models.layers import Conv2d, GroupNorm, TimestepMLP, check_dtype, silu, sinusoidal_embedding
 from vpp_jax.models.unet_blocks import REMAT, BlockShape, DownBlock, MidBlock, UpBlock, per_frame, recomputed
 
 
@@ -55,8 +55,7 @@ class VideoUNetConfig:
             raise ValueError("addition_time_embed_dim and block_out_channels must be even: sinusoids come in pairs")
         if self.last_tap is not None and not 0 <= self.last_tap < levels:
             raise ValueError(f"last_tap must be between 0 and {levels - 1} (or None for the whole U-Net), got {self.last_tap}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype}")
+        check_dtype(self.dtype)
         if self.remat not in REMAT:
             raise ValueError(f"remat must be one of {', '.join(REMAT)}, got {self.remat}")
 

@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from vpp_jax.models.attention import Attention
-from vpp_jax.models.layers import Conv2d, GroupNorm, TemporalConv, silu
+from vpp_jax.models.layers import Conv2d, GroupNorm, TemporalConv, at_least_float32, check_dtype, silu
 from vpp_jax.models.unet_blocks import ResBlock, SpatioTemporalResBlock, Upsample, per_frame
 
 EPS = 1e-6
@@ -41,8 +41,7 @@ class VideoVAEConfig:
         for channels in self.block_out_channels:
             if channels < 1 or channels % self.norm_groups:
                 raise ValueError(f"norm_groups {self.norm_groups} does not divide block_out_channels entry {channels}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype must be float32 or bfloat16, got {self.dtype}")
+        check_dtype(self.dtype)
 
     @property
     def downscale(self) -> int:
@@ -214,7 +213,7 @@ class TemporalVAE(nnx.Module):
         factor = self.config.downscale
         if images.ndim != 4 or images.shape[-1] != 3 or images.shape[1] % factor or images.shape[2] % factor:
             raise ValueError(f"images must be [n h w 3] with h and w divisible by {factor}, got {images.shape}")
-        mean, logvar = jnp.split(self.quant_conv(self.encoder(images)).astype(jnp.float32), 2, axis=-1)
+        mean, logvar = jnp.split(at_least_float32(self.quant_conv(self.encoder(images))), 2, axis=-1)
         return Posterior(mean, jnp.clip(logvar, -30.0, 20.0))
 
     def decode(self, latents: Float[Array, "b t h w c"]) -> Float[Array, "b t H W 3"]:
