@@ -89,9 +89,11 @@ beam: $(BEAM)/requirements.stamp
 
 lint: $(VENV)/requirements-dev.stamp
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 format: $(VENV)/requirements-dev.stamp
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 benchmarks: setup
 	for script in $(filter-out benchmarks/against_pytorch.py,$(wildcard benchmarks/*.py)); do \

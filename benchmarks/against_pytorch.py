@@ -29,13 +29,15 @@ import numpy as np
 
 from vpp_jax.host_memory import with_huge_pages
 
-CASES = {
-    "unet": ("unet",), "vae": ("vae",), "former": ("former",), "act": ("act",), "train": ("train_policy", "train_video")
-}  # fmt: skip
+CASES = {"unet": ("unet",), "vae": ("vae",), "former": ("former",), "act": ("act",), "train": ("train_policy", "train_video")}
 LABELS = {
-    "unet": "U-Net to the last tap, one view", "vae": "VAE encoder, two views", "former": "Video Former", "act": "act()",
-    "train_policy": "training step, stage policy", "train_video": "training step, stage video",
-}  # fmt: skip
+    "unet": "U-Net to the last tap, one view",
+    "vae": "VAE encoder, two views",
+    "former": "Video Former",
+    "act": "act()",
+    "train_policy": "training step, stage policy",
+    "train_video": "training step, stage video",
+}
 TURN_S, TURN_CALLS = 0.5, 20  # a turn ends after this time or as many calls, but has one call at least
 PAUSE_S = 0.5  # between turns: idle threads of the other side stop spinning
 TOLERANCE = 1e-3  # of the largest magnitude; rounding accumulates over the published depth
@@ -53,8 +55,10 @@ def main() -> None:
     if unknown:
         parser.error(f"--only: there is no {', '.join(sorted(unknown))}; cases: {', '.join(CASES)}")
     if any(importlib.util.find_spec(name) is None for name in ("torch", "diffusers", "transformers")):
-        sys.exit("against_pytorch: torch, diffusers and transformers are not installed here. Run `make benchmark-pytorch`, which sets "
-                 "up .venv-parity, or .venv-parity/bin/python benchmarks/against_pytorch.py")  # fmt: skip
+        sys.exit(
+            "against_pytorch: torch, diffusers and transformers are not installed here. Run `make benchmark-pytorch`, which sets "
+            "up .venv-parity, or .venv-parity/bin/python benchmarks/against_pytorch.py"
+        )
     processors = pin(options.threads)
 
     about = {"size": options.size, "repeats": options.repeats, "threads": options.threads, "dtype": "float32", **machine()}
@@ -95,11 +99,20 @@ def compare(case: str, size: str, repeats: int) -> list[dict]:
     rows = []
     for variant, times in seconds.items():
         torch_s = statistics.median(times)
-        rows.append({
-            "quantity": LABELS[case] + sized + (f", {variant}" if variant else ""), "ours_s": middle, "torch_s": torch_s,
-            "ratio": torch_s / middle, "ours_peak_gb": peaks[0], "torch_peak_gb": peaks[1], "difference": difference,
-            "ours_all_s": ours_seconds, "torch_all_s": times, **ours.notes,
-        })  # fmt: skip
+        rows.append(
+            {
+                "quantity": LABELS[case] + sized + (f", {variant}" if variant else ""),
+                "ours_s": middle,
+                "torch_s": torch_s,
+                "ratio": torch_s / middle,
+                "ours_peak_gb": peaks[0],
+                "torch_peak_gb": peaks[1],
+                "difference": difference,
+                "ours_all_s": ours_seconds,
+                "torch_all_s": times,
+                **ours.notes,
+            }
+        )
     return rows
 
 

@@ -25,14 +25,22 @@ from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset, build_index
 from data_pipelines.rlds.schema import Feature, Schema
 from vpp_jax.provenance import device_name, library_versions
 
-MODES = (("record headers only, 1 thread", {"counted": False, "workers": 1}), ("with steps, 1 thread", {"workers": 1}),
-         ("with steps, 8 threads", {"workers": 8}))
+MODES = (
+    ("record headers only, 1 thread", {"counted": False, "workers": 1}),
+    ("with steps, 1 thread", {"workers": 1}),
+    ("with steps, 8 threads", {"workers": 8}),
+)
 FEW = 2000  # shards; beyond, an index is made in the last mode only
 CAMERAS = ("observation/rgb_static", "observation/rgb_gripper")
 SCHEMA = Schema(
-    steps={**{camera: Feature("image", "uint8", (None, None, 3), "jpeg") for camera in CAMERAS}, "is_first": Feature("tensor", "bool"),
-           "observation/robot_obs": Feature("tensor", "float32", (15,)), "action": Feature("tensor", "float32", (7,)),
-           "language_instruction": Feature("text")})
+    steps={
+        **{camera: Feature("image", "uint8", (None, None, 3), "jpeg") for camera in CAMERAS},
+        "is_first": Feature("tensor", "bool"),
+        "observation/robot_obs": Feature("tensor", "float32", (15,)),
+        "action": Feature("tensor", "float32", (7,)),
+        "language_instruction": Feature("text"),
+    }
+)
 
 
 def main() -> None:
@@ -77,7 +85,8 @@ def many_shards(directory: Path, shards: int, episodes: int) -> dict[str, float]
     del dataset
     config = DataConfig(datasets=(DatasetConfig(str(directory), clip_sampling="strided"),), index_dir=str(store), clip_frames=2)
     rows["start of the loader (source and iterator): s"], _ = timed(
-        lambda: make_iterator(clip_source(config, 8, lambda texts: (np.ones((len(texts), 4), np.int32),) * 2, 4), 16, seed=0, threads=2))
+        lambda: make_iterator(clip_source(config, 8, lambda texts: (np.ones((len(texts), 4), np.int32),) * 2, 4), 16, seed=0, threads=2)
+    )
     return rows
 
 
@@ -110,8 +119,11 @@ def large_shard(directory: Path, size: int, episodes: int) -> dict[str, float]:
 def episode(steps: int, picture_bytes: int) -> bytes:
     """A record with pictures of random bytes."""
     columns = {f"steps/{camera}": [os.urandom(picture_bytes) for _ in range(steps)] for camera in CAMERAS}
-    numbers = {f"steps/{name}": np.zeros((steps, *feature.shape), feature.dtype) for name, feature in SCHEMA.steps.items()
-               if feature.kind == "tensor"}
+    numbers = {
+        f"steps/{name}": np.zeros((steps, *feature.shape), feature.dtype)
+        for name, feature in SCHEMA.steps.items()
+        if feature.kind == "tensor"
+    }
     return examples.encode({**columns, **numbers, "steps/language_instruction": [b"push the slider"] * steps})
 
 

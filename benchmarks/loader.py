@@ -37,9 +37,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     pipelines = ("tf_data", "windows") if importlib.util.find_spec("tensorflow") else ("windows",)
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; image_size "
-          f"{options.image_size}, batch {options.batch_size}, {options.workers or options.threads} "
-          f"{'workers' if options.workers else 'threads'}, shuffle buffer {options.shuffle_buffer}")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; image_size "
+        f"{options.image_size}, batch {options.batch_size}, {options.workers or options.threads} "
+        f"{'workers' if options.workers else 'threads'}, shuffle buffer {options.shuffle_buffer}"
+    )
     print(f"{'case':<10} {'pipeline':<8} windows/s  cpu ms/window  cores  first batch s  memory MiB")
     results = {}
     for case in options.only.split(","):
@@ -48,15 +50,19 @@ def main() -> None:
             make(case, directory, options.image_size)
             rows = {name: run(name, directory, options) for name in (pipelines if case != "latents" else ("windows",))}
         for name, row in rows.items():
-            print(f"{case:<10} {name:<8} {row['windows_per_s']:>9.1f} {row['cpu_ms']:>14.2f} {row['cores']:>6.2f} "
-                  f"{row['first_batch_s']:>14.2f} {row['memory_mib']:>11.0f}")
+            print(
+                f"{case:<10} {name:<8} {row['windows_per_s']:>9.1f} {row['cpu_ms']:>14.2f} {row['cores']:>6.2f} "
+                f"{row['first_batch_s']:>14.2f} {row['memory_mib']:>11.0f}"
+            )
         results[case] = rows
         other = rows.get("tf_data") or (results.get("256x256", {}).get("tf_data") if case == "latents" else None)
         if other:
             rows["ratio"] = {key: rows["windows"][key] / other[key] for key in ("windows_per_s", "memory_mib", "first_batch_s")}
             speed, memory, first = rows["ratio"].values()
-            print(f"{'':<10} ours to tf.data: {speed:.2f} x the windows/s, {memory:.2f} x the memory, {first:.2f} x the time to the "
-                  "first batch")
+            print(
+                f"{'':<10} ours to tf.data: {speed:.2f} x the windows/s, {memory:.2f} x the memory, {first:.2f} x the time to the "
+                "first batch"
+            )
     if options.json:
         packages = ("numpy", "simplejpeg", "cykooz-resizer", "grain", "tensorflow-cpu")
         found = {distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()}
@@ -78,13 +84,22 @@ def make(case: str, directory: Path, image_size: int) -> None:
 
 def run(pipeline: str, directory: Path, options: argparse.Namespace) -> dict[str, float]:
     """One pipeline in a process of its own; see `loading/measure.py`."""
-    settings = {"image_size": options.image_size, "frames": 16, "stride": 2, "chunk": 10, "batch_size": options.batch_size,
-                "threads": options.threads, "workers": options.workers, "shuffle_buffer": options.shuffle_buffer}
+    settings = {
+        "image_size": options.image_size,
+        "frames": 16,
+        "stride": 2,
+        "chunk": 10,
+        "batch_size": options.batch_size,
+        "threads": options.threads,
+        "workers": options.workers,
+        "shuffle_buffer": options.shuffle_buffer,
+    }
     flags = [f"--{name}={value}" for name, value in settings.items()]
     command = [sys.executable, str(PARTS / "measure.py"), pipeline, str(directory), f"--seconds={options.seconds}", *flags]
     path = os.pathsep.join(filter(None, (str(PARTS.parents[1]), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run([*command, f"--begun={time.time()}"], stdout=subprocess.PIPE, text=True, check=True,
-                          env={**os.environ, "PYTHONPATH": path})
+    done = subprocess.run(
+        [*command, f"--begun={time.time()}"], stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "PYTHONPATH": path}
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -73,10 +73,17 @@ def measure(config: ExperimentConfig, workdir: Path, steps: int) -> dict[str, fl
         computing_ms = 1e3 * (time.perf_counter() - begin) / steps
     assert np.isfinite(float(metrics["loss"]))
     return {
-        "trained_parameters": parameters, "frozen_parameters": parameter_count(frozen), "batch_size": config.data.batch_size,
-        "steps_per_s": 1e3 / lap["time/step_ms"], "examples_per_s": lap["time/examples_per_s"], "step_ms": lap["time/step_ms"],
-        "computing_ms": computing_ms, "data_wait_share": lap["time/data_wait_share"], "compile_s": compile_s, "prepare_data_s": prepare_s,
-    }  # fmt: skip
+        "trained_parameters": parameters,
+        "frozen_parameters": parameter_count(frozen),
+        "batch_size": config.data.batch_size,
+        "steps_per_s": 1e3 / lap["time/step_ms"],
+        "examples_per_s": lap["time/examples_per_s"],
+        "step_ms": lap["time/step_ms"],
+        "computing_ms": computing_ms,
+        "data_wait_share": lap["time/data_wait_share"],
+        "compile_s": compile_s,
+        "prepare_data_s": prepare_s,
+    }
 
 
 def random_frozen(stage: Stage, mesh: jax.sharding.Mesh) -> Params:

@@ -54,10 +54,14 @@ class ColumnSketch:
         """All of it, to be stored."""
         self._take_in()
         return {
-            "count": np.array(self.count), "range": np.stack([self.low, self.high]), "sums": self._sums, "dropped": np.array(self._dropped),
-            "bins": np.array([len(keys) for keys, _ in self._bins]), "keys": np.concatenate([keys for keys, _ in self._bins]),
+            "count": np.array(self.count),
+            "range": np.stack([self.low, self.high]),
+            "sums": self._sums,
+            "dropped": np.array(self._dropped),
+            "bins": np.array([len(keys) for keys, _ in self._bins]),
+            "keys": np.concatenate([keys for keys, _ in self._bins]),
             "counts": np.concatenate([counts for _, counts in self._bins]),
-        }  # fmt: skip
+        }
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "ColumnSketch":
@@ -72,7 +76,7 @@ class ColumnSketch:
         rows = np.concatenate([np.zeros((0, self.width), np.float32), *self._waiting])
         self._waiting = []
         for start in range(0, len(rows), ROWS_AT_ONCE):
-            part = rows[start:start + ROWS_AT_ONCE]
+            part = rows[start : start + ROWS_AT_ONCE]
             self.low, self.high = np.minimum(self.low, part.min(0)), np.maximum(self.high, part.max(0))
             for dimension, column in enumerate(np.ascontiguousarray(part.T)):
                 self._sums[:, dimension] += _power_sums(column)
@@ -86,8 +90,14 @@ class ColumnSketch:
             first, second = self._moment(dimension, (0,)) / self.count, self._moment(dimension, (1, 2, 3)) / self.count
             mean.append(float(first))
             variance.append(float(second - first * first))
-        return {"mean": np.array(mean), "std": np.sqrt(variance), "min": self.low.astype(np.float64), "max": self.high.astype(np.float64),
-                "q01": self.quantile(0.01), "q99": self.quantile(0.99)}
+        return {
+            "mean": np.array(mean),
+            "std": np.sqrt(variance),
+            "min": self.low.astype(np.float64),
+            "max": self.high.astype(np.float64),
+            "q01": self.quantile(0.01),
+            "q99": self.quantile(0.99),
+        }
 
     def quantile(self, share: float) -> np.ndarray:
         """float64[w]: between the two nearest order statistics, as np.quantile; each known up to `relative_error` of itself."""
@@ -97,8 +107,9 @@ class ColumnSketch:
         values = []
         for (keys, counts), dropped in zip(self._bins, self._dropped, strict=True):
             stops = np.cumsum(counts)
-            low, high = (_number(int(keys[np.searchsorted(stops, rank, side="right")]), dropped)
-                         for rank in (below, min(below + 1, self.count - 1)))
+            low, high = (
+                _number(int(keys[np.searchsorted(stops, rank, side="right")]), dropped) for rank in (below, min(below + 1, self.count - 1))
+            )
             values.append(low + (high - low) * (place - below))
         return np.clip(values, self.low, self.high)
 

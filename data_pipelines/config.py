@@ -35,8 +35,9 @@ class DatasetConfig:
         if not self.weight > 0:
             raise DataError(f"data.datasets[{self.name}].weight is {self.weight}, expected a positive number")
         if self.clip_sampling not in ("", *CLIP_SAMPLING):
-            raise DataError(f"data.datasets[{self.name}].clip_sampling is '{self.clip_sampling}', expected '' or one of "
-                            f"{', '.join(CLIP_SAMPLING)}")
+            raise DataError(
+                f"data.datasets[{self.name}].clip_sampling is '{self.clip_sampling}', expected '' or one of {', '.join(CLIP_SAMPLING)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,20 @@ class DataConfig:
     frame_cache_mb: int = 768
 
     def __post_init__(self):
-        for name, least in (("batch_size", 1), ("clip_frames", 2), ("clip_stride", 1), ("clip_start_every", 1), ("observation_stride", 1),
-                            ("chunk", 1), ("threads", 0), ("workers", 0), ("prefetch", 0), ("read_attempts", 1), ("cache_mb", 0),
-                            ("frame_cache_mb", 0)):
+        for name, least in (
+            ("batch_size", 1),
+            ("clip_frames", 2),
+            ("clip_stride", 1),
+            ("clip_start_every", 1),
+            ("observation_stride", 1),
+            ("chunk", 1),
+            ("threads", 0),
+            ("workers", 0),
+            ("prefetch", 0),
+            ("read_attempts", 1),
+            ("cache_mb", 0),
+            ("frame_cache_mb", 0),
+        ):
             if getattr(self, name) < least:
                 raise DataError(f"data.{name} is {getattr(self, name)}, expected at least {least}")
         for name in ("on_bad_record", "absent"):

@@ -55,7 +55,8 @@ def draw(dataset: RLDSDataset, path: Path, *, spec: DatasetSpec | None = None, e
     blocks = figure.add_gridspec(rows, columns, hspace=between_inches / block_inches, wspace=0.15, **page)
     for place, number in enumerate(chosen):
         halves = blocks[place // columns, place % columns].subgridspec(
-            2, 1, height_ratios=(strip_inches, traces_inches), hspace=2 * GAP_INCHES / (strip_inches + traces_inches))
+            2, 1, height_ratios=(strip_inches, traces_inches), hspace=2 * GAP_INCHES / (strip_inches + traces_inches)
+        )
         traces = halves[1].subgridspec(3, 1, height_ratios=(TRACE_INCHES, TRACE_INCHES, GRIPPER_INCHES), hspace=0.15)
         episode = dataset[int(number)]
         shown = whole_clip(len(episode), frames)
@@ -77,14 +78,16 @@ def _heading(dataset: RLDSDataset, spec: DatasetSpec | None, width: int) -> str:
     return "\n".join(part for line in lines for part in textwrap.wrap(line, width))
 
 
-def _draw_pictures(axes: Any, episode: Episode, number: int, dataset: RLDSDataset, shown: np.ndarray, size: int,
-                   spec: DatasetSpec | None) -> None:
+def _draw_pictures(
+    axes: Any, episode: Episode, number: int, dataset: RLDSDataset, shown: np.ndarray, size: int, spec: DatasetSpec | None
+) -> None:
     roles = {key: role for role, key in spec.cameras.items()} if spec else {}
     cameras = dataset.schema.cameras
     strips, labels = [], []
     for camera in (*filter(cameras.__contains__, roles), *sorted(set(cameras) - set(roles))):
-        pictures = [picture(episode, camera, int(step), spec, size) if spec else resize(episode.frame(camera, int(step)), size)
-                    for step in shown]
+        pictures = [
+            picture(episode, camera, int(step), spec, size) if spec else resize(episode.frame(camera, int(step)), size) for step in shown
+        ]
         strips.append(np.concatenate(pictures, 1))
         blank = " (blank)" if max(frame.std() for frame in pictures) < BLANK_SPREAD else ""
         labels.append("\n".join(filter(None, (roles.get(camera, ""), camera.rsplit("/", 1)[-1] + blank))))
@@ -128,7 +131,7 @@ def _draw_actions(panels: list[Any], episode: Episode, dataset: RLDSDataset, spe
         panel.axhline(0, color="black", linewidth=0.6)
         panel.set_ylabel(f"Δ {title}\n[{unit or 'unit unknown'}]", fontsize=8)
         panel.legend(fontsize=8, ncol=3, loc="upper right", borderpad=0.2, handlelength=1.2, framealpha=0.8)
-        low, high = min(0.0, float(actions[:, first:first + 3].min())), max(0.0, float(actions[:, first:first + 3].max()))
+        low, high = min(0.0, float(actions[:, first : first + 3].min())), max(0.0, float(actions[:, first : first + 3].max()))
         panel.set_ylim(low - 0.1 * (high - low or 1), high + 0.45 * (high - low or 1))
     _draw_gripper(panels[2], episode, actions[:, 6], spec)
     if spec:

@@ -34,11 +34,22 @@ def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, image
     info = DatasetInfo.read(path)
     schema, spec = Schema.read(info.directory), REGISTRY.get(info.name)
     features = {name: {"kind": it.kind, "dtype": it.dtype, "shape": list(it.shape)} for name, it in schema.steps.items()}
-    report = {"dataset": info.name, "version": info.version, "directory": str(info.directory), "features": features,
-              "episode_features": sorted(schema.episode), "registry": _row(spec, schema) if spec else None, "splits": {}}
+    report = {
+        "dataset": info.name,
+        "version": info.version,
+        "directory": str(info.directory),
+        "features": features,
+        "episode_features": sorted(schema.episode),
+        "registry": _row(spec, schema) if spec else None,
+        "splits": {},
+    }
     for name, split in info.splits.items():
-        entry = {"shards": len(split.files), "shards_present": len(split.present), "shards_absent": list(split.absent),
-                 "episodes_listed": sum(split.shard_lengths)}
+        entry = {
+            "shards": len(split.files),
+            "shards_present": len(split.present),
+            "shards_absent": list(split.absent),
+            "episodes_listed": sum(split.shard_lengths),
+        }
         if split.present:
             dataset = RLDSDataset(path, name, index_dir=index_dir, on_bad_record="skip")
             entry |= _Survey(schema, spec, images_per_episode).of(dataset)
@@ -48,8 +59,14 @@ def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, image
 
 def _row(spec: DatasetSpec, schema: Schema) -> dict:
     """What the registry makes of the dataset."""
-    return {"name": spec.name, "views": spec.cameras, "control_hz": spec.control_hz, "action": spec.action_key,
-            "missing": missing_keys(spec, schema), "refused": refusals(spec)}
+    return {
+        "name": spec.name,
+        "views": spec.cameras,
+        "control_hz": spec.control_hz,
+        "action": spec.action_key,
+        "missing": missing_keys(spec, schema),
+        "refused": refusals(spec),
+    }
 
 
 class _Survey:
@@ -58,8 +75,11 @@ class _Survey:
     def __init__(self, schema: Schema, spec: DatasetSpec | None, images_per_episode: int):
         self.schema, self.images_per_episode = schema, images_per_episode
         self.spec = spec if spec and spec.action_parts and not spec.action_parts.problems(schema) else None
-        self.numbers = {name: _Range() for name, feature in schema.steps.items() if feature.kind == "tensor" and len(feature.shape) == 1
-                        and name.startswith((ACTION, f"{OBSERVATION}/"))}
+        self.numbers = {
+            name: _Range()
+            for name, feature in schema.steps.items()
+            if feature.kind == "tensor" and len(feature.shape) == 1 and name.startswith((ACTION, f"{OBSERVATION}/"))
+        }
         if self.spec:
             self.numbers[COMMON_ACTION] = _Range()
         self.sentences = {name: Counter() for name, feature in schema.steps.items() if feature.kind == "text"}
@@ -79,16 +99,23 @@ class _Survey:
                 self.warnings[f"camera '{name}': {camera.blank} of {camera.checked} pictures looked at are blank"] = []
         lengths = dataset.lengths
         spread = {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())} if len(lengths) else {}
-        texts = {name: {"distinct": len(counter), "empty_steps": counter.get("", 0), "most_common": [*map(list, counter.most_common(10))]}
-                 for name, counter in self.sentences.items()}
+        texts = {
+            name: {"distinct": len(counter), "empty_steps": counter.get("", 0), "most_common": [*map(list, counter.most_common(10))]}
+            for name, counter in self.sentences.items()
+        }
         return {
-            "episodes": len(dataset), "episodes_left_out": dataset.left_out, "steps": dataset.num_steps, "steps_per_episode": spread,
+            "episodes": len(dataset),
+            "episodes_left_out": dataset.left_out,
+            "steps": dataset.num_steps,
+            "steps_per_episode": spread,
             "cameras": {name: camera.report() for name, camera in sorted(self.cameras.items())},
             "numbers": {name: found.report() for name, found in self.numbers.items()},
             "instructions": texts,
-            "defects": self.defects[:MAX_DEFECTS], "defects_total": len(self.defects),
-            "warnings": [{"problem": problem, "records": len(where), "first": where[0] if where else ""}
-                         for problem, where in self.warnings.items()],
+            "defects": self.defects[:MAX_DEFECTS],
+            "defects_total": len(self.defects),
+            "warnings": [
+                {"problem": problem, "records": len(where), "first": where[0] if where else ""} for problem, where in self.warnings.items()
+            ],
         }
 
     def _episode(self, episode: Episode) -> None:

@@ -34,8 +34,17 @@ def example_order(source: Source, seed: int, shuffle: bool = True) -> Order:
     return Order(members, seed, shuffle)
 
 
-def make_iterator(source: Source, batch_size: int, seed: int, process_index: int = 0, process_count: int = 1, threads: int = 2,
-                  shuffle: bool = True, prefetch: int = 32, workers: int = 0) -> "Batches":
+def make_iterator(
+    source: Source,
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+    shuffle: bool = True,
+    prefetch: int = 32,
+    workers: int = 0,
+) -> "Batches":
     """Endless batches of this process: dicts of arrays with leading dimension batch_size / process_count.
 
     The parts of all processes, joined in process order, are the global batch.
@@ -114,8 +123,10 @@ class Batches(Iterator[Example]):
     def set_state(self, state: dict[str, int]) -> None:
         """Goes on where the iterator stood that gave `state`."""
         if not isinstance(state, dict) or state.keys() != {"examples"} or not 0 <= int(state["examples"]) < ENDLESS:
-            raise DataError(f"the state of the data is {state}, expected {{'examples': N}}: it was written by another version of the "
-                            "loader. Start in a new work directory, or with the version that wrote it")
+            raise DataError(
+                f"the state of the data is {state}, expected {{'examples': N}}: it was written by another version of the "
+                "loader. Start in a new work directory, or with the version that wrote it"
+            )
         self._restart(int(state["examples"]))
 
     def _next_from_threads(self) -> Example:
@@ -163,8 +174,10 @@ def _empty_rows(example: Example, count: int) -> Example:
     values = {name: np.asarray(value) for name, value in example.items()}
     stops = np.cumsum([-(-value.nbytes * count // ALIGNED) * ALIGNED for value in values.values()]).tolist()
     block = np.empty(stops[-1], np.uint8)
-    return {name: block[start:start + value.nbytes * count].view(value.dtype).reshape(count, *value.shape)
-            for (name, value), start in zip(values.items(), [0, *stops], strict=False)}
+    return {
+        name: block[start : start + value.nbytes * count].view(value.dtype).reshape(count, *value.shape)
+        for (name, value), start in zip(values.items(), [0, *stops], strict=False)
+    }
 
 
 def _worker_batches(source: Source, plan: _Plan, start: int, workers: int, ahead: int) -> Iterator[Example]:
@@ -189,8 +202,9 @@ class _WholeBatch:
         return _Filling(self.source, self.plan(self.start, int(batch)), None).result()
 
 
-def eval_batches(source: Source, batch_size: int, process_index: int = 0, process_count: int = 1, threads: int = 2,
-                 limit: int | None = None) -> Iterator[Example]:
+def eval_batches(
+    source: Source, batch_size: int, process_index: int = 0, process_count: int = 1, threads: int = 2, limit: int | None = None
+) -> Iterator[Example]:
     """One pass in the source's own order, without shuffling. Every batch has the same shape and a mask `valid bool[b]`.
 
     The ragged last batch repeats its last example with `valid` False there; every process gets the same number of batches.

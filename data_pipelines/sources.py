@@ -48,8 +48,16 @@ class _EpisodeSource:
       skipped: "FILE record N: field: problem" of every record met and left out (on_bad_record=skip), by the index or since.
     """
 
-    def __init__(self, dataset: RLDSDataset, spec: DatasetSpec, config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int,
-                 counts: np.ndarray):
+    def __init__(
+        self,
+        dataset: RLDSDataset,
+        spec: DatasetSpec,
+        config: DataConfig,
+        image_size: int,
+        tokenizer: Tokenizer,
+        text_length: int,
+        counts: np.ndarray,
+    ):
         self.dataset, self.spec, self.config = dataset, spec, config
         self.image_size, self.text_length = image_size, text_length
         self.skipped: dict[str, str] = {defect.where: defect.problem for defect in dataset.defects}
@@ -60,8 +68,10 @@ class _EpisodeSource:
         fields = {**dataset.schema.steps, **dataset.schema.episode}
         self._instruction = next((key for key in spec.instruction_keys if key in fields), None)
         if self._instruction is None:
-            raise DataError(f"{dataset.directory}: none of the instruction fields of '{spec.name}' ({', '.join(spec.instruction_keys)}) "
-                            f"is in features.json (has {', '.join(fields)})")
+            raise DataError(
+                f"{dataset.directory}: none of the instruction fields of '{spec.name}' ({', '.join(spec.instruction_keys)}) "
+                f"is in features.json (has {', '.join(fields)})"
+            )
         if not len(self):
             raise DataError(f"{dataset.directory} split {dataset.split}: {len(dataset)} episode(s) give no training window")
 
@@ -123,8 +133,20 @@ class ClipSource(_EpisodeSource):
       latents: what the dataset says of its latents; None where clips are pictures.
     """
 
-    def __init__(self, dataset: RLDSDataset, spec: DatasetSpec, config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int,
-                 *, views: Sequence[str] = (), sampling: str = "", latents: bool = False, seed: int = 0):
+    def __init__(
+        self,
+        dataset: RLDSDataset,
+        spec: DatasetSpec,
+        config: DataConfig,
+        image_size: int,
+        tokenizer: Tokenizer,
+        text_length: int,
+        *,
+        views: Sequence[str] = (),
+        sampling: str = "",
+        latents: bool = False,
+        seed: int = 0,
+    ):
         self.sampling = sampling or spec.clip_sampling
         whole = self.sampling == "whole"
         counts = np.ones(len(dataset), np.int64) if whole else windows.window_counts(dataset.lengths, config.clip_start_every)
@@ -141,8 +163,14 @@ class ClipSource(_EpisodeSource):
         self._seed = seed
 
     def metadata(self) -> dict:
-        return {"dataset": self.dataset.name, "version": self.dataset.version, "cameras": list(self.cameras), "sampling": self.sampling,
-                "windows": len(self), **({"latents": self.latents.to_json()} if self.latents else {})}
+        return {
+            "dataset": self.dataset.name,
+            "version": self.dataset.version,
+            "cameras": list(self.cameras),
+            "sampling": self.sampling,
+            "windows": len(self),
+            **({"latents": self.latents.to_json()} if self.latents else {}),
+        }
 
     def _example(self, episode: Episode, number: int, window: int, index: int) -> Example:
         camera = self._camera(index)
@@ -173,9 +201,20 @@ class PolicySource(_EpisodeSource):
       action_normalizer, proprio_normalizer: as applied; `inverse` gives back what a robot understands.
     """
 
-    def __init__(self, dataset: RLDSDataset, spec: DatasetSpec, config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int,
-                 *, views: Sequence[str] = (), action_dim: int | None = None, training_split: RLDSDataset | None = None,
-                 with_images: bool = True):
+    def __init__(
+        self,
+        dataset: RLDSDataset,
+        spec: DatasetSpec,
+        config: DataConfig,
+        image_size: int,
+        tokenizer: Tokenizer,
+        text_length: int,
+        *,
+        views: Sequence[str] = (),
+        action_dim: int | None = None,
+        training_split: RLDSDataset | None = None,
+        with_images: bool = True,
+    ):
         lost = spec.action_parts.lost_steps if spec.action_parts else 0
         counts = windows.window_counts(dataset.lengths - lost, config.observation_stride, spec.first_step)
         super().__init__(dataset, spec, config, image_size, tokenizer, text_length, counts)
@@ -183,18 +222,25 @@ class PolicySource(_EpisodeSource):
         self.with_images = with_images
         self.cameras = tuple(spec.camera(view, dataset.schema.cameras, str(dataset.directory)) for view in self.views)
         _check_columns(dataset, spec, action_dim)
-        self.statistics = statistics.load_or_compute(training_split or dataset, spec, index_dir=config.index_dir or None,
-                                                     on_bad_record=config.on_bad_record)
+        self.statistics = statistics.load_or_compute(
+            training_split or dataset, spec, index_dir=config.index_dir or None, on_bad_record=config.on_bad_record
+        )
         self.action_normalizer = self.statistics.action_normalizer(spec)
         self.proprio_normalizer = self.statistics.proprio_normalizer()
 
     def metadata(self) -> dict:
         """What a checkpoint must carry to use a policy trained on this: JSON."""
         return {
-            "dataset": self.dataset.name, "version": self.dataset.version, "registry": self.spec.name, "control_hz": self.spec.control_hz,
-            "views": dict(zip(self.views, self.cameras, strict=True)), "windows": len(self),
-            "action": self.action_normalizer.to_json(), "proprio": self.proprio_normalizer.to_json(),
-            "statistics": self.statistics.to_json(), "statistics_hash": self.statistics.hash,
+            "dataset": self.dataset.name,
+            "version": self.dataset.version,
+            "registry": self.spec.name,
+            "control_hz": self.spec.control_hz,
+            "views": dict(zip(self.views, self.cameras, strict=True)),
+            "windows": len(self),
+            "action": self.action_normalizer.to_json(),
+            "proprio": self.proprio_normalizer.to_json(),
+            "statistics": self.statistics.to_json(),
+            "statistics_hash": self.statistics.hash,
         }
 
     def _example(self, episode: Episode, number: int, window: int, index: int) -> Example:
@@ -204,8 +250,13 @@ class PolicySource(_EpisodeSource):
         actions = statistics.actions(episode, self.spec)
         steps, mask = windows.action_chunk(len(actions), start, self.config.chunk)
         proprio = statistics.states(episode, self.spec)[start] if self.spec.proprio_key else np.zeros(0, np.float32)
-        return {**example, "proprio": self.proprio_normalizer.forward(proprio), "action": self.action_normalizer.forward(actions[steps]),
-                "action_mask": mask, **self._text(episode, start)}
+        return {
+            **example,
+            "proprio": self.proprio_normalizer.forward(proprio),
+            "action": self.action_normalizer.forward(actions[steps]),
+            "action_mask": mask,
+            **self._text(episode, start),
+        }
 
 
 class Mixture:
@@ -234,30 +285,62 @@ class Mixture:
         return {"datasets": [source.metadata() for source in self.sources], "weights": list(self.weights)}
 
 
-def clip_source(config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int, split: str = "train", *,
-                accept_latents: bool = False, seed: int = 0) -> Mixture:
+def clip_source(
+    config: DataConfig,
+    image_size: int,
+    tokenizer: Tokenizer,
+    text_length: int,
+    split: str = "train",
+    *,
+    accept_latents: bool = False,
+    seed: int = 0,
+) -> Mixture:
     """Video clips of every dataset of `config`.
 
     Args:
       split: 'train' or 'val' (mapped by each DatasetConfig), or a TFDS split name.
       accept_latents: whether clips may be latents; all of them are, or none.
     """
+
     def make(entry: DatasetConfig, spec: DatasetSpec) -> ClipSource:
-        return ClipSource(open_dataset(config, entry, split), spec, config, image_size, tokenizer, text_length,
-                          views=entry.views, sampling=entry.clip_sampling, latents=entry.latents, seed=seed)
+        return ClipSource(
+            open_dataset(config, entry, split),
+            spec,
+            config,
+            image_size,
+            tokenizer,
+            text_length,
+            views=entry.views,
+            sampling=entry.clip_sampling,
+            latents=entry.latents,
+            seed=seed,
+        )
 
     packed = [entry.name for entry in config.datasets if entry.latents]
     if packed and not accept_latents:
-        raise DataError(f"data.datasets: {', '.join(packed)} are to be read as latents, but only stage video trains from them; this stage "
-                        "needs the pictures (latents=False, and the dataset that has them)")
+        raise DataError(
+            f"data.datasets: {', '.join(packed)} are to be read as latents, but only stage video trains from them; this stage "
+            "needs the pictures (latents=False, and the dataset that has them)"
+        )
     if 0 < len(packed) < len(config.datasets):
-        raise DataError(f"data.datasets: {', '.join(packed)} are to be read as latents, the others as pictures; one batch cannot "
-                        "hold both. Make the latents of the others, too (`vpp data latents`)")
+        raise DataError(
+            f"data.datasets: {', '.join(packed)} are to be read as latents, the others as pictures; one batch cannot "
+            "hold both. Make the latents of the others, too (`vpp data latents`)"
+        )
     return _mixture(config, make, CLIP_COLUMNS)
 
 
-def policy_source(config: DataConfig, image_size: int, tokenizer: Tokenizer, text_length: int, split: str = "train", *,
-                  views: Sequence[str] = (), action_dim: int | None = None, with_images: bool = True) -> Mixture:
+def policy_source(
+    config: DataConfig,
+    image_size: int,
+    tokenizer: Tokenizer,
+    text_length: int,
+    split: str = "train",
+    *,
+    views: Sequence[str] = (),
+    action_dim: int | None = None,
+    with_images: bool = True,
+) -> Mixture:
     """Observations with action chunks of every dataset of `config`.
 
     Args:
@@ -265,19 +348,33 @@ def policy_source(config: DataConfig, image_size: int, tokenizer: Tokenizer, tex
       views: views of every example; default the DatasetConfig's, else the registry's.
       action_dim: width the model expects; another one in the data is an error here, not inside a jitted function.
     """
+
     def make(entry: DatasetConfig, spec: DatasetSpec) -> PolicySource:
         if entry.latents:
             raise DataError(f"data.datasets: {entry.name} is to be read as latents, but a policy sees pictures (latents=False)")
         dataset = open_dataset(config, entry, split)
         training = dataset if dataset.split == entry.split else open_dataset(config, entry, "train")
-        return PolicySource(dataset, spec, config, image_size, tokenizer, text_length, views=tuple(views) or entry.views,
-                            action_dim=action_dim, training_split=training, with_images=with_images)
+        return PolicySource(
+            dataset,
+            spec,
+            config,
+            image_size,
+            tokenizer,
+            text_length,
+            views=tuple(views) or entry.views,
+            action_dim=action_dim,
+            training_split=training,
+            with_images=with_images,
+        )
 
     mixture = _mixture(config, make, POLICY_COLUMNS)
     widths = {(source.action_normalizer.width, source.proprio_normalizer.width, source.views) for source in mixture.sources}
     if len(widths) > 1:
-        found = "; ".join(f"{source.dataset.name}: action {source.action_normalizer.width}, proprio {source.proprio_normalizer.width}, "
-                          f"views {','.join(source.views)}" for source in mixture.sources)
+        found = "; ".join(
+            f"{source.dataset.name}: action {source.action_normalizer.width}, proprio {source.proprio_normalizer.width}, "
+            f"views {','.join(source.views)}"
+            for source in mixture.sources
+        )
         raise DataError(f"datasets of one policy must agree in action width, proprio width and views, but: {found}")
     return mixture
 
@@ -285,8 +382,14 @@ def policy_source(config: DataConfig, image_size: int, tokenizer: Tokenizer, tex
 def open_dataset(config: DataConfig, entry: DatasetConfig, split: str = "train") -> RLDSDataset:
     """The split of a member: 'train' and 'val' are the names its configuration gives them."""
     name = {"train": entry.split, "val": entry.val_split}.get(split, split)
-    return RLDSDataset(entry.path, name, index_dir=config.index_dir or None, on_bad_record=config.on_bad_record,
-                       cache_bytes=config.share(config.cache_mb), retry=Retry(config.read_attempts))
+    return RLDSDataset(
+        entry.path,
+        name,
+        index_dir=config.index_dir or None,
+        on_bad_record=config.on_bad_record,
+        cache_bytes=config.share(config.cache_mb),
+        retry=Retry(config.read_attempts),
+    )
 
 
 def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], Source], columns: Sequence[str]) -> Mixture:
@@ -298,8 +401,10 @@ def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], So
     refused = {spec.name: spec.refusal(columns, spec.name in config.accept_unconfirmed) for spec in specs}
     refused = [f"{name} ({why})" for name, why in refused.items() if why]
     if refused:
-        raise DataError(f"{len(refused)} of {len(specs)} datasets cannot be used here: {', '.join(refused)}. Leave them out; where "
-                        "something is only not confirmed, check it on the data, then name the dataset in data.accept_unconfirmed")
+        raise DataError(
+            f"{len(refused)} of {len(specs)} datasets cannot be used here: {', '.join(refused)}. Leave them out; where "
+            "something is only not confirmed, check it on the data, then name the dataset in data.accept_unconfirmed"
+        )
     sources = [make(entry, spec) for entry, spec in zip(config.datasets, specs, strict=True)]
     sizes = [source.dataset.num_steps if entry.per_step else 1 for source, entry in zip(sources, config.datasets, strict=True)]
     return Mixture(sources, [entry.weight * size for entry, size in zip(config.datasets, sizes, strict=True)])
@@ -308,16 +413,24 @@ def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], So
 def _check_columns(dataset: RLDSDataset, spec: DatasetSpec, action_dim: int | None) -> None:
     """The columns of action and state are in features.json as the row says, and the action is as wide as the model's."""
     where = dataset.directory
-    for key, parts, width in ((spec.action_key, spec.action_parts, spec.action_width),
-                              (spec.proprio_key, spec.proprio_parts, spec.proprio_width)):
+    for key, parts, width in (
+        (spec.action_key, spec.action_parts, spec.action_width),
+        (spec.proprio_key, spec.proprio_parts, spec.proprio_width),
+    ):
         problems = parts.problems(dataset.schema) if parts else []
         if problems:
-            raise DataError(f"{where}: registry row '{spec.name}' reads what features.json has not: {', '.join(problems)} "
-                            f"(has {', '.join(sorted(dataset.schema.steps))}). The copy has another version or layout")
+            raise DataError(
+                f"{where}: registry row '{spec.name}' reads what features.json has not: {', '.join(problems)} "
+                f"(has {', '.join(sorted(dataset.schema.steps))}). The copy has another version or layout"
+            )
         shape = dataset.schema.step(key, str(where)).shape if key and not parts else (width,)
         if shape != (width,):
-            raise DataError(f"{where}: field '{key}' has shape {list(shape)} in features.json, but registry row '{spec.name}' says "
-                            f"[{width}]. Choose the dataset or the configuration that belongs to the other")
+            raise DataError(
+                f"{where}: field '{key}' has shape {list(shape)} in features.json, but registry row '{spec.name}' says "
+                f"[{width}]. Choose the dataset or the configuration that belongs to the other"
+            )
     if action_dim not in (None, spec.action_width):
-        raise DataError(f"{where}: actions of '{spec.name}' have shape [{spec.action_width}], but the model's action_dim says "
-                        f"[{action_dim}]. Choose the dataset or the configuration that belongs to the other")
+        raise DataError(
+            f"{where}: actions of '{spec.name}' have shape [{spec.action_width}], but the model's action_dim says "
+            f"[{action_dim}]. Choose the dataset or the configuration that belongs to the other"
+        )

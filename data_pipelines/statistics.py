@@ -84,12 +84,16 @@ class DatasetStatistics:
     def from_json(cls, tree: dict) -> "DatasetStatistics":
         """KeyError or TypeError where `tree` is something else; DataError where its hash does not fit its numbers."""
         values = {name: tree[name] for name in ("dataset", "version", "split", "episodes", "steps", "first_step", "fingerprint")}
-        columns = {name: ColumnStatistics(**{key: tuple(value) if isinstance(value, list) else value for key, value in column.items()})
-                   for name, column in tree["columns"].items()}
+        columns = {
+            name: ColumnStatistics(**{key: tuple(value) if isinstance(value, list) else value for key, value in column.items()})
+            for name, column in tree["columns"].items()
+        }
         made = cls(**values, columns=columns, skipped=tuple(tree["skipped"]))
         if tree["hash"] != made.hash:
-            raise DataError(f"statistics of {made.dataset}: hash {tree['hash'][:12]} does not fit the numbers ({made.hash[:12]}), "
-                            "so the file was edited")
+            raise DataError(
+                f"statistics of {made.dataset}: hash {tree['hash'][:12]} does not fit the numbers ({made.hash[:12]}), "
+                "so the file was edited"
+            )
         return made
 
     def action_normalizer(self, spec: DatasetSpec) -> Normalizer:
@@ -107,14 +111,19 @@ def _normalizer(kind: str, column: ColumnStatistics, mask: tuple[bool, ...] | No
     return Normalizer.quantile(column.q01, column.q99, mask) if kind == "quantile" else Normalizer.identity(len(column.mean))
 
 
-def compute(dataset: RLDSDataset, spec: DatasetSpec, on_bad_record: str = "fail",
-            progress: Progress | None = None) -> DatasetStatistics:
+def compute(dataset: RLDSDataset, spec: DatasetSpec, on_bad_record: str = "fail", progress: Progress | None = None) -> DatasetStatistics:
     """One pass over the action and state columns of every episode, in memory that does not grow with their number (`ColumnSketch`)."""
     return _finished(dataset, spec, tally(dataset, spec, range(len(dataset)), on_bad_record, progress))
 
 
-def tally(dataset: RLDSDataset, spec: DatasetSpec, episodes: range, on_bad_record: str = "fail", progress: Progress | None = None,
-          workers: int = 8) -> Tally:
+def tally(
+    dataset: RLDSDataset,
+    spec: DatasetSpec,
+    episodes: range,
+    on_bad_record: str = "fail",
+    progress: Progress | None = None,
+    workers: int = 8,
+) -> Tally:
     """The action and state columns of `episodes`.
 
     Args:
@@ -122,8 +131,9 @@ def tally(dataset: RLDSDataset, spec: DatasetSpec, episodes: range, on_bad_recor
       workers: threads that read; the result does not depend on them.
     """
     if not spec.action_key:
-        raise DataError(f"{dataset.directory}: registry row '{spec.name}' has no actions, hence no statistics; "
-                        "stages vae and video need none")
+        raise DataError(
+            f"{dataset.directory}: registry row '{spec.name}' has no actions, hence no statistics; stages vae and video need none"
+        )
     made = Tally()
     for done, rows in enumerate(_in_order(lambda index: _rows(dataset, index, spec), episodes, workers), start=1):
         if progress is not None:
@@ -141,8 +151,17 @@ def _finished(dataset: RLDSDataset, spec: DatasetSpec, tally: Tally) -> DatasetS
     if not tally.sketches or not tally.sketches["action"].count:
         raise DataError(f"{dataset.directory} split {dataset.split}: no usable step, so there are no statistics")
     columns = {name: ColumnStatistics.of(key, tally.sketches[name]) for name, key in _keys(spec).items()}
-    return DatasetStatistics(dataset.name, dataset.version, dataset.split, tally.episodes, columns["action"].count, spec.first_step,
-                             dataset.fingerprint, columns, tuple(tally.skipped))
+    return DatasetStatistics(
+        dataset.name,
+        dataset.version,
+        dataset.split,
+        tally.episodes,
+        columns["action"].count,
+        spec.first_step,
+        dataset.fingerprint,
+        columns,
+        tuple(tally.skipped),
+    )
 
 
 def _keys(spec: DatasetSpec) -> dict[str, str]:
@@ -153,9 +172,9 @@ def _rows(dataset: RLDSDataset, index: int, spec: DatasetSpec) -> dict[str, np.n
     """Actions and states of an episode, [steps, width] each, or why there are none."""
     try:
         episode = dataset[index]
-        rows = {"action": actions(episode, spec)[spec.first_step:]}
+        rows = {"action": actions(episode, spec)[spec.first_step :]}
         if spec.proprio_key:
-            rows["proprio"] = states(episode, spec)[spec.first_step:]
+            rows["proprio"] = states(episode, spec)[spec.first_step :]
     except BadRecordError as error:
         return error
     return rows
@@ -206,8 +225,15 @@ def statistics_path(dataset: RLDSDataset, index_dir: Location | None = None) -> 
     return index_path(dataset.directory, dataset.split, index_dir, "statistics", ".json")
 
 
-def put_aside(dataset: RLDSDataset, spec: DatasetSpec, share: tuple[int, int], *, index_dir: Location | None = None,
-              on_bad_record: str = "fail", progress: Progress | None = None) -> Tally:
+def put_aside(
+    dataset: RLDSDataset,
+    spec: DatasetSpec,
+    share: tuple[int, int],
+    *,
+    index_dir: Location | None = None,
+    on_bad_record: str = "fail",
+    progress: Progress | None = None,
+) -> Tally:
     """Part k of n (`share`) of the statistics, stored where `load_or_compute` joins all n. OSError where that place is not writable."""
     number, hosts = share
     episodes = range(len(dataset) * number // hosts, len(dataset) * (number + 1) // hosts)
@@ -247,8 +273,14 @@ def _joined(dataset: RLDSDataset, spec: DatasetSpec, folder: Location) -> Tally 
     return None
 
 
-def load_or_compute(dataset: RLDSDataset, spec: DatasetSpec, *, index_dir: Location | None = None, on_bad_record: str = "fail",
-                    progress: Progress | None = None) -> DatasetStatistics:
+def load_or_compute(
+    dataset: RLDSDataset,
+    spec: DatasetSpec,
+    *,
+    index_dir: Location | None = None,
+    on_bad_record: str = "fail",
+    progress: Progress | None = None,
+) -> DatasetStatistics:
     """The stored statistics where they belong to these very shards; else joined from the parts of several hosts, or computed; stored."""
     path = statistics_path(dataset, index_dir)
     try:
@@ -265,8 +297,11 @@ def load_or_compute(dataset: RLDSDataset, spec: DatasetSpec, *, index_dir: Locat
         made = _finished(dataset, spec, joined)
     else:
         if dataset.num_bytes > LARGE and progress is None:
-            log.warning("%s: %.0f GB are read for the statistics; `vpp data stats` makes them once, before many hosts need them",
-                        dataset.directory, dataset.num_bytes / 1e9)
+            log.warning(
+                "%s: %.0f GB are read for the statistics; `vpp data stats` makes them once, before many hosts need them",
+                dataset.directory,
+                dataset.num_bytes / 1e9,
+            )
         made = compute(dataset, spec, on_bad_record, progress)
     try:
         storage.write(path, json.dumps(made.to_json(), indent=1).encode())

@@ -23,8 +23,21 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 # Errors that another attempt would only repeat.
-LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, NotImplementedError, ArithmeticError,
-           AttributeError, LookupError, TypeError, ValueError, MemoryError, RecursionError)
+LASTING = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ImportError,
+    NotImplementedError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    MemoryError,
+    RecursionError,
+)
 # HTTP answers in the 4xx range that do pass: request timeout, too many requests.
 PASSING_REFUSALS = (408, 429)
 # What tells two versions of an object apart, by the names that fsspec's file systems use; the first one present counts.
@@ -197,8 +210,10 @@ def _bucket(url: str, act: Callable[..., T]) -> T:
     except ImportError as error:
         needed = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}.get(scheme, "")
         package = f"the package {needed}" if needed else f"another package ({error})"
-        raise DataError(f"{url}: reading {scheme}:// needs {package}, which is not installed; `pip install 'fsspec[{scheme}]'` brings the "
-                        f"version that fits fsspec {fsspec.__version__}") from error
+        raise DataError(
+            f"{url}: reading {scheme}:// needs {package}, which is not installed; `pip install 'fsspec[{scheme}]'` brings the "
+            f"version that fits fsspec {fsspec.__version__}"
+        ) from error
     except ValueError as error:
         raise DataError(f"{url}: fsspec knows no scheme {scheme}:// ({error})") from error
     return act(system, name)
@@ -215,8 +230,9 @@ def _attempt(path: Location, retry: Retry, action: Callable[[], T]) -> T:
                 raise
             if failed == retry.attempts:
                 seconds = time.monotonic() - started
-                raise ReadFailedError(f"{path}: reading failed {failed} time(s) within {seconds:.1f} s, last with "
-                                      f"{type(error).__name__}: {error}") from error
+                raise ReadFailedError(
+                    f"{path}: reading failed {failed} time(s) within {seconds:.1f} s, last with {type(error).__name__}: {error}"
+                ) from error
             pause = retry.pause(failed)
             log.warning("%s: %s: %s; attempt %d of %d in %.1f s", path, type(error).__name__, error, failed + 1, retry.attempts, pause)
             time.sleep(pause)

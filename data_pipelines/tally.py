@@ -35,8 +35,9 @@ class Tally:
     def pack(self, about: dict[str, Any]) -> bytes:
         """As the bytes of an `.npz`; `about` (JSON) says what was counted."""
         header = {"about": about, "episodes": self.episodes, "skipped": self.skipped, "columns": list(self.sketches)}
-        arrays = {f"{number} {name}": array for number, sketch in enumerate(self.sketches.values()) for name, array in
-                  sketch.to_arrays().items()}
+        arrays = {
+            f"{number} {name}": array for number, sketch in enumerate(self.sketches.values()) for name, array in sketch.to_arrays().items()
+        }
         buffer = io.BytesIO()
         np.savez(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
         return buffer.getvalue()

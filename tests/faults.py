@@ -75,21 +75,31 @@ class Run:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         command = [
-            sys.executable, "-m", "vpp_jax", "train", "--config=tests/configs/faults_vae.py", f"--workdir={self.workdir}",
-            f"--config.data.datasets[0].path={self._root / 'data'}", f"--config.train.steps={self.steps}",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "vpp_jax",
+            "train",
+            "--config=tests/configs/faults_vae.py",
+            f"--workdir={self.workdir}",
+            f"--config.data.datasets[0].path={self._root / 'data'}",
+            f"--config.train.steps={self.steps}",
+        ]
         variables = {
-            "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0",
-            "JAX_COMPILATION_CACHE_DIR": str(self._root / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "JAX_COMPILATION_CACHE_DIR": str(self._root / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }  # fmt: skip
+        }
         self._running = []
         for index in range(self.processes):
             several = (f"--coordinator=127.0.0.1:{port}", f"--process_index={index}", f"--process_count={self.processes}")
             log = (self._root / f"{self.workdir.name}.{index}.log").open("ab")
-            self._running.append(subprocess.Popen(
-                command + list(several if self.processes > 1 else ()), cwd=PROJECT, env=os.environ | variables, stdout=log, stderr=log
-            ))  # fmt: skip
+            self._running.append(
+                subprocess.Popen(
+                    command + list(several if self.processes > 1 else ()), cwd=PROJECT, env=os.environ | variables, stdout=log, stderr=log
+                )
+            )
             log.close()
         return self._running
 
@@ -223,8 +233,17 @@ def differences(run: Run, whole: Run, step: int) -> list[str]:
 
 
 def table(kills: list[Kill]) -> str:
-    titles = ("processes", "killed", "moment", "signal", "kills", "exit codes (killed / others)", "all ended within", "steps repeated",
-              "problems")  # fmt: skip
+    titles = (
+        "processes",
+        "killed",
+        "moment",
+        "signal",
+        "kills",
+        "exit codes (killed / others)",
+        "all ended within",
+        "steps repeated",
+        "problems",
+    )
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for (processes, victim), moment, number in PLAN:
         here = [k for k in kills if (k.processes, k.victim, k.moment, k.signal) == (processes, victim, moment, number.name)]

@@ -166,10 +166,20 @@ def command(out: Path, stage: str, workdir: Path, count: int, steps: int) -> flo
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = [
-        sys.executable, "-m", "vpp_jax", "train", f"--config=tests/configs/micro_{stage}.py", f"--workdir={workdir}",
-        f"--config.data.datasets[0].path={out / 'data'}", f"--config.train.steps={steps}", f"--config.optimizer.eps={EPS}",
-        f"--config.optimizer.learning_rate={LEARNING_RATE}", "--config.mesh.data=1", "--config.mesh.fsdp=-1", "--config.mesh.shard_above=0",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "vpp_jax",
+        "train",
+        f"--config=tests/configs/micro_{stage}.py",
+        f"--workdir={workdir}",
+        f"--config.data.datasets[0].path={out / 'data'}",
+        f"--config.train.steps={steps}",
+        f"--config.optimizer.eps={EPS}",
+        f"--config.optimizer.learning_rate={LEARNING_RATE}",
+        "--config.mesh.data=1",
+        "--config.mesh.fsdp=-1",
+        "--config.mesh.shard_above=0",
+    ]
     arguments += [f"--config.init.vae={out / 'vae_1'}"] if stage == "video" else []
     arguments += [f"--config.init.video={out / 'video_1'}"] if stage == "policy" else []
     begin, running = time.perf_counter(), []

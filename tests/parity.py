@@ -50,10 +50,28 @@ PUBLISHED = VideoDiffusionConfig()
 FORWARD, GRADIENT, SAMPLED = 2e-5, 1e-4, 1e-4  # of the largest magnitude of the array
 DRAWS, NEARBY = 18, 2.0**-17  # the weights of a draw are all moved by this share, up or down: every rounding is another
 INPUTS = (
-    "rgb_static", "rgb_gripper", "input_ids", "attention_mask", "extract_noise", "unet_t", "goal", "actions", "act_noise", "act_sigma",
-    "proprio", "ddim_x_T", "loglogistic_u", "tvp_latents", "tvp_noise", "tvp_sigma", "tvp_time_ids", "unet_time_ids", "gen_time_ids",
-    "gen_noise", "vae_dec_in",
-)  # fmt: skip
+    "rgb_static",
+    "rgb_gripper",
+    "input_ids",
+    "attention_mask",
+    "extract_noise",
+    "unet_t",
+    "goal",
+    "actions",
+    "act_noise",
+    "act_sigma",
+    "proprio",
+    "ddim_x_T",
+    "loglogistic_u",
+    "tvp_latents",
+    "tvp_noise",
+    "tvp_sigma",
+    "tvp_time_ids",
+    "unet_time_ids",
+    "gen_time_ids",
+    "gen_noise",
+    "vae_dec_in",
+)
 
 
 @dataclass(frozen=True)
@@ -109,20 +127,30 @@ class Folder:
     def text(self) -> TextEncoderConfig:
         clip = self.config["clip"]
         return TextEncoderConfig(
-            vocab_size=clip["vocab_size"], width=clip["hidden_size"], layers=clip["num_hidden_layers"], heads=clip["num_attention_heads"],
-            mlp_width=clip["intermediate_size"], max_positions=clip["max_position_embeddings"], projection_dim=clip["projection_dim"],
-            end_of_text=clip["eos_token_id"], dtype=self.precision,
-        )  # fmt: skip
+            vocab_size=clip["vocab_size"],
+            width=clip["hidden_size"],
+            layers=clip["num_hidden_layers"],
+            heads=clip["num_attention_heads"],
+            mlp_width=clip["intermediate_size"],
+            max_positions=clip["max_position_embeddings"],
+            projection_dim=clip["projection_dim"],
+            end_of_text=clip["eos_token_id"],
+            dtype=self.precision,
+        )
 
     @property
     def unet(self) -> VideoUNetConfig:
         unet = self.config["unet"]
         return VideoUNetConfig(
-            in_channels=unet["in_channels"], out_channels=unet["out_channels"], block_out_channels=tuple(unet["block_out_channels"]),
-            attention_heads=tuple(unet["num_attention_heads"]), layers_per_block=unet["layers_per_block"],
-            cross_attention_dim=unet["cross_attention_dim"], addition_time_embed_dim=unet["addition_time_embed_dim"],
+            in_channels=unet["in_channels"],
+            out_channels=unet["out_channels"],
+            block_out_channels=tuple(unet["block_out_channels"]),
+            attention_heads=tuple(unet["num_attention_heads"]),
+            layers_per_block=unet["layers_per_block"],
+            cross_attention_dim=unet["cross_attention_dim"],
+            addition_time_embed_dim=unet["addition_time_embed_dim"],
             dtype=self.precision,
-        )  # fmt: skip
+        )
 
     @property
     def vae(self) -> VideoVAEConfig:
@@ -135,23 +163,38 @@ class Folder:
         sizes, keys = self.config["video_former"], self.weights[module]
         depth = 1 + max(int(name.split(".")[1]) for name in keys if name.startswith("layers."))
         return VideoFormerConfig(
-            variant, dim=sizes["dim"], depth=depth, heads=sizes["heads"], dim_head=sizes["dim_head"], frames=sizes["num_frame"],
-            tokens_per_frame=keys["latents"].shape[1], condition_dim=sizes["condition_dim"], dtype=self.precision,
-        )  # fmt: skip
+            variant,
+            dim=sizes["dim"],
+            depth=depth,
+            heads=sizes["heads"],
+            dim_head=sizes["dim_head"],
+            frames=sizes["num_frame"],
+            tokens_per_frame=keys["latents"].shape[1],
+            condition_dim=sizes["condition_dim"],
+            dtype=self.precision,
+        )
 
     def action(self, proprio: bool) -> ActionTransformerConfig:
         sizes = self.config["policy"]
         return ActionTransformerConfig(
-            action_dim=sizes["action_dim"], chunk=sizes["act_seq_len"], goal_dim=sizes["goal_dim"], token_dim=sizes["obs_dim"],
-            proprio_dim=sizes["proprio_dim"] if proprio else 0, dtype=self.precision,
-        )  # fmt: skip
+            action_dim=sizes["action_dim"],
+            chunk=sizes["act_seq_len"],
+            goal_dim=sizes["goal_dim"],
+            token_dim=sizes["obs_dim"],
+            proprio_dim=sizes["proprio_dim"] if proprio else 0,
+            dtype=self.precision,
+        )
 
     def model(self, **changes) -> ModelConfig:
         vectors = self.vectors
         model = ModelConfig(
-            image_size=vectors["rgb_static"].shape[-1], frames=vectors["extract_noise"].shape[1], text_length=vectors["input_ids"].shape[1],
-            text=self.text, unet=self.unet, vae=self.vae,
-        )  # fmt: skip
+            image_size=vectors["rgb_static"].shape[-1],
+            frames=vectors["extract_noise"].shape[1],
+            text_length=vectors["input_ids"].shape[1],
+            text=self.text,
+            unet=self.unet,
+            vae=self.vae,
+        )
         return replace(model, **changes)
 
     @property

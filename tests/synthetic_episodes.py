@@ -14,16 +14,24 @@ def write_episodes(directory: Path, episodes: int = 4, steps: int = 24, size: in
     """`episodes` of random pictures [size size 3], states and actions in one shard of split 'train'."""
     rng = np.random.default_rng(0)
     camera = Feature("image", "uint8", (size, size, 3), "jpeg")
-    schema = Schema(steps={
-        "observation/rgb_static": camera, "observation/rgb_gripper": camera, "observation/robot_obs": Feature("tensor", "float32", (15,)),
-        "action": Feature("tensor", "float32", (7,)), "is_first": Feature("tensor", "bool"), "language_instruction": Feature("text"),
-    })  # fmt: skip
+    schema = Schema(
+        steps={
+            "observation/rgb_static": camera,
+            "observation/rgb_gripper": camera,
+            "observation/robot_obs": Feature("tensor", "float32", (15,)),
+            "action": Feature("tensor", "float32", (7,)),
+            "is_first": Feature("tensor", "bool"),
+            "language_instruction": Feature("text"),
+        }
+    )
     payloads = []
     for _ in range(episodes):
         columns = {
-            "observation/robot_obs": rng.normal(size=(steps, 15)).astype("f"), "action": rng.normal(size=(steps, 7)).astype("f"),
-            "is_first": np.arange(steps) == 0, "language_instruction": ["do something"] * steps,
-        }  # fmt: skip
+            "observation/robot_obs": rng.normal(size=(steps, 15)).astype("f"),
+            "action": rng.normal(size=(steps, 7)).astype("f"),
+            "is_first": np.arange(steps) == 0,
+            "language_instruction": ["do something"] * steps,
+        }
         for name in ("observation/rgb_static", "observation/rgb_gripper"):
             pictures = rng.integers(0, 256, (steps, size, size, 3), dtype=np.uint8)
             columns[name] = [images.encode_jpeg(picture, 90) for picture in pictures]

@@ -72,9 +72,14 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(run, project, tmp_path):
     """kill -9 after a checkpoint, then SIGTERM, then to the end: parameters, averages, moments, data order and losses are equal."""
     workdir = tmp_path / "video"
     arguments = command(
-        "train", f"--config={CONFIGS / 'micro_video.py'}", f"--workdir={workdir}", f"--config.data.datasets[0].path={run / 'data'}",
-        f"--config.init.vae={run / 'vae'}", "--config.train.save_every=2", f"--compilation_cache={tmp_path / 'cache'}",
-    )  # fmt: skip
+        "train",
+        f"--config={CONFIGS / 'micro_video.py'}",
+        f"--workdir={workdir}",
+        f"--config.data.datasets[0].path={run / 'data'}",
+        f"--config.init.vae={run / 'vae'}",
+        "--config.train.save_every=2",
+        f"--compilation_cache={tmp_path / 'cache'}",
+    )
     for stop, wanted in ((signal.SIGKILL, 2), (signal.SIGTERM, 3)):
         process = subprocess.Popen(arguments, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 300
@@ -163,17 +168,26 @@ def test_missing_dataset(run, capsys, tmp_path):
 
 def test_checkpoint_of_another_stage(run, capsys, tmp_path):
     text = refused(
-        capsys, "train", f"--config={CONFIGS / 'micro_policy.py'}", f"--workdir={tmp_path / 'w'}",
-        f"--config.data.datasets[0].path={run / 'data'}", f"--config.init.video={run / 'vae'}",
-    )  # fmt: skip
+        capsys,
+        "train",
+        f"--config={CONFIGS / 'micro_policy.py'}",
+        f"--workdir={tmp_path / 'w'}",
+        f"--config.data.datasets[0].path={run / 'data'}",
+        f"--config.init.video={run / 'vae'}",
+    )
     assert "holds stage vae, expected video" in text
 
 
 def test_checkpoint_of_a_model_that_computes_something_else(run, capsys, tmp_path):
     text = refused(
-        capsys, "train", f"--config={CONFIGS / 'micro_policy.py'}", f"--workdir={tmp_path / 'w'}",
-        f"--config.data.datasets[0].path={run / 'data'}", f"--config.init.video={run / 'video'}", "--config.model.vae.norm_groups=2",
-    )  # fmt: skip
+        capsys,
+        "train",
+        f"--config={CONFIGS / 'micro_policy.py'}",
+        f"--workdir={tmp_path / 'w'}",
+        f"--config.data.datasets[0].path={run / 'data'}",
+        f"--config.init.video={run / 'video'}",
+        "--config.model.vae.norm_groups=2",
+    )
     assert "model.vae.norm_groups is 2, trained with 4" in text  # every tensor still has its shape
 
 
@@ -185,9 +199,13 @@ def test_dataset_with_another_action_width(run, capsys, tmp_path):
     assert tree.count('"7"') >= 2
     features.write_text(tree.replace('"7"', '"5"'))
     text = refused(
-        capsys, "train", f"--config={CONFIGS / 'micro_policy.py'}", f"--workdir={tmp_path / 'w'}",
-        f"--config.data.datasets[0].path={other}", f"--config.init.video={run / 'video'}",
-    )  # fmt: skip
+        capsys,
+        "train",
+        f"--config={CONFIGS / 'micro_policy.py'}",
+        f"--workdir={tmp_path / 'w'}",
+        f"--config.data.datasets[0].path={other}",
+        f"--config.init.video={run / 'video'}",
+    )
     assert "action" in text
     assert "5" in text
     assert "7" in text

@@ -35,9 +35,16 @@ MAY_IMPORT = {
 WITHOUT_JAX = ("eval.envs.registry", "eval.envs.base", "eval.worker")
 HEAVY = ("tensorflow", "torch", "mujoco", "wandb")
 LIGHT = (
-    "vpp_jax", "vpp_jax.config", "vpp_jax.models.video_unet", "vpp_jax.diffusion.samplers", "vpp_jax.training.loop", "vpp_jax.cli.main",
-    "vpp_jax.parallel.partition", "data_pipelines.loader", "data_pipelines.sources",
-)  # fmt: skip
+    "vpp_jax",
+    "vpp_jax.config",
+    "vpp_jax.models.video_unet",
+    "vpp_jax.diffusion.samplers",
+    "vpp_jax.training.loop",
+    "vpp_jax.cli.main",
+    "vpp_jax.parallel.partition",
+    "data_pipelines.loader",
+    "data_pipelines.sources",
+)
 
 
 def room(module: str) -> str:

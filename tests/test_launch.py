@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 LAUNCH = Path(__file__).resolve().parents[1] / "launch"
-AWKWARD = ["train", "--config=configs/svd_calvin_video.py", "--workdir=/mnt/vpp/a b", "--config.init.vae=it's $HOME; \"x\" `y` \\z"]
+AWKWARD = ["train", "--config=configs/svd_calvin_video.py", "--workdir=/mnt/vpp/a b", '--config.init.vae=it\'s $HOME; "x" `y` \\z']
 VM = ["--name", "pod", "--zone", "us-west4-a"]
 
 
@@ -47,8 +47,10 @@ def test_arguments_reach_vpp_through_xpk_unchanged():
     assert int(option(command, "termination-grace-period-seconds")) > 30  # time to save
 
 
-@pytest.mark.parametrize(("kind", "software"), [("v4-8", "tpu-ubuntu2204-base"), ("v5litepod-16", "v2-alpha-tpuv5-lite"),
-                                                ("v5p-8", "v2-alpha-tpuv5"), ("v6e-16", "v2-alpha-tpuv6e")])
+@pytest.mark.parametrize(
+    ("kind", "software"),
+    [("v4-8", "tpu-ubuntu2204-base"), ("v5litepod-16", "v2-alpha-tpuv5-lite"), ("v5p-8", "v2-alpha-tpuv5"), ("v6e-16", "v2-alpha-tpuv6e")],
+)
 def test_software_goes_with_the_generation(kind, software):
     (command,) = printed("tpu.sh", "create", *VM, "--type", kind, "--spot", "--dry-run")
     assert option(command, "accelerator-type") == kind
@@ -71,15 +73,18 @@ def test_dry_run_runs_nothing(tmp_path):
         called.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["tpu.sh", "fly"], "there is no 'fly'"),
-    (["tpu.sh", "create", "--name", "pod"], "--zone is missing"),
-    (["tpu.sh", "create", *VM, "--type", "v9-1", "--dry-run"], "give it with --version"),
-    (["tpu.sh", "start", *VM, "--image", "i", "--dry-run"], "nothing to do"),
-    (["tpu.sh", "logs", *VM, "--wroker", "1"], "no option --wroker"),
-    (["xpk.sh", "--cluster"], "--cluster needs a value"),
-    (["image.sh", "name"], "unexpected argument 'name'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tpu.sh", "fly"], "there is no 'fly'"),
+        (["tpu.sh", "create", "--name", "pod"], "--zone is missing"),
+        (["tpu.sh", "create", *VM, "--type", "v9-1", "--dry-run"], "give it with --version"),
+        (["tpu.sh", "start", *VM, "--image", "i", "--dry-run"], "nothing to do"),
+        (["tpu.sh", "logs", *VM, "--wroker", "1"], "no option --wroker"),
+        (["xpk.sh", "--cluster"], "--cluster needs a value"),
+        (["image.sh", "name"], "unexpected argument 'name'"),
+    ],
+)
 def test_bad_input_is_named(arguments, message):
     done = launch(*arguments)
     assert done.returncode == 2

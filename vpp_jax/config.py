@@ -28,21 +28,58 @@ from vpp_jax.models.video_unet import VideoUNetConfig
 from vpp_jax.models.video_vae import VideoVAEConfig
 
 __all__ = [
-    "ConfigError", "DataConfig", "ExperimentConfig", "InitConfig", "LoRAConfig", "MeshConfig", "ModelConfig", "OptimizerConfig",
-    "PolicyDiffusionConfig", "TrainConfig", "VAELossConfig", "VideoDiffusionConfig", "check_inputs", "config_hash", "default_config",
-    "differences", "from_config_dict", "from_json", "leaves", "to_config_dict", "to_dict", "to_json",
-]  # fmt: skip
+    "ConfigError",
+    "DataConfig",
+    "ExperimentConfig",
+    "InitConfig",
+    "LoRAConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PolicyDiffusionConfig",
+    "TrainConfig",
+    "VAELossConfig",
+    "VideoDiffusionConfig",
+    "check_inputs",
+    "config_hash",
+    "default_config",
+    "differences",
+    "from_config_dict",
+    "from_json",
+    "leaves",
+    "to_config_dict",
+    "to_dict",
+    "to_json",
+]
 
 STAGES = ("vae", "video", "policy")
 SCHEDULES = ("constant", "cosine", "tri_stage")
 SAMPLERS = tuple(SAMPLER_TABLE)
 # Fields that may change between a run and its continuation: they do not enter the parameters at a given step.
 MAY_CHANGE = (
-    "train.steps", "train.log_every", "train.eval_every", "train.eval_batches", "train.save_every", "train.keep", "train.wandb",
-    "train.progress", "train.accumulate", "train.profile_steps", "train.heartbeat_s", "train.peer_timeout_s", "mesh.data", "mesh.fsdp",
-    "mesh.tensor", "mesh.shard_above", "data.threads", "data.workers", "data.prefetch", "data.index_dir", "data.cache_mb",
+    "train.steps",
+    "train.log_every",
+    "train.eval_every",
+    "train.eval_batches",
+    "train.save_every",
+    "train.keep",
+    "train.wandb",
+    "train.progress",
+    "train.accumulate",
+    "train.profile_steps",
+    "train.heartbeat_s",
+    "train.peer_timeout_s",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.tensor",
+    "mesh.shard_above",
+    "data.threads",
+    "data.workers",
+    "data.prefetch",
+    "data.index_dir",
+    "data.cache_mb",
     "data.frame_cache_mb",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -157,8 +157,10 @@ def check_experiment(config: Any) -> None:
         _equal("data.clip_frames", data.clip_frames, "model.frames", model.frames)
     multiple = vae.downscale * 2 ** (len(unet.block_out_channels) - 1)
     if model.image_size % multiple:
-        raise ConfigError(f"model.image_size is {model.image_size}, expected a multiple of {multiple} (VAE and U-Net halve it "
-                          f"{int(math.log2(multiple))} times)")
+        raise ConfigError(
+            f"model.image_size is {model.image_size}, expected a multiple of {multiple} (VAE and U-Net halve it "
+            f"{int(math.log2(multiple))} times)"
+        )
     for name in ("text_length", "goal_length"):
         if getattr(model, name) > model.text.max_positions:
             positions = model.text.max_positions
@@ -192,16 +194,20 @@ def _check_policy(model: Any, data: Any, unet: Any, action: Any) -> None:
 def check_inputs(config: Any) -> None:
     """What a training run needs from outside: data, and the checkpoints of the stages before it."""
     if not config.data.datasets or not all(entry.path for entry in config.data.datasets):
-        raise ConfigError("data.datasets names no dataset directory; set it in the configuration file or with "
-                          "--config.data.datasets[0].path=DIR")
+        raise ConfigError(
+            "data.datasets names no dataset directory; set it in the configuration file or with --config.data.datasets[0].path=DIR"
+        )
     if config.stage == "video" and not config.init.vae:
         raise ConfigError("stage video needs a trained VAE: set init.vae to the work directory of stage vae (--config.init.vae=DIR)")
     if config.lora.rank and not config.init.video:
-        raise ConfigError("lora.rank is set, but there is no model to adapt: set init.video to the work directory of a stage video "
-                          "(--config.init.video=DIR)")
+        raise ConfigError(
+            "lora.rank is set, but there is no model to adapt: set init.video to the work directory of a stage video "
+            "(--config.init.video=DIR)"
+        )
     if config.stage == "policy" and not config.init.video:
-        raise ConfigError("stage policy needs a trained video model: set init.video to the work directory of stage video "
-                          "(--config.init.video=DIR)")
+        raise ConfigError(
+            "stage policy needs a trained video model: set init.video to the work directory of stage video (--config.init.video=DIR)"
+        )
 
 
 def _equal(name: str, value: int, other: str, expected: int) -> None:

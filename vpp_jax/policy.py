@@ -82,9 +82,7 @@ class VideoPredictionPolicy:
     def goal_vector(self, params: Params, text_ids: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> Float[Array, "b g"]:
         return at_least_float32(self.goal.bind(select("goal", params))(text_ids, text_mask).pooled)
 
-    def features(
-        self, params: Params, images: Images, text_states: Float[Array, "b l d"], key: jax.Array
-    ) -> Float[Array, "b t n d"]:
+    def features(self, params: Params, images: Images, text_states: Float[Array, "b l d"], key: jax.Array) -> Float[Array, "b t n d"]:
         """Predictive features of all views, tokens of the views side by side in the order of `config.views`.
 
         `key` is one PRNG key, or one key per observation [b]; the latter makes a row's result independent of its neighbours.
@@ -150,9 +148,7 @@ class VideoPredictionPolicy:
 
     # --- acting ---------------------------------------------------------------------------------------------------------------
 
-    def sample_actions(
-        self, params: Params, context: Float[Array, "b m w"], keys: jax.Array
-    ) -> Float[Array, "b k a"]:
+    def sample_actions(self, params: Params, context: Float[Array, "b m w"], keys: jax.Array) -> Float[Array, "b k a"]:
         """Normalised action chunks by the configured sampler (published: DDIM on the exponential ladder), one PRNG key per row."""
         config = self.config.action
         decoder = self.action.bind(select("action", params))

@@ -19,11 +19,18 @@ from vpp_jax.inert_pickle import Call, Global, Persistent, read_pickle
 STORAGES: dict[str, np.dtype] = {
     name: np.dtype(kind)
     for name, kind in (
-        ("FloatStorage", np.float32), ("HalfStorage", np.float16), ("BFloat16Storage", ml_dtypes.bfloat16), ("DoubleStorage", np.float64),
-        ("LongStorage", np.int64), ("IntStorage", np.int32), ("ShortStorage", np.int16), ("CharStorage", np.int8),
-        ("ByteStorage", np.uint8), ("BoolStorage", np.bool_),
+        ("FloatStorage", np.float32),
+        ("HalfStorage", np.float16),
+        ("BFloat16Storage", ml_dtypes.bfloat16),
+        ("DoubleStorage", np.float64),
+        ("LongStorage", np.int64),
+        ("IntStorage", np.int32),
+        ("ShortStorage", np.int16),
+        ("CharStorage", np.int8),
+        ("ByteStorage", np.uint8),
+        ("BoolStorage", np.bool_),
     )
-}  # fmt: skip
+}
 # module -> names that such a file may mention. None of them is ever looked up: they stand for tensors, and for the containers and
 # plain values of an OmegaConf configuration. (`__builtin__` is how pickles of protocol 2 spell `builtins`.)
 ALLOWED: dict[str, frozenset[str]] = {

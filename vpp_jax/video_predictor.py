@@ -254,9 +254,7 @@ class VideoPredictor:
             denoise = lambda noisy, sigma: self.denoise(params, noisy, sigma, condition, text_states, fps_id=fps_id)  # noqa: E731
             noise = sample(denoise, noise * initial_scale(ladder), sigmas, kind="euler") / math.hypot(sigmas[-1], 1.0)
         c_noise = jnp.full((image.shape[0],), 0.25 * math.log(sigmas[-1]))
-        output = self._unet(
-            params, noise, condition, c_noise, text_states, self.config.fps_id_features, taps=self.config.tap_blocks
-        )
+        output = self._unet(params, noise, condition, c_noise, text_states, self.config.fps_id_features, taps=self.config.tap_blocks)
         taps = [output.taps[block] for block in self.config.tap_blocks]
         size = max(tap.shape[2] for tap in taps)
         upsampled = [tap.repeat(size // tap.shape[2], axis=2).repeat(size // tap.shape[3], axis=3) for tap in taps]

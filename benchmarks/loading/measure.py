@@ -1,6 +1,6 @@
 """One pipeline in a process of its own: what it reads per second, what that costs, as one line of JSON.
 
-    python benchmarks/loading/measure.py PIPELINE DIR --begun SECONDS ...     (started by benchmarks/loader.py)
+python benchmarks/loading/measure.py PIPELINE DIR --begun SECONDS ...     (started by benchmarks/loader.py)
 """
 
 import argparse

@@ -55,9 +55,15 @@ def photograph(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def _write(directory: Path, rng: np.random.Generator, frames: dict[str, Feature], columns, episodes: int, steps: int) -> None:
     """`frames`: the features that `columns()` makes for every episode; actions, states and sentences are added."""
-    schema = Schema(steps={**frames, "observation/robot_obs": Feature("tensor", "float32", (15,)),
-                           "action": Feature("tensor", "float32", (7,)), "is_first": Feature("tensor", "bool"),
-                           "language_instruction": Feature("text")})
+    schema = Schema(
+        steps={
+            **frames,
+            "observation/robot_obs": Feature("tensor", "float32", (15,)),
+            "action": Feature("tensor", "float32", (7,)),
+            "is_first": Feature("tensor", "bool"),
+            "language_instruction": Feature("text"),
+        }
+    )
     directory.mkdir(parents=True)
     lengths, size = [], 0
     for shard in range(SHARDS):

@@ -25,11 +25,16 @@ def batches(request: Request) -> Iterator:
         start = tf.range(length)
         ahead = start[:, None] + tf.range(request.chunk)
         clip = tf.minimum(start[:, None] + request.stride * tf.range(request.frames), length - 1)
-        return tf.data.Dataset.from_tensor_slices({
-            "image": observation["rgb_gripper"], "video": tf.gather(observation["rgb_static"], clip),
-            "proprio": observation["robot_obs"], "action": tf.gather(steps["action"], tf.minimum(ahead, length - 1)),
-            "action_mask": ahead < length, "text": steps["language_instruction"],
-        })
+        return tf.data.Dataset.from_tensor_slices(
+            {
+                "image": observation["rgb_gripper"],
+                "video": tf.gather(observation["rgb_static"], clip),
+                "proprio": observation["robot_obs"],
+                "action": tf.gather(steps["action"], tf.minimum(ahead, length - 1)),
+                "action_mask": ahead < length,
+                "text": steps["language_instruction"],
+            }
+        )
 
     def picture(data: tf.Tensor) -> tf.Tensor:
         image = tf.io.decode_jpeg(data, channels=3)
@@ -42,8 +47,13 @@ def batches(request: Request) -> Iterator:
         video = tf.stack([picture(window["video"][k]) for k in range(request.frames)])
         return {**window, "image": picture(window["image"]), "video": video}
 
-    read = tfds.ReadConfig(skip_prefetch=True, num_parallel_calls_for_interleave_files=tf.data.AUTOTUNE, interleave_cycle_length=4,
-                           shuffle_seed=0, try_autocache=False)
+    read = tfds.ReadConfig(
+        skip_prefetch=True,
+        num_parallel_calls_for_interleave_files=tf.data.AUTOTUNE,
+        interleave_cycle_length=4,
+        shuffle_seed=0,
+        try_autocache=False,
+    )
     dataset = builder.as_dataset("train", shuffle_files=True, read_config=read, decoders={"steps": tfds.decode.SkipDecoding()})
     options = tf.data.Options()
     options.deterministic = False

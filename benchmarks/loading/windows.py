@@ -23,8 +23,14 @@ class ClipAndPolicy:
     """Clip and policy example of the same window, from one reading of the episode. Of latents the clip alone, as stage video reads them."""
 
     def __init__(self, request: Request):
-        config = DataConfig(datasets=(DatasetConfig(request.directory),), clip_frames=request.frames, clip_stride=request.stride,
-                            clip_start_every=1, chunk=request.chunk, frame_cache_mb=0)
+        config = DataConfig(
+            datasets=(DatasetConfig(request.directory),),
+            clip_frames=request.frames,
+            clip_stride=request.stride,
+            clip_start_every=1,
+            chunk=request.chunk,
+            frame_cache_mb=0,
+        )
         # a few records only: no window is served from memory because the dataset is small
         dataset, spec = RLDSDataset(request.directory, cache_bytes=16 << 20), dataset_spec("calvin_mujoco")
         shared = dataset, spec, config, request.image_size, tokenizer, LENGTH
@@ -40,5 +46,6 @@ class ClipAndPolicy:
 
 
 def batches(request: Request) -> Iterator:
-    return make_iterator(ClipAndPolicy(request), request.batch_size, 0, threads=request.threads, workers=request.workers,
-                         prefetch=2 * request.batch_size)
+    return make_iterator(
+        ClipAndPolicy(request), request.batch_size, 0, threads=request.threads, workers=request.workers, prefetch=2 * request.batch_size
+    )

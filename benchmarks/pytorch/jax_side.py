@@ -114,10 +114,13 @@ def train_policy(size: str) -> Prepared:
     params |= with_prefix("action", weights("action", policy.action.abstract))
     frozen = with_prefix("goal", weights("goal", policy.goal.abstract))
     batch = {
-        "features": given["batch_features"], "action": given["actions"], "action_mask": np.ones(given["actions"].shape[:2], bool),
-        "text_ids": np.repeat(given["goal_ids"], rows, 0), "text_mask": np.repeat(given["goal_mask"], rows, 0),
+        "features": given["batch_features"],
+        "action": given["actions"],
+        "action_mask": np.ones(given["actions"].shape[:2], bool),
+        "text_ids": np.repeat(given["goal_ids"], rows, 0),
+        "text_mask": np.repeat(given["goal_mask"], rows, 0),
         "proprio": np.zeros((rows, 0), np.float32),
-    }  # fmt: skip
+    }
     batch = jax.device_put(batch)
 
     def objective(params: Params) -> jax.Array:

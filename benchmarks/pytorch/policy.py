@@ -16,9 +16,21 @@ class ActionTransformer(nn.Module):
     """Encoder of the conditions and AdaLN decoder of a noisy action chunk [b k a]. `goal` [b g], `tokens` [b n d], `proprio` [b p]."""
 
     def __init__(
-        self, *, action_dim=7, width=384, heads=8, encoder_layers=4, decoder_layers=4, goal_dim=512, token_dim=384, proprio_dim=0,
-        causal_cross_attention=True, attention_dropout=0.3, residual_dropout=0.1, mlp_dropout=0.05,
-    ):  # fmt: skip
+        self,
+        *,
+        action_dim=7,
+        width=384,
+        heads=8,
+        encoder_layers=4,
+        decoder_layers=4,
+        goal_dim=512,
+        token_dim=384,
+        proprio_dim=0,
+        causal_cross_attention=True,
+        attention_dropout=0.3,
+        residual_dropout=0.1,
+        mlp_dropout=0.05,
+    ):
         super().__init__()
         rates = (attention_dropout, residual_dropout, mlp_dropout)
         self.tok_emb = nn.Linear(token_dim, width)

@@ -59,9 +59,13 @@ def experiment(size: str) -> ExperimentConfig:
         model.vae.update(block_out_channels=(32, 32, 64, 64), layers_per_block=1)
         model.text.update(width=64, layers=2, heads=2, mlp_width=128, projection_dim=64)
         model.unet.update(
-            block_out_channels=(32, 64, 64), attention_levels=(True, True, False), attention_heads=(1, 2, 2), layers_per_block=1,
-            cross_attention_dim=128, addition_time_embed_dim=32,
-        )  # fmt: skip
+            block_out_channels=(32, 64, 64),
+            attention_levels=(True, True, False),
+            attention_heads=(1, 2, 2),
+            layers_per_block=1,
+            cross_attention_dim=128,
+            addition_time_embed_dim=32,
+        )
         model.former.update(dim=48, depth=2, heads=2, dim_head=24, frames=8, tokens_per_frame=4, condition_dim=128)
         model.action.update(width=96, heads=4, encoder_layers=2, decoder_layers=2, goal_dim=64, token_dim=48)
     return from_config_dict(config)

@@ -152,13 +152,18 @@ def make_unet(model: ModelConfig, last_tap: int | None = None) -> UNetSpatioTemp
     unet, attends = model.unet, model.unet.attention_levels
     with torch.device("meta"):
         module = UNetSpatioTemporalConditionModel(
-            in_channels=unet.in_channels, out_channels=unet.out_channels, block_out_channels=unet.block_out_channels,
+            in_channels=unet.in_channels,
+            out_channels=unet.out_channels,
+            block_out_channels=unet.block_out_channels,
             down_block_types=tuple("CrossAttnDownBlockSpatioTemporal" if a else "DownBlockSpatioTemporal" for a in attends),
             up_block_types=tuple("CrossAttnUpBlockSpatioTemporal" if a else "UpBlockSpatioTemporal" for a in attends[::-1]),
-            layers_per_block=unet.layers_per_block, num_attention_heads=unet.attention_heads, cross_attention_dim=unet.cross_attention_dim,
-            addition_time_embed_dim=unet.addition_time_embed_dim, num_frames=model.frames,
+            layers_per_block=unet.layers_per_block,
+            num_attention_heads=unet.attention_heads,
+            cross_attention_dim=unet.cross_attention_dim,
+            addition_time_embed_dim=unet.addition_time_embed_dim,
+            num_frames=model.frames,
             projection_class_embeddings_input_dim=3 * unet.addition_time_embed_dim,
-        )  # fmt: skip
+        )
     if last_tap is not None:
         module.up_blocks = module.up_blocks[: last_tap + 1]
         del module.conv_norm_out, module.conv_out
@@ -170,9 +175,11 @@ def make_vae(model: ModelConfig) -> AutoencoderKLTemporalDecoder:
     vae = model.vae
     with torch.device("meta"):
         module = AutoencoderKLTemporalDecoder(
-            block_out_channels=vae.block_out_channels, down_block_types=("DownEncoderBlock2D",) * len(vae.block_out_channels),
-            layers_per_block=vae.layers_per_block, latent_channels=vae.latent_channels,
-        )  # fmt: skip
+            block_out_channels=vae.block_out_channels,
+            down_block_types=("DownEncoderBlock2D",) * len(vae.block_out_channels),
+            layers_per_block=vae.layers_per_block,
+            latent_channels=vae.latent_channels,
+        )
     del module.decoder
     return filled(module.to_empty(device="cpu"), "vae")
 
@@ -180,10 +187,18 @@ def make_vae(model: ModelConfig) -> AutoencoderKLTemporalDecoder:
 def make_text(model: ModelConfig, group: str) -> CLIPTextModelWithProjection:
     text = model.text
     config = CLIPTextConfig(
-        vocab_size=text.vocab_size, hidden_size=text.width, intermediate_size=text.mlp_width, projection_dim=text.projection_dim,
-        num_hidden_layers=text.layers, num_attention_heads=text.heads, max_position_embeddings=text.max_positions,
-        hidden_act="quick_gelu", bos_token_id=text.end_of_text - 1, eos_token_id=text.end_of_text, pad_token_id=text.end_of_text,
-    )  # fmt: skip
+        vocab_size=text.vocab_size,
+        hidden_size=text.width,
+        intermediate_size=text.mlp_width,
+        projection_dim=text.projection_dim,
+        num_hidden_layers=text.layers,
+        num_attention_heads=text.heads,
+        max_position_embeddings=text.max_positions,
+        hidden_act="quick_gelu",
+        bos_token_id=text.end_of_text - 1,
+        eos_token_id=text.end_of_text,
+        pad_token_id=text.end_of_text,
+    )
     return filled(CLIPTextModelWithProjection(config), group)
 
 
@@ -248,9 +263,7 @@ def inference(function: Callable[[], Any]) -> Callable[[], Any]:
 
 def adamw(config: ExperimentConfig, named: Iterable[tuple[str, nn.Parameter]]) -> torch.optim.AdamW:
     o = config.optimizer
-    return torch.optim.AdamW(
-        [p for _, p in named], lr=o.learning_rate, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, fused=True
-    )
+    return torch.optim.AdamW([p for _, p in named], lr=o.learning_rate, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay, fused=True)
 
 
 def loss_and_gradients(loss: Tensor, named: list[tuple[str, nn.Parameter]]) -> dict[str, np.ndarray]:

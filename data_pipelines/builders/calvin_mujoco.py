@@ -21,8 +21,16 @@ from data_pipelines.rlds.schema import Feature, Schema
 
 ROBOT_OBS, SCENE_OBS, ACTION_WIDTH = 15, 24, 7
 # The tasks of the table that need no grasp.
-TASKS = ("open_drawer", "close_drawer", "move_slider_left", "move_slider_right", "turn_on_lightbulb", "turn_off_lightbulb",
-         "turn_on_led", "turn_off_led")
+TASKS = (
+    "open_drawer",
+    "close_drawer",
+    "move_slider_left",
+    "move_slider_right",
+    "turn_on_lightbulb",
+    "turn_off_lightbulb",
+    "turn_on_led",
+    "turn_off_led",
+)
 TEXTS = ("scene", "task", "episode_id", "renderer", "environment_version")
 
 
@@ -72,8 +80,19 @@ class Settings:
     def __post_init__(self):
         if not self.scenes or not self.tasks:
             raise DataError("a build needs at least one scene and one task")
-        for name, least in (("episodes", 1), ("val_episodes", 0), ("seed", 0), ("action_noise", 0), ("hold_steps", 0), ("max_attempts", 1),
-                            ("hours", 0), ("max_steps", 1), ("static_size", 8), ("gripper_size", 8), ("episodes_per_shard", 1)):
+        for name, least in (
+            ("episodes", 1),
+            ("val_episodes", 0),
+            ("seed", 0),
+            ("action_noise", 0),
+            ("hold_steps", 0),
+            ("max_attempts", 1),
+            ("hours", 0),
+            ("max_steps", 1),
+            ("static_size", 8),
+            ("gripper_size", 8),
+            ("episodes_per_shard", 1),
+        ):
             if getattr(self, name) < least:
                 raise DataError(f"--{name} is {getattr(self, name)}, expected at least {least}")
         if not 0 <= self.noise_memory < 1 or not 1 <= self.jpeg_quality <= 100:
@@ -84,8 +103,13 @@ def real_environment(settings: Settings):
     """The simulator with the settings' cameras."""
     from eval.envs.registry import make_environment  # needed to build, not to read
 
-    environment = make_environment("calvin_mujoco", static_size=settings.static_size, gripper_size=settings.gripper_size,
-                                   quality=settings.quality, blocks=settings.blocks)
+    environment = make_environment(
+        "calvin_mujoco",
+        static_size=settings.static_size,
+        gripper_size=settings.gripper_size,
+        quality=settings.quality,
+        blocks=settings.blocks,
+    )
     impossible = [task for task in settings.tasks if task not in environment.tasks]
     if impossible:
         hint = "" if settings.blocks else "; with --blocks the table has its blocks"
@@ -141,8 +165,11 @@ class CalvinMujocoRecipe:
 
     def jobs(self) -> dict[str, list[Job]]:
         plan = self.plan
-        return {split: [Job(split, scene, task, number) for scene in plan.scenes for task in plan.tasks for number in range(count)]
-                for split, count in (("train", plan.episodes), ("val", plan.val_episodes)) if count}
+        return {
+            split: [Job(split, scene, task, number) for scene in plan.scenes for task in plan.tasks for number in range(count)]
+            for split, count in (("train", plan.episodes), ("val", plan.val_episodes))
+            if count
+        }
 
     def group(self, job: Job) -> str:
         return f"{job.scene}/{job.task}"
@@ -165,6 +192,7 @@ class CalvinMujocoRecipe:
 
 def episode_schema(plan: Settings) -> Schema:
     """Columns of the dataset."""
+
     def picture(size: int, text: str) -> Feature:
         return Feature("image", "uint8", (size, size, 3), "jpeg", text)
 
@@ -180,7 +208,11 @@ def episode_schema(plan: Settings) -> Schema:
             "observation/scene_obs": vector(SCENE_OBS, "Slider, drawer, button, switch, bulb, LED, three block poses."),
             rlds.ACTION: vector(ACTION_WIDTH, "Wanted by the expert: relative xyz / 0.02 m, euler / 0.05 rad, gripper -1 closed, 1 open."),
             "action_executed": vector(ACTION_WIDTH, "The action with noise on xyz, clipped to [-1, 1]."),
-            rlds.REWARD: scalar, rlds.DISCOUNT: scalar, rlds.IS_FIRST: flag, rlds.IS_LAST: flag, rlds.IS_TERMINAL: flag,
+            rlds.REWARD: scalar,
+            rlds.DISCOUNT: scalar,
+            rlds.IS_FIRST: flag,
+            rlds.IS_LAST: flag,
+            rlds.IS_TERMINAL: flag,
             rlds.LANGUAGE_INSTRUCTION: Feature("text"),
         },
         episode={**{f"episode_metadata/{name}": Feature("text") for name in TEXTS}, "episode_metadata/seed": Feature("tensor", "int64")},
@@ -243,8 +275,11 @@ def finish_columns(columns: dict[str, list], instruction: str) -> None:
 
 def encode(schema: Schema, steps: dict[str, list], metadata: dict[str, Any]) -> bytes:
     """One record from step columns and episode metadata (names without their prefix)."""
-    columns = {name: np.asarray(values, feature.dtype) if feature.kind == "tensor" else values
-               for name, feature in schema.steps.items() for values in [steps[name]]}
+    columns = {
+        name: np.asarray(values, feature.dtype) if feature.kind == "tensor" else values
+        for name, feature in schema.steps.items()
+        for values in [steps[name]]
+    }
     return writer.encode_episode(schema, columns, {f"episode_metadata/{name}": value for name, value in metadata.items()})
 
 

@@ -75,8 +75,9 @@ class CalvinPlayRecipe:
         scenes = self.plan.scenes
         runs = max(1, round(self.plan.hours * 3600 * CONTROL_HZ / (self.run_steps * len(scenes))))
         counts = {"train": runs, "val": self.plan.val_episodes}
-        return {split: [Run(split, scene, number) for number in range(count) for scene in scenes]
-                for split, count in counts.items() if count}
+        return {
+            split: [Run(split, scene, number) for number in range(count) for scene in scenes] for split, count in counts.items() if count
+        }
 
     def group(self, job: Run) -> str:
         return job.scene

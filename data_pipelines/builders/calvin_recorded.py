@@ -24,7 +24,10 @@ STATIC_SIZE, GRIPPER_SIZE = 200, 84
 FOLDERS = {"train": "training", "val": "validation"}  # split -> folder of the original
 STANDARD_ORDER = ("red", "blue", "pink")
 BLOCK_ORDER = {
-    "A": ("pink", "blue", "red"), "B": ("red", "blue", "pink"), "C": ("blue", "red", "pink"), "D": ("red", "blue", "pink"),
+    "A": ("pink", "blue", "red"),
+    "B": ("red", "blue", "pink"),
+    "C": ("blue", "red", "pink"),
+    "D": ("red", "blue", "pink"),
 }  # as the recordings have them
 FRAME_KEYS = ("rgb_static", "rgb_gripper", "robot_obs", "scene_obs", "rel_actions")
 
@@ -164,8 +167,13 @@ class Frames:
                 frame = {key: content[key] for key in FRAME_KEYS}
         except (OSError, KeyError, ValueError) as error:
             raise DataError(f"{path}: not a CALVIN frame with {', '.join(FRAME_KEYS)} ({type(error).__name__}: {error})") from error
-        shapes = {"rgb_static": (STATIC_SIZE, STATIC_SIZE, 3), "rgb_gripper": (GRIPPER_SIZE, GRIPPER_SIZE, 3), "robot_obs": (ROBOT_OBS,),
-                  "scene_obs": (SCENE_OBS,), "rel_actions": (ACTION_WIDTH,)}
+        shapes = {
+            "rgb_static": (STATIC_SIZE, STATIC_SIZE, 3),
+            "rgb_gripper": (GRIPPER_SIZE, GRIPPER_SIZE, 3),
+            "robot_obs": (ROBOT_OBS,),
+            "scene_obs": (SCENE_OBS,),
+            "rel_actions": (ACTION_WIDTH,),
+        }
         for key, shape in shapes.items():
             if frame[key].shape != shape:
                 raise DataError(f"{path}: {key} has shape {frame[key].shape}, expected {shape}")

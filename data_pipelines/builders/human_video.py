@@ -70,8 +70,10 @@ class HumanVideoSettings:
             raise DataError(f"--source is {self.source!r}: expected the folder of the videos")
         fits = self.layout == "vpp" and not self.frames_per_second and self.size and self.size % RECORDED_DOWNSCALE == 0
         if self.content == "latents" and not fits:
-            raise DataError("--content=latents needs --layout=vpp, takes every frame, and --size a multiple of "
-                            f"{RECORDED_DOWNSCALE}: the pixels of the frames that were encoded")
+            raise DataError(
+                "--content=latents needs --layout=vpp, takes every frame, and --size a multiple of "
+                f"{RECORDED_DOWNSCALE}: the pixels of the frames that were encoded"
+            )
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,10 @@ class HumanVideoRecipe:
         bad = [clip for clip in clips if clip.problem]
         if bad and self.plan.on_bad_video == "fail":
             shown = "; ".join(f"{clip.file}: {clip.problem}" for clip in bad[:5]) + ("; ..." if len(bad) > 5 else "")
-            raise BadVideoError(f"{self.plan.source}: {len(bad)} of {len(clips)} videos cannot be used ({shown}). Repair the captions, or "
-                                "leave these videos out with --on_bad_video=skip")
+            raise BadVideoError(
+                f"{self.plan.source}: {len(bad)} of {len(clips)} videos cannot be used ({shown}). Repair the captions, or "
+                "leave these videos out with --on_bad_video=skip"
+            )
         return {split: [clip for clip in clips if clip.split == split] for split in dict.fromkeys(clip.split for clip in clips)}
 
     def group(self, job: Clip) -> str:
@@ -163,8 +167,12 @@ def episode_schema(plan: HumanVideoSettings) -> Schema:
     flag, text = Feature("tensor", "bool"), Feature("text")
     return Schema(
         steps=seen | {LANGUAGE_INSTRUCTION: text, IS_FIRST: flag, IS_LAST: flag, IS_TERMINAL: flag},
-        episode={"episode_metadata/name": text, "episode_metadata/file": text, "episode_metadata/template": text,
-                 "episode_metadata/frames_per_second": Feature("tensor", "float32")},
+        episode={
+            "episode_metadata/name": text,
+            "episode_metadata/file": text,
+            "episode_metadata/template": text,
+            "episode_metadata/frames_per_second": Feature("tensor", "float32"),
+        },
     )
 
 
@@ -186,8 +194,13 @@ def read_episode(plan: HumanVideoSettings, clip: Clip) -> tuple[dict[str, Any], 
         name, (values, rate) = CAMERA, _pictures(plan, source / clip.file)
     steps = len(values)
     numbers = np.arange(steps)
-    columns = {name: values, LANGUAGE_INSTRUCTION: [clip.caption] * steps, IS_FIRST: numbers == 0, IS_LAST: numbers == steps - 1,
-               IS_TERMINAL: np.zeros(steps, bool)}
+    columns = {
+        name: values,
+        LANGUAGE_INSTRUCTION: [clip.caption] * steps,
+        IS_FIRST: numbers == 0,
+        IS_LAST: numbers == steps - 1,
+        IS_TERMINAL: np.zeros(steps, bool),
+    }
     metadata = {"name": clip.name, "file": clip.file, "template": clip.template, "frames_per_second": np.float32(rate)}
     return columns, {f"episode_metadata/{key}": value for key, value in metadata.items()}
 

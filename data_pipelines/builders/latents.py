@@ -91,16 +91,28 @@ class LatentsBuild:
 
     def schema(self) -> dict:
         """The tree of the original's features.json: cameras are taken out, latents put in, all else stays."""
-        kinds = {name(camera): Feature("tensor", "float16", self._settings.latent_shape, "bytes")
-                 for camera in self.cameras for name in (mean_of, logvar_of)}
+        kinds = {
+            name(camera): Feature("tensor", "float16", self._settings.latent_shape, "bytes")
+            for camera in self.cameras
+            for name in (mean_of, logvar_of)
+        }
         return edit_features(json.loads(storage.read(storage.join(self._info.directory, "features.json"))), self._dropped, kinds)
 
     def settings(self) -> dict[str, Any]:
         """The shards that are read belong to it, by size and content of their index."""
         mine, shards = self._settings, {split: dataset.fingerprint[:16] for split, dataset in self._datasets.items()}
-        return {"dataset": str(self._info.directory), "shards": shards, "cameras": list(self.cameras), "splits": list(self.splits),
-                "image_size": mine.image_size, "vae": mine.vae, "latent_shape": list(mine.latent_shape), "batch": mine.batch,
-                "on_bad_record": mine.on_bad_record, "scaled_decoding": mine.scaled_decoding}
+        return {
+            "dataset": str(self._info.directory),
+            "shards": shards,
+            "cameras": list(self.cameras),
+            "splits": list(self.splits),
+            "image_size": mine.image_size,
+            "vae": mine.vae,
+            "latent_shape": list(mine.latent_shape),
+            "batch": mine.batch,
+            "on_bad_record": mine.on_bad_record,
+            "scaled_decoding": mine.scaled_decoding,
+        }
 
     def metadata(self) -> dict[str, Any]:
         first = next(iter(self._datasets.values()))
@@ -111,8 +123,10 @@ class LatentsBuild:
     @cached_property
     def _datasets(self) -> dict[str, RLDSDataset]:
         mine = self._settings
-        return {split: RLDSDataset(mine.dataset, split, index_dir=mine.index_dir, on_bad_record=mine.on_bad_record, cache_bytes=0)
-                for split in self.splits}
+        return {
+            split: RLDSDataset(mine.dataset, split, index_dir=mine.index_dir, on_bad_record=mine.on_bad_record, cache_bytes=0)
+            for split in self.splits
+        }
 
     def run(self, directory: Path, encode: Encoder, share: tuple[int, int] = (0, 1), progress: Progress | None = None) -> dict | None:
         """Encodes what is missing. Returns the report once every shard is there, None while other processes still have some.

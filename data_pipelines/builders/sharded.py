@@ -45,14 +45,19 @@ class Recipe(Protocol):
     def schema(self) -> Schema: ...
     def settings(self) -> dict[str, Any]:
         """Everything that decides the bytes written, as JSON."""
+
     def metadata(self) -> dict[str, Any]:
         """What the dataset says of itself beyond its features; {} where nothing."""
+
     def jobs(self) -> dict[str, list[Any]]:
         """Split -> episodes to record, in order."""
+
     def group(self, job: Any) -> str:
         """What the share of kept attempts is reported by, e.g. the task."""
+
     def open(self) -> Any:
         """What recording needs (a simulator), made once per shard; has `close()`."""
+
     def record(self, resource: Any, job: Any) -> Recorded: ...
 
 
@@ -67,7 +72,7 @@ class Shard(NamedTuple):
 def plan_shards(recipe: Recipe) -> list[Shard]:
     shards = []
     for split, jobs in recipe.jobs().items():
-        parts = [jobs[start:start + recipe.episodes_per_shard] for start in range(0, len(jobs), recipe.episodes_per_shard)]
+        parts = [jobs[start : start + recipe.episodes_per_shard] for start in range(0, len(jobs), recipe.episodes_per_shard)]
         names = [writer.shard_name(recipe.name, split, number, len(parts)) for number in range(len(parts))]
         shards += [Shard(split, name, tuple(part)) for name, part in zip(names, parts, strict=True)]
     return shards
@@ -115,12 +120,20 @@ def write_shard(recipe: Recipe, shard: Shard, directory: Path) -> dict:
     return save_shard(shard, directory, payloads, attempts, kept, left_out)
 
 
-def save_shard(shard: Shard, directory: Path, payloads: Sequence[bytes], attempts: dict[str, int], kept: dict[str, int],
-               left_out: Sequence[str]) -> dict:
+def save_shard(
+    shard: Shard, directory: Path, payloads: Sequence[bytes], attempts: dict[str, int], kept: dict[str, int], left_out: Sequence[str]
+) -> dict:
     """Writes a shard's file, and then beside it what the file holds; returns the latter."""
     size = write_records(directory / shard.file, payloads)
-    entry = {"file": shard.file, "split": shard.split, "episodes": len(payloads), "bytes": size, "attempts": attempts, "kept": kept,
-             "left_out": list(left_out)}
+    entry = {
+        "file": shard.file,
+        "split": shard.split,
+        "episodes": len(payloads),
+        "bytes": size,
+        "attempts": attempts,
+        "kept": kept,
+        "left_out": list(left_out),
+    }
     write_atomically(directory / PROGRESS_DIRECTORY / f"{shard.file}.json", json.dumps(entry).encode())
     return entry
 
@@ -213,11 +226,16 @@ def finish(recipe: Origin, directory: Path, shards: Sequence[Shard], finished: d
     attempts = _total(entry["attempts"] for entry in entries)
     kept = _total(entry["kept"] for entry in entries)
     report = {
-        "dataset": recipe.name, "version": recipe.version, "settings": recipe.settings(), "attempts": attempts, "kept": kept,
+        "dataset": recipe.name,
+        "version": recipe.version,
+        "settings": recipe.settings(),
+        "attempts": attempts,
+        "kept": kept,
         "share_kept": {group: kept[group] / count for group, count in attempts.items()},
         "episodes": {split: sum(written.shard_lengths) for split, written in splits.items()},
         "bytes": {split: written.num_bytes for split, written in splits.items()},
-        "left_out": [problem for entry in entries for problem in entry.get("left_out", ())], "shards": entries,
+        "left_out": [problem for entry in entries for problem in entry.get("left_out", ())],
+        "shards": entries,
     }
     write_atomically(directory / REPORT_FILE, json.dumps(report, indent=1).encode())
     writer.write_metadata(directory, recipe.schema(), recipe.name, recipe.version, splits, recipe.description, recipe.metadata())

@@ -62,8 +62,10 @@ def something_something(origin: Origin) -> list[Clip]:
     folders = [origin.source / origin.captions] if origin.captions else [origin.source / folder for folder in LABEL_FOLDERS]
     labels = {split: _read_json(path) for split, names in LABEL_FILES.items() if (path := _first(folders, names)) is not None}
     if "train" not in labels:
-        raise DataError(f"{origin.source}: none of {', '.join(LABEL_FILES['train'])} in {', '.join(map(str, folders))}; name the folder of "
-                        "the label files with --captions, or choose another --layout")
+        raise DataError(
+            f"{origin.source}: none of {', '.join(LABEL_FILES['train'])} in {', '.join(map(str, folders))}; name the folder of "
+            "the label files with --captions, or choose another --layout"
+        )
     videos, folder = {}, ""
     for folder in VIDEO_FOLDERS:
         videos = _videos(origin.source / folder)
@@ -178,8 +180,11 @@ def vpp(origin: Origin) -> list[Clip]:
     splits = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     if not splits:
         raise DataError(f"{root} has no split folders; expected annotation/SPLIT/ID.json (name the folder with --annotations)")
-    return [Clip(split, f"{split}/{path.stem}", path.relative_to(origin.source).as_posix())
-            for split in splits for path in sorted((root / split).glob("*.json"), key=lambda path: (len(path.stem), path.stem))]
+    return [
+        Clip(split, f"{split}/{path.stem}", path.relative_to(origin.source).as_posix())
+        for split in splits
+        for path in sorted((root / split).glob("*.json"), key=lambda path: (len(path.stem), path.stem))
+    ]
 
 
 def annotated(source: Path, clip: Clip, latents: bool) -> tuple[Clip, int | None]:

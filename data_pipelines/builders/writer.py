@@ -107,8 +107,15 @@ def leaf(feature: Feature) -> dict:
     return {"pythonClassName": f"{FEATURES}.{python_class}", "tensor": body, **description}
 
 
-def write_metadata(directory: Path, features: Schema | dict, name: str, version: str, splits: Mapping[str, WrittenSplit], description: str,
-                   metadata: Mapping[str, Any] | None = None) -> None:
+def write_metadata(
+    directory: Path,
+    features: Schema | dict,
+    name: str,
+    version: str,
+    splits: Mapping[str, WrittenSplit],
+    description: str,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
     """features.json and then dataset_info.json: the latter is what makes a directory a dataset, so it comes last.
 
     Args:
@@ -116,10 +123,22 @@ def write_metadata(directory: Path, features: Schema | dict, name: str, version:
       metadata: what TFDS shows as `builder.info.metadata`; in metadata.json where there is any.
     """
     info = {
-        "citation": "", "description": description, "fileFormat": "tfrecord", "moduleName": __name__, "name": name,
-        "releaseNotes": {version: description.splitlines()[0]}, "version": version,
-        "splits": [{"filepathTemplate": DEFAULT_TEMPLATE, "name": split, "numBytes": str(written.num_bytes),
-                    "shardLengths": [str(length) for length in written.shard_lengths]} for split, written in splits.items()],
+        "citation": "",
+        "description": description,
+        "fileFormat": "tfrecord",
+        "moduleName": __name__,
+        "name": name,
+        "releaseNotes": {version: description.splitlines()[0]},
+        "version": version,
+        "splits": [
+            {
+                "filepathTemplate": DEFAULT_TEMPLATE,
+                "name": split,
+                "numBytes": str(written.num_bytes),
+                "shardLengths": [str(length) for length in written.shard_lengths],
+            }
+            for split, written in splits.items()
+        ],
     }
     tree = features_json(features) if isinstance(features, Schema) else features
     if metadata:

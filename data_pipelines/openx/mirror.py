@@ -15,7 +15,13 @@ from data_pipelines.rlds.schema import Schema
 from data_pipelines.storage import Location
 
 OK, NO_ROW, OTHER_VERSION, MISSING_SHARD, MISSING_KEY, ABSENT = STATUSES = (  # the worst last
-    "ok", "not in the registry", "other version", "missing shard", "missing key", "absent")
+    "ok",
+    "not in the registry",
+    "other version",
+    "missing shard",
+    "missing key",
+    "absent",
+)
 # Members of mixtures that a builder of ours writes under a row of its own.
 BUILT_AS = {"something_something_v2": "human_video"}
 
@@ -114,8 +120,9 @@ def _compare(name: str, spec: DatasetSpec | None, versions: Sequence[str], info:
     found += [(MISSING_KEY, f"no {key}") for key in (missing_keys(spec, Schema.read(info.directory)) if spec else ())]
     splits = {split.name: (len(split.present), len(split.files), sum(split.shard_lengths)) for split in info.splits.values()}
     worst = max((status for status, _ in found), key=STATUSES.index, default=OK)
-    return Finding(name, worst, str(info.directory), info.version, tuple(problem for _, problem in found), splits,
-                   refusals(spec) if spec else {})
+    return Finding(
+        name, worst, str(info.directory), info.version, tuple(problem for _, problem in found), splits, refusals(spec) if spec else {}
+    )
 
 
 def refusals(spec: DatasetSpec) -> dict[str, str]:

@@ -118,28 +118,72 @@ OPENVLA: Mapping[str, tuple[float, ...]] = {
     "droid": (0, 0, 0.06, 0),
 }
 RT_1_X = {
-    "fractal20220817_data": 150, "bridge": 50, "taco_play": 5, "jaco_play": 20, "berkeley_cable_routing": 20, "roboturk": 10,
-    "nyu_door_opening_surprising_effectiveness": 5, "viola": 3, "berkeley_autolab_ur5": 5, "toto": 5,
+    "fractal20220817_data": 150,
+    "bridge": 50,
+    "taco_play": 5,
+    "jaco_play": 20,
+    "berkeley_cable_routing": 20,
+    "roboturk": 10,
+    "nyu_door_opening_surprising_effectiveness": 5,
+    "viola": 3,
+    "berkeley_autolab_ur5": 5,
+    "toto": 5,
 }
 IVIDEOGPT = {
-    "fractal20220817_data": 12.8, "bridge": 12.8, "bc_z": 12.8, "robo_net": 12.8, "kuka": 8.5, "language_table": 4.2,
-    "stanford_mask_vit_converted_externally_to_rlds": 4.2, "uiuc_d3field": 2.2, "something_something_v2": 15.0,
-    **dict.fromkeys((
-        "taco_play", "jaco_play", "roboturk", "viola", "toto", "columbia_cairlab_pusht_real",
-        "stanford_kuka_multimodal_dataset_converted_externally_to_rlds", "stanford_hydra_dataset_converted_externally_to_rlds",
-        "austin_buds_dataset_converted_externally_to_rlds", "nyu_franka_play_dataset_converted_externally_to_rlds",
-        "furniture_bench_dataset_converted_externally_to_rlds", "ucsd_kitchen_dataset_converted_externally_to_rlds",
-        "ucsd_pick_and_place_dataset_converted_externally_to_rlds", "austin_sailor_dataset_converted_externally_to_rlds",
-        "utokyo_pr2_tabletop_manipulation_converted_externally_to_rlds", "utokyo_xarm_pick_and_place_converted_externally_to_rlds",
-        "utokyo_xarm_bimanual_converted_externally_to_rlds", "kaist_nonprehensile_converted_externally_to_rlds",
-        "dlr_sara_pour_converted_externally_to_rlds", "dlr_sara_grid_clamp_converted_externally_to_rlds",
-        "dlr_edan_shared_control_converted_externally_to_rlds", "asu_table_top_converted_externally_to_rlds", "utaustin_mutex",
-        "berkeley_fanuc_manipulation", "cmu_playing_with_food", "cmu_play_fusion", "cmu_stretch"), 0.5),
+    "fractal20220817_data": 12.8,
+    "bridge": 12.8,
+    "bc_z": 12.8,
+    "robo_net": 12.8,
+    "kuka": 8.5,
+    "language_table": 4.2,
+    "stanford_mask_vit_converted_externally_to_rlds": 4.2,
+    "uiuc_d3field": 2.2,
+    "something_something_v2": 15.0,
+    **dict.fromkeys(
+        (
+            "taco_play",
+            "jaco_play",
+            "roboturk",
+            "viola",
+            "toto",
+            "columbia_cairlab_pusht_real",
+            "stanford_kuka_multimodal_dataset_converted_externally_to_rlds",
+            "stanford_hydra_dataset_converted_externally_to_rlds",
+            "austin_buds_dataset_converted_externally_to_rlds",
+            "nyu_franka_play_dataset_converted_externally_to_rlds",
+            "furniture_bench_dataset_converted_externally_to_rlds",
+            "ucsd_kitchen_dataset_converted_externally_to_rlds",
+            "ucsd_pick_and_place_dataset_converted_externally_to_rlds",
+            "austin_sailor_dataset_converted_externally_to_rlds",
+            "utokyo_pr2_tabletop_manipulation_converted_externally_to_rlds",
+            "utokyo_xarm_pick_and_place_converted_externally_to_rlds",
+            "utokyo_xarm_bimanual_converted_externally_to_rlds",
+            "kaist_nonprehensile_converted_externally_to_rlds",
+            "dlr_sara_pour_converted_externally_to_rlds",
+            "dlr_sara_grid_clamp_converted_externally_to_rlds",
+            "dlr_edan_shared_control_converted_externally_to_rlds",
+            "asu_table_top_converted_externally_to_rlds",
+            "utaustin_mutex",
+            "berkeley_fanuc_manipulation",
+            "cmu_playing_with_food",
+            "cmu_play_fusion",
+            "cmu_stretch",
+        ),
+        0.5,
+    ),
 }
 # Appendix of the paper; SSv2, MetaWorld, the Panda arm and the hand are no Open-X datasets.
 VPP_PAPER = {
-    "something_something_v2": 0.30, "fractal20220817_data": 0.15, "bridge_dataset": 0.15, "bc_z": 0.08, "taco_play": 0.01,
-    "jaco_play": 0.01, "calvin": 0.10, "metaworld": 0.05, "panda_arm": 0.05, "dexterous_hand": 0.10,
+    "something_something_v2": 0.30,
+    "fractal20220817_data": 0.15,
+    "bridge_dataset": 0.15,
+    "bc_z": 0.08,
+    "taco_play": 0.01,
+    "jaco_play": 0.01,
+    "calvin": 0.10,
+    "metaworld": 0.05,
+    "panda_arm": 0.05,
+    "dexterous_hand": 0.10,
 }
 # Of the configuration file that was released with the code for CALVIN.
 VPP_RELEASED = {"something_something_v2": 0.4, "bridge_dataset": 0.2, "fractal20220817_data": 0.2, "calvin": 0.2}
@@ -176,8 +220,9 @@ def mixture(name: str) -> MixtureTable:
     if name not in MIXTURES:
         part = name.removeprefix("oxe_")
         near = [known for known in MIXTURES if known.endswith(part)] or difflib.get_close_matches(name, MIXTURES, n=3, cutoff=0.4)
-        raise DataError(f"mixture '{name}' is unknown (has {', '.join(MIXTURES)})"
-                        + (f"; did you mean {' or '.join(near)}?" if near else ""))
+        raise DataError(
+            f"mixture '{name}' is unknown (has {', '.join(MIXTURES)})" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        )
     return MIXTURES[name]
 
 
@@ -194,18 +239,33 @@ def expand(config: DataConfig) -> DataConfig:
     found = {name: mirror.locate(config.root, name) for name in table.weights}
     absent = [name for name, place in found.items() if place is None]
     if absent and (config.absent == "fail" or len(absent) == len(found)):
-        raise DataError(f"{config.root} lacks {len(absent)} of the {len(found)} datasets of mixture '{config.mixture}': "
-                        f"{', '.join(absent)}. Copy them, or set data.absent=skip; "
-                        f"`vpp data inspect {config.root} --mixture {config.mixture}` shows all")
+        raise DataError(
+            f"{config.root} lacks {len(absent)} of the {len(found)} datasets of mixture '{config.mixture}': "
+            f"{', '.join(absent)}. Copy them, or set data.absent=skip; "
+            f"`vpp data inspect {config.root} --mixture {config.mixture}` shows all"
+        )
     if absent:
-        log.warning("mixture %s: %d of %d datasets are absent from %s and left out: %s", config.mixture, len(absent), len(found),
-                    config.root, ", ".join(absent))
+        log.warning(
+            "mixture %s: %d of %d datasets are absent from %s and left out: %s",
+            config.mixture,
+            len(absent),
+            len(found),
+            config.root,
+            ", ".join(absent),
+        )
     datasets = []
     for member, place in found.items():
         if place is not None:
             row, info = place
             splits = info.splits
             complete = [name for name in VALIDATION if name in splits and splits[name].files and not splits[name].absent]
-            datasets.append(DatasetConfig(path=str(info.directory), name=row, weight=table.weights[member], per_step=table.per_step,
-                                          val_split=complete[0] if complete else "train"))
+            datasets.append(
+                DatasetConfig(
+                    path=str(info.directory),
+                    name=row,
+                    weight=table.weights[member],
+                    per_step=table.per_step,
+                    val_split=complete[0] if complete else "train",
+                )
+            )
     return replace(config, datasets=tuple(datasets), mixture="", root="")

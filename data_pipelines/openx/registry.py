@@ -73,8 +73,10 @@ class DatasetSpec:
         known = self.cameras.get(view) or next((name for name in available if view in (name, name.rsplit("/", 1)[-1])), None)
         if known is None or known not in available:
             missing = f"camera '{known}' is not in features.json" if known else f"view '{view}' is unknown"
-            raise DataError(f"{where}: {missing} (has cameras {', '.join(available) or 'none'}; views of {self.name}: "
-                            f"{', '.join(f'{role}={key}' for role, key in self.cameras.items())}). Choose `views` among these.")
+            raise DataError(
+                f"{where}: {missing} (has cameras {', '.join(available) or 'none'}; views of {self.name}: "
+                f"{', '.join(f'{role}={key}' for role, key in self.cameras.items())}). Choose `views` among these."
+            )
         return known
 
     def refusal(self, columns: Collection[str], accept_unconfirmed: bool = False) -> str:
@@ -99,12 +101,26 @@ def _openx_spec(row: OpenXDataset) -> DatasetSpec:
     if row.hz is None:
         impossible["control_hz"] = "not documented"
     return DatasetSpec(
-        name=row.name, cameras=cameras, clip_views={view: 1.0} if view else {}, policy_views=(view,) if view else (),
-        action_key=str(row.composition or "action"), action_width=ACTION_WIDTH, action_parts=row.composition,
-        normalization="mean_std", normalized=(True,) * (ACTION_WIDTH - 1) + (False,), control_hz=row.hz,
-        proprio_key=str(row.state_composition), proprio_width=PROPRIO_WIDTH, proprio_parts=row.state_composition,
-        instruction_keys=(row.instruction,), clip_sampling=row.clip_sampling, first_step=row.first_step,
-        swapped=tuple(f"observation/{key}" for key in row.swapped), impossible=impossible, unconfirmed=row.unconfirmed, notes=row.notes,
+        name=row.name,
+        cameras=cameras,
+        clip_views={view: 1.0} if view else {},
+        policy_views=(view,) if view else (),
+        action_key=str(row.composition or "action"),
+        action_width=ACTION_WIDTH,
+        action_parts=row.composition,
+        normalization="mean_std",
+        normalized=(True,) * (ACTION_WIDTH - 1) + (False,),
+        control_hz=row.hz,
+        proprio_key=str(row.state_composition),
+        proprio_width=PROPRIO_WIDTH,
+        proprio_parts=row.state_composition,
+        instruction_keys=(row.instruction,),
+        clip_sampling=row.clip_sampling,
+        first_step=row.first_step,
+        swapped=tuple(f"observation/{key}" for key in row.swapped),
+        impossible=impossible,
+        unconfirmed=row.unconfirmed,
+        notes=row.notes,
     )
 
 
@@ -112,36 +128,55 @@ def _openx_spec(row: OpenXDataset) -> DatasetSpec:
 CLIP_COLUMNS = ("cameras", "instruction")
 POLICY_COLUMNS = (*CLIP_COLUMNS, "action", "gripper", "proprio", "control_hz")
 
-REGISTRY: dict[str, DatasetSpec] = {spec.name: spec for spec in (
-    DatasetSpec(
-        name="calvin_mujoco",
-        cameras={"primary": "observation/rgb_static", "wrist": "observation/rgb_gripper"},
-        clip_views={"primary": 0.75, "wrist": 0.25},
-        policy_views=("primary", "wrist"),
-        action_key="action", action_width=7, normalization="none", control_hz=30.0,
-        proprio_key="observation/robot_obs", proprio_width=15, signed_dimensions=(6,), units=("2 cm", "0.05 rad"),
-        notes="action: relative xyz/0.02 m, euler/0.05 rad, gripper +-1; already in [-1, 1], so it is not scaled again",
-    ),
-    DatasetSpec(
-        name="calvin",
-        cameras={"primary": "observation/rgb_static", "wrist": "observation/rgb_gripper"},
-        clip_views={"primary": 0.75, "wrist": 0.25},
-        policy_views=("primary", "wrist"),
-        action_key="action", action_width=7, normalization="none", control_hz=30.0,
-        proprio_key="observation/robot_obs", proprio_width=15, signed_dimensions=(6,), units=("2 cm", "0.05 rad"),
-        notes="the recorded dataset as converted by `vpp data build calvin`; rel_actions as stored, already in [-1, 1]",
-    ),
-    DatasetSpec(
-        name="human_video",
-        cameras={"primary": "observation/image"},
-        clip_views={"primary": 1.0},
-        policy_views=("primary",),
-        action_key="", action_width=0, normalization="none", control_hz=None, clip_sampling="whole",
-        impossible=dict.fromkeys(("action", "gripper", "control_hz"), "videos have no actions"),
-        notes="captioned videos as converted by `vpp data build human_video`",
-    ),
-    *map(_openx_spec, OPENX.values()),
-)}
+REGISTRY: dict[str, DatasetSpec] = {
+    spec.name: spec
+    for spec in (
+        DatasetSpec(
+            name="calvin_mujoco",
+            cameras={"primary": "observation/rgb_static", "wrist": "observation/rgb_gripper"},
+            clip_views={"primary": 0.75, "wrist": 0.25},
+            policy_views=("primary", "wrist"),
+            action_key="action",
+            action_width=7,
+            normalization="none",
+            control_hz=30.0,
+            proprio_key="observation/robot_obs",
+            proprio_width=15,
+            signed_dimensions=(6,),
+            units=("2 cm", "0.05 rad"),
+            notes="action: relative xyz/0.02 m, euler/0.05 rad, gripper +-1; already in [-1, 1], so it is not scaled again",
+        ),
+        DatasetSpec(
+            name="calvin",
+            cameras={"primary": "observation/rgb_static", "wrist": "observation/rgb_gripper"},
+            clip_views={"primary": 0.75, "wrist": 0.25},
+            policy_views=("primary", "wrist"),
+            action_key="action",
+            action_width=7,
+            normalization="none",
+            control_hz=30.0,
+            proprio_key="observation/robot_obs",
+            proprio_width=15,
+            signed_dimensions=(6,),
+            units=("2 cm", "0.05 rad"),
+            notes="the recorded dataset as converted by `vpp data build calvin`; rel_actions as stored, already in [-1, 1]",
+        ),
+        DatasetSpec(
+            name="human_video",
+            cameras={"primary": "observation/image"},
+            clip_views={"primary": 1.0},
+            policy_views=("primary",),
+            action_key="",
+            action_width=0,
+            normalization="none",
+            control_hz=None,
+            clip_sampling="whole",
+            impossible=dict.fromkeys(("action", "gripper", "control_hz"), "videos have no actions"),
+            notes="captioned videos as converted by `vpp data build human_video`",
+        ),
+        *map(_openx_spec, OPENX.values()),
+    )
+}
 
 
 def dataset_spec(name: str) -> DatasetSpec:

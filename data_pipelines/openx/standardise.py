@@ -117,7 +117,7 @@ class Part:
     def of(self, column: Column) -> Float[np.ndarray, "t w"]:
         """Without the zeros, whose length is another part's business."""
         values = column(self.key)
-        values = values.reshape(len(values), -1)[:, self.start:self.stop]
+        values = values.reshape(len(values), -1)[:, self.start : self.stop]
         if self.kind == "reached":
             return reached(values)
         return quaternion_to_euler(values) if self.kind == "euler" else np.asarray(values, np.float64)

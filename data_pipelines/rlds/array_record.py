@@ -53,8 +53,10 @@ def read_payload(path: Location, offset: int, length: int, retry: Retry = RETRY)
 
 def _reader(path: Location) -> ArrayRecordReader:
     if not isinstance(path, Path):
-        raise DataError(f"{path}: ArrayRecord shards are read from local paths only. Copy the dataset to a disk, mount the bucket "
-                        "(gcsfuse, mountpoint-s3), or keep the shards as TFRecord, which is read from buckets in place")
+        raise DataError(
+            f"{path}: ArrayRecord shards are read from local paths only. Copy the dataset to a disk, mount the bucket "
+            "(gcsfuse, mountpoint-s3), or keep the shards as TFRecord, which is read from buckets in place"
+        )
     state = path.stat()
     try:
         return _open(str(path), state.st_size, state.st_mtime_ns)

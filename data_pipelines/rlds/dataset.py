@@ -192,9 +192,18 @@ class RLDSDataset:
       left_out: number of episodes that `data_pipelines.openx.filters` leaves out.
     """
 
-    def __init__(self, path: Location, split: str = "train", *, index_dir: Location | None = None, on_bad_record: str = "fail",
-                 cache_bytes: int = 256 << 20, retry: Retry = RETRY, workers: int = 8,
-                 progress: Callable[[int, int], None] | None = None):
+    def __init__(
+        self,
+        path: Location,
+        split: str = "train",
+        *,
+        index_dir: Location | None = None,
+        on_bad_record: str = "fail",
+        cache_bytes: int = 256 << 20,
+        retry: Retry = RETRY,
+        workers: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+    ):
         if on_bad_record not in ("fail", "skip"):
             raise DataError(f"on_bad_record is '{on_bad_record}', expected 'fail' or 'skip'")
         self.info = DatasetInfo.read(path, retry)
@@ -316,9 +325,18 @@ def _taken(values: Sequence[bytes], steps: Sequence[int]) -> list[bytes]:
     return values.take(steps) if isinstance(values, Blobs) else [values[int(step)] for step in steps]
 
 
-def build_index(info: DatasetInfo, schema: Schema, split: str, *, index_dir: Location | None = None, counted: bool = True,
-                retry: Retry = RETRY, workers: int = 8, share: tuple[int, int] = (0, 1),
-                progress: Callable[[int, int], None] | None = None) -> list[ShardIndex]:
+def build_index(
+    info: DatasetInfo,
+    schema: Schema,
+    split: str,
+    *,
+    index_dir: Location | None = None,
+    counted: bool = True,
+    retry: Retry = RETRY,
+    workers: int = 8,
+    share: tuple[int, int] = (0, 1),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[ShardIndex]:
     """The index of the files of `split` that are there; see `index.load_or_build`.
 
     Args:
@@ -329,9 +347,15 @@ def build_index(info: DatasetInfo, schema: Schema, split: str, *, index_dir: Loc
     count = (lambda payload: _count(payload, schema, episode_filter)) if counted else None
     files = {file: info.files[file] for file in info.splits[split].present}
     return record_index.load_or_build(
-        files, record_index.index_path(info.directory, split, index_dir),
+        files,
+        record_index.index_path(info.directory, split, index_dir),
         lambda name, status: scan(storage.join(info.directory, name), status, count, retry),
-        counted=counted, rule=episode_filter.text if episode_filter else "", workers=workers, share=share, progress=progress)
+        counted=counted,
+        rule=episode_filter.text if episode_filter else "",
+        workers=workers,
+        share=share,
+        progress=progress,
+    )
 
 
 def _count(payload: bytes, schema: Schema, episode_filter: EpisodeFilter | None) -> int:
@@ -357,8 +381,9 @@ def resolve(path: Location, retry: Retry = RETRY) -> tuple[Location, dict[str, S
         state = "has no dataset_info.json"
     except (FileNotFoundError, NotADirectoryError):
         state = "does not exist"
-    raise DatasetNotFoundError(f"dataset directory {path} {state}; expected a TFDS/RLDS directory (features.json, dataset_info.json, "
-                               "shards)")
+    raise DatasetNotFoundError(
+        f"dataset directory {path} {state}; expected a TFDS/RLDS directory (features.json, dataset_info.json, shards)"
+    )
 
 
 def find_defects(listed: SplitInfo, shards: list[ShardIndex]) -> tuple[Defect, ...]:
@@ -367,14 +392,23 @@ def find_defects(listed: SplitInfo, shards: list[ShardIndex]) -> tuple[Defect, .
     return (
         *(Defect(file, 0, "listed in dataset_info.json but absent", fatal=True) for file in listed.absent),
         *(defect for shard in shards for defect in shard.defects),
-        *(Defect(shard.name, len(shard.offsets), f"{len(shard.offsets)} records instead of {expected[shard.name]}", fatal=True)
-          for shard in shards if len(shard.offsets) != expected[shard.name] and not any(defect.fatal for defect in shard.defects)),
+        *(
+            Defect(shard.name, len(shard.offsets), f"{len(shard.offsets)} records instead of {expected[shard.name]}", fatal=True)
+            for shard in shards
+            if len(shard.offsets) != expected[shard.name] and not any(defect.fatal for defect in shard.defects)
+        ),
     )
 
 
 def _file_name(template: str, dataset: str, split: str, extension: str, shard: int, shards: int) -> str:
-    return template.format(DATASET=dataset, SPLIT=split, FILEFORMAT=extension, SHARD_INDEX=f"{shard:05d}", NUM_SHARDS=f"{shards:05d}",
-                           SHARD_X_OF_Y=f"{shard:05d}-of-{shards:05d}")
+    return template.format(
+        DATASET=dataset,
+        SPLIT=split,
+        FILEFORMAT=extension,
+        SHARD_INDEX=f"{shard:05d}",
+        NUM_SHARDS=f"{shards:05d}",
+        SHARD_X_OF_Y=f"{shard:05d}-of-{shards:05d}",
+    )
 
 
 def _concatenate(parts: list[np.ndarray], dtype: type) -> np.ndarray:

@@ -39,8 +39,11 @@ def _example_class(floats_as_bytes: bool = True) -> type[message.Message]:
     add("BytesList", ("value", _FIELD.TYPE_BYTES, many, none))
     add("FloatList", ("value", _FIELD.TYPE_BYTES if floats_as_bytes else _FIELD.TYPE_FLOAT, many, none))
     add("Int64List", ("value", _FIELD.TYPE_INT64, many, none))
-    add("Feature", *((f"{kind.lower()}_list", _FIELD.TYPE_MESSAGE, one, f".vpp_jax.{kind}List") for kind in ("Bytes", "Float", "Int64")),
-        oneof="kind")
+    add(
+        "Feature",
+        *((f"{kind.lower()}_list", _FIELD.TYPE_MESSAGE, one, f".vpp_jax.{kind}List") for kind in ("Bytes", "Float", "Int64")),
+        oneof="kind",
+    )
     entry = descriptor_pb2.DescriptorProto(name="FeatureEntry", options=descriptor_pb2.MessageOptions(map_entry=True))
     entry.field.add(name="key", number=1, type=_FIELD.TYPE_STRING, label=one)
     entry.field.add(name="value", number=2, type=_FIELD.TYPE_MESSAGE, label=one, type_name=".vpp_jax.Feature")

@@ -38,8 +38,17 @@ def index_path(directory: Location, split: str, index_dir: Location | None, stem
     return storage.join(storage.location(index_dir), name)
 
 
-def load_or_build(files: Mapping[str, Status], store: Location, scan: Scan, *, counted: bool = True, rule: str = "", workers: int = 8,
-                  share: tuple[int, int] = (0, 1), progress: Progress | None = None) -> list[ShardIndex]:
+def load_or_build(
+    files: Mapping[str, Status],
+    store: Location,
+    scan: Scan,
+    *,
+    counted: bool = True,
+    rule: str = "",
+    workers: int = 8,
+    share: tuple[int, int] = (0, 1),
+    progress: Progress | None = None,
+) -> list[ShardIndex]:
     """The index of `files`, in their order: from `store` where a file's status still agrees, from `scan` otherwise.
 
     The result goes back to `store` when something was scanned; where that place is not writable the index lives in memory and a log
@@ -63,8 +72,11 @@ def load_or_build(files: Mapping[str, Status], store: Location, scan: Scan, *, c
         size = sum(files[name].size for name in mine)
         log.info("record index: reading %d of %d file(s), %.2f GB", len(mine), len(files), size / 1e9)
         if size > LARGE and progress is None:
-            log.warning("%s: %.0f GB are read for the record index; `vpp data index` makes it once, before many hosts need it",
-                        storage.parent(store), size / 1e9)
+            log.warning(
+                "%s: %.0f GB are read for the record index; `vpp data index` makes it once, before many hosts need it",
+                storage.parent(store),
+                size / 1e9,
+            )
         rest = _scan_all(mine, files, scan, workers, known, lambda shards: _put_aside(store, shards, rule), progress)
         if share[1] > 1 and rest:
             _put_aside(store, rest, rule)
@@ -85,8 +97,15 @@ def fingerprint(shards: Sequence[ShardIndex]) -> str:
     return digest.hexdigest()
 
 
-def _scan_all(names: Sequence[str], files: Mapping[str, Status], scan: Scan, workers: int, known: dict[str, ShardIndex],
-              put_aside: Callable[[list[ShardIndex]], None], progress: Progress | None) -> list[ShardIndex]:
+def _scan_all(
+    names: Sequence[str],
+    files: Mapping[str, Status],
+    scan: Scan,
+    workers: int,
+    known: dict[str, ShardIndex],
+    put_aside: Callable[[list[ShardIndex]], None],
+    progress: Progress | None,
+) -> list[ShardIndex]:
     """Adds the index of each of `names` to `known`, and puts finished ones aside as it goes, and when interrupted; returns the others."""
     fresh, last = [], time.monotonic()
     pool = ThreadPoolExecutor(max(1, min(workers, len(names))), thread_name_prefix="record-index")
@@ -141,12 +160,18 @@ def _part_files(store: Location) -> list[Location]:
 
 def _encode(shards: Sequence[ShardIndex], rule: str) -> bytes:
     header = {
-        "version": INDEX_VERSION, "rule": rule, "names": [shard.name for shard in shards],
-        "sizes": [shard.status.size for shard in shards], "stamps": [shard.status.stamp for shard in shards],
-        "records": [len(shard.offsets) for shard in shards], "defects": [asdict(defect) for shard in shards for defect in shard.defects],
-    }  # fmt: skip
-    columns = {name: np.concatenate([np.zeros(0, dtype), *(getattr(shard, name) for shard in shards)])
-               for name, dtype in (("offsets", np.int64), ("lengths", np.int64), ("counts", np.int32))}
+        "version": INDEX_VERSION,
+        "rule": rule,
+        "names": [shard.name for shard in shards],
+        "sizes": [shard.status.size for shard in shards],
+        "stamps": [shard.status.stamp for shard in shards],
+        "records": [len(shard.offsets) for shard in shards],
+        "defects": [asdict(defect) for shard in shards for defect in shard.defects],
+    }
+    columns = {
+        name: np.concatenate([np.zeros(0, dtype), *(getattr(shard, name) for shard in shards)])
+        for name, dtype in (("offsets", np.int64), ("lengths", np.int64), ("counts", np.int32))
+    }
     buffer = io.BytesIO()
     # text as bytes: NumPy's own strings take four bytes a character
     np.savez(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **columns)

@@ -72,5 +72,7 @@ class LatentsInfo:
             tree = metadata[LATENTS]
             return cls(str(tree["vae"]), int(tree["image_size"]), tuple(map(str, tree["cameras"])))
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{where}: no metadata.json that describes latents, so it holds none; make them with `vpp data latents`, or "
-                            "set data.datasets[...].latents=False to read pictures") from error
+            raise DataError(
+                f"{where}: no metadata.json that describes latents, so it holds none; make them with `vpp data latents`, or "
+                "set data.datasets[...].latents=False to read pictures"
+            ) from error

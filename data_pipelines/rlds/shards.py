@@ -43,8 +43,9 @@ class ShardIndex:
     defects: tuple[Defect, ...] = ()
 
     @classmethod
-    def of(cls, name: str, status: Status, offsets: Sequence[int], lengths: Sequence[int], counts: Sequence[int],
-           defects: Sequence[Defect]) -> "ShardIndex":
+    def of(
+        cls, name: str, status: Status, offsets: Sequence[int], lengths: Sequence[int], counts: Sequence[int], defects: Sequence[Defect]
+    ) -> "ShardIndex":
         return cls(name, status, np.asarray(offsets, np.int64), np.asarray(lengths, np.int64), np.asarray(counts, np.int32), tuple(defects))
 
     @property

@@ -68,7 +68,7 @@ class Blobs(Sequence):
         if end - begin > MOST_SURPLUS * sum(length for _, length in ranges):
             return [self._read(offset, length) for offset, length in ranges]
         span = memoryview(self._read(begin, end - begin))
-        return [span[offset - begin:offset - begin + length] for offset, length in ranges]
+        return [span[offset - begin : offset - begin + length] for offset, length in ranges]
 
 
 def split(payload: bytes, columns: Container[str]) -> tuple[bytes, dict[str, Ranges]]:
@@ -122,7 +122,7 @@ def _enter(payload: bytes, position: int, end: int, tag: int) -> tuple[int, int]
     if position >= end or payload[position] != tag:
         raise ValueError("another field")
     length = 0
-    for digit, byte in enumerate(payload[position + 1:min(position + 11, end)]):
+    for digit, byte in enumerate(payload[position + 1 : min(position + 11, end)]):
         length |= (byte & 0x7F) << 7 * digit
         if byte < 0x80:
             begin = position + 2 + digit

@@ -122,9 +122,9 @@ class _Ahead:
         """`length` bytes from `position` on, not copied; fewer at the end of the file."""
         stop = min(position + length, self._size)
         if position < self._start or stop > self._start + len(self._data):
-            kept = self._data[position - self._start:] if self._start <= position < self._start + len(self._data) else b""
+            kept = self._data[position - self._start :] if self._start <= position < self._start + len(self._data) else b""
             begin = position + len(kept)
             wanted = min(max(stop - begin, self._block), self._size - begin)
             fresh = storage.read_range(self._path, begin, wanted, self._retry)
             self._data, self._start = memoryview(b"".join((kept, fresh)) if len(kept) else fresh), position
-        return self._data[position - self._start:stop - self._start]
+        return self._data[position - self._start : stop - self._start]

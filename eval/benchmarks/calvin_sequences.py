@@ -107,9 +107,16 @@ def _category(task: str) -> str:
     if task == "push_into_drawer":
         return task
     return {
-        "rotate": "move_block", "push": "move_block", "move": "slider", "open": "drawer", "close": "drawer",
-        "place": "place", "turn": "light", "stack": "stack", "unstack": "unstack",
-    }[words[0]]  # fmt: skip
+        "rotate": "move_block",
+        "push": "move_block",
+        "move": "slider",
+        "open": "drawer",
+        "close": "drawer",
+        "place": "place",
+        "turn": "light",
+        "stack": "stack",
+        "unstack": "unstack",
+    }[words[0]]
 
 
 CATEGORIES = {task: _category(task) for task in TASK_NAMES}
@@ -215,10 +222,25 @@ def digest(sequences: Iterable[Sequence]) -> str:
 
 # --- the state the simulator starts from
 
-INITIAL_ROBOT_OBS = np.array([
-    0.02586889, -0.2313129, 0.5712808, 3.09045411, -0.02908596, 1.50013585, 0.07999963,
-    -1.21779124, 1.03987629, 2.11978254, -2.34205014, -0.87015899, 1.64119093, 0.55344928, 1.0,
-])  # fmt: skip
+INITIAL_ROBOT_OBS = np.array(
+    [
+        0.02586889,
+        -0.2313129,
+        0.5712808,
+        3.09045411,
+        -0.02908596,
+        1.50013585,
+        0.07999963,
+        -1.21779124,
+        1.03987629,
+        2.11978254,
+        -2.34205014,
+        -0.87015899,
+        1.64119093,
+        0.55344928,
+        1.0,
+    ]
+)
 SLIDER_PLACES = {
     "slider_left": np.array([-2.40851662e-01, 9.24044687e-02, 4.60990009e-01]),
     "slider_right": np.array([7.03416330e-02, 9.24044687e-02, 4.60990009e-01]),

@@ -1,10 +1,10 @@
 """Any of the simulators as a gymnasium environment, for people who bring gymnasium code. `pip install gymnasium`; nothing here needs it.
 
-    import gymnasium  # must be installed
-    from eval.envs.gymnasium_wrapper import GymnasiumEnvironment
+import gymnasium  # must be installed
+from eval.envs.gymnasium_wrapper import GymnasiumEnvironment
 
-    env = GymnasiumEnvironment("calvin_mujoco", scene="D")
-    observation, info = env.reset(seed=0, options={"task": "open_drawer"})
+env = GymnasiumEnvironment("calvin_mujoco", scene="D")
+observation, info = env.reset(seed=0, options={"task": "open_drawer"})
 """
 
 from typing import Any

@@ -45,9 +45,7 @@ def closed_loop(run: Run) -> str:
     parts = [f'<p class="note">{escape(note)}</p>' for note in _notes(run.evaluations.values())]
     missing = [name for name in ACTORS if name not in run.evaluations]
     parts += [absent(f"evaluation of {ACTOR_TITLES[name]}", f"eval/{name}/results.json") for name in missing]
-    keys = "".join(
-        f'<li><span class="key {escape(name)}"></span>{escape(ACTOR_TITLES.get(name, name))}</li>' for name in run.evaluations
-    )
+    keys = "".join(f'<li><span class="key {escape(name)}"></span>{escape(ACTOR_TITLES.get(name, name))}</li>' for name in run.evaluations)
     parts.append(f'<ul class="legend">{keys}<li class="soft">Dot: rate. Bar: Wilson 95% interval.</li></ul>')
     scenes = _scenes(run.evaluations.values())
     parts.append(f'<div class="grid two">{"".join(_interval_chart(run, scene) for scene in scenes)}</div>')
@@ -62,13 +60,13 @@ def _chains(evaluation: Evaluation) -> str:
     title = escape(ACTOR_TITLES.get(evaluation.name, evaluation.name))
     rows = "".join(
         f'<tr><td>at least {escape(count)} in a row</td><td class="num">{cell["successes"]}/{cell["trials"]} '
-        f'&nbsp;{percent(cell["rate"])}</td>'
+        f"&nbsp;{percent(cell['rate'])}</td>"
         f'<td class="soft">{interval_text(cell)}</td></tr>'
         for count, cell in metrics["in_a_row"].items()
     )
     return (
         f'<div class="card" data-chains="{escape(evaluation.name)}"><h3>Chains of tasks, {title}: average length '
-        f"{metrics['average_length']:.2f} over {metrics['chains']} chains</h3><table class=\"rates\"><tbody>{rows}</tbody></table></div>"
+        f'{metrics["average_length"]:.2f} over {metrics["chains"]} chains</h3><table class="rates"><tbody>{rows}</tbody></table></div>'
     )
 
 

@@ -45,8 +45,10 @@ def test_beam_gives_the_same_episodes(videos, tmp_path):
     ours, theirs = (json.loads((path / "features.json").read_text()) for path in (tmp_path / "ours", directory))
     assert ours == theirs
     for split, count in (("train", 5), ("val", 1)):
-        pairs = [sorted(RLDSDataset(path, split), key=lambda episode: episode.metadata("episode_metadata/name"))
-                 for path in (tmp_path / "ours", directory)]
+        pairs = [
+            sorted(RLDSDataset(path, split), key=lambda episode: episode.metadata("episode_metadata/name"))
+            for path in (tmp_path / "ours", directory)
+        ]
         assert [len(episodes) for episodes in pairs] == [count, count]
         for mine, other in zip(*pairs, strict=True):
             for name in RLDSDataset(directory, split).schema.steps:

@@ -8,10 +8,15 @@ from vpp_jax.compilation.chips import TopologyError, parse_topology
 @pytest.mark.parametrize(
     ("name", "compiler_name", "chips"),
     [
-        ("v5e-256", "v5e:16x16", 256), ("v5litepod-16", "v5e:4x4", 16), ("v5e:8x16", "v5e:8x16", 128), ("v6e-16", "v6e:4x4", 16),
-        ("v5p-8", "v5p:2x2x1", 4), ("v5p-128", "v5p:4x4x4", 64), ("v4-8", "v4:2x2x1", 4),
+        ("v5e-256", "v5e:16x16", 256),
+        ("v5litepod-16", "v5e:4x4", 16),
+        ("v5e:8x16", "v5e:8x16", 128),
+        ("v6e-16", "v6e:4x4", 16),
+        ("v5p-8", "v5p:2x2x1", 4),
+        ("v5p-128", "v5p:4x4x4", 64),
+        ("v4-8", "v4:2x2x1", 4),
     ],
-)  # fmt: skip
+)
 def test_names(name, compiler_name, chips):
     topology = parse_topology(name)
     assert (topology.compiler_name, topology.chips) == (compiler_name, chips)

@@ -48,9 +48,15 @@ def found():
 
 def test_kinds_and_groups(found):
     assert [(entry.kind, entry.group, entry.times) for entry in found] == [
-        ("all-gather", 4, 1), ("all-gather", 4, 1), ("all-gather", 8, 1), ("all-reduce", 8, 1), ("reduce-scatter", 4, 1),
-        ("reduce-scatter", 4, 1), ("collective-permute", 2, 3), ("collective-permute", 2, 1),
-    ]  # fmt: skip
+        ("all-gather", 4, 1),
+        ("all-gather", 4, 1),
+        ("all-gather", 8, 1),
+        ("all-reduce", 8, 1),
+        ("reduce-scatter", 4, 1),
+        ("reduce-scatter", 4, 1),
+        ("collective-permute", 2, 3),
+        ("collective-permute", 2, 1),
+    ]
     assert [entry.counted for entry in found] == [True] * 7 + [False]
 
 

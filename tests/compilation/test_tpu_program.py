@@ -27,15 +27,31 @@ def _missing() -> bool:
 
 # A quarter of every width of size svd, all levels and layers; and one level alone: the compiler's time grows with the number of operations.
 QUARTER = {
-    "model.unet.block_out_channels": "(80, 160, 320, 320)", "model.unet.norm_groups": 8, "model.unet.cross_attention_dim": 128,
-    "model.vae.block_out_channels": "(32, 64, 128, 128)", "model.vae.norm_groups": 8, "model.text.width": 64, "model.text.heads": 1,
-}  # fmt: skip
+    "model.unet.block_out_channels": "(80, 160, 320, 320)",
+    "model.unet.norm_groups": 8,
+    "model.unet.cross_attention_dim": 128,
+    "model.vae.block_out_channels": "(32, 64, 128, 128)",
+    "model.vae.norm_groups": 8,
+    "model.text.width": 64,
+    "model.text.heads": 1,
+}
 ONE_LEVEL = {
-    "model.unet.block_out_channels": "(128,)", "model.unet.attention_levels": "(True,)", "model.unet.attention_heads": "(2,)",
-    "model.unet.layers_per_block": 1, "model.unet.norm_groups": 8, "model.unet.cross_attention_dim": 64,
-    "model.vae.block_out_channels": "(32,)", "model.vae.layers_per_block": 1, "model.vae.norm_groups": 8, "model.image_size": 32,
-    "model.text.width": 32, "model.text.layers": 1, "model.text.heads": 2, "model.frames": 8, "data.clip_frames": 8,
-}  # fmt: skip
+    "model.unet.block_out_channels": "(128,)",
+    "model.unet.attention_levels": "(True,)",
+    "model.unet.attention_heads": "(2,)",
+    "model.unet.layers_per_block": 1,
+    "model.unet.norm_groups": 8,
+    "model.unet.cross_attention_dim": 64,
+    "model.vae.block_out_channels": "(32,)",
+    "model.vae.layers_per_block": 1,
+    "model.vae.norm_groups": 8,
+    "model.image_size": 32,
+    "model.text.width": 32,
+    "model.text.layers": 1,
+    "model.text.heads": 2,
+    "model.frames": 8,
+    "data.clip_frames": 8,
+}
 
 
 def compile_report(project, folder, stage: str, topology: str, changes: dict, *flags: str) -> dict:

@@ -15,14 +15,29 @@ def micro(stage: str) -> ConfigDict:
     model.vae.update(block_out_channels=(8, 8, 16), layers_per_block=1, norm_groups=4)
     model.text.update(width=16, layers=1, heads=2, mlp_width=32, projection_dim=16, max_positions=16)
     model.unet.update(
-        block_out_channels=(16, 32), attention_levels=(True, False), attention_heads=(1, 1), layers_per_block=1,
-        cross_attention_dim=32, addition_time_embed_dim=16, norm_groups=4,
-    )  # fmt: skip
+        block_out_channels=(16, 32),
+        attention_levels=(True, False),
+        attention_heads=(1, 1),
+        layers_per_block=1,
+        cross_attention_dim=32,
+        addition_time_embed_dim=16,
+        norm_groups=4,
+    )
     model.former.update(dim=16, depth=1, heads=2, dim_head=8, frames=4, tokens_per_frame=2, condition_dim=32)
     model.action.update(
-        chunk=6, width=32, heads=2, encoder_layers=1, decoder_layers=1, goal_dim=16, token_dim=16, proprio_dim=15,
-        causal_cross_attention=False, attention_dropout=0.0, residual_dropout=0.0, mlp_dropout=0.0,
-    )  # fmt: skip
+        chunk=6,
+        width=32,
+        heads=2,
+        encoder_layers=1,
+        decoder_layers=1,
+        goal_dim=16,
+        token_dim=16,
+        proprio_dim=15,
+        causal_cross_attention=False,
+        attention_dropout=0.0,
+        residual_dropout=0.0,
+        mlp_dropout=0.0,
+    )
     config.data.datasets = ({"path": "", "name": "calvin_mujoco"},)
     config.data.update(batch_size=4, clip_frames=4, clip_stride=4, clip_start_every=4, observation_stride=6, chunk=6)
     config.video_diffusion.ladder.steps = 3

@@ -16,8 +16,16 @@ from data_pipelines.rlds.tfrecord import write_records
 sys.path.insert(0, str(Path(__file__).parent))  # worker processes import the stand-in by name
 import fake_table
 
-SETTINGS = {"scenes": ("A", "B"), "tasks": ("go_left", "go_right"), "episodes": 3, "val_episodes": 1, "static_size": 24, "gripper_size": 16,
-            "episodes_per_shard": 4, "max_attempts": 8}
+SETTINGS = {
+    "scenes": ("A", "B"),
+    "tasks": ("go_left", "go_right"),
+    "episodes": 3,
+    "val_episodes": 1,
+    "static_size": 24,
+    "gripper_size": 16,
+    "episodes_per_shard": 4,
+    "max_attempts": 8,
+}
 
 
 class WordTokenizer:
@@ -60,6 +68,7 @@ def dataset_copy(built, tmp_path) -> Path:
 @pytest.fixture
 def write_dataset(tmp_path):
     """`write(lengths, change=...)`: a calvin_mujoco-like dataset of one shard; `change(episode, steps)` may spoil its columns."""
+
     def write(lengths, change=None, name="dataset", action_width=7, cameras=("rgb_static", "rgb_gripper"), size=8) -> Path:
         directory = tmp_path / name
         directory.mkdir()
@@ -68,21 +77,35 @@ def write_dataset(tmp_path):
             return Feature("tensor", "float32", (width,))
 
         schema = Schema(
-            steps={**{f"observation/{camera}": Feature("image", "uint8", (size, size, 3), "jpeg") for camera in cameras},
-                   "observation/robot_obs": vector(15), "action": vector(action_width), "is_first": Feature("tensor", "bool"),
-                   "language_instruction": Feature("text")},
-            episode={"episode_metadata/number": Feature("tensor", "int64")})
+            steps={
+                **{f"observation/{camera}": Feature("image", "uint8", (size, size, 3), "jpeg") for camera in cameras},
+                "observation/robot_obs": vector(15),
+                "action": vector(action_width),
+                "is_first": Feature("tensor", "bool"),
+                "language_instruction": Feature("text"),
+            },
+            episode={"episode_metadata/number": Feature("tensor", "int64")},
+        )
         rng, payloads = np.random.default_rng(0), []
         for episode, length in enumerate(lengths):
-            steps = {f"observation/{camera}": [images.encode_jpeg(np.full((size, size, 3), (10 * episode + step) % 256, np.uint8))
-                                               for step in range(length)] for camera in cameras}
-            steps |= {"observation/robot_obs": rng.normal(2, 3, (length, 15)).astype("f"),
-                      "action": (100 * episode + np.arange(length, dtype="f"))[:, None] + np.zeros(action_width, "f"),
-                      "is_first": np.arange(length) == 0, "language_instruction": [f"episode {episode}"] * length}
+            steps = {
+                f"observation/{camera}": [
+                    images.encode_jpeg(np.full((size, size, 3), (10 * episode + step) % 256, np.uint8)) for step in range(length)
+                ]
+                for camera in cameras
+            }
+            steps |= {
+                "observation/robot_obs": rng.normal(2, 3, (length, 15)).astype("f"),
+                "action": (100 * episode + np.arange(length, dtype="f"))[:, None] + np.zeros(action_width, "f"),
+                "is_first": np.arange(length) == 0,
+                "language_instruction": [f"episode {episode}"] * length,
+            }
             if change is not None:
                 change(episode, steps)
-            full = {f"steps/{key}": [value.encode() for value in values] if schema.steps[key].kind == "text" else values
-                    for key, values in steps.items()}
+            full = {
+                f"steps/{key}": [value.encode() for value in values] if schema.steps[key].kind == "text" else values
+                for key, values in steps.items()
+            }
             payloads.append(writer.examples.encode({**full, "episode_metadata/number": np.array([episode])}))
         file = directory / writer.shard_name("calvin_mujoco", "train", 0, 1)
         splits = {"train": writer.WrittenSplit((len(lengths),), write_records(file, payloads))}
@@ -99,6 +122,7 @@ def write_openx(tmp_path):
     Args:
       metadata: episode feature -> one column per episode; by default what keeps every episode.
     """
+
     def write(row, lengths=(4, 3), root="mirror", version="", folder="", leave_out=(), val=False, metadata=None) -> Path:
         kept = {"kuka": ("success", np.array([True])), "droid": ("episode_metadata/file_path", [b"/success/1"])}
         if metadata is None:
@@ -108,9 +132,12 @@ def write_openx(tmp_path):
         compositions = [composition for composition in (row.composition, row.state_composition) if composition is not None]
         used = [part for composition in compositions for part in (*composition.parts, composition.gripper) if part is not None and part.key]
         widths = {key: max(part.needs for part in used if part.key == key) + 1 for key in {part.key for part in used}}
-        features = {**{f"observation/{key}": Feature("image", "uint8", (8, 8, 3), "jpeg") for key in row.cameras.values()},
-                    row.instruction: Feature("text"), **{key: Feature("tensor", "float32", (width,)) for key, width in widths.items()},
-                    "is_first": Feature("tensor", "bool")}
+        features = {
+            **{f"observation/{key}": Feature("image", "uint8", (8, 8, 3), "jpeg") for key in row.cameras.values()},
+            row.instruction: Feature("text"),
+            **{key: Feature("tensor", "float32", (width,)) for key, width in widths.items()},
+            "is_first": Feature("tensor", "bool"),
+        }
         if row.name == "language_table":
             features[row.instruction] = Feature("tensor", "int32", (6,))
         whole = {key: Feature("text" if isinstance(values[0], list) else "tensor", "bool") for key, values in metadata.items()}
@@ -119,8 +146,10 @@ def write_openx(tmp_path):
         for episode, length in enumerate(lengths):
             colour = np.zeros((8, 8, 3), np.uint8) + np.uint8([200, 100, 20])
             kinds = {"image": [images.encode_jpeg(colour)] * length, "text": [b"push it"] * length}
-            columns = {key: kinds.get(feature.kind) or rng.normal(size=(length, *feature.shape)).astype("f")
-                       for key, feature in schema.steps.items()}
+            columns = {
+                key: kinds.get(feature.kind) or rng.normal(size=(length, *feature.shape)).astype("f")
+                for key, feature in schema.steps.items()
+            }
             columns |= {"is_first": np.arange(length) == 0}
             if row.name == "language_table":
                 columns[row.instruction] = np.tile(np.array([*map(ord, "go"), 0, 0, 0, 0]), (length, 1))

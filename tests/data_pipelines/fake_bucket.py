@@ -52,8 +52,8 @@ class FakeBucket(AbstractFileSystem):
         below = [name for name in self.objects if name.startswith(prefix)]
         if not below:
             raise FileNotFoundError(prefix)
-        found = [self._entry(name) for name in below if "/" not in name[len(prefix):]]
-        folders = {prefix + name[len(prefix):].split("/")[0] for name in below if "/" in name[len(prefix):]}
+        found = [self._entry(name) for name in below if "/" not in name[len(prefix) :]]
+        folders = {prefix + name[len(prefix) :].split("/")[0] for name in below if "/" in name[len(prefix) :]}
         return found + [{"name": name, "size": 0, "type": "directory"} for name in sorted(folders)]
 
     def cat_file(self, path, start=None, end=None, **options):

@@ -15,8 +15,12 @@ from data_pipelines.rlds.dataset import RLDSDataset
 
 
 def digests(directory: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir() if path.suffix in (".json", "") or
-            ".tfrecord" in path.name if not path.name.startswith(("record_index", "statistics"))}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in directory.iterdir()
+        if path.suffix in (".json", "") or ".tfrecord" in path.name
+        if not path.name.startswith(("record_index", "statistics"))
+    }
 
 
 def test_episodes_say_what_happened(built):

@@ -89,10 +89,14 @@ def recorded(tmp_path):
         for number in range(10, 40):
             np.savez(
                 directory / f"episode_{number:07d}.npz",
-                rgb_static=np.full((200, 200, 3), number, np.uint8), rgb_gripper=np.full((84, 84, 3), number, np.uint8),
-                robot_obs=rng.normal(size=15), scene_obs=np.arange(24.0), actions=rng.normal(size=7), rel_actions=np.full(7, number / 100),
+                rgb_static=np.full((200, 200, 3), number, np.uint8),
+                rgb_gripper=np.full((84, 84, 3), number, np.uint8),
+                robot_obs=rng.normal(size=15),
+                scene_obs=np.arange(24.0),
+                actions=rng.normal(size=7),
+                rel_actions=np.full(7, number / 100),
                 depth_static=np.zeros((200, 200), np.float32),
-            )  # fmt: skip
+            )
         content = {
             "language": {"ann": ["lift the red thing", "shut it"], "task": ["lift_red_block_table", "close_drawer"], "emb": None},
             "info": {"indx": [(12, 17), (26, 33)], "episodes": []},

@@ -167,21 +167,44 @@ def test_schema_of_every_feature_class():
     def leaf(kind, **body):
         return {"pythonClassName": f"x.{kind}", **body}
 
-    tree = {"featuresDict": {"features": {
-        "steps": {"sequence": {"feature": {"featuresDict": {"features": {
-            "a/b": leaf("Tensor", tensor={"shape": {"dimensions": ["2", "-1"]}, "dtype": "uint16", "encoding": "zlib"}),
-            "flag": leaf("Scalar", tensor={"shape": {}, "dtype": "bool"}),
-            "name": leaf("Tensor", tensor={"shape": {}, "dtype": "string"}),
-            "o": {"featuresDict": {"features": {"image": leaf("Image", image={"shape": {"dimensions": ["-1", "-1", "3"]}})}}},
-            "list": leaf("Sequence", sequence={"feature": {}}),
-        }}}}},
-        "episode_metadata": {"pythonClassName": "y.FeaturesDict"},
-        "id": leaf("Text", text={}),
-    }}}
+    tree = {
+        "featuresDict": {
+            "features": {
+                "steps": {
+                    "sequence": {
+                        "feature": {
+                            "featuresDict": {
+                                "features": {
+                                    "a/b": leaf(
+                                        "Tensor", tensor={"shape": {"dimensions": ["2", "-1"]}, "dtype": "uint16", "encoding": "zlib"}
+                                    ),
+                                    "flag": leaf("Scalar", tensor={"shape": {}, "dtype": "bool"}),
+                                    "name": leaf("Tensor", tensor={"shape": {}, "dtype": "string"}),
+                                    "o": {
+                                        "featuresDict": {
+                                            "features": {"image": leaf("Image", image={"shape": {"dimensions": ["-1", "-1", "3"]}})}
+                                        }
+                                    },
+                                    "list": leaf("Sequence", sequence={"feature": {}}),
+                                }
+                            }
+                        }
+                    }
+                },
+                "episode_metadata": {"pythonClassName": "y.FeaturesDict"},
+                "id": leaf("Text", text={}),
+            }
+        }
+    }
     schema = Schema.from_json(tree)
     assert schema.steps["a/b"].shape == (2, None)
     assert {name: feature.kind for name, feature in schema.steps.items()} == {
-        "a/b": "tensor", "flag": "tensor", "name": "text", "o/image": "image", "list": "unsupported"}
+        "a/b": "tensor",
+        "flag": "tensor",
+        "name": "text",
+        "o/image": "image",
+        "list": "unsupported",
+    }
     assert list(schema.episode) == ["id"]
     assert schema.cameras == ("o/image",)
 
@@ -202,14 +225,23 @@ def test_encoded_tensors_and_unpacked_floats():
 
 
 def test_numbers_that_do_not_fit_are_refused():
-    record = examples.Example(examples.encode({
-        "i": np.array([1, 300]), "f": np.array([1.5, 2], "f"), "bomb/value": [zlib.compress(bytes(1 << 20))] * 2,
-        "bomb/shape": np.array([[1 << 40, 1 << 40], [3, 5]])}))
-    for name, feature, problem in (("i", Feature("tensor", "int8"), "from 1 to 300, features.json says int8"),
-                                   ("f", Feature("tensor", "int32"), "holds float32 numbers, features.json says int32"),
-                                   ("i", Feature("tensor", "float32"), "holds int64 numbers, features.json says float32"),
-                                   ("bomb", Feature("tensor", "uint8", (None, None), "zlib"), "bytes in one value, more than"),
-                                   ("bomb/value", Feature("tensor", "uint8", (16,), "zlib"), "17 bytes unpacked, expected 16")):
+    record = examples.Example(
+        examples.encode(
+            {
+                "i": np.array([1, 300]),
+                "f": np.array([1.5, 2], "f"),
+                "bomb/value": [zlib.compress(bytes(1 << 20))] * 2,
+                "bomb/shape": np.array([[1 << 40, 1 << 40], [3, 5]]),
+            }
+        )
+    )
+    for name, feature, problem in (
+        ("i", Feature("tensor", "int8"), "from 1 to 300, features.json says int8"),
+        ("f", Feature("tensor", "int32"), "holds float32 numbers, features.json says int32"),
+        ("i", Feature("tensor", "float32"), "holds int64 numbers, features.json says float32"),
+        ("bomb", Feature("tensor", "uint8", (None, None), "zlib"), "bytes in one value, more than"),
+        ("bomb/value", Feature("tensor", "uint8", (16,), "zlib"), "17 bytes unpacked, expected 16"),
+    ):
         with pytest.raises(ValueError, match=problem):
             record.column(name, feature, 2)
 

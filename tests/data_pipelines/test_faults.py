@@ -23,6 +23,7 @@ SMALL = images.encode_jpeg(np.zeros((6, 8, 3), np.uint8))
 
 def column(name, value):
     """Spoils column `name` of episode 1."""
+
     def change(episode, steps):
         if episode == 1:
             if value is None:
@@ -59,8 +60,8 @@ def flip(place):
 FAULTS = {
     "flipped byte": (file(flip(100)), 1, r"corrupt record \(CRC32C of the payload differs\)", 3),
     "flipped byte in a header": (file(flip(-12)), 1, r"corrupt record header .*the records after it cannot be located", 1),
-    "truncated file": (file(lambda data, start: data[:start + 50]), 1, "truncated: the record at offset", 1),
-    "record too few": (file(lambda data, start: data[:start - 12]), 1, "1 records instead of 4", 1),
+    "truncated file": (file(lambda data, start: data[: start + 50]), 1, "truncated: the record at offset", 1),
+    "record too few": (file(lambda data, start: data[: start - 12]), 1, "1 records instead of 4", 1),
     "NaN action": (column("action", with_value((2, 3), np.nan)), 1, "field 'action': NaN or infinite values at step 2", 3),
     "infinite state": (column("observation/robot_obs", with_value((0, 0), np.inf)), 1, "'observation/robot_obs': NaN or infinite", 3),
     "action of the wrong width": (column("action", lambda values: values[:, :6]), 1, r"24 numbers, expected 4 steps x \[7\]", 3),
@@ -70,10 +71,14 @@ FAULTS = {
     "missing camera": (column("observation/rgb_static", None), 1, "field 'observation/rgb_static': missing in the record", 3),
     "damaged picture": (column("observation/rgb_gripper", lambda frames: [frame[:60] for frame in frames]), 1, "cannot be decoded", 3),
     "no picture": (column("observation/rgb_gripper", lambda frames: [b""] * len(frames)), 1, "neither JPEG nor PNG", 3),
-    "picture of another size": (column("observation/rgb_gripper", lambda frames: [SMALL] * 4), 1,
-                                "a picture of 6 x 8 pixels, features.json says 8 x 8", 3),
+    "picture of another size": (
+        column("observation/rgb_gripper", lambda frames: [SMALL] * 4),
+        1,
+        "a picture of 6 x 8 pixels, features.json says 8 x 8",
+        3,
+    ),
     "pictures missing": (column("observation/rgb_static", lambda frames: frames[:-1]), 1, "3 values for 4 steps", 3),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

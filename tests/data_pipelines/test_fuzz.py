@@ -38,13 +38,26 @@ def picture(encoding: str) -> dict:
 
 TEXT = {"pythonClassName": "t.Text", "text": {}}
 STEP_FEATURES = {
-    "action": tensor("float32", 7), "flag": tensor("bool"), "wide": tensor("uint64", 2), "packed": tensor("float32", 2, 2, encoding="zlib"),
-    "open": tensor("int32", -1, -1, encoding="bytes"), "text": TEXT, "png": picture("png"), "jpeg": picture("jpeg"),
+    "action": tensor("float32", 7),
+    "flag": tensor("bool"),
+    "wide": tensor("uint64", 2),
+    "packed": tensor("float32", 2, 2, encoding="zlib"),
+    "open": tensor("int32", -1, -1, encoding="bytes"),
+    "text": TEXT,
+    "png": picture("png"),
+    "jpeg": picture("jpeg"),
     "list": {"pythonClassName": "t.Sequence", "sequence": {"feature": tensor("int64"), "length": "-1"}},
     "words": {"pythonClassName": "t.Sequence", "sequence": {"feature": TEXT, "length": "-1"}},
 }
-FEATURES = {"featuresDict": {"features": {
-    "steps": {"sequence": {"feature": {"featuresDict": {"features": STEP_FEATURES}}}}, "name": TEXT, "score": tensor("float32", 2)}}}
+FEATURES = {
+    "featuresDict": {
+        "features": {
+            "steps": {"sequence": {"feature": {"featuresDict": {"features": STEP_FEATURES}}}},
+            "name": TEXT,
+            "score": tensor("float32", 2),
+        }
+    }
+}
 
 
 def png(frame: np.ndarray) -> bytes:
@@ -57,17 +70,25 @@ def record(seed: int) -> bytes:
     rng = np.random.default_rng(seed)
     frames = rng.integers(0, 256, (STEPS, 8, 8, 3), np.uint8)
     opened = [rng.integers(0, 9, (1 + step, 2), np.int32) for step in range(STEPS)]
-    return examples.encode({
-        "steps/action": rng.standard_normal((STEPS, 7)).astype("f"), "steps/flag": rng.integers(0, 2, STEPS),
-        "steps/wide": rng.integers(-9, 9, (STEPS, 2)),
-        "steps/packed": [zlib.compress(rng.standard_normal((2, 2)).astype("f").tobytes()) for _ in range(STEPS)],
-        "steps/open/value": [value.tobytes() for value in opened], "steps/open/shape": np.array([value.shape for value in opened]),
-        "steps/text": [b"pick", "löffel".encode(), b""], "steps/png": [png(frame) for frame in frames],
-        "steps/jpeg": [images.encode_jpeg(frame) for frame in frames],
-        "steps/list/ragged_flat_values": np.arange(4), "steps/list/ragged_row_lengths_0": np.array([3, 0, 1]),
-        "steps/words/ragged_flat_values": [b"a", b"b"], "steps/words/ragged_row_lengths_0": np.array([0, 2, 0]),
-        "name": [b"episode"], "score": rng.standard_normal(2).astype("f"),
-    })
+    return examples.encode(
+        {
+            "steps/action": rng.standard_normal((STEPS, 7)).astype("f"),
+            "steps/flag": rng.integers(0, 2, STEPS),
+            "steps/wide": rng.integers(-9, 9, (STEPS, 2)),
+            "steps/packed": [zlib.compress(rng.standard_normal((2, 2)).astype("f").tobytes()) for _ in range(STEPS)],
+            "steps/open/value": [value.tobytes() for value in opened],
+            "steps/open/shape": np.array([value.shape for value in opened]),
+            "steps/text": [b"pick", "löffel".encode(), b""],
+            "steps/png": [png(frame) for frame in frames],
+            "steps/jpeg": [images.encode_jpeg(frame) for frame in frames],
+            "steps/list/ragged_flat_values": np.arange(4),
+            "steps/list/ragged_row_lengths_0": np.array([3, 0, 1]),
+            "steps/words/ragged_flat_values": [b"a", b"b"],
+            "steps/words/ragged_row_lengths_0": np.array([0, 2, 0]),
+            "name": [b"episode"],
+            "score": rng.standard_normal(2).astype("f"),
+        }
+    )
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
@@ -80,16 +101,16 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
         if kind == 0 and place < len(out):
             out[place] ^= 1 << chance.randrange(8)
         elif kind == 1:
-            out[place:place + length] = chance.randbytes(length)
+            out[place : place + length] = chance.randbytes(length)
         elif kind == 2:
-            del out[place:place + length]
+            del out[place : place + length]
         elif kind == 3:
             out[place:place] = chance.randbytes(length)
         elif kind == 4:  # the largest variable-length number
-            out[place:place + 10] = b"\xff" * 9 + b"\x01"
+            out[place : place + 10] = b"\xff" * 9 + b"\x01"
         elif kind == 5:
             other = chance.randrange(len(out) + 1)
-            out[place:place + length] = out[other:other + length]
+            out[place : place + length] = out[other : other + length]
         else:
             del out[place:]
     return bytes(out)
@@ -115,7 +136,7 @@ def everything(episode: Episode, schema: Schema) -> int:
             for value in [values] if not feature.dynamic or not of_step else values:
                 assert value.dtype == numpy_dtype(feature)
             if not feature.dynamic:
-                assert values.shape[int(of_step):] == feature.shape
+                assert values.shape[int(of_step) :] == feature.shape
         elif feature.kind == "text" and not feature.sequence and of_step:
             assert all(isinstance(text, str) for text in values)
     assert all((error.where, error.field) == (episode.where, name) for name, error in refused)

@@ -53,8 +53,10 @@ def something(tmp_path_factory) -> Path:
     for name in ("2", "3", "5", "6", "7", "8"):
         shutil.copy(good, videos / f"{name}.webm")
     (videos / "3.webm").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
-    entries = {str(k): {"id": str(k), "label": f"pushing thing {k}", "template": "Pushing [something]", "placeholders": [f"thing {k}"]}
-               for k in range(1, 7)}
+    entries = {
+        str(k): {"id": str(k), "label": f"pushing thing {k}", "template": "Pushing [something]", "placeholders": [f"thing {k}"]}
+        for k in range(1, 7)
+    }
     entries["5"] |= {"label": "", "template": "Moving [something] and [something]", "placeholders": ["a cup", "a pen"]}
     entries["6"] |= {"label": " ", "template": "", "placeholders": []}
     labels = root / "labels"
@@ -146,8 +148,11 @@ def test_every_form_of_captions_gives_the_same_clips(tmp_path):
         table = csv.DictWriter(file, ("video", "caption", "split"))
         table.writeheader()
         table.writerows([rows[0] | {"split": "validation"}, {"video": "c.mp4", "caption": "gone"}])
-    assert clips() == {"b.mp4": ("open the box", "val", ""), "deep/a.webm": ("", "train", "no caption"),
-                       "c.mp4": ("gone", "train", "no such video")}
+    assert clips() == {
+        "b.mp4": ("open the box", "val", ""),
+        "deep/a.webm": ("", "train", "no caption"),
+        "c.mp4": ("gone", "train", "no such video"),
+    }
     (source / "captions.csv").unlink()
     (source / "b.txt").write_text("open\nthe box\n")
     assert clips() == {"b.mp4": ("open the box", "train", ""), "deep/a.webm": ("", "train", "no caption")}
@@ -170,8 +175,12 @@ def published(tmp_path) -> Path:
     """Two episodes in the published code's format; the second without a caption. Latents as torch.save writes them."""
     for name, text in (("2", "put the cheese on the cloth"), ("10", "")):
         write_video(tmp_path / f"videos/val/{name}/rgb.mp4", frames=5)
-        tree = {"texts": [text], "videos": [{"video_path": f"videos/val/{name}/rgb.mp4"}], "state": [[0.0] * 7] * 5,
-                "latent_videos": [{"latent_video_path": f"latent_videos/val/{name}/0.pt"}]}
+        tree = {
+            "texts": [text],
+            "videos": [{"video_path": f"videos/val/{name}/rgb.mp4"}],
+            "state": [[0.0] * 7] * 5,
+            "latent_videos": [{"latent_video_path": f"latent_videos/val/{name}/0.pt"}],
+        }
         path = tmp_path / f"annotation/val/{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(tree))
@@ -187,6 +196,7 @@ def recorded_latents() -> np.ndarray:
 
 def torch_save(path: Path, values: np.ndarray) -> None:
     """The archive that PyTorch writes for one float32 tensor."""
+
     def integer(value: int) -> bytes:
         return b"J" + struct.pack("<i", value)
 
@@ -362,8 +372,12 @@ def test_other_captions_are_another_build(tmp_path):
 
 
 def test_settings_that_contradict(tmp_path):
-    wrongs = (({"layout": "ssv2"}, "--layout is 'ssv2', expected one of something_something, folder, vpp"),
-              ({"content": "latents"}, "needs --layout=vpp"), ({"size": -1}, "--size is -1"), ({"val_share": 1.0}, "--val_share"))
+    wrongs = (
+        ({"layout": "ssv2"}, "--layout is 'ssv2', expected one of something_something, folder, vpp"),
+        ({"content": "latents"}, "needs --layout=vpp"),
+        ({"size": -1}, "--size is -1"),
+        ({"val_share": 1.0}, "--val_share"),
+    )
     for wrong, message in wrongs:
         with pytest.raises(DataError, match=message):
             HumanVideoSettings(source=str(tmp_path), **wrong)

@@ -17,14 +17,24 @@ def photograph(height: int, width: int) -> np.ndarray:
     coarse = Image.fromarray(rng.integers(0, 256, (height // 24, width // 24, 3), dtype=np.uint8))
     picture = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
     picture[:, width // 3] = 255
-    picture[height // 2:, 2 * width // 3:] /= 2
+    picture[height // 2 :, 2 * width // 3 :] /= 2
     return np.clip(picture + rng.normal(0, 2, picture.shape), 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("stored", "least", "decoded"), [
-    ((96, 128), None, (96, 128)), ((96, 128), 96, (96, 128)), ((96, 128), 48, (96, 128)), ((96, 128), 38, (48, 64)),
-    ((97, 129), 38, (49, 65)), ((96, 128), 19, (24, 32)), ((96, 128), 4, (12, 16)), ((720, 1280), 256, (360, 640)),
-    ((480, 640), 256, (480, 640))])
+@pytest.mark.parametrize(
+    ("stored", "least", "decoded"),
+    [
+        ((96, 128), None, (96, 128)),
+        ((96, 128), 96, (96, 128)),
+        ((96, 128), 48, (96, 128)),
+        ((96, 128), 38, (48, 64)),
+        ((97, 129), 38, (49, 65)),
+        ((96, 128), 19, (24, 32)),
+        ((96, 128), 4, (12, 16)),
+        ((720, 1280), 256, (360, 640)),
+        ((480, 640), 256, (480, 640)),
+    ],
+)
 def test_scale_is_the_smallest_that_leaves_enough(stored, least, decoded):
     data = simplejpeg.encode_jpeg(np.zeros((*stored, 3), np.uint8))
     picture, size = images.decode_scaled(data, least)

@@ -68,7 +68,8 @@ def test_command_inspects_the_real_shard(shared_data, tmp_path, capsys):
     assert train["instructions"]["language_instruction"]["distinct"] == 4
     # this copy says that it has no cameras, and three of its four do hold pictures
     assert {warning["problem"].split("'")[1] for warning in train["warnings"] if "has_image" in warning["problem"]} == {
-        f"episode_metadata/has_image_{camera}" for camera in range(3)}
+        f"episode_metadata/has_image_{camera}" for camera in range(3)
+    }
     trained = train["numbers"]["action as trained"]
     assert (trained["width"], trained["min"][6], trained["max"][6]) == (7, 0, 1)
     assert report["registry"]["refused"] == {}
@@ -95,8 +96,11 @@ def test_sheet_of_actions_in_one_form_of_others_and_of_none(write_openx, write_d
 
 
 def test_command_builds_indexes_and_counts(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(command.RECIPES, "calvin_mujoco", (
-        lambda settings: CalvinMujocoRecipe(settings, fake_table.make, fake_table.sentences, fake_table.origin), Settings, "a stand-in"))
+    monkeypatch.setitem(
+        command.RECIPES,
+        "calvin_mujoco",
+        (lambda settings: CalvinMujocoRecipe(settings, fake_table.make, fake_table.sentences, fake_table.origin), Settings, "a stand-in"),
+    )
     out = tmp_path / "data"
     options = "--workers 0 --scenes A --tasks go_left,go_right --episodes 2 --static_size 16 --gripper_size 16 --max_attempts 9"
     arguments = ["build", "calvin_mujoco", "--out", str(out), *options.split()]

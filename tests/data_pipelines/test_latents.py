@@ -33,8 +33,17 @@ class Encoder:
 
 
 def settings(dataset, **changes) -> LatentsSettings:
-    values = {"row": "", "views": (), "splits": (), "image_size": 8, "latent_shape": SHAPE, "vae": "abc", "batch": 5,
-              "threads": 2, "scaled_decoding": False}
+    values = {
+        "row": "",
+        "views": (),
+        "splits": (),
+        "image_size": 8,
+        "latent_shape": SHAPE,
+        "vae": "abc",
+        "batch": 5,
+        "threads": 2,
+        "scaled_decoding": False,
+    }
     return LatentsSettings(dataset, **{**values, **changes})
 
 

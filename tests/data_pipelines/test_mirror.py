@@ -35,8 +35,9 @@ def table(text: str, heading: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in cells[2:]}
 
 
-@pytest.mark.parametrize(("heading", "ours", "lists"), [("### 1.2 Octo", OCTO, OCTO_LISTS), ("### 1.3 OpenVLA", OPENVLA, OPENVLA_LISTS)],
-                         ids=["octo", "openvla"])
+@pytest.mark.parametrize(
+    ("heading", "ours", "lists"), [("### 1.2 Octo", OCTO, OCTO_LISTS), ("### 1.3 OpenVLA", OPENVLA, OPENVLA_LISTS)], ids=["octo", "openvla"]
+)
 def test_lists_agree_cell_by_cell(facts, heading, ours, lists):
     theirs = {name: tuple(float(cell or 0) for cell in row) for name, row in table(facts, heading).items()}
     assert theirs == {name: tuple(map(float, row)) for name, row in ours.items()}
@@ -82,8 +83,13 @@ def mirror_root(write_openx, tmp_path):
 def test_every_state_a_dataset_can_be_in(mirror_root):
     found = {finding.name: finding for finding in mirror.check(mirror_root, mirror.datasets(mirror_root))}
     assert {name: finding.status for name, finding in found.items()} == {
-        "viola": "ok", "toto": "other version", "jaco_play": "missing key", "taco_play": "missing shard", "fmb_dataset": "ok",
-        "my_robot": "not in the registry"}
+        "viola": "ok",
+        "toto": "other version",
+        "jaco_play": "missing key",
+        "taco_play": "missing shard",
+        "fmb_dataset": "ok",
+        "my_robot": "not in the registry",
+    }
     assert found["toto"].problems == ("version 0.2.0, expected 0.1.0",)
     assert found["jaco_play"].problems == ("no step field 'action/world_vector'", "no step field 'observation/end_effector_cartesian_pos'")
     assert found["taco_play"].problems == ("split train: 1 of 1 shards absent",)
@@ -133,7 +139,11 @@ def test_mixture_becomes_datasets(mirror_root, tokenizer):
         expand(config)
     made = expand(replace(config, absent="skip"))
     assert [(entry.name, entry.weight, entry.per_step, entry.val_split) for entry in made.datasets] == [
-        ("taco_play", 5, False, "train"), ("jaco_play", 20, False, "train"), ("viola", 3, False, "val"), ("toto", 5, False, "train")]
+        ("taco_play", 5, False, "train"),
+        ("jaco_play", 20, False, "train"),
+        ("viola", 3, False, "val"),
+        ("toto", 5, False, "train"),
+    ]
     assert (made.mixture, made.root, expand(made)) == ("", "", made)
     next((mirror_root / "viola").rglob("*val.tfrecord*")).unlink()  # a split that is not whole is none to validate on
     assert [entry.val_split for entry in expand(replace(config, absent="skip")).datasets] == ["train"] * 4
@@ -148,8 +158,12 @@ def test_mixture_becomes_datasets(mirror_root, tokenizer):
 
 
 def test_mixture_on_the_command_line(mirror_root, project):
-    flags = [f"--config={project / 'tests' / 'configs' / 'micro_video.py'}", "--config.data.mixture=octo_rtx",
-             f"--config.data.root={mirror_root}", "--config.data.absent=skip"]
+    flags = [
+        f"--config={project / 'tests' / 'configs' / 'micro_video.py'}",
+        "--config.data.mixture=octo_rtx",
+        f"--config.data.root={mirror_root}",
+        "--config.data.absent=skip",
+    ]
     config, _ = parse(flags, {})
     assert [entry.name for entry in config.data.datasets] == ["taco_play", "jaco_play", "viola", "toto"]
     assert all(entry.per_step for entry in config.data.datasets)

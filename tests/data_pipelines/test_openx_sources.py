@@ -55,7 +55,8 @@ def test_values_of_an_old_style_dataset(write_openx, tokenizer):
     np.testing.assert_array_equal(source[4]["action"][:, 6], expected)  # the gripper is not normalised
     metadata = source.metadata()["datasets"][0]
     assert metadata["statistics"]["columns"]["action"]["key"] == (
-        "action/world_vector[0:3] + action/rotation_delta[0:3] + relative(action/gripper_closedness_action[0:1])")
+        "action/world_vector[0:3] + action/rotation_delta[0:3] + relative(action/gripper_closedness_action[0:1])"
+    )
 
 
 def test_pictures_stored_blue_first_are_turned(write_openx, tokenizer):
@@ -85,8 +86,10 @@ def test_a_quaternion_of_zeros_is_a_bad_record(write_openx, tokenizer, monkeypat
 
 
 def test_weights_per_step(write_openx, tokenizer):
-    entries = [DatasetConfig(str(write_openx(OPENX[name], lengths)), name, weight=weight, per_step=True)
-               for name, lengths, weight in (("viola", (4, 3), 2.0), ("toto", (5,), 1.0))]
+    entries = [
+        DatasetConfig(str(write_openx(OPENX[name], lengths)), name, weight=weight, per_step=True)
+        for name, lengths, weight in (("viola", (4, 3), 2.0), ("toto", (5,), 1.0))
+    ]
     source = clip_source(config(*entries), 8, tokenizer, 6)
     assert source.weights == (2.0 * 7, 1.0 * 5)
 
@@ -97,11 +100,14 @@ def test_all_refused_datasets_are_named_at_once(tokenizer):
         policy_source(config(*(DatasetConfig("nowhere", name) for name in names)), 8, tokenizer, 6)
 
 
-@pytest.mark.parametrize(("name", "lengths", "metadata", "kept"), [
-    ("kuka", (4, 3, 5), {"success": [np.array([True]), np.array([False]), np.array([True])]}, [4, 5]),
-    ("droid", (4, 3), {"episode_metadata/file_path": [[b"gs://r2d2/failure/2"], [b"gs://r2d2/success/1"]]}, [3]),
-    ("berkeley_gnm_recon", (1, 3), {}, [3]),
-])
+@pytest.mark.parametrize(
+    ("name", "lengths", "metadata", "kept"),
+    [
+        ("kuka", (4, 3, 5), {"success": [np.array([True]), np.array([False]), np.array([True])]}, [4, 5]),
+        ("droid", (4, 3), {"episode_metadata/file_path": [[b"gs://r2d2/failure/2"], [b"gs://r2d2/success/1"]]}, [3]),
+        ("berkeley_gnm_recon", (1, 3), {}, [3]),
+    ],
+)
 def test_filtered_episodes_count_nowhere(name, lengths, metadata, kept, write_openx, tokenizer):
     directory = write_openx(OPENX[name], lengths, metadata=metadata)
     dataset = RLDSDataset(directory)

@@ -12,32 +12,60 @@ from data_pipelines.openx.table import OPENX, OpenXDataset
 
 COPIES = {"bridge_dataset"}  # rows that TFDS has under another name
 GRIPPERS = {
-    "rel2abs": Gripper.RELATIVE, "none in Octo/OpenVLA; rel2abs would be consistent": Gripper.RELATIVE,
-    "clip+invert": Gripper.CLIPPED_CLOSED, "clip+invert ?": Gripper.CLIPPED_CLOSED,
-    "clip": Gripper.CLIPPED_OPEN, "clip (then invert if the catalog text is right)": Gripper.CLIPPED_OPEN,
-    "invert": Gripper.CLOSED, "invert of state": Gripper.CLOSED, "invert (Octo) / none (OpenVLA)": Gripper.CLOSED,
-    "none in Octo/OpenVLA; invert needed for 1=open": Gripper.CLOSED, "cast": Gripper.OPEN, "none (rel; no conversion given)": Gripper.OPEN,
+    "rel2abs": Gripper.RELATIVE,
+    "none in Octo/OpenVLA; rel2abs would be consistent": Gripper.RELATIVE,
+    "clip+invert": Gripper.CLIPPED_CLOSED,
+    "clip+invert ?": Gripper.CLIPPED_CLOSED,
+    "clip": Gripper.CLIPPED_OPEN,
+    "clip (then invert if the catalog text is right)": Gripper.CLIPPED_OPEN,
+    "invert": Gripper.CLOSED,
+    "invert of state": Gripper.CLOSED,
+    "invert (Octo) / none (OpenVLA)": Gripper.CLOSED,
+    "none in Octo/OpenVLA; invert needed for 1=open": Gripper.CLOSED,
+    "cast": Gripper.OPEN,
+    "none (rel; no conversion given)": Gripper.OPEN,
     "none in Octo/OpenVLA; (g+1)/2 needed for 0..1": Gripper.SIGNED_OPEN,
     "none in Octo/OpenVLA; (1-g)/2 needed for 0..1 with 1=open": Gripper.SIGNED_CLOSED,
-    "binarize (new) / cast bool (old)": Gripper.CONTINUOUS_OPEN, "binarize ?": Gripper.CONTINUOUS_OPEN,
-    "binarize+invert": Gripper.THRESHOLD_CLOSED, "none (zero pad)": Gripper.ABSENT, "none (constant 1)": Gripper.ABSENT_OPEN,
+    "binarize (new) / cast bool (old)": Gripper.CONTINUOUS_OPEN,
+    "binarize ?": Gripper.CONTINUOUS_OPEN,
+    "binarize+invert": Gripper.THRESHOLD_CLOSED,
+    "none (zero pad)": Gripper.ABSENT,
+    "none (constant 1)": Gripper.ABSENT_OPEN,
     "?": Gripper.UNKNOWN,
 }
 NO_GRIPPER = ("no gripper", "none", "no action channel", "end-effector type id", "observation.an_object")
 ENCODINGS = {
-    "eef pos delta": ActionEncoding.EEF_DELTA, "eef velocity": ActionEncoding.EEF_DELTA, "xyz goal": ActionEncoding.EEF_DELTA,
-    "joint bimanual": ActionEncoding.JOINT_BIMANUAL, "joint": ActionEncoding.JOINT, "2-D waypoint": ActionEncoding.NAVIGATION,
-    "text": ActionEncoding.OTHER, "pick/place": ActionEncoding.OTHER, "discrete": ActionEncoding.OTHER,
-    "?": ActionEncoding.UNKNOWN, "undocumented": ActionEncoding.UNKNOWN,
+    "eef pos delta": ActionEncoding.EEF_DELTA,
+    "eef velocity": ActionEncoding.EEF_DELTA,
+    "xyz goal": ActionEncoding.EEF_DELTA,
+    "joint bimanual": ActionEncoding.JOINT_BIMANUAL,
+    "joint": ActionEncoding.JOINT,
+    "2-D waypoint": ActionEncoding.NAVIGATION,
+    "text": ActionEncoding.OTHER,
+    "pick/place": ActionEncoding.OTHER,
+    "discrete": ActionEncoding.OTHER,
+    "?": ActionEncoding.UNKNOWN,
+    "undocumented": ActionEncoding.UNKNOWN,
 }
 STATES = {
-    "none": Proprio.NONE, "pos euler": Proprio.POS_EULER, "pos quat": Proprio.POS_QUAT, "joint bimanual": Proprio.JOINT_BIMANUAL,
-    "joint": Proprio.JOINT, "xy+yaw": Proprio.NAVIGATION, "other": Proprio.OTHER, "?": Proprio.UNKNOWN,
+    "none": Proprio.NONE,
+    "pos euler": Proprio.POS_EULER,
+    "pos quat": Proprio.POS_QUAT,
+    "joint bimanual": Proprio.JOINT_BIMANUAL,
+    "joint": Proprio.JOINT,
+    "xy+yaw": Proprio.NAVIGATION,
+    "other": Proprio.OTHER,
+    "?": Proprio.UNKNOWN,
 }
 # The text of the cell itself says that its first words are wrong.
 CORRECTED = {"cmu_playing_with_food": Proprio.OTHER, "fmb": Proprio.POS_QUAT}
-MARKED = {"cameras": ("image_keys",), "action": ("action_encoding", "action_composition"), "gripper": ("gripper_raw", "gripper_transform"),
-          "proprio": ("proprio_keys", "proprio_encoding"), "instruction": ("language_key",)}
+MARKED = {
+    "cameras": ("image_keys",),
+    "action": ("action_encoding", "action_composition"),
+    "gripper": ("gripper_raw", "gripper_transform"),
+    "proprio": ("proprio_keys", "proprio_encoding"),
+    "instruction": ("language_key",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +166,11 @@ def test_state_and_instruction(pair):
     assert row.proprio == CORRECTED.get(row.name, by_first_words(STATES, cell["proprio_encoding"]))
     assert row.instruction == re.match(r"[\w.]+", cell["language_key"])[0].replace(".", "/")
     ours = {name.replace("/", "."): used for name, used in of_parts(row.state_composition.parts, "observation/").items()}
-    text = re.sub(r"end_effector_cartesian_pos\(7\) \((.*) in OpenVLA\)", lambda found: "; ".join(
-        f"end_effector_cartesian_pos{slice_}" for slice_ in found[1].split("+")), cell["proprio_keys"])
+    text = re.sub(
+        r"end_effector_cartesian_pos\(7\) \((.*) in OpenVLA\)",
+        lambda found: "; ".join(f"end_effector_cartesian_pos{slice_}" for slice_ in found[1].split("+")),
+        cell["proprio_keys"],
+    )
     text = re.sub(r"\([^)]*state \d+[^)]*\)", "", text)  # how wide the column is
     theirs = {name.replace("/", "."): used for name, used in references(text).items()}
     if row.name == "taco_play":  # documented gripper width instead of the slice as coded

@@ -33,8 +33,10 @@ def test_clip_holds_the_right_frames(write_dataset, tokenizer):
 def test_views_are_drawn_with_the_registered_shares(built, tokenizer):
     source = clip_source(config(built), 16, tokenizer, 6)
     (member,) = source.sources
-    static = [resize(RLDSDataset(built)[member._table[index][0]].frame("observation/rgb_static", 2 * member._table[index][1]), 16)
-              for index in range(len(source))]
+    static = [
+        resize(RLDSDataset(built)[member._table[index][0]].frame("observation/rgb_static", 2 * member._table[index][1]), 16)
+        for index in range(len(source))
+    ]
     share = np.mean([np.array_equal(source[index]["video"][0], static[index]) for index in range(len(source))])
     spread = 4 * np.sqrt(0.75 * 0.25 / len(source))
     assert abs(share - 0.75) < spread
@@ -107,7 +109,9 @@ def test_bad_records_fail_or_are_replaced_and_listed(write_dataset, tokenizer):
     examples = [source[index] for index in range(len(source))]
     assert [int(example["action"][0, 0]) // 100 for example in examples] == [0] * 4 + [3] * 8 + [3] * 4
     assert sorted(where.rsplit(" ", 1)[1] + ": " + problem for where, problem in source.skipped.items()) == [
-        "1: language_instruction: empty instruction", "2: action: NaN or infinite values at step 3"]
+        "1: language_instruction: empty instruction",
+        "2: action: NaN or infinite values at step 3",
+    ]
 
 
 def test_unknown_dataset_names_the_nearest():

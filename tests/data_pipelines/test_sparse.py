@@ -11,12 +11,13 @@ from data_pipelines.rlds.sparse import SparseExample, split
 
 CAMERA = "steps/observation/rgb_static"
 PICTURES = [bytes([k]) * size for k, size in enumerate((1, 0, 127, 128, 300, 20_000))]
-RECORD = examples.encode({CAMERA: PICTURES, "steps/action": np.arange(12, dtype="f"), "steps/text": [b"one", b"two"],
-                          "steps/is_first": np.array([True, False])})
+RECORD = examples.encode(
+    {CAMERA: PICTURES, "steps/action": np.arange(12, dtype="f"), "steps/text": [b"one", b"two"], "steps/is_first": np.array([True, False])}
+)
 
 
 def sparse(payload: bytes, columns=(CAMERA,)) -> SparseExample:
-    return SparseExample(payload, columns, lambda offset, length: payload[offset:offset + length])
+    return SparseExample(payload, columns, lambda offset, length: payload[offset : offset + length])
 
 
 def test_nothing_is_lost():

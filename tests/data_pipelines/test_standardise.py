@@ -49,19 +49,23 @@ def test_binarize():
     np.testing.assert_array_equal(standardise.binarize([0, 0.2, 0.4]), [0, 0.4, 0.4])
 
 
-@pytest.mark.parametrize(("convention", "raw", "expected"), [
-    (Gripper.OPEN, [0, 0.25, True], [0, 0.25, 1]),
-    (Gripper.CLOSED, [0, 0.25, 1], [1, 0.75, 0]),
-    (Gripper.CLIPPED_OPEN, [-1, 0, 0.5, 1], [0, 0, 0.5, 1]),
-    (Gripper.CLIPPED_CLOSED, [-1, 0, 0.5, 1], [1, 1, 0.5, 0]),
-    (Gripper.SIGNED_OPEN, [-1, 0, 1], [0, 0.5, 1]),
-    (Gripper.SIGNED_CLOSED, [-1, 0, 1], [1, 0.5, 0]),
-    (Gripper.RELATIVE, [0, 1, 0, -1], [1, 0, 0, 1]),
-    (Gripper.CONTINUOUS_OPEN, [1, 0.5, 0], [1, 0, 0]),
-    (Gripper.THRESHOLD_CLOSED, [0, 0.4, 0.6, 1], [1, 1, 0, 0]),
-    (Gripper.ABSENT, [3, 4], [0, 0]),
-    (Gripper.ABSENT_OPEN, [3, 4], [1, 1]),
-], ids=lambda value: value.name if isinstance(value, Gripper) else "")
+@pytest.mark.parametrize(
+    ("convention", "raw", "expected"),
+    [
+        (Gripper.OPEN, [0, 0.25, True], [0, 0.25, 1]),
+        (Gripper.CLOSED, [0, 0.25, 1], [1, 0.75, 0]),
+        (Gripper.CLIPPED_OPEN, [-1, 0, 0.5, 1], [0, 0, 0.5, 1]),
+        (Gripper.CLIPPED_CLOSED, [-1, 0, 0.5, 1], [1, 1, 0.5, 0]),
+        (Gripper.SIGNED_OPEN, [-1, 0, 1], [0, 0.5, 1]),
+        (Gripper.SIGNED_CLOSED, [-1, 0, 1], [1, 0.5, 0]),
+        (Gripper.RELATIVE, [0, 1, 0, -1], [1, 0, 0, 1]),
+        (Gripper.CONTINUOUS_OPEN, [1, 0.5, 0], [1, 0, 0]),
+        (Gripper.THRESHOLD_CLOSED, [0, 0.4, 0.6, 1], [1, 1, 0, 0]),
+        (Gripper.ABSENT, [3, 4], [0, 0]),
+        (Gripper.ABSENT_OPEN, [3, 4], [1, 1]),
+    ],
+    ids=lambda value: value.name if isinstance(value, Gripper) else "",
+)
 def test_every_convention_makes_1_open(convention, raw, expected):
     np.testing.assert_allclose(openness(np.array(raw), convention), expected)
 

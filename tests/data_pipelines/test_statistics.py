@@ -19,8 +19,14 @@ def test_columns_match_numpy(write_dataset):
     state = np.concatenate([episode.column("observation/robot_obs") for episode in dataset]).astype(np.float64)
     column = made.columns["proprio"]
     assert (made.episodes, made.steps, column.count) == (3, 17, 17)
-    for name, value in {"mean": state.mean(0), "std": state.std(0), "min": state.min(0), "max": state.max(0),
-                        "q01": np.quantile(state, 0.01, axis=0), "q99": np.quantile(state, 0.99, axis=0)}.items():
+    for name, value in {
+        "mean": state.mean(0),
+        "std": state.std(0),
+        "min": state.min(0),
+        "max": state.max(0),
+        "q01": np.quantile(state, 0.01, axis=0),
+        "q99": np.quantile(state, 0.99, axis=0),
+    }.items():
         np.testing.assert_allclose(getattr(column, name), value, rtol=1e-12)
     scaled = made.proprio_normalizer().forward(state)
     np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)

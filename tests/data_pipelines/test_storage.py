@@ -46,14 +46,23 @@ def test_disk_and_bucket_give_the_same(bucket, tmp_path):
         assert storage.status(one) != before
         storage.remove(one)
         storage.remove(one)
-        for read in (lambda place=place: storage.read(storage.join(place, "one")),
-                     lambda place=place: storage.listing(storage.join(place, "nothing"))):
+        for read in (
+            lambda place=place: storage.read(storage.join(place, "one")),
+            lambda place=place: storage.listing(storage.join(place, "nothing")),
+        ):
             with pytest.raises(FileNotFoundError):
                 read()
 
 
-@pytest.mark.parametrize("error", [OSError("reset by peer"), TimeoutError(), type("HttpError", (Exception,), {"code": 503})(),
-                                   type("HttpError", (Exception,), {"code": 429})()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("reset by peer"),
+        TimeoutError(),
+        type("HttpError", (Exception,), {"code": 503})(),
+        type("HttpError", (Exception,), {"code": 429})(),
+    ],
+)
 def test_passing_errors_are_waited_out(bucket, error):
     bucket.put("b/x", b"data")
     bucket.failures += [error, error]
@@ -105,7 +114,8 @@ def test_episodes_of_a_bucket_are_read_by_range(bucket, built):
         np.testing.assert_array_equal(again[index].column("action"), local[index].column("action"))
         np.testing.assert_array_equal(again[index].frame("observation/rgb_static", 1), local[index].frame("observation/rgb_static", 1))
     assert [size for _, _, size in bucket.requests] == [
-        int(local._bytes[index]) + 4 for index in (7, 7, 0, 0, 11, 11)]  # one request a record (nothing cached here), not a file
+        int(local._bytes[index]) + 4 for index in (7, 7, 0, 0, 11, 11)
+    ]  # one request a record (nothing cached here), not a file
 
 
 def test_headers_only_index_of_a_bucket_fetches_little(bucket, write_dataset):

@@ -69,8 +69,12 @@ def tfds(built, project, tmp_path_factory):
     """What the program printed, where it wrote our features anew, and where it wrote an episode of its own."""
     pytest.importorskip("tensorflow_datasets")
     rewritten, every = tmp_path_factory.mktemp("features"), tmp_path_factory.mktemp("every") / "every"
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "",
-                   "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), str(project)))}
+    environment = {
+        **os.environ,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), str(project))),
+    }
     command = [sys.executable, "-c", PROGRAM, str(built), str(rewritten), str(every)]
     run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
     if "No module named 'tensorflow'" in run.stderr:
@@ -139,13 +143,15 @@ def test_every_feature_of_tfds_comes_back(tfds):
 
 
 def test_nothing_on_the_training_path_imports_tensorflow_or_a_simulator(project):
-    check = ("import sys, data_pipelines.sources, data_pipelines.statistics, data_pipelines.builders.calvin_mujoco, "
-             "data_pipelines.builders.human_video, "
-             "data_pipelines.builders.sharded\n"
-             "bad = {'jax', 'tensorflow', 'tensorflow_datasets', 'torch', 'mujoco', 'matplotlib'} & set(sys.modules)\n"
-             "assert not bad, bad\n"
-             "import data_pipelines.loader\n"
-             "bad = {'tensorflow', 'tensorflow_datasets', 'torch', 'mujoco'} & set(sys.modules)\n"
-             "assert not bad, bad\n")
+    check = (
+        "import sys, data_pipelines.sources, data_pipelines.statistics, data_pipelines.builders.calvin_mujoco, "
+        "data_pipelines.builders.human_video, "
+        "data_pipelines.builders.sharded\n"
+        "bad = {'jax', 'tensorflow', 'tensorflow_datasets', 'torch', 'mujoco', 'matplotlib'} & set(sys.modules)\n"
+        "assert not bad, bad\n"
+        "import data_pipelines.loader\n"
+        "bad = {'tensorflow', 'tensorflow_datasets', 'torch', 'mujoco'} & set(sys.modules)\n"
+        "assert not bad, bad\n"
+    )
     run = subprocess.run([sys.executable, "-c", check], cwd=project, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr

@@ -30,6 +30,7 @@ def scan(path, count=len):
 
 def load_or_build(paths, store, scans=None, **options):
     """The index of `paths`, in order; names of the files that were read go to `scans`."""
+
     def note(name, status):
         if scans is not None:
             scans.append(name)
@@ -65,8 +66,9 @@ def test_records_are_found_whatever_is_fetched_at_once(shard, monkeypatch, block
 def test_headers_alone_give_the_places(shard, monkeypatch):
     expected, fetched = scan(shard), []
     read_range = storage.read_range
-    monkeypatch.setattr(storage, "read_range", lambda path, offset, length, retry: fetched.append(length)
-                        or read_range(path, offset, length, retry))
+    monkeypatch.setattr(
+        storage, "read_range", lambda path, offset, length, retry: fetched.append(length) or read_range(path, offset, length, retry)
+    )
     found = scan(shard, None)
     np.testing.assert_array_equal(found.offsets, expected.offsets)
     np.testing.assert_array_equal(found.lengths, expected.lengths)

@@ -11,6 +11,7 @@ from data_pipelines.transforms import Normalizer, resize
 
 def triangle_resize(image: np.ndarray, size: int) -> np.ndarray:
     """Antialiased bilinear resize from its definition: a triangle filter as wide as the shrinking factor, rows then columns."""
+
     def weights(old: int) -> np.ndarray:
         scale = old / size
         support = max(scale, 1.0)
@@ -68,7 +69,16 @@ def test_quantile_maps_the_percentiles_to_one_and_clips():
 
 def test_constant_dimensions_do_not_explode():
     for normalizer in (Normalizer.mean_std((5.0,), (0.0,)), Normalizer.quantile((5.0,), (5.0,))):
-        np.testing.assert_allclose(normalizer.forward(np.array([5.0, ])), 0.0)
+        np.testing.assert_allclose(
+            normalizer.forward(
+                np.array(
+                    [
+                        5.0,
+                    ]
+                )
+            ),
+            0.0,
+        )
         np.testing.assert_allclose(normalizer.inverse(np.array([0.0])), 5.0)
 
 

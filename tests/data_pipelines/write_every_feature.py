@@ -40,12 +40,18 @@ def episode() -> tuple[dict, dict, list[dict], dict]:
 
     for number, dtype in enumerate(DTYPES):
         for encoding in ("none", "zlib", "bytes"):
-            add(f"{dtype}_{encoding}", f.Tensor(shape=(2, 3), dtype=np.dtype(dtype), encoding=encoding),
-                [values(dtype, (2, 3), 10 * number + step) for step in range(STEPS)])
+            add(
+                f"{dtype}_{encoding}",
+                f.Tensor(shape=(2, 3), dtype=np.dtype(dtype), encoding=encoding),
+                [values(dtype, (2, 3), 10 * number + step) for step in range(STEPS)],
+            )
         add(f"scalar/{dtype}", f.Scalar(dtype=np.dtype(dtype)), [values(dtype, (), 7 * number + step)[()] for step in range(STEPS)])
     add("open", f.Tensor(shape=(None, 2), dtype=np.float32), [values("float32", (4, 2), step) for step in range(STEPS)])
-    add("open_twice", f.Tensor(shape=(None, None), dtype=np.int32, encoding="zlib"),
-        [values("int32", (1 + step, 5 - step), step) for step in range(STEPS)])
+    add(
+        "open_twice",
+        f.Tensor(shape=(None, None), dtype=np.int32, encoding="zlib"),
+        [values("int32", (1 + step, 5 - step), step) for step in range(STEPS)],
+    )
     add("string", f.Tensor(shape=(), dtype=np.str_), ["x", "", "zz"])
     add("strings", f.Tensor(shape=(2,), dtype=np.str_), [["a", "b"], ["c", ""], ["e", "f"]])
     add("text", f.Text(), ["one", "", "three \u00e9"])
@@ -59,14 +65,31 @@ def episode() -> tuple[dict, dict, list[dict], dict]:
     add("words", f.Sequence(f.Text()), words)
     add("pairs", f.Sequence(f.Tensor(shape=(2,), dtype=np.float32)), [np.ones((2, 2), "f"), np.zeros((0, 2), "f"), np.full((1, 2), 3, "f")])
     add("deep", f.Sequence(f.Sequence(np.int32)), [[[1], [2, 3]], [], [[], [4]]])
-    add("objects", f.Sequence({"name": f.Text(), "place": f.Tensor(shape=(3,), dtype=np.float32)}),
-        [[{"name": word, "place": np.full(3, len(word), "f")} for word in row] for row in words])
+    add(
+        "objects",
+        f.Sequence({"name": f.Text(), "place": f.Tensor(shape=(3,), dtype=np.float32)}),
+        [[{"name": word, "place": np.full(3, len(word), "f")} for word in row] for row in words],
+    )
     add("clip", f.Video(shape=(None, 6, 8, 3)), [np.full((count, 6, 8, 3), 9 * count, np.uint8) for count in (2, 1, 3)])
     add("nested", f.FeaturesDict({"inner": {"x": np.float32}, "empty": {}}), [{"inner": {"x": 0.5 * s}, "empty": {}} for s in range(STEPS)])
-    of_episode = {"path": f.Text(), "ids": f.Sequence(np.int64), "names": f.Sequence(f.Text()), "rows": f.Sequence(f.Sequence(np.int64)),
-                  "success": np.bool_, "matrix": f.Tensor(shape=(2, 2), dtype=np.float64), "nothing": {}}
-    of_whole = {"path": "a/b", "ids": [5, 6], "names": ["u", "v", ""], "rows": [[1, 2], [], [3]], "success": True,
-                "matrix": np.array([[1, 2], [3, 4.5]]), "nothing": {}}
+    of_episode = {
+        "path": f.Text(),
+        "ids": f.Sequence(np.int64),
+        "names": f.Sequence(f.Text()),
+        "rows": f.Sequence(f.Sequence(np.int64)),
+        "success": np.bool_,
+        "matrix": f.Tensor(shape=(2, 2), dtype=np.float64),
+        "nothing": {},
+    }
+    of_whole = {
+        "path": "a/b",
+        "ids": [5, 6],
+        "names": ["u", "v", ""],
+        "rows": [[1, 2], [], [3]],
+        "success": True,
+        "matrix": np.array([[1, 2], [3, 4.5]]),
+        "nothing": {},
+    }
     return of_step, of_episode, steps, of_whole
 
 

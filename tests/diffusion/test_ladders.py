@@ -90,9 +90,17 @@ def test_karras_tends_to_exponential_for_large_rho():
 
 @pytest.mark.parametrize(
     ("kind", "first"),
-    [("exponential", 30.0), ("karras", 30.0), ("linear", 30.0), ("svd_euler", 30.0), ("ve", 30.0), ("cosine", 30.0), ("vp", 152.167),
-     ("iddpm", 29.155)],
-)  # fmt: skip
+    [
+        ("exponential", 30.0),
+        ("karras", 30.0),
+        ("linear", 30.0),
+        ("svd_euler", 30.0),
+        ("ve", 30.0),
+        ("cosine", 30.0),
+        ("vp", 152.167),
+        ("iddpm", 29.155),
+    ],
+)
 def test_every_ladder_descends_to_zero(kind, first):
     config = LadderConfig(kind, 7, 0.05, 30.0)
     ladder = sigma_ladder(config)

@@ -185,9 +185,7 @@ def test_initial_states_are_feasible(scene: str, task: str):
             "move_slider_right": ("slide", 0.0),
         }.get(task, ("", 0.0))
         goal = (
-            start._replace(**{joint: end})
-            if joint
-            else start._replace(**{"bulb" if "bulb" in task else "led": task.startswith("turn_on")})
+            start._replace(**{joint: end}) if joint else start._replace(**{"bulb" if "bulb" in task else "led": task.startswith("turn_on")})
         )
         assert TASKS[task].predicate(start, goal)
         assert not TASKS[task].predicate(start, start)

@@ -1,6 +1,5 @@
 """The 34 predicates on hand-made pairs of states, the odd ones included."""
 
-
 import numpy as np
 import pytest
 

@@ -55,8 +55,13 @@ def test_summary_counts_by_hand():
     assert summary["overall"]["successes"] == 3
     assert summary["tasks"]["open_drawer"]["trials"] == 4
     assert summary["scenes"]["D"]["tasks"]["turn_on_led"] | {} == {
-        "successes": 0, "trials": 0, "rate": None, "low": 0.0, "high": 1.0, "mean_steps": None
-    }  # fmt: skip
+        "successes": 0,
+        "trials": 0,
+        "rate": None,
+        "low": 0.0,
+        "high": 1.0,
+        "mean_steps": None,
+    }
 
 
 def test_protocol_simulator_and_builder_mean_the_same_tasks():

@@ -28,9 +28,15 @@ from eval.report.success import closed_loop
 from eval.statistics import wilson_interval
 
 STATE = {
-    "led": 0, "lightbulb": 0, "slider": "right", "drawer": "closed",
-    "red_block": "table", "blue_block": "table", "pink_block": "slider_right", "grasped": 0,
-}  # fmt: skip
+    "led": 0,
+    "lightbulb": 0,
+    "slider": "right",
+    "drawer": "closed",
+    "red_block": "table",
+    "blue_block": "table",
+    "pink_block": "slider_right",
+    "grasped": 0,
+}
 
 
 def test_chains_are_the_originals():

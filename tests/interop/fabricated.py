@@ -15,21 +15,47 @@ from vpp_jax.functional import PureModule
 from vpp_jax.interop.slots import slots
 
 UNET = {
-    "_class_name": "UNetSpatioTemporalConditionModel", "_diffusers_version": "0.24.0", "addition_time_embed_dim": 32,
-    "block_out_channels": [32], "cross_attention_dim": 64, "down_block_types": ["CrossAttnDownBlockSpatioTemporal"], "in_channels": 8,
-    "layers_per_block": 1, "num_attention_heads": [1], "num_frames": 14, "out_channels": 4, "projection_class_embeddings_input_dim": 96,
-    "sample_size": 96, "transformer_layers_per_block": 1, "up_block_types": ["CrossAttnUpBlockSpatioTemporal"],
-}  # fmt: skip
+    "_class_name": "UNetSpatioTemporalConditionModel",
+    "_diffusers_version": "0.24.0",
+    "addition_time_embed_dim": 32,
+    "block_out_channels": [32],
+    "cross_attention_dim": 64,
+    "down_block_types": ["CrossAttnDownBlockSpatioTemporal"],
+    "in_channels": 8,
+    "layers_per_block": 1,
+    "num_attention_heads": [1],
+    "num_frames": 14,
+    "out_channels": 4,
+    "projection_class_embeddings_input_dim": 96,
+    "sample_size": 96,
+    "transformer_layers_per_block": 1,
+    "up_block_types": ["CrossAttnUpBlockSpatioTemporal"],
+}
 VAE = {
-    "_class_name": "AutoencoderKLTemporalDecoder", "block_out_channels": [32, 32], "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "force_upcast": True, "in_channels": 3, "latent_channels": 4, "layers_per_block": 1, "out_channels": 3, "sample_size": 768,
+    "_class_name": "AutoencoderKLTemporalDecoder",
+    "block_out_channels": [32, 32],
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "force_upcast": True,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "layers_per_block": 1,
+    "out_channels": 3,
+    "sample_size": 768,
     "scaling_factor": 0.25,
-}  # fmt: skip
+}
 CLIP = {
-    "architectures": ["CLIPTextModelWithProjection"], "eos_token_id": 49407, "hidden_act": "quick_gelu", "hidden_size": 32,
-    "intermediate_size": 64, "max_position_embeddings": 20, "model_type": "clip_text_model", "num_attention_heads": 2,
-    "num_hidden_layers": 2, "projection_dim": 24, "vocab_size": 49408,
-}  # fmt: skip
+    "architectures": ["CLIPTextModelWithProjection"],
+    "eos_token_id": 49407,
+    "hidden_act": "quick_gelu",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "max_position_embeddings": 20,
+    "model_type": "clip_text_model",
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "projection_dim": 24,
+    "vocab_size": 49408,
+}
 Arrays = dict[str, np.ndarray]
 
 
@@ -165,8 +191,13 @@ def view(storage: Reference, offset: int, shape: tuple[int, ...], strides: tuple
 
 def omegaconf(value: Any) -> Any:
     """What OmegaConf's pickles hold: containers with `_content`, leaves with `_val`, each with metadata that names types."""
-    metadata = Reduce(Name("omegaconf.base", "ContainerMetadata"), (), None, {"object_type": Name("__builtin__", "dict"),
-                      "key_type": Name("typing", "Any"), "element_type": Name("typing", "Any")}, new=True)  # fmt: skip
+    metadata = Reduce(
+        Name("omegaconf.base", "ContainerMetadata"),
+        (),
+        None,
+        {"object_type": Name("__builtin__", "dict"), "key_type": Name("typing", "Any"), "element_type": Name("typing", "Any")},
+        new=True,
+    )
     if isinstance(value, dict):
         content = {name: omegaconf(entry) for name, entry in value.items()}
         return Reduce(Name("omegaconf.dictconfig", "DictConfig"), (), None, {"_metadata": metadata, "_content": content}, new=True)

@@ -29,13 +29,35 @@ from vpp_jax.video_predictor import SCALING_FACTOR
 
 FORMER = VideoFormerConfig(dim=32, depth=2, heads=2, dim_head=16, frames=4, tokens_per_frame=3, condition_dim=32)
 ACTION = ActionTransformerConfig(chunk=6, width=32, heads=8, encoder_layers=1, decoder_layers=2, goal_dim=24, token_dim=32)
-ARGS = {"model": {
-    "latent_dim": 32, "action_dim": 7, "action_seq_len": 6, "Former_depth": 2, "Former_heads": 2, "Former_dim_head": 16,
-    "Former_num_time_embeds": 4, "num_latents": 3, "use_Former": "3d", "max_length": 12, "use_position_encoding": False,
-    "extract_layer_idx": 0, "use_all_layer": True, "timestep": 20, "sigma_min": 0.001, "extra": [1, None, "${seed}"],
-}, "seed": 6}  # fmt: skip
-SMALL = ("--config.model.image_size=16", "--config.model.frames=4", "--config.model.text_length=12", "--config.model.execute=4",
-         "--config.video_diffusion.ladder.steps=2", "--config.policy_diffusion.ladder.steps=2")  # fmt: skip
+ARGS = {
+    "model": {
+        "latent_dim": 32,
+        "action_dim": 7,
+        "action_seq_len": 6,
+        "Former_depth": 2,
+        "Former_heads": 2,
+        "Former_dim_head": 16,
+        "Former_num_time_embeds": 4,
+        "num_latents": 3,
+        "use_Former": "3d",
+        "max_length": 12,
+        "use_position_encoding": False,
+        "extract_layer_idx": 0,
+        "use_all_layer": True,
+        "timestep": 20,
+        "sigma_min": 0.001,
+        "extra": [1, None, "${seed}"],
+    },
+    "seed": 6,
+}
+SMALL = (
+    "--config.model.image_size=16",
+    "--config.model.frames=4",
+    "--config.model.text_length=12",
+    "--config.model.execute=4",
+    "--config.video_diffusion.ladder.steps=2",
+    "--config.policy_diffusion.ladder.steps=2",
+)
 
 
 @dataclass(frozen=True)
@@ -57,8 +79,9 @@ def system(fabricated, tmp_path_factory) -> System:
         "text": f.tensors(clip, 3),
         "policy": f.tensors(PureModule.of(lambda rngs: VideoFormer(FORMER, rngs=rngs)), 4, "Video_Former.")
         | f.tensors(PureModule.of(lambda rngs: ActionTransformer(ACTION, rngs=rngs)), 5, "model.inner_model.")
-        | f.tensors(clip, 6, "TVP_encoder.text_encoder.") | f.tensors(clip, 7, "language_goal.clip_rn50.", openai=True),
-    }  # fmt: skip
+        | f.tensors(clip, 6, "TVP_encoder.text_encoder.")
+        | f.tensors(clip, 7, "language_goal.clip_rn50.", openai=True),
+    }
     f.write_component(folder / "pipeline" / "unet", "diffusion_pytorch_model", arrays["unet"], f.UNET, shards=3)
     f.write_component(folder / "pipeline" / "vae", "diffusion_pytorch_model", arrays["vae"], f.VAE, variant="fp16")
     f.write_component(folder / "clip", "model", arrays["text"], f.CLIP)
@@ -109,9 +132,12 @@ def test_work_directories_hold_the_published_values(imported, system):
     assert (stage.abstract_trainable() | stage.abstract_frozen()).keys() <= params.keys()
     assert params[SCALING_FACTOR] == np.float32(0.25)
     sources = {
-        "unet": ("unet", ""), "vae": ("vae", ""), "former": ("policy", "Video_Former."), "action": ("policy", "model.inner_model."),
+        "unet": ("unet", ""),
+        "vae": ("vae", ""),
+        "former": ("policy", "Video_Former."),
+        "action": ("policy", "model.inner_model."),
         "text": ("policy", "TVP_encoder.text_encoder."),
-    }  # fmt: skip
+    }
     for group, (component, prefix) in sources.items():
         names = [name.removeprefix(f"{group}/") for name in params if name.startswith(f"{group}/")]
         for name, value in import_tensors(names, system.arrays[component], prefix).items():
@@ -367,19 +393,23 @@ def test_published_sizes_are_the_defaults():
     model = ExperimentConfig().model
     assert unet_config({"_class_name": "UNetSpatioTemporalConditionModel", **heads}, "") == model.unet
     assert vae_config({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "scaling_factor": 0.18215}, "") == (
-        model.vae, 0.18215,
-    )  # fmt: skip
+        model.vae,
+        0.18215,
+    )
     assert text_config({"model_type": "clip", "projection_dim": 512, "text_config": {"eos_token_id": 2}}, "") == model.text
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("{", "is not JSON"), ("[" * 100_000, "is not JSON"), ("[1]", "is not a group of fields"),
-        ('{"block_out_channels": 3}', "fields of other types"), ('{"scaling_factor": "x"}', "fields of other types"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[1]", "is not a group of fields"),
+        ('{"block_out_channels": 3}', "fields of other types"),
+        ('{"scaling_factor": "x"}', "fields of other types"),
         ('{"layers_per_block": null}', "config.json of"),
     ],
-)  # fmt: skip
+)
 def test_damaged_config_json(system, tmp_path, refused, text, problem):
     folder = altered_vae(system, tmp_path, lambda arrays: None)
     (folder / "config.json").write_text(text)

@@ -47,10 +47,13 @@ def test_sizes_are_those_of_the_default_configuration(shapes):
 def test_sizes_of_another_robot(shapes):
     """The bimanual variant: features of one up block, 38 numbers per action, 8 of them, proprioception where it is asked for."""
     other = shapes | {
-        "Video_Former.goal_emb.0.weight": (768, 1280), "model.inner_model.pos_emb": (1, 233, 384),
-        "model.inner_model.proprio_emb.0.weight": (768, 38), "model.inner_model.action_emb.weight": (384, 38),
-        "model.inner_model.action_pred.weight": (38, 384), "model.inner_model.action_pred.bias": (38,),
-    }  # fmt: skip
+        "Video_Former.goal_emb.0.weight": (768, 1280),
+        "model.inner_model.pos_emb": (1, 233, 384),
+        "model.inner_model.proprio_emb.0.weight": (768, 38),
+        "model.inner_model.action_emb.weight": (384, 38),
+        "model.inner_model.action_pred.weight": (38, 384),
+        "model.inner_model.action_pred.bias": (38,),
+    }
     args = {"model": {"extract_layer_idx": 1, "use_all_layer": False, "use_position_encoding": True, "latent_dim": 512}}
     base = ModelConfig(action=ModelConfig().action.__class__(proprio_dim=1))
     model, notes = policy_model(Listed(other).tensors, args, base, "x")
@@ -68,9 +71,11 @@ def test_every_tensor_has_a_place_or_a_reason(shapes):
     policy = VideoPredictionPolicy(ModelConfig(), PolicyDiffusionConfig(), VideoDiffusionConfig())
     wanted = {}
     for group, module, prefix, openai in (
-        ("former", policy.former, "Video_Former.", False), ("action", policy.action, "model.inner_model.", False),
-        ("text", policy.predictor.text, "TVP_encoder.text_encoder.", False), ("goal", policy.goal, "language_goal.clip_rn50.", True),
-    ):  # fmt: skip
+        ("former", policy.former, "Video_Former.", False),
+        ("action", policy.action, "model.inner_model.", False),
+        ("text", policy.predictor.text, "TVP_encoder.text_encoder.", False),
+        ("goal", policy.goal, "language_goal.clip_rn50.", True),
+    ):
         wanted |= with_prefix(group, slots(module.abstract, prefix, openai))
     report = match("policy", Listed(shapes), wanted)
     report.check()

@@ -110,12 +110,20 @@ GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 @pytest.mark.parametrize(
     "tree",
     [
-        b"{not json", b"\xff\xfe", b"[1, 2]", b"[" * 20_000, {"x": 3}, {"x": {**GOOD, "dtype": "F33"}}, {"x": {**GOOD, "shape": [-2]}},
-        {"x": {**GOOD, "shape": [2.0]}}, {"x": {**GOOD, "shape": [True, 2]}}, {"x": {**GOOD, "data_offsets": [0]}},
+        b"{not json",
+        b"\xff\xfe",
+        b"[1, 2]",
+        b"[" * 20_000,
+        {"x": 3},
+        {"x": {**GOOD, "dtype": "F33"}},
+        {"x": {**GOOD, "shape": [-2]}},
+        {"x": {**GOOD, "shape": [2.0]}},
+        {"x": {**GOOD, "shape": [True, 2]}},
+        {"x": {**GOOD, "data_offsets": [0]}},
         {"x": {"dtype": "F32", "shape": [2]}},
         b'{"x": {"dtype":"F32","shape":[2],"data_offsets":[0,8]}, "x": {"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
     ],
-)  # fmt: skip
+)
 def test_corrupt_header(tmp_path, tree):
     with_header(tmp_path / "a.safetensors", tree)
     assert "header is damaged" in refused(tmp_path / "a.safetensors")

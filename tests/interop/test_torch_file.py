@@ -39,10 +39,13 @@ def anything(name: Global) -> bool:
 def test_types_shapes_and_values(archive, tmp_path):
     rng = np.random.default_rng(0)
     arrays = {
-        "a.weight": rng.standard_normal((3, 4)).astype(np.float32), "half": rng.standard_normal(5).astype(np.float16),
-        "brain": np.arange(4).astype(ml_dtypes.bfloat16), "count": np.arange(3), "scalar": np.array(-0.0, np.float32),
+        "a.weight": rng.standard_normal((3, 4)).astype(np.float32),
+        "half": rng.standard_normal(5).astype(np.float16),
+        "brain": np.arange(4).astype(ml_dtypes.bfloat16),
+        "count": np.arange(3),
+        "scalar": np.array(-0.0, np.float32),
         "empty": np.zeros((0, 3), np.float32),
-    }  # fmt: skip
+    }
     source = TorchFile(archive.write(tmp_path / "a.pt", {"model": archive.state_dict(arrays)}))
     assert source.arguments is None
     for name, value in arrays.items():
@@ -68,9 +71,11 @@ def test_views_parameters_and_shared_storages(archive, fabricated, tmp_path):
     hooks = fabricated.Reduce(fabricated.Name("collections", "OrderedDict"))
     whole = view(storage, 0, (24,), (1,))
     tree = {
-        "turned": view(storage, 0, (4, 6), (1, 4)), "part": view(storage, 5, (2, 3), (6, 2)), "repeated": view(storage, 3, (4, 2), (0, 1)),
+        "turned": view(storage, 0, (4, 6), (1, 4)),
+        "part": view(storage, 5, (2, 3), (6, 2)),
+        "repeated": view(storage, 3, (4, 2), (0, 1)),
         "parameter": fabricated.Reduce(fabricated.Name("torch._utils", "_rebuild_parameter"), (whole, True, hooks)),
-    }  # fmt: skip
+    }
     source = TorchFile(archive.write(tmp_path / "a.pt", {"model": tree}))
     np.testing.assert_array_equal(source.read("turned"), values.reshape(6, 4).T)
     np.testing.assert_array_equal(source.read("part"), [[5, 7, 9], [11, 13, 15]])
@@ -84,9 +89,11 @@ def test_views_parameters_and_shared_storages(archive, fabricated, tmp_path):
 )
 def test_tensors_beyond_their_storage(archive, tmp_path, fabricated, monkeypatch, shape, strides, offset):
     # the numbers need not fit 32 bits
-    monkeypatch.setattr(fabricated, "_opcodes", lambda value, inner=fabricated._opcodes: (
-        b"\x8a\x08" + struct.pack("<q", value) if type(value) is int else inner(value)
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        fabricated,
+        "_opcodes",
+        lambda value, inner=fabricated._opcodes: b"\x8a\x08" + struct.pack("<q", value) if type(value) is int else inner(value),
+    )
     tensor = fabricated.view(archive.storage(np.zeros(24, np.float32)), offset, shape, strides)
     source = TorchFile(archive.write(tmp_path / "a.pt", {"model": {"x": tensor}}))
     with pytest.raises(FileFormatError, match=r"x .* reaches beyond its storage of 24 values"):
@@ -150,12 +157,13 @@ def attacks(canary: Path) -> dict[str, bytes]:
         "subprocess": pickle.dumps({"model": Malicious(subprocess.call, ["touch", str(canary)])}, 2),
         "dotted name": b"\x80\x04\x8c\x08builtins\x8c\x0deval.__call__\x93" + code + b"\x85R.",
         "getattr of an allowed module": b"\x80\x02c__builtin__\ngetattr\nc__builtin__\n__import__\nX\x02\0\0\0os\x85RX\x06\0\0\0system\x86R"
-        + text + b"\x85R.",
+        + text
+        + b"\x85R.",
         "INST": b"(S'" + raw + b"'\nios\nsystem\n.",
         "OBJ": b"(cos\nsystem\n" + text + b"o.",
         "NEWOBJ_EX and BUILD": pickle.dumps({"model": Malicious(os.system, command)}, 2)[:-1] + b"}b.",
         "memoised function": b"\x80\x02cos\nsystem\nq\x01" + text + b"\x85q\x02h\x01h\x02R.",
-    }  # fmt: skip
+    }
 
 
 NAMES = list(attacks(Path("x")))
@@ -213,8 +221,25 @@ def test_all_forbidden_names_are_listed(archive, tmp_path):
 
 def test_the_reader_has_no_means_to_run_anything():
     """No import machinery, attribute lookup by name, evaluation or unpickler anywhere in its three modules."""
-    forbidden = {"eval", "exec", "compile", "__import__", "getattr", "setattr", "globals", "locals", "vars", "open", "Unpickler", "load",
-                 "loads", "import_module", "find_class", "system", "Popen"}  # fmt: skip
+    forbidden = {
+        "eval",
+        "exec",
+        "compile",
+        "__import__",
+        "getattr",
+        "setattr",
+        "globals",
+        "locals",
+        "vars",
+        "open",
+        "Unpickler",
+        "load",
+        "loads",
+        "import_module",
+        "find_class",
+        "system",
+        "Popen",
+    }
     for module in (inert_pickle, torch_archive, torch_file):
         tree = ast.parse(Path(module.__file__).read_text())
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
@@ -231,11 +256,24 @@ def test_the_reader_has_no_means_to_run_anything():
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"\x80\x02", b"\x80\x02}", b"\x80\x02.", b"\x80\x02h\x05.", b"\x80\x02K\x01u.", b"\x80\x02(K\x01u.",
-        b"\x80\x02}(K\x01u.", b"\x80\x02}]K\x01s.", b"\x80\x02K\x01K\x02a.", b"\x80\x02X\xff\xff\xff\x7fab.", b"\x80\x02R.", b"\x80\x02t.",
-        b"\x80\x02\xfe.", b"\x80\x02]K\x01\x86", b"garbage",
+        b"",
+        b"\x80\x02",
+        b"\x80\x02}",
+        b"\x80\x02.",
+        b"\x80\x02h\x05.",
+        b"\x80\x02K\x01u.",
+        b"\x80\x02(K\x01u.",
+        b"\x80\x02}(K\x01u.",
+        b"\x80\x02}]K\x01s.",
+        b"\x80\x02K\x01K\x02a.",
+        b"\x80\x02X\xff\xff\xff\x7fab.",
+        b"\x80\x02R.",
+        b"\x80\x02t.",
+        b"\x80\x02\xfe.",
+        b"\x80\x02]K\x01\x86",
+        b"garbage",
     ],
-)  # fmt: skip
+)
 def test_damaged_pickles(archive, tmp_path, data):
     with pytest.raises(FileFormatError, match=r"damaged|refused"):
         TorchFile(archive.write(tmp_path / "a.pt", None, data))

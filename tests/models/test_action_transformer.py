@@ -10,9 +10,7 @@ import pytest
 from vpp_jax.functional import PureModule, parameter_count
 from vpp_jax.models.action_transformer import ActionTransformer, ActionTransformerConfig
 
-CONFIG = ActionTransformerConfig(
-    action_dim=3, chunk=5, width=24, heads=3, encoder_layers=1, decoder_layers=2, goal_dim=6, token_dim=8
-)
+CONFIG = ActionTransformerConfig(action_dim=3, chunk=5, width=24, heads=3, encoder_layers=1, decoder_layers=2, goal_dim=6, token_dim=8)
 OPEN = dataclasses.replace(CONFIG, causal_cross_attention=False)
 
 

@@ -62,8 +62,12 @@ def test_attention_names_biases_and_widths():
     pure = PureModule.of(lambda rngs: Attention(6, heads=2, head_dim=4, context_dim=3, rngs=rngs))
     shapes = {name: spec.shape for name, spec in pure.abstract.items()}
     assert shapes == {
-        "to_q.kernel": (6, 8), "to_k.kernel": (3, 8), "to_v.kernel": (3, 8), "to_out.0.kernel": (8, 6), "to_out.0.bias": (6,),
-    }  # fmt: skip
+        "to_q.kernel": (6, 8),
+        "to_k.kernel": (3, 8),
+        "to_v.kernel": (3, 8),
+        "to_out.0.kernel": (8, 6),
+        "to_out.0.bias": (6,),
+    }
     names = ("query", "key", "value", "c_proj")
     pure = PureModule.of(lambda rngs: Attention(6, heads=2, qkv_bias=True, out_bias=False, names=names, rngs=rngs))
     assert {name for name in pure.abstract if name.endswith("bias")} == {"query.bias", "key.bias", "value.bias"}

@@ -26,9 +26,13 @@ def test_kernel_equals_plain_attention():
 @pytest.mark.parametrize(
     ("n", "m", "head_dim", "fits"),
     [
-        (1024, 1024, 64, True), (256, 256, 64, True), (1024, 20, 64, False), (200, 200, 64, False), (640, 640, 64, False),
+        (1024, 1024, 64, True),
+        (256, 256, 64, True),
+        (1024, 20, 64, False),
+        (200, 200, 64, False),
+        (640, 640, 64, False),
         (1024, 1024, 512, False),
     ],
-)  # fmt: skip
+)
 def test_what_the_kernel_takes(n, m, head_dim, fits):
     assert flash_fits(n, m, head_dim) is fits

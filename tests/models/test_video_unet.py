@@ -11,9 +11,14 @@ from vpp_jax.functional import PureModule, parameter_count
 from vpp_jax.models.video_unet import SpatioTemporalUNet, VideoUNetConfig
 
 CONFIG = VideoUNetConfig(
-    block_out_channels=(8, 16), attention_levels=(True, False), layers_per_block=1, attention_heads=(1, 2), cross_attention_dim=12,
-    addition_time_embed_dim=4, norm_groups=4,
-)  # fmt: skip
+    block_out_channels=(8, 16),
+    attention_levels=(True, False),
+    layers_per_block=1,
+    attention_heads=(1, 2),
+    cross_attention_dim=12,
+    addition_time_embed_dim=4,
+    norm_groups=4,
+)
 
 
 def build(config: VideoUNetConfig) -> PureModule:
@@ -141,9 +146,15 @@ def test_new_network_predicts_zero_and_bfloat16_is_close(run, params, inputs):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"norm_groups": 3}, "norm_groups"), ({"attention_heads": (1,)}, "attention_heads"), ({"attention_heads": (3, 2)}, "divide"),
-     ({"last_tap": 2}, "last_tap"), ({"dtype": "float16"}, "dtype"), ({"layers_per_block": 0}, "positive")],
-)  # fmt: skip
+    [
+        ({"norm_groups": 3}, "norm_groups"),
+        ({"attention_heads": (1,)}, "attention_heads"),
+        ({"attention_heads": (3, 2)}, "divide"),
+        ({"last_tap": 2}, "last_tap"),
+        ({"dtype": "float16"}, "dtype"),
+        ({"layers_per_block": 0}, "positive"),
+    ],
+)
 def test_config_says_what_is_wrong(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **change)

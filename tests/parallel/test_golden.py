@@ -13,8 +13,12 @@ import pytest
 GOLDEN = Path(__file__).parent / "golden"
 CONFIGS = (
     *(pytest.param(f"svd_calvin_{stage}", marks=pytest.mark.slow) for stage in ("video", "policy")),
-    "tiny_calvin_vae", "tiny_calvin_video", "tiny_calvin_policy", "tiny_bridge_vae", "tiny_bridge_video",
-)  # fmt: skip
+    "tiny_calvin_vae",
+    "tiny_calvin_video",
+    "tiny_calvin_policy",
+    "tiny_bridge_vae",
+    "tiny_bridge_video",
+)
 MESHES = {"1": {"data": 1, "fsdp": 1, "tensor": 1}, "4": {"data": 1, "fsdp": 4, "tensor": 1}, "8": {"data": 1, "fsdp": 4, "tensor": 2}}
 
 

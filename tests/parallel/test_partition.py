@@ -24,9 +24,12 @@ def published():
     """Every parameter of size svd, abstract."""
     model = ModelConfig()
     modules = {
-        "unet": (SpatioTemporalUNet, model.unet), "vae": (TemporalVAE, model.vae), "text": (CLIPTextEncoder, model.text),
-        "former": (VideoFormer, model.former), "action": (ActionTransformer, model.action),
-    }  # fmt: skip
+        "unet": (SpatioTemporalUNet, model.unet),
+        "vae": (TemporalVAE, model.vae),
+        "text": (CLIPTextEncoder, model.text),
+        "former": (VideoFormer, model.former),
+        "action": (ActionTransformer, model.action),
+    }
     params = {"latents/scaling_factor": jax.ShapeDtypeStruct((), jnp.float32)}
     for prefix, (kind, config) in modules.items():
         params |= with_prefix(prefix, PureModule.of(lambda rngs, kind=kind, config=config: kind(config, rngs=rngs)).abstract)

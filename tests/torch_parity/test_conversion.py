@@ -19,8 +19,16 @@ from vpp_jax.config import from_config_dict
 from vpp_jax.interop.torch_file import TorchFile
 from vpp_jax.training.checkpoints import contents, load_params, read_metadata
 
-TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 20,
-        "projection_dim": 24, "vocab_size": 49408, "eos_token_id": 49407}  # fmt: skip
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 20,
+    "projection_dim": 24,
+    "vocab_size": 49408,
+    "eos_token_id": 49407,
+}
 SMALL = ("--config.model.image_size=32", "--config.model.text_length=12")
 
 
@@ -28,10 +36,15 @@ def save_pipeline(folder: Path, dtype: torch.dtype, **options) -> None:
     """unet and vae as `save_pretrained` writes them, with weights that are not the initial ones."""
     torch.manual_seed(0)
     unet = UNetSpatioTemporalConditionModel(
-        block_out_channels=(32, 64), down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), num_attention_heads=(1, 2), cross_attention_dim=64,
-        layers_per_block=1, addition_time_embed_dim=32, projection_class_embeddings_input_dim=96,
-    )  # fmt: skip
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        num_attention_heads=(1, 2),
+        cross_attention_dim=64,
+        layers_per_block=1,
+        addition_time_embed_dim=32,
+        projection_class_embeddings_input_dim=96,
+    )
     vae = AutoencoderKLTemporalDecoder(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, layers_per_block=1)
     for name, module in (("unet", unet), ("vae", vae)):
         for value in module.parameters():
@@ -51,11 +64,13 @@ def save_text(folder: Path, whole: bool) -> None:
 @pytest.mark.parametrize(
     ("dtype", "options", "whole"),
     [
-        (torch.float32, {}, False), (torch.float32, {"max_shard_size": "200KB"}, False), (torch.float16, {"variant": "fp16"}, True),
+        (torch.float32, {}, False),
+        (torch.float32, {"max_shard_size": "200KB"}, False),
+        (torch.float16, {"variant": "fp16"}, True),
         (torch.bfloat16, {"variant": "bf16", "max_shard_size": "200KB"}, True),
     ],
     ids=["single", "sharded", "fp16", "bf16 sharded"],
-)  # fmt: skip
+)
 def test_folders_of_diffusers_come_back_byte_by_byte(tmp_path, dtype, options, whole):
     save_pipeline(tmp_path / "pipeline", dtype, **options)
     save_text(tmp_path / "clip", whole)
@@ -95,10 +110,16 @@ def test_files_of_torch_save(tmp_path):
     storage = torch.arange(24.0)
     model = torch.nn.Linear(3, 2).state_dict()
     model |= {
-        "half": torch.randn(5).half(), "brain": torch.randn(5).bfloat16(), "count": torch.arange(3), "scalar": torch.tensor(-0.0),
-        "turned": storage.view(4, 6).T, "part": storage[5:17:3], "expanded": storage[3:5].expand(4, 2), "none": torch.zeros(0, 3),
+        "half": torch.randn(5).half(),
+        "brain": torch.randn(5).bfloat16(),
+        "count": torch.arange(3),
+        "scalar": torch.tensor(-0.0),
+        "turned": storage.view(4, 6).T,
+        "part": storage[5:17:3],
+        "expanded": storage[3:5].expand(4, 2),
+        "none": torch.zeros(0, 3),
         "parameter": torch.nn.Parameter(torch.randn(2, 2)),
-    }  # fmt: skip
+    }
     torch.save({"model": model, "step": 3, "size": torch.Size([1]), "type": torch.float32}, tmp_path / "a.pt")
     source = TorchFile(tmp_path / "a.pt")
     assert source.tensors.keys() == model.keys()

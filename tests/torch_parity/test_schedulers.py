@@ -20,10 +20,19 @@ from vpp_jax.diffusion.samplers import sample_trajectory
 
 # scheduler/scheduler_config.json of Stable Video Diffusion
 SVD = {
-    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "interpolation_type": "linear",
-    "num_train_timesteps": 1000, "prediction_type": "v_prediction", "sigma_max": 700.0, "sigma_min": 0.002, "steps_offset": 1,
-    "timestep_spacing": "leading", "timestep_type": "continuous", "use_karras_sigmas": True,
-}  # fmt: skip
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "interpolation_type": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "sigma_max": 700.0,
+    "sigma_min": 0.002,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "timestep_type": "continuous",
+    "use_karras_sigmas": True,
+}
 
 
 def ladder(steps: int) -> LadderConfig:

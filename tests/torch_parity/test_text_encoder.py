@@ -16,18 +16,24 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from vpp_jax.functional import PureModule
 from vpp_jax.models.text_encoder import CLIPTextEncoder, TextEncoderConfig
 
-CONFIG = TextEncoderConfig(
-    vocab_size=300, width=64, layers=3, heads=4, mlp_width=256, max_positions=20, projection_dim=48, end_of_text=299
-)
+CONFIG = TextEncoderConfig(vocab_size=300, width=64, layers=3, heads=4, mlp_width=256, max_positions=20, projection_dim=48, end_of_text=299)
 LENGTH = 20
 
 
 def transformers_encoder() -> CLIPTextModelWithProjection:
     config = CLIPTextConfig(
-        vocab_size=CONFIG.vocab_size, hidden_size=CONFIG.width, intermediate_size=CONFIG.mlp_width, projection_dim=CONFIG.projection_dim,
-        num_hidden_layers=CONFIG.layers, num_attention_heads=CONFIG.heads, max_position_embeddings=CONFIG.max_positions,
-        hidden_act="quick_gelu", bos_token_id=298, eos_token_id=CONFIG.end_of_text, pad_token_id=CONFIG.end_of_text,
-    )  # fmt: skip
+        vocab_size=CONFIG.vocab_size,
+        hidden_size=CONFIG.width,
+        intermediate_size=CONFIG.mlp_width,
+        projection_dim=CONFIG.projection_dim,
+        num_hidden_layers=CONFIG.layers,
+        num_attention_heads=CONFIG.heads,
+        max_position_embeddings=CONFIG.max_positions,
+        hidden_act="quick_gelu",
+        bos_token_id=298,
+        eos_token_id=CONFIG.end_of_text,
+        pad_token_id=CONFIG.end_of_text,
+    )
     return randomized(CLIPTextModelWithProjection(config))
 
 

@@ -37,9 +37,12 @@ from vpp_jax.models.layers import silu
 from vpp_jax.models.video_unet import SpatioTemporalUNet, VideoUNetConfig
 
 CONFIG = VideoUNetConfig(
-    block_out_channels=(64, 64, 128), attention_levels=(True, True, False), attention_heads=(1, 2, 4), cross_attention_dim=48,
+    block_out_channels=(64, 64, 128),
+    attention_levels=(True, True, False),
+    attention_heads=(1, 2, 4),
+    cross_attention_dim=48,
     addition_time_embed_dim=16,
-)  # fmt: skip
+)
 BATCH, FRAMES, HEIGHT, WIDTH, TOKENS = 2, 3, 8, 12, 20
 
 
@@ -152,16 +155,45 @@ KINDS = {
 }
 SPATIAL, TEMPORAL = "down_blocks.1.attentions.0.transformer_blocks.0", "down_blocks.1.attentions.0.temporal_transformer_blocks.0"
 BLOCKS = (
-    "conv_in", "time_embedding", "add_embedding", "conv_norm_out", "conv_out",
-    "down_blocks.0.resnets.0.spatial_res_block", "down_blocks.0.resnets.0.temporal_res_block", "down_blocks.0.resnets.0",
-    "down_blocks.2.resnets.0.spatial_res_block", "down_blocks.2.resnets.0.temporal_res_block", "down_blocks.2.resnets.0",
-    "mid_block.resnets.1", "up_blocks.0.resnets.0.spatial_res_block", "up_blocks.2.resnets.2",
-    SPATIAL, f"{SPATIAL}.norm1", f"{SPATIAL}.attn1", f"{SPATIAL}.attn2", f"{SPATIAL}.ff",
-    TEMPORAL, f"{TEMPORAL}.norm_in", f"{TEMPORAL}.ff_in", f"{TEMPORAL}.attn1", f"{TEMPORAL}.attn2",
-    "down_blocks.0.attentions.0", "down_blocks.1.attentions.1", "mid_block.attentions.0", "up_blocks.2.attentions.2",
-    "down_blocks.1.attentions.0.time_pos_embed", "down_blocks.0.downsamplers.0", "up_blocks.1.upsamplers.0",
-    "down_blocks.0", "down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1", "up_blocks.2",
-)  # fmt: skip
+    "conv_in",
+    "time_embedding",
+    "add_embedding",
+    "conv_norm_out",
+    "conv_out",
+    "down_blocks.0.resnets.0.spatial_res_block",
+    "down_blocks.0.resnets.0.temporal_res_block",
+    "down_blocks.0.resnets.0",
+    "down_blocks.2.resnets.0.spatial_res_block",
+    "down_blocks.2.resnets.0.temporal_res_block",
+    "down_blocks.2.resnets.0",
+    "mid_block.resnets.1",
+    "up_blocks.0.resnets.0.spatial_res_block",
+    "up_blocks.2.resnets.2",
+    SPATIAL,
+    f"{SPATIAL}.norm1",
+    f"{SPATIAL}.attn1",
+    f"{SPATIAL}.attn2",
+    f"{SPATIAL}.ff",
+    TEMPORAL,
+    f"{TEMPORAL}.norm_in",
+    f"{TEMPORAL}.ff_in",
+    f"{TEMPORAL}.attn1",
+    f"{TEMPORAL}.attn2",
+    "down_blocks.0.attentions.0",
+    "down_blocks.1.attentions.1",
+    "mid_block.attentions.0",
+    "up_blocks.2.attentions.2",
+    "down_blocks.1.attentions.0.time_pos_embed",
+    "down_blocks.0.downsamplers.0",
+    "up_blocks.1.upsamplers.0",
+    "down_blocks.0",
+    "down_blocks.1",
+    "down_blocks.2",
+    "mid_block",
+    "up_blocks.0",
+    "up_blocks.1",
+    "up_blocks.2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -249,9 +281,13 @@ def test_the_same_function_in_float64_down_to_one_pixel(float64, monkeypatch):
     """Four levels from 8x8 images, two channels per group: at the bottom GroupNorm divides by the spread of two numbers."""
     monkeypatch.setattr("diffusers.models.embeddings.get_timestep_embedding", sinusoids)
     config = VideoUNetConfig(
-        block_out_channels=(32, 64, 64, 64), attention_heads=(2, 4, 4, 4), layers_per_block=1, addition_time_embed_dim=16,
-        cross_attention_dim=CONFIG.cross_attention_dim, dtype="float64",
-    )  # fmt: skip
+        block_out_channels=(32, 64, 64, 64),
+        attention_heads=(2, 4, 4, 4),
+        layers_per_block=1,
+        addition_time_embed_dim=16,
+        cross_attention_dim=CONFIG.cross_attention_dim,
+        dtype="float64",
+    )
     theirs = randomized(diffusers_unet(config))
     arguments = [value.double() for value in inputs(height=8, width=8)]
     direction = normal(9, BATCH, FRAMES, 4, 8, 8).double()

@@ -64,15 +64,33 @@ def params(pure, theirs):
 PICTURES = normal(1, 2, 3, 24, 16)  # not square: a swap of the axes shows
 LATENTS = normal(2, BATCH, FRAMES, CONFIG.latent_channels, 4, 6)
 ENCODER = (
-    "encoder.conv_in", "encoder.down_blocks.0.resnets.0", "encoder.down_blocks.1.resnets.0", "encoder.down_blocks.0.downsamplers.0",
-    "encoder.down_blocks.0", "encoder.down_blocks.1", "encoder.down_blocks.2", "encoder.mid_block.attentions.0", "encoder.mid_block",
-    "encoder", "quant_conv",
-)  # fmt: skip
+    "encoder.conv_in",
+    "encoder.down_blocks.0.resnets.0",
+    "encoder.down_blocks.1.resnets.0",
+    "encoder.down_blocks.0.downsamplers.0",
+    "encoder.down_blocks.0",
+    "encoder.down_blocks.1",
+    "encoder.down_blocks.2",
+    "encoder.mid_block.attentions.0",
+    "encoder.mid_block",
+    "encoder",
+    "quant_conv",
+)
 DECODER = (
-    "decoder.conv_in", "decoder.mid_block.resnets.0.spatial_res_block", "decoder.mid_block.resnets.0", "decoder.mid_block.attentions.0",
-    "decoder.mid_block", "decoder.up_blocks.0", "decoder.up_blocks.1", "decoder.up_blocks.2.resnets.0", "decoder.up_blocks.2",
-    "decoder.up_blocks.0.upsamplers.0", "decoder.conv_norm_out", "decoder.conv_out", "decoder",
-)  # fmt: skip
+    "decoder.conv_in",
+    "decoder.mid_block.resnets.0.spatial_res_block",
+    "decoder.mid_block.resnets.0",
+    "decoder.mid_block.attentions.0",
+    "decoder.mid_block",
+    "decoder.up_blocks.0",
+    "decoder.up_blocks.1",
+    "decoder.up_blocks.2.resnets.0",
+    "decoder.up_blocks.2",
+    "decoder.up_blocks.0.upsamplers.0",
+    "decoder.conv_norm_out",
+    "decoder.conv_out",
+    "decoder",
+)
 ON_VIDEOS = {"SpatioTemporalResBlock", "MidBlockTemporalDecoder", "UpBlockTemporalDecoder", "TemporalDecoder"}
 
 

@@ -25,9 +25,15 @@ def twin(config: VideoFormerConfig) -> torch.nn.Module:
     if config.variant == "linear":
         return LinearFormer(dim=config.dim, condition_dim=config.condition_dim)
     return TheirFormer(
-        dim=config.dim, depth=config.depth, heads=config.heads, dim_head=config.dim_head, frames=config.frames,
-        tokens_per_frame=config.tokens_per_frame, condition_dim=config.condition_dim, temporal=config.variant == "3d",
-    )  # fmt: skip
+        dim=config.dim,
+        depth=config.depth,
+        heads=config.heads,
+        dim_head=config.dim_head,
+        frames=config.frames,
+        tokens_per_frame=config.tokens_per_frame,
+        condition_dim=config.condition_dim,
+        temporal=config.variant == "3d",
+    )
 
 
 def build(config: VideoFormerConfig) -> PureModule:

@@ -48,9 +48,12 @@ def test_residual_block(channels):
     time = normal(2, 2, 24)
     indicator = torch.zeros(2, FRAMES)
     compare(
-        theirs, pure, normal(1, 2 * FRAMES, channels, 8, 4),
-        lambda x: theirs(x, time.repeat_interleave(FRAMES, 0), indicator), lambda module, x: module(x, silu(time.numpy())),
-    )  # fmt: skip
+        theirs,
+        pure,
+        normal(1, 2 * FRAMES, channels, 8, 4),
+        lambda x: theirs(x, time.repeat_interleave(FRAMES, 0), indicator),
+        lambda module, x: module(x, silu(time.numpy())),
+    )
 
 
 def test_transformer_over_many_positions():
@@ -60,7 +63,9 @@ def test_transformer_over_many_positions():
     pure = PureModule.of(lambda rngs: SpatioTemporalTransformer(64, 2, BlockShape(24, 48, 32, "float32"), rngs=rngs))
     text, indicator = normal(2, 2, 20, 48), torch.zeros(2, FRAMES)
     compare(
-        theirs, pure, normal(1, 2 * FRAMES, 64, height, width),
+        theirs,
+        pure,
+        normal(1, 2 * FRAMES, 64, height, width),
         lambda x: theirs(x, text.repeat_interleave(FRAMES, 0), indicator, return_dict=False)[0],
         lambda module, x: module(x, np.asarray(text)),
-    )  # fmt: skip
+    )

@@ -112,9 +112,12 @@ def test_what_is_saved_does_not_change_while_training_goes_on(toy, tmp_path):
 def test_packing_round_trip():
     rng = np.random.default_rng(0)
     tree = {
-        "a": rng.normal(size=(3, 4)).astype(np.float32), "b": np.int32(7), "c": jnp.ones((2, 0, 3)), "d": jnp.arange(5, dtype=jnp.bfloat16),
+        "a": rng.normal(size=(3, 4)).astype(np.float32),
+        "b": np.int32(7),
+        "c": jnp.ones((2, 0, 3)),
+        "d": jnp.arange(5, dtype=jnp.bfloat16),
         "e": {"f": np.zeros(PACK_UP_TO + 1, np.float32), "g": np.arange(4, dtype=np.int32)},
-    }  # fmt: skip
+    }
     leaves = flatten(tree)
     packed, index = pack(leaves), index_of(leaves)
     assert list(packed["large"]) == ["e|f"]

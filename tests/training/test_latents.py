@@ -50,16 +50,30 @@ def dataset(tmp_path_factory) -> Path:
     """Five episodes of random pictures in two shards, one of them the val split."""
     directory, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     schema = Schema(
-        steps={"observation/rgb_static": Feature("image", "uint8", (32, 32, 3), "jpeg"), "language_instruction": Feature("text"),
-               "action": Feature("tensor", "float32", (7,)), "is_first": Feature("tensor", "bool")})
+        steps={
+            "observation/rgb_static": Feature("image", "uint8", (32, 32, 3), "jpeg"),
+            "language_instruction": Feature("text"),
+            "action": Feature("tensor", "float32", (7,)),
+            "is_first": Feature("tensor", "bool"),
+        }
+    )
     splits = {}
     for split, lengths in (("train", (6, 3, 7)), ("val", (5, 4))):
         payloads = []
         for length in lengths:
             pictures = rng.integers(0, 256, (length, 4, 4, 3), np.uint8).repeat(8, 1).repeat(8, 2)
-            payloads.append(writer.encode_episode(schema, {
-                "observation/rgb_static": [images.encode_jpeg(picture) for picture in pictures], "is_first": np.arange(length) == 0,
-                "language_instruction": [f"do {length}"] * length, "action": rng.normal(size=(length, 7)).astype(np.float32)}, {}))
+            payloads.append(
+                writer.encode_episode(
+                    schema,
+                    {
+                        "observation/rgb_static": [images.encode_jpeg(picture) for picture in pictures],
+                        "is_first": np.arange(length) == 0,
+                        "language_instruction": [f"do {length}"] * length,
+                        "action": rng.normal(size=(length, 7)).astype(np.float32),
+                    },
+                    {},
+                )
+            )
         size = write_records(directory / writer.shard_name("calvin_mujoco", split, 0, 1), payloads)
         splits[split] = writer.WrittenSplit((len(lengths),), size)
     writer.write_metadata(directory, schema, "calvin_mujoco", "1.0.0", splits, "test")
@@ -101,8 +115,15 @@ def packed(config, dataset, tmp_path_factory):
     """The configuration that reads the latents which `vpp data latents` wrote."""
     directory = tmp_path_factory.mktemp("latents")
     (directory / "config.json").write_text(to_json(config))
-    command = ["data", "latents", f"--config={directory / 'config.json'}", f"--dataset={dataset}", f"--out={directory / 'out'}",
-               "--views=primary", "--batch=4"]
+    command = [
+        "data",
+        "latents",
+        f"--config={directory / 'config.json'}",
+        f"--dataset={dataset}",
+        f"--out={directory / 'out'}",
+        "--views=primary",
+        "--batch=4",
+    ]
     assert main(command) == 0
     entry = DatasetConfig(str(directory / "out"), views=("primary",), latents=True)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, datasets=(entry,)))
@@ -152,8 +173,11 @@ def test_identity_is_of_the_encoder(params, config):
     identity = vae_identity(vae, params)
     kernel = "vae/encoder.conv_in.kernel"
     swapped = params[kernel].reshape(-1).at[jnp.array([0, 1])].set(params[kernel].reshape(-1)[jnp.array([1, 0])])
-    for changed in (params | {kernel: params[kernel].at[0, 0, 0, 0].multiply(-1)}, params | {kernel: swapped.reshape(params[kernel].shape)},
-                    {name: value for name, value in params.items() if name != "vae/quant_conv.bias"}):
+    for changed in (
+        params | {kernel: params[kernel].at[0, 0, 0, 0].multiply(-1)},
+        params | {kernel: swapped.reshape(params[kernel].shape)},
+        {name: value for name, value in params.items() if name != "vae/quant_conv.bias"},
+    ):
         assert vae_identity(vae, changed) != identity
     assert vae_identity(dataclasses.replace(vae, norm_groups=4), params) != identity
     decoder = next(name for name in params if name.startswith("vae/decoder."))

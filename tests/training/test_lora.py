@@ -25,9 +25,11 @@ def base():
 def test_names_shapes_and_the_first_forward_pass(base):
     abstract = abstract_adapters(CONFIG, base)
     assert {name: spec.shape for name, spec in abstract.items()} == {
-        "lora/unet/a.to_q.down.kernel": (6, 2), "lora/unet/a.to_q.up.kernel": (2, 4),
-        "lora/unet/b.to_k.down.kernel": (3, 2), "lora/unet/b.to_k.up.kernel": (2, 5),
-    }  # fmt: skip
+        "lora/unet/a.to_q.down.kernel": (6, 2),
+        "lora/unet/a.to_q.up.kernel": (2, 4),
+        "lora/unet/b.to_k.down.kernel": (3, 2),
+        "lora/unet/b.to_k.up.kernel": (2, 5),
+    }
     assert adapters_of(abstract)["unet/b.to_k.kernel"] == ("lora/unet/b.to_k.down.kernel", "lora/unet/b.to_k.up.kernel")
     adapters = init_adapters(abstract, jax.random.key(0))
     merged = merge(base | adapters, CONFIG.scale)

@@ -12,9 +12,11 @@ from vpp_jax.training.metrics import JsonLines, Lines, MetricLog, MetricsError, 
 from vpp_jax.training.recorder import Clock, Recorder, TrainingDivergedError
 
 ENTRIES = [
-    {"kind": "train", "step": 4, "loss": 1.0}, {"kind": "eval", "step": 5, "loss": 2.0}, {"kind": "train", "step": 5, "loss": 0.1},
+    {"kind": "train", "step": 4, "loss": 1.0},
+    {"kind": "eval", "step": 5, "loss": 2.0},
+    {"kind": "train", "step": 5, "loss": 0.1},
     {"kind": "train", "step": 6, "loss": 3.0},
-]  # fmt: skip
+]
 
 
 def write(path, entries):

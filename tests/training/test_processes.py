@@ -29,10 +29,14 @@ def flags(project, tmp_path_factory) -> list[str]:
 
     write_episodes(data)
     return [
-        "--config=tests/configs/faults_vae.py", f"--config.data.datasets[0].path={data}", f"--config.train.steps={STEPS}",
-        "--config.train.log_every=1", "--config.train.peer_timeout_s=120", "--config.optimizer.eps=1e-4",
+        "--config=tests/configs/faults_vae.py",
+        f"--config.data.datasets[0].path={data}",
+        f"--config.train.steps={STEPS}",
+        "--config.train.log_every=1",
+        "--config.train.peer_timeout_s=120",
+        "--config.optimizer.eps=1e-4",
         "--config.optimizer.learning_rate=5e-4",
-    ]  # fmt: skip
+    ]
 
 
 def launch(flags, workdir, processes: int, project) -> list[subprocess.Popen]:
@@ -42,10 +46,16 @@ def launch(flags, workdir, processes: int, project) -> list[subprocess.Popen]:
     running = []
     for index in range(processes):
         several = {"VPP_COORDINATOR": f"127.0.0.1:{port}", "VPP_PROCESS_INDEX": str(index), "VPP_PROCESS_COUNT": str(processes)}
-        running.append(subprocess.Popen(
-            [sys.executable, "-m", "vpp_jax", "train", *flags, f"--workdir={workdir}"], cwd=project, env=os.environ | several,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        ))  # fmt: skip
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "vpp_jax", "train", *flags, f"--workdir={workdir}"],
+                cwd=project,
+                env=os.environ | several,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
     return running
 
 

@@ -1,6 +1,6 @@
 """A stage small enough to train in a second, driven by the real loop; also a command, so that tests can kill it.
 
-    python toy_stage.py WORKDIR [--name=value ...]
+python toy_stage.py WORKDIR [--name=value ...]
 """
 
 import json
@@ -19,9 +19,13 @@ from vpp_jax.training.loop import train
 
 # 520 x 520 is more than what checkpoints pack, so both ways of saving are exercised.
 SHAPES = {
-    "net/first.kernel": (16, 520), "net/first.bias": (520,), "net/hidden.kernel": (520, 520), "net/hidden.bias": (520,),
-    "head/last.kernel": (520, 4), "head/last.bias": (4,),
-}  # fmt: skip
+    "net/first.kernel": (16, 520),
+    "net/first.bias": (520,),
+    "net/hidden.kernel": (520, 520),
+    "net/hidden.bias": (520,),
+    "head/last.kernel": (520, 4),
+    "head/last.bias": (4,),
+}
 FROZEN = {"vae/lift.kernel": (16, 16), "latents/scaling_factor": ()}
 
 

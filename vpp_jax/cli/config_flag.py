@@ -32,9 +32,7 @@ def parse(argv: Sequence[str], options: dict[str, str]) -> tuple[ExperimentConfi
     return replace(config, data=expand(config.data)), values
 
 
-def parse_tree(
-    argv: Sequence[str], options: dict[str, str], default: ExperimentConfig | None = None
-) -> tuple[ConfigDict, dict[str, str]]:
+def parse_tree(argv: Sequence[str], options: dict[str, str], default: ExperimentConfig | None = None) -> tuple[ConfigDict, dict[str, str]]:
     """The same, with a configuration not yet checked as a whole. `default`: what it is where `--config` is absent; None: an error."""
     argv = _joined(argv)
     files = [argument.removeprefix("--config=") for argument in argv if argument.startswith("--config=")]
@@ -87,7 +85,7 @@ def _run(path: Path) -> ConfigDict | dict[str, Any]:
         spec.loader.exec_module(module)
         return module.get_config()
     except AttributeError as error:  # a ConfigDict is locked: a misspelt field is an AttributeError with a suggestion
-        problem = str(error).strip("\"'").replace("\\'", "'").replace('\\n', ' ').replace("\n", " ")
+        problem = str(error).strip("\"'").replace("\\'", "'").replace("\\n", " ").replace("\n", " ")
         raise ConfigError(f"no such field or function: {problem}") from None
     except (KeyError, TypeError, SyntaxError) as error:
         raise ConfigError(f"{type(error).__name__}: {error}") from None

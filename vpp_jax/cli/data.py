@@ -34,23 +34,37 @@ RECIPES = {
     "human_video": (HumanVideoRecipe, HumanVideoSettings, HumanVideoRecipe.description.splitlines()[0]),
 }
 HELP = {
-    "scenes": "comma-separated scenes", "tasks": "comma-separated tasks", "episodes": "episodes per scene and task",
-    "val_episodes": "the same for the val split", "seed": "decides initial states, noise and sentences",
+    "scenes": "comma-separated scenes",
+    "tasks": "comma-separated tasks",
+    "episodes": "episodes per scene and task",
+    "val_episodes": "the same for the val split",
+    "seed": "decides initial states, noise and sentences",
     "action_noise": "standard deviation of the noise on the executed xyz action (1 = 2 cm per step)",
-    "noise_memory": "share of the noise kept from one step to the next", "hold_steps": "steps recorded after success, holding still",
-    "max_attempts": "tries per episode before it is left out", "max_steps": "steps per try", "static_size": "pixels of the static camera",
-    "gripper_size": "pixels of the gripper camera", "jpeg_quality": "1 to 100", "quality": "rendering preset of the environment",
-    "episodes_per_shard": "episodes per file", "blocks": "the table has its blocks (play always has)",
+    "noise_memory": "share of the noise kept from one step to the next",
+    "hold_steps": "steps recorded after success, holding still",
+    "max_attempts": "tries per episode before it is left out",
+    "max_steps": "steps per try",
+    "static_size": "pixels of the static camera",
+    "gripper_size": "pixels of the gripper camera",
+    "jpeg_quality": "1 to 100",
+    "quality": "rendering preset of the environment",
+    "episodes_per_shard": "episodes per file",
+    "blocks": "the table has its blocks (play always has)",
     "hours": "more than 0: so many simulated hours of play over all scenes, instead of single episodes",
-    "source": "folder of the recorded dataset", "language": "folder of the annotations in training and validation",
-    "scene": "scene of training frames that scene_info.npy does not place", "limit": "episodes per split at most; 0: all",
+    "source": "folder of the recorded dataset",
+    "language": "folder of the annotations in training and validation",
+    "scene": "scene of training frames that scene_info.npy does not place",
+    "limit": "episodes per split at most; 0: all",
     "layout": "something_something (webm files and label files), folder (videos with captions), vpp (annotation/SPLIT/ID.json)",
     "captions": "folder: table below the source (default: captions.json, .jsonl or .csv, else NAME.txt beside NAME.mp4); "
-                "something_something: folder of the label files",
-    "annotations": "vpp: folder of the annotations", "content": "video, or latents: the recorded ones of layout vpp",
+    "something_something: folder of the label files",
+    "annotations": "vpp: folder of the annotations",
+    "content": "video, or latents: the recorded ones of layout vpp",
     "vae": "latents: identity of the VAE that made them, as `vpp data latents --identity` prints it",
-    "size": "pixels of a side; 0: as in the video", "fit": "square (squeezed, as training sees it) or short_side (proportions are kept)",
-    "frames_per_second": "more than 0: pictures at this rate at most", "most_frames": "more than 0: so many frames, spread over the video",
+    "size": "pixels of a side; 0: as in the video",
+    "fit": "square (squeezed, as training sees it) or short_side (proportions are kept)",
+    "frames_per_second": "more than 0: pictures at this rate at most",
+    "most_frames": "more than 0: so many frames, spread over the video",
     "longest": "more than 0: leave out videos of more frames (the published mixture: 100)",
     "val_share": "folder: share of the videos that become split val, where the table does not say",
     "on_bad_video": "fail, or skip: leave it out, count and list it",
@@ -83,8 +97,12 @@ def _parser() -> argparse.ArgumentParser:
             if isinstance(field.default, bool):
                 one.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, help=HELP[field.name], default=field.default)
                 continue
-            one.add_argument(f"--{field.name}", type=_words if many else type(field.default), help=HELP[field.name],
-                             default=",".join(field.default) if many else field.default)
+            one.add_argument(
+                f"--{field.name}",
+                type=_words if many else type(field.default),
+                help=HELP[field.name],
+                default=",".join(field.default) if many else field.default,
+            )
         one.set_defaults(run=_build)
 
     verbs.add_parser("latents", help="encode a dataset's pictures with the VAE of stage video, once (`vpp data latents --help`)")
@@ -99,15 +117,25 @@ def _parser() -> argparse.ArgumentParser:
 
     index = reader("index", _index, "build the record index of every split that is there; the same command continues an interrupted one")
     index.add_argument("--workers", type=int, default=8, help="shards read at once (default: 8)")
-    index.add_argument("--share", type=_share, default=(0, 1), metavar="K/N", help="read only every N-th shard from number K (0 to N-1) "
-                       "on: for N hosts; afterwards the command without --share joins what they found")
+    index.add_argument(
+        "--share",
+        type=_share,
+        default=(0, 1),
+        metavar="K/N",
+        help="read only every N-th shard from number K (0 to N-1) "
+        "on: for N hosts; afterwards the command without --share joins what they found",
+    )
     index.add_argument("--headers_only", action="store_true", help="where the records lie, without reading them (no steps, no checksums)")
     stats = reader("stats", _stats, "action and state statistics of the training split", nargs="+")
     stats.add_argument("--name", help="registry row (default: the dataset's own name)")
     stats.add_argument("--split", default="train", help="training split (default: train)")
     stats.add_argument("--on_bad_record", choices=("fail", "skip"), default="fail")
-    stats.add_argument("--share", type=_share, metavar="K/N", help="only the K-th part (0 to N-1) of the episodes: for N hosts; afterwards "
-                       "the command without --share joins what they found")
+    stats.add_argument(
+        "--share",
+        type=_share,
+        metavar="K/N",
+        help="only the K-th part (0 to N-1) of the episodes: for N hosts; afterwards the command without --share joins what they found",
+    )
     inspect = reader("inspect", _inspect, "what a dataset, or each dataset of a mirror, holds and what is wrong with it")
     inspect.add_argument("--mixture", metavar="NAME", help="DIR is a mirror: check the datasets of this mixture")
     inspect.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
@@ -158,9 +186,16 @@ def _index(arguments: argparse.Namespace) -> int:
             continue
         started = time.monotonic()
         with ProgressLine("shards") as progress:
-            shards = build_index(info, schema, name, index_dir=arguments.index_dir, counted=not arguments.headers_only,
-                                 workers=arguments.workers, share=arguments.share,
-                                 progress=lambda done, total, progress=progress: progress(done, total, ""))
+            shards = build_index(
+                info,
+                schema,
+                name,
+                index_dir=arguments.index_dir,
+                counted=not arguments.headers_only,
+                workers=arguments.workers,
+                share=arguments.share,
+                progress=lambda done, total, progress=progress: progress(done, total, ""),
+            )
         whole = len(shards) == len(split.present)
         defects = find_defects(split, shards) if whole else [defect for shard in shards for defect in shard.defects]
         counts = np.concatenate([np.zeros(0, int), *(shard.counts for shard in shards)])
@@ -182,8 +217,11 @@ def _stats(arguments: argparse.Namespace) -> int:
         dataset = RLDSDataset(directory, arguments.split, index_dir=arguments.index_dir, on_bad_record=arguments.on_bad_record)
         spec = dataset_spec(arguments.name or dataset.name)
         with ProgressLine("episodes") as line:
-            options = {"index_dir": arguments.index_dir, "on_bad_record": arguments.on_bad_record,
-                       "progress": lambda done, total, line=line: line(done, total, "")}
+            options = {
+                "index_dir": arguments.index_dir,
+                "on_bad_record": arguments.on_bad_record,
+                "progress": lambda done, total, line=line: line(done, total, ""),
+            }
             if arguments.share:
                 part = statistics.put_aside(dataset, spec, arguments.share, **options)
                 print(f"{dataset.directory} split {dataset.split}: part {'/'.join(map(str, arguments.share))}, {part.episodes} episodes")

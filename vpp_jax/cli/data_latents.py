@@ -54,11 +54,22 @@ def _encode(config, options: dict[str, str]) -> int:
     if not index < count:
         raise UsageError(f"--process_index={index} must be below --process_count={count}")
     encoder = DatasetEncoder(config, batch)
-    build = LatentsBuild(LatentsSettings(
-        location(options["dataset"]), options["name"], _words(options["views"]), _words(options["splits"]), config.model.image_size,
-        encoder.latent_shape, encoder.identity, batch, config.data.on_bad_record, config.data.scaled_decoding,
-        config.data.index_dir or None, max(config.data.threads, 1),
-    ))  # fmt: skip
+    build = LatentsBuild(
+        LatentsSettings(
+            location(options["dataset"]),
+            options["name"],
+            _words(options["views"]),
+            _words(options["splits"]),
+            config.model.image_size,
+            encoder.latent_shape,
+            encoder.identity,
+            batch,
+            config.data.on_bad_record,
+            config.data.scaled_decoding,
+            config.data.index_dir or None,
+            max(config.data.threads, 1),
+        )
+    )
     out = Path(options["out"])
     with ProgressLine("frames") as progress:
         report = build.run(out, encoder, (index, count), progress)

@@ -92,16 +92,14 @@ def _walk(computations: dict[str, list[str]], name: str, times: int, counted: bo
 def _calls(kind: str, rest: str) -> Iterator[tuple[str, int | None]]:
     """Computations that an instruction runs, each with how often; None: a loop whose length is not written down."""
     if kind == "while":
-        count = re.search(r'known_trip_count[^\d]*(\d+)', rest)
+        count = re.search(r"known_trip_count[^\d]*(\d+)", rest)
         yield re.search(r"body=%?([\w.\-]+)", rest)[1], int(count[1]) if count else None
     elif kind in ("call", "async-start", "conditional", "fusion"):
         for found in re.findall(r"(?:to_apply|calls|called_computations|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)", rest):
             yield from ((word.strip().lstrip("%"), 1) for word in found.split(","))
 
 
-def _collective(
-    base: str, kind: str, result: str, operands: str, rest: str, times: int, counted: bool, devices: int
-) -> Collective:
+def _collective(base: str, kind: str, result: str, operands: str, rest: str, times: int, counted: bool, devices: int) -> Collective:
     group = _group_size(rest, devices)
     if base == "collective-permute":
         group = 2

@@ -144,8 +144,10 @@ def _inference(config: ExperimentConfig, step: str, rows: int):
     keys = shape((rows, 2), jnp.uint32)
     if step == "features":
         return lambda params, images, states, keys: policy.features(params, images, states, jax.random.wrap_key_data(keys)), (
-            images, states, keys,
-        )  # fmt: skip
+            images,
+            states,
+            keys,
+        )
     instruction = Instruction(states, shape((rows, model.action.goal_dim), jnp.float32))
     proprio = shape((rows, model.action.proprio_dim), jnp.float32)
     return lambda params, images, instruction, proprio, keys: policy.act(

@@ -55,11 +55,17 @@ def analyse(program: Program, compiled: Compiled, level: str) -> dict[str, Any]:
     cost, usage = executable.cost_analysis(), executable.memory_analysis()
     per_chip = topology.chip.devices
     memory = Memory(
-        *(per_chip * value / GIB for value in (
-            usage.argument_size_in_bytes, usage.output_size_in_bytes, usage.temp_size_in_bytes, usage.peak_memory_in_bytes,
-        )),
+        *(
+            per_chip * value / GIB
+            for value in (
+                usage.argument_size_in_bytes,
+                usage.output_size_in_bytes,
+                usage.temp_size_in_bytes,
+                usage.peak_memory_in_bytes,
+            )
+        ),
         limit=topology.chip.memory,
-    )  # fmt: skip
+    )
     found = collectives(_text(executable, memory), topology.devices)
     arithmetic, accessed = compiled.flops / topology.chips, per_chip * cost["bytes accessed"]
     times = bounds(topology, arithmetic, accessed, found)

@@ -83,9 +83,7 @@ class _Reader:
         self._slots, self._sources = slots, {}
         for name, slot in slots.items():
             self._sources.setdefault(slot.name, []).append(name)
-        self.tensors = {
-            theirs: jax.ShapeDtypeStruct(slots[ours[0]].shape, stored[ours[0]].dtype) for theirs, ours in self._sources.items()
-        }
+        self.tensors = {theirs: jax.ShapeDtypeStruct(slots[ours[0]].shape, stored[ours[0]].dtype) for theirs, ours in self._sources.items()}
 
     def read(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
         """In the given order; a few hundred megabytes are in memory at a time."""
@@ -111,9 +109,11 @@ def _parts(config: ExperimentConfig, scaling_factor: float | None) -> list[Part]
     if config.stage == "policy":
         policy = VideoPredictionPolicy(model, config.policy_diffusion, config.video_diffusion)
         modules: list[tuple[str, PureModule, str, bool]] = [
-            ("former", policy.former, FORMER, False), ("action", policy.action, ACTION, False),
-            ("text", policy.predictor.text, TEXT, False), ("goal", policy.goal, GOAL, True),
-        ]  # fmt: skip
+            ("former", policy.former, FORMER, False),
+            ("action", policy.action, ACTION, False),
+            ("text", policy.predictor.text, TEXT, False),
+            ("goal", policy.goal, GOAL, True),
+        ]
         wanted = {}
         for group, module, prefix, openai in modules:
             wanted |= with_prefix(group, slots(module.abstract, prefix, openai))
@@ -160,9 +160,10 @@ def _kept(header: bytes, where: str, tensors: Mapping[str, jax.ShapeDtypeStruct]
     """Tensors of a file that are still there in the same shape and type."""
     entries = parse_header(header, where)
     return {
-        name for name, entry in entries.items()
+        name
+        for name, entry in entries.items()
         if name in tensors and (tensors[name].shape, tensors[name].dtype) == (entry.shape, DTYPES[entry.dtype])
-    }  # fmt: skip
+    }
 
 
 def _index_text(text: str, tensors: Mapping[str, jax.ShapeDtypeStruct]) -> str:

@@ -105,8 +105,13 @@ class Plan:
             policy = self.components["policy"]
             self.policy_model, notes = policy_model(policy.source.tensors, policy.config, model, policy.where)
             # clips and chunks are one length in all stages; what features see is the policy's own affair
-            self.model = replace(model, former=self.policy_model.former, action=self.policy_model.action,
-                                 frames=self.policy_model.frames, execute=self.policy_model.execute)  # fmt: skip
+            self.model = replace(
+                model,
+                former=self.policy_model.former,
+                action=self.policy_model.action,
+                frames=self.policy_model.frames,
+                execute=self.policy_model.execute,
+            )
         self.base = from_config_dict({**request.base, "stage": "vae", "model": to_dict(self.model)})
         stages = ["vae", *(["video"] if "unet" in self.components else []), *(["policy"] if "policy" in self.components else [])]
         self.configs = {stage: self._config(stage) for stage in stages}
@@ -131,9 +136,12 @@ class Plan:
         model = self.policy_model if stage == "policy" else self.model
         base, out = self.base, self.request.out
         return replace(
-            base, stage=stage, model=model, data=replace(base.data, clip_frames=model.frames, chunk=model.action.chunk),
+            base,
+            stage=stage,
+            model=model,
+            data=replace(base.data, clip_frames=model.frames, chunk=model.action.chunk),
             init=InitConfig(vae=str(out / "vae") if stage == "video" else "", video=str(out / "video") if stage == "policy" else ""),
-        )  # fmt: skip
+        )
 
     def _places(self) -> tuple[dict[str, Params], dict[str, dict[str, dict[str, Slot]]]]:
         modules: dict[str, list[tuple[str, PureModule, str, bool]]] = {"vae": [("vae", self.predictor.vae, "", False)]}
@@ -265,10 +273,21 @@ class _Writer:
         config, data = plan.configs[stage], _data(plan) if stage == "policy" else {}
         arguments = plan.components["policy"].config if stage == "policy" else None
         metadata = {
-            "schema_version": 1, "step": 0, "stage": stage, "config": to_dict(config), "config_hash": config_hash(config), "data": data,
-            "statistics_hash": "", **self._versions, "finished": True, "evaluated": False, "window": [], "train_s": 0.0,
-            "latent_scaling_factor": plan.scaling_factor, "imported": {kind: plan.components[kind].where for kind in kinds},
-        } | ({"published_args": arguments} if arguments is not None else {})  # fmt: skip
+            "schema_version": 1,
+            "step": 0,
+            "stage": stage,
+            "config": to_dict(config),
+            "config_hash": config_hash(config),
+            "data": data,
+            "statistics_hash": "",
+            **self._versions,
+            "finished": True,
+            "evaluated": False,
+            "window": [],
+            "train_s": 0.0,
+            "latent_scaling_factor": plan.scaling_factor,
+            "imported": {kind: plan.components[kind].where for kind in kinds},
+        } | ({"published_args": arguments} if arguments is not None else {})
         self._folder(stage).mkdir(parents=True, exist_ok=True)
         (workdir / "config.json").write_text(to_json(config) + "\n")
         layouts = {kind: plan.components[kind].layout for kind in kinds if plan.components[kind].layout}
@@ -285,9 +304,17 @@ def _data(plan: Plan) -> dict[str, Any]:
         plan.reports["policy"].notes.append(
             f"the policy has actions of width {action.action_dim}, dataset '{row.name}' {row.action_width}: it cannot act there"
         )
-    return {"datasets": [{
-        "dataset": row.name, "version": "", "registry": row.name, "control_hz": row.control_hz, "windows": 0,
-        "views": {view: row.cameras.get(view, view) for view in plan.policy_model.views},
-        "action": Normalizer.identity(action.action_dim).to_json(),
-        "proprio": Normalizer.identity(action.proprio_dim or row.proprio_width).to_json(),
-    }]}  # fmt: skip
+    return {
+        "datasets": [
+            {
+                "dataset": row.name,
+                "version": "",
+                "registry": row.name,
+                "control_hz": row.control_hz,
+                "windows": 0,
+                "views": {view: row.cameras.get(view, view) for view in plan.policy_model.views},
+                "action": Normalizer.identity(action.action_dim).to_json(),
+                "proprio": Normalizer.identity(action.proprio_dim or row.proprio_width).to_json(),
+            }
+        ]
+    }

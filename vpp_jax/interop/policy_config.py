@@ -44,11 +44,21 @@ def policy_model(tensors: Tensors, args: Any, base: ModelConfig, where: str) -> 
         feature_ladder_steps=known.get("ladder_steps", base.feature_ladder_steps),
     )
     found = {
-        "width": action.width, "action_dim": action.action_dim, "depth": former.depth, "heads": former.heads, "dim_head": former.dim_head,
-        "frames": former.frames, "latents": former.tokens_per_frame, "variant": former.variant, "chunk": action.chunk,
-    }  # fmt: skip
-    notes = [f"args say {ARGUMENTS[name][0]} = {known[name]}, the tensors {value}" for name, value in found.items()
-             if known.get(name, value) not in (value, former.frames * value if name == "latents" else value)]  # fmt: skip
+        "width": action.width,
+        "action_dim": action.action_dim,
+        "depth": former.depth,
+        "heads": former.heads,
+        "dim_head": former.dim_head,
+        "frames": former.frames,
+        "latents": former.tokens_per_frame,
+        "variant": former.variant,
+        "chunk": action.chunk,
+    }
+    notes = [
+        f"args say {ARGUMENTS[name][0]} = {known[name]}, the tensors {value}"
+        for name, value in found.items()
+        if known.get(name, value) not in (value, former.frames * value if name == "latents" else value)
+    ]
     if base.position_encode != model.position_encode:
         notes.append(f"position_encode is {model.position_encode} as in args, not {base.position_encode}")
     return model, notes
@@ -58,11 +68,22 @@ def policy_arguments(model: ModelConfig) -> dict[str, Any]:
     """What `policy_model` reads back from `args`, for a file that carries tensors only."""
     former, action = model.former, model.action
     values = {
-        "width": former.dim, "action_dim": action.action_dim, "chunk": action.chunk, "depth": former.depth, "heads": former.heads,
-        "dim_head": former.dim_head, "frames": former.frames, "latents": former.tokens_per_frame, "variant": former.variant,
-        "text_length": model.text_length, "position_encode": model.position_encode, "tap": max(model.tap_blocks),
-        "all_taps": len(model.tap_blocks) > 1, "ladder_steps": model.feature_ladder_steps, "action_heads": action.heads,
-    }  # fmt: skip
+        "width": former.dim,
+        "action_dim": action.action_dim,
+        "chunk": action.chunk,
+        "depth": former.depth,
+        "heads": former.heads,
+        "dim_head": former.dim_head,
+        "frames": former.frames,
+        "latents": former.tokens_per_frame,
+        "variant": former.variant,
+        "text_length": model.text_length,
+        "position_encode": model.position_encode,
+        "tap": max(model.tap_blocks),
+        "all_taps": len(model.tap_blocks) > 1,
+        "ladder_steps": model.feature_ladder_steps,
+        "action_heads": action.heads,
+    }
     return {"model": {ARGUMENTS[name][0]: value for name, value in values.items()}}
 
 

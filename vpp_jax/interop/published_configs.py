@@ -28,26 +28,33 @@ def unet_config(tree: Json, where: str) -> VideoUNetConfig:
     default_down = [f"{CROSS if level < last else PLAIN}DownBlockSpatioTemporal" for level in range(levels)]
     down = list(tree.get("down_block_types", default_down))
     attends = tuple(kind == f"{CROSS}DownBlockSpatioTemporal" for kind in down)
-    _require(tree, where, {
-        "_class_name": "UNetSpatioTemporalConditionModel",
-        "down_block_types": _kinds(attends, "DownBlockSpatioTemporal"),
-        "up_block_types": _kinds(attends[::-1], "UpBlockSpatioTemporal"),
-        "transformer_layers_per_block": 1,
-        "projection_class_embeddings_input_dim": 3 * tree.get("addition_time_embed_dim", 256),
-    })  # fmt: skip
+    _require(
+        tree,
+        where,
+        {
+            "_class_name": "UNetSpatioTemporalConditionModel",
+            "down_block_types": _kinds(attends, "DownBlockSpatioTemporal"),
+            "up_block_types": _kinds(attends[::-1], "UpBlockSpatioTemporal"),
+            "transformer_layers_per_block": 1,
+            "projection_class_embeddings_input_dim": 3 * tree.get("addition_time_embed_dim", 256),
+        },
+    )
     if len(down) != levels:
         raise ConversionError(f"{where}: {len(down)} down_block_types for {levels} block_out_channels")
-    return _made(where, lambda: VideoUNetConfig(
-        in_channels=tree.get("in_channels", 8),
-        out_channels=tree.get("out_channels", 4),
-        block_out_channels=channels,
-        attention_levels=attends,
-        layers_per_block=_same(tree, where, "layers_per_block", 2),
-        attention_heads=_per_level(tree.get("num_attention_heads", (5, 10, 20, 20)), levels),
-        cross_attention_dim=_same(tree, where, "cross_attention_dim", 1024),
-        addition_time_embed_dim=tree.get("addition_time_embed_dim", 256),
-        norm_groups=tree.get("norm_num_groups", GROUPS),
-    ))  # fmt: skip
+    return _made(
+        where,
+        lambda: VideoUNetConfig(
+            in_channels=tree.get("in_channels", 8),
+            out_channels=tree.get("out_channels", 4),
+            block_out_channels=channels,
+            attention_levels=attends,
+            layers_per_block=_same(tree, where, "layers_per_block", 2),
+            attention_heads=_per_level(tree.get("num_attention_heads", (5, 10, 20, 20)), levels),
+            cross_attention_dim=_same(tree, where, "cross_attention_dim", 1024),
+            addition_time_embed_dim=tree.get("addition_time_embed_dim", 256),
+            norm_groups=tree.get("norm_num_groups", GROUPS),
+        ),
+    )
 
 
 def published_unet(config: VideoUNetConfig, frames: int, latent_size: int) -> dict[str, Any]:
@@ -76,18 +83,25 @@ def published_unet(config: VideoUNetConfig, frames: int, latent_size: int) -> di
 def vae_config(tree: Json, where: str) -> tuple[VideoVAEConfig, float]:
     """diffusers' AutoencoderKLTemporalDecoder -> configuration and scaling factor of the latents."""
     channels = tuple(tree.get("block_out_channels", (64,)))
-    _require(tree, where, {
-        "_class_name": "AutoencoderKLTemporalDecoder",
-        "down_block_types": ["DownEncoderBlock2D"] * len(channels),
-        "in_channels": 3,
-        "out_channels": 3,
-    })  # fmt: skip
-    config = _made(where, lambda: VideoVAEConfig(
-        block_out_channels=channels,
-        layers_per_block=tree.get("layers_per_block", 1),
-        latent_channels=tree.get("latent_channels", 4),
-        norm_groups=tree.get("norm_num_groups", GROUPS),
-    ))  # fmt: skip
+    _require(
+        tree,
+        where,
+        {
+            "_class_name": "AutoencoderKLTemporalDecoder",
+            "down_block_types": ["DownEncoderBlock2D"] * len(channels),
+            "in_channels": 3,
+            "out_channels": 3,
+        },
+    )
+    config = _made(
+        where,
+        lambda: VideoVAEConfig(
+            block_out_channels=channels,
+            layers_per_block=tree.get("layers_per_block", 1),
+            latent_channels=tree.get("latent_channels", 4),
+            norm_groups=tree.get("norm_num_groups", GROUPS),
+        ),
+    )
     return config, float(tree.get("scaling_factor", 0.18215))
 
 
@@ -116,16 +130,19 @@ def text_config(tree: Json, where: str) -> TextEncoderConfig:
     _require(text, where, {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5})
     vocabulary = text.get("vocab_size", 49408)
     end = text.get("eos_token_id", END_OF_TEXT)
-    return _made(where, lambda: TextEncoderConfig(
-        vocab_size=vocabulary,
-        width=text.get("hidden_size", 512),
-        layers=text.get("num_hidden_layers", 12),
-        heads=text.get("num_attention_heads", 8),
-        mlp_width=text.get("intermediate_size", 2048),
-        max_positions=text.get("max_position_embeddings", 77),
-        projection_dim=tree.get("projection_dim", text.get("projection_dim", 512)),
-        end_of_text=vocabulary - 1 if end in (2, None) else end,  # 2 is a slip of old files; there the largest id ends the sentence
-    ))  # fmt: skip
+    return _made(
+        where,
+        lambda: TextEncoderConfig(
+            vocab_size=vocabulary,
+            width=text.get("hidden_size", 512),
+            layers=text.get("num_hidden_layers", 12),
+            heads=text.get("num_attention_heads", 8),
+            mlp_width=text.get("intermediate_size", 2048),
+            max_positions=text.get("max_position_embeddings", 77),
+            projection_dim=tree.get("projection_dim", text.get("projection_dim", 512)),
+            end_of_text=vocabulary - 1 if end in (2, None) else end,  # 2 is a slip of old files; there the largest id ends the sentence
+        ),
+    )
 
 
 def published_text(config: TextEncoderConfig) -> dict[str, Any]:

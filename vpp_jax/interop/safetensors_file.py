@@ -24,11 +24,21 @@ from vpp_jax.errors import FileFormatError
 DTYPES: dict[str, np.dtype] = {
     name: np.dtype(kind)
     for name, kind in (
-        ("BOOL", np.bool_), ("U8", np.uint8), ("I8", np.int8), ("I16", np.int16), ("U16", np.uint16), ("F16", np.float16),
-        ("BF16", ml_dtypes.bfloat16), ("I32", np.int32), ("U32", np.uint32), ("F32", np.float32), ("F64", np.float64), ("I64", np.int64),
+        ("BOOL", np.bool_),
+        ("U8", np.uint8),
+        ("I8", np.int8),
+        ("I16", np.int16),
+        ("U16", np.uint16),
+        ("F16", np.float16),
+        ("BF16", ml_dtypes.bfloat16),
+        ("I32", np.int32),
+        ("U32", np.uint32),
+        ("F32", np.float32),
+        ("F64", np.float64),
+        ("I64", np.int64),
         ("U64", np.uint64),
     )
-}  # fmt: skip
+}
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
 METADATA = "__metadata__"
 

@@ -66,8 +66,12 @@ def open_policy(path: Path) -> Component:
     `config` is what it was trained with: the `args` of a `.pt` file, the config.json beside a `.safetensors` file.
     """
     if path.is_dir():
-        found = sorted(file for pattern in ("*", f"{COMPONENTS['policy'][0]}/*") for file in path.glob(pattern)
-                       if file.suffix in (".pt", ".pth", ".ckpt", ".safetensors"))  # fmt: skip
+        found = sorted(
+            file
+            for pattern in ("*", f"{COMPONENTS['policy'][0]}/*")
+            for file in path.glob(pattern)
+            if file.suffix in (".pt", ".pth", ".ckpt", ".safetensors")
+        )
         if len(found) != 1:
             raise ConversionError(f"--policy={path} holds {len(found)} weight files, name one: {', '.join(map(str, found)) or '*.pt'}")
         path = found[0]

@@ -167,9 +167,7 @@ class Attention(nnx.Module):
         if context is not None and mask is None and key is None and not self.causal and context.shape[-2] < self.head_dim:
             return self._attend_to_few(x, context)
         q, k, v = self.project(x, x if context is None else context)
-        return self.output(
-            attend(q, k, v, heads=self.heads, causal=self.causal, mask=mask, dropout_rate=self.dropout_rate, key=key)
-        )
+        return self.output(attend(q, k, v, heads=self.heads, causal=self.causal, mask=mask, dropout_rate=self.dropout_rate, key=key))
 
 
 class FusedAttention(nnx.Module):

@@ -30,9 +30,15 @@ def flash_attend(
     n = q.shape[-2]
     block = min(n, BLOCK)
     sizes = BlockSizes(
-        block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=block,
-        block_q_dq=block, block_kv_dq=block,
-    )  # fmt: skip
+        block_q=block,
+        block_kv=block,
+        block_kv_compute=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_kv_dkv_compute=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
 
     def rows(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         mask = MultiHeadMask([FullMask((n, n))] * q.shape[1])

@@ -213,9 +213,7 @@ class Upsample(nnx.Module):
 class DownBlock(nnx.Module):
     """One encoder level. Returns its output and what the decoder will read: the output of every layer and of the downsampling."""
 
-    def __init__(
-        self, inputs: int, outputs: int, layers: int, heads: int | None, shape: BlockShape, *, downsample: bool, rngs: nnx.Rngs
-    ):
+    def __init__(self, inputs: int, outputs: int, layers: int, heads: int | None, shape: BlockShape, *, downsample: bool, rngs: nnx.Rngs):
         shared = {"groups": shape.groups, "eps": 1e-5 if heads is None else 1e-6, "time_dim": shape.time_dim, "dtype": shape.dtype}
         widths = [inputs] + [outputs] * (layers - 1)
         self.resnets = nnx.List([SpatioTemporalResBlock(width, outputs, **shared, rngs=rngs) for width in widths])

@@ -17,6 +17,8 @@ def on_own_rows(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.A
     if mesh.empty or mesh.size == 1:
         return function(*arrays)
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    spec = P(ROWS if all(x.shape[0] % ways == 0 for x in arrays) else None,
-             "tensor" if all(x.shape[1] % mesh.shape["tensor"] == 0 for x in arrays) else None)  # fmt: skip
+    spec = P(
+        ROWS if all(x.shape[0] % ways == 0 for x in arrays) else None,
+        "tensor" if all(x.shape[1] % mesh.shape["tensor"] == 0 for x in arrays) else None,
+    )
     return jax.shard_map(function, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False)(*arrays)

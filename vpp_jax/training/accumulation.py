@@ -23,8 +23,10 @@ Objective = Callable[[Params, Any], tuple[Float[Array, ""], tuple[Params, Float[
 def check_passes(batch_size: int, passes: int, mesh: Mesh) -> None:
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % (ways * passes):
-        raise ConfigError(f"data.batch_size is {batch_size}, expected a multiple of {ways} (mesh data x fsdp)"
-                          + (f" times {passes} (train.accumulate)" if passes > 1 else ""))  # fmt: skip
+        raise ConfigError(
+            f"data.batch_size is {batch_size}, expected a multiple of {ways} (mesh data x fsdp)"
+            + (f" times {passes} (train.accumulate)" if passes > 1 else "")
+        )
 
 
 def loss_and_gradients(objective: Objective, params: Params, rows: Any, passes: int) -> tuple[Float[Array, ""], Params, Params]:

@@ -320,9 +320,7 @@ def _frozen_index(path: epath.Path) -> dict[str, dict[str, list]]:
 
 def _on_device(abstract: Mapping[str, Any], shardings: Mapping[str, Sharding] | None) -> dict[str, jax.ShapeDtypeStruct]:
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0]) if shardings is None else None
-    return {
-        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=default or shardings[name]) for name, value in abstract.items()
-    }
+    return {name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=default or shardings[name]) for name, value in abstract.items()}
 
 
 def _restore(path: epath.Path, item: str, index: Mapping[str, list], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:

@@ -47,14 +47,19 @@ def start(coordinator: str = "", process_index: int | None = None, process_count
     if jax.distributed.is_initialized() or not (coordinator or _on_tpu()):
         return
     if coordinator and (process_index is None or process_count is None):
-        raise DistributedError(f"coordinator is {coordinator}, but process_index is {process_index} and process_count {process_count}: "
-                               "each process needs all three")  # fmt: skip
+        raise DistributedError(
+            f"coordinator is {coordinator}, but process_index is {process_index} and process_count {process_count}: "
+            "each process needs all three"
+        )
     jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM before the training loop does
     try:
         jax.distributed.initialize(
-            coordinator or None, process_count, process_index, initialization_timeout=int(timeout_s),
+            coordinator or None,
+            process_count,
+            process_index,
+            initialization_timeout=int(timeout_s),
             heartbeat_timeout_seconds=_JAX_DETECTOR_S,
-        )  # fmt: skip
+        )
     except RuntimeError as error:
         where = coordinator or "of the TPU"
         raise MissingProcessError(f"not all processes came within {timeout_s:g} s (coordinator {where}): {error}") from None
@@ -94,8 +99,10 @@ def exchange(name: str, value: str, timeout_s: float) -> list[str]:
         except jax.errors.JaxRuntimeError:
             missing.append(str(process))
     if missing:
-        raise MissingProcessError(f"process {jax.process_index()} waited {timeout_s:g} s at '{name}' for process {', '.join(missing)} of "
-                                  f"{jax.process_count()}, which did not come")  # fmt: skip
+        raise MissingProcessError(
+            f"process {jax.process_index()} waited {timeout_s:g} s at '{name}' for process {', '.join(missing)} of "
+            f"{jax.process_count()}, which did not come"
+        )
     return values
 
 
@@ -140,8 +147,10 @@ def batch_part(mesh: Mesh) -> tuple[int, int]:
         rows.setdefault(device.process_index, set()).add(part.start or 0)
     parts = sorted({tuple(sorted(held)) for held in rows.values()})
     if sum(map(len, parts)) != ways or len({len(part) for part in parts}) != 1:
-        raise DistributedError(f"mesh {dict(mesh.shape)} gives the processes overlapping parts of a batch: {parts}; make data x fsdp a "
-                               "multiple, or a divisor, of the number of processes")  # fmt: skip
+        raise DistributedError(
+            f"mesh {dict(mesh.shape)} gives the processes overlapping parts of a batch: {parts}; make data x fsdp a "
+            "multiple, or a divisor, of the number of processes"
+        )
     return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
 
 
@@ -164,6 +173,8 @@ def on_host(tree: Any) -> Any:
     """NumPy arrays of a tree of global arrays, whole on every process; all processes call it."""
     whole = lambda value: value.is_fully_addressable or value.is_fully_replicated  # noqa: E731
     return jax.tree.map(
-        lambda value: multihost_utils.process_allgather(value, tiled=True) if isinstance(value, jax.Array) and not whole(value)
-        else np.asarray(value), tree
-    )  # fmt: skip
+        lambda value: (
+            multihost_utils.process_allgather(value, tiled=True) if isinstance(value, jax.Array) and not whole(value) else np.asarray(value)
+        ),
+        tree,
+    )

@@ -55,8 +55,9 @@ class Heartbeat:
       give_up: called from the thread with a message when one failed or is lost; meant to end this process.
     """
 
-    def __init__(self, folder: Path, process: int, count: int, every_s: float, lost_after_s: float,
-                 give_up: Callable[[str], Any] = log.error):
+    def __init__(
+        self, folder: Path, process: int, count: int, every_s: float, lost_after_s: float, give_up: Callable[[str], Any] = log.error
+    ):
         self._folder, self._process, self._count = folder, process, count
         self._every_s, self._lost_after_s, self._give_up = every_s, lost_after_s, give_up
         self._phase, self._step, self._since, self._error = "start", 0, time.monotonic(), ""
@@ -132,9 +133,14 @@ class Heartbeat:
 
     def _beat(self) -> None:
         entry = {
-            "process": self._process, "host": socket.gethostname(), "pid": os.getpid(), "phase": self._phase, "step": self._step,
-            "for_s": round(time.monotonic() - self._since, 1), "error": self._error,
-        }  # fmt: skip
+            "process": self._process,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "phase": self._phase,
+            "step": self._step,
+            "for_s": round(time.monotonic() - self._since, 1),
+            "error": self._error,
+        }
         with self._writing:
             partial = self._path(self._process).with_suffix(".partial")
             partial.write_text(json.dumps(entry))

@@ -106,8 +106,15 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
                 f"{workdir} was trained on data with statistics hash {saved['statistics_hash']}, the data now has {statistics}: restore "
                 "the old shards, or train in a new work directory"
             )
-        iterator = make_iterator(source, config.data.batch_size, config.seed, *part, config.data.threads,
-                                 prefetch=config.data.prefetch, workers=config.data.workers)
+        iterator = make_iterator(
+            source,
+            config.data.batch_size,
+            config.seed,
+            *part,
+            config.data.threads,
+            prefetch=config.data.prefetch,
+            workers=config.data.workers,
+        )
         if start is not None:
             iterator.set_state(checkpoints.data_state(start))
 
@@ -118,10 +125,15 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
         compile_s = time.perf_counter() - begin
         step = start or 0
         run = {
-            "started": datetime.now(UTC).isoformat(timespec="seconds"), "step": step, "compile_s": round(compile_s, 3),
-            "device": device_name(), "mesh": dict(mesh.shape), "processes": jax.process_count(), "versions": library_versions(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "step": step,
+            "compile_s": round(compile_s, 3),
+            "device": device_name(),
+            "mesh": dict(mesh.shape),
+            "processes": jax.process_count(),
+            "versions": library_versions(),
             "git_revision": git_revision(),
-        }  # fmt: skip
+        }
         if primary:
             append_line(workdir / "runs.jsonl", run)
             print(
@@ -130,9 +142,15 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
                 flush=True,
             )
         about = {
-            "stage": config.stage, "config": to_dict(config), "config_hash": config_hash(config), "data": data,
-            "statistics_hash": statistics, "versions": run["versions"], "git_revision": run["git_revision"], "device": run["device"],
-        }  # fmt: skip
+            "stage": config.stage,
+            "config": to_dict(config),
+            "config_hash": config_hash(config),
+            "data": data,
+            "statistics_hash": statistics,
+            "versions": run["versions"],
+            "git_revision": run["git_revision"],
+            "device": run["device"],
+        }
 
         # === the loop ===============================================================================================================
         clock = Clock(total=saved["train_s"])

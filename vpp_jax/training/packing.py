@@ -25,9 +25,7 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 def unflatten(tree: Any, leaves: Flat) -> Any:
     """`tree` with its leaves replaced by those of `leaves`; the inverse of `flatten`."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: leaves[jax.tree_util.keystr(path, simple=True, separator="|")], tree
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[jax.tree_util.keystr(path, simple=True, separator="|")], tree)
 
 
 def index_of(leaves: Flat) -> dict[str, list]:

@@ -10,11 +10,13 @@ def matrix_from_euler(euler: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]
     """Fixed-axis xyz angles (roll, pitch, yaw) [rad] -> rotation matrix Rz(yaw) Ry(pitch) Rx(roll)."""
     roll, pitch, yaw = map(float, euler)  # Python's own numbers: NumPy's scalars cost several times as much, here and below
     cr, sr, cp, sp, cy, sy = math.cos(roll), math.sin(roll), math.cos(pitch), math.sin(pitch), math.cos(yaw), math.sin(yaw)
-    return np.array([
-        [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
-        [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
-        [-sp, cp * sr, cp * cr],
-    ])
+    return np.array(
+        [
+            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
+            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
+            [-sp, cp * sr, cp * cr],
+        ]
+    )
 
 
 def euler_from_matrix(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3"]:
