@@ -103,7 +103,7 @@ benchmark-pytorch: $(PARITY)/requirements.stamp
 	$(PARITY)/bin/python benchmarks/against_pytorch.py $(BENCHMARK_ARGS)
 
 tpu: $(TPU)/requirements.stamp
-	$(TPU)/bin/python -m pytest tests/compilation $(TEST_ARGS)
+	$(TPU)/bin/python -m pytest tests/aot $(TEST_ARGS)
 
 clean:
 	rm -rf $(VENV) $(PARITY) $(BEAM) $(TPU) .cache build dist *.egg-info

@@ -18,10 +18,10 @@ import numpy as np
 
 from data_pipelines.transforms import resize
 from vpp_jax.cli.config_flag import load_config
-from vpp_jax.host_memory import restart_with_huge_pages
+from vpp_jax.common.host_memory import restart_with_huge_pages
+from vpp_jax.common.provenance import device_name, library_versions
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.parallel.mesh import compiler_options
-from vpp_jax.provenance import device_name, library_versions
 from vpp_jax.training.stages.policy import PolicyStage
 
 

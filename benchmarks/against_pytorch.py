@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vpp_jax.host_memory import with_huge_pages
+from vpp_jax.common.host_memory import with_huge_pages
 
 CASES = {"unet": ("unet",), "vae": ("vae",), "former": ("former",), "act": ("act",), "train": ("train_policy", "train_video")}
 LABELS = {
@@ -140,7 +140,7 @@ def machine() -> dict:
 
 
 def _machine() -> dict:
-    from vpp_jax.provenance import device_name, library_versions
+    from vpp_jax.common.provenance import device_name, library_versions
 
     more = {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")}
     return {"device": device_name(), "versions": library_versions() | more}

@@ -17,12 +17,12 @@ from pathlib import Path
 import jax
 from jax import lax
 
+from vpp_jax.common.provenance import device_name, library_versions
 from vpp_jax.functional import PureModule
 from vpp_jax.models import attention, layers
 from vpp_jax.models.attention import Attention, attend
 from vpp_jax.models.layers import FeedForward
-from vpp_jax.models.winograd import doubled_convolution, winograd_convolution
-from vpp_jax.provenance import device_name, library_versions
+from vpp_jax.ops.winograd import doubled_convolution, winograd_convolution
 
 FRAMES, TEXT_TOKENS, TEXT_DIM, HEAD_DIM = 16, 20, 1024, 64
 LEVELS = ((32, 320), (16, 640), (8, 1280))  # side of the latents, channels

@@ -23,7 +23,7 @@ from data_pipelines.loader import clip_source, make_iterator
 from data_pipelines.rlds import examples, tfrecord
 from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset, build_index
 from data_pipelines.rlds.schema import Feature, Schema
-from vpp_jax.provenance import device_name, library_versions
+from vpp_jax.common.provenance import device_name, library_versions
 
 MODES = (
     ("record headers only, 1 thread", {"counted": False, "workers": 1}),

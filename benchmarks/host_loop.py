@@ -20,7 +20,7 @@ from eval.policies import RandomPolicy
 from eval.protocol import pack, unpack
 from eval.results import Journal, device_description
 from eval.worker_process import WorkerCommand, WorkerProcess, hello
-from vpp_jax.provenance import library_versions
+from vpp_jax.common.provenance import library_versions
 
 COMMAND = WorkerCommand("calvin_mujoco")
 

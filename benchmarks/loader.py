@@ -88,7 +88,7 @@ def run(pipeline: str, directory: Path, options: argparse.Namespace) -> dict[str
         "image_size": options.image_size,
         "frames": 16,
         "stride": 2,
-        "chunk": 10,
+        "action_horizon": 10,
         "batch_size": options.batch_size,
         "threads": options.threads,
         "workers": options.workers,

@@ -21,13 +21,13 @@ import numpy as np
 from data_pipelines.config import DatasetConfig
 from data_pipelines.loader import make_iterator
 from vpp_jax.cli.config_flag import load_config
+from vpp_jax.common.host_memory import restart_with_huge_pages
+from vpp_jax.common.provenance import device_name, library_versions
 from vpp_jax.config import ExperimentConfig
 from vpp_jax.functional import Params, parameter_count
-from vpp_jax.host_memory import restart_with_huge_pages
 from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import make_mesh, put_batch
 from vpp_jax.parallel.partition import partition
-from vpp_jax.provenance import device_name, library_versions
 from vpp_jax.training.loop import compile_step
 from vpp_jax.training.recorder import Clock
 from vpp_jax.training.stages.base import Stage, make_stage
@@ -40,7 +40,7 @@ WARM_UP = 3
 def measure(config: ExperimentConfig, workdir: Path, steps: int) -> dict[str, float]:
     """Timings of one stage on real batches."""
     stage, mesh = make_stage(config), make_mesh(config.mesh)
-    with on_mesh(mesh, config.mesh.shard_above):
+    with on_mesh(mesh, config.mesh.min_size_to_shard):
         trainer = Trainer(stage)
         frozen = random_frozen(stage, mesh)
         state = jax.jit(trainer.init, out_shardings=trainer.shardings(mesh))(jax.random.key(0))
@@ -88,7 +88,7 @@ def measure(config: ExperimentConfig, workdir: Path, steps: int) -> dict[str, fl
 
 def random_frozen(stage: Stage, mesh: jax.sharding.Mesh) -> Params:
     abstract = stage.abstract_frozen()
-    shardings = partition(abstract, mesh, stage.config.mesh.shard_above)
+    shardings = partition(abstract, mesh, stage.config.mesh.min_size_to_shard)
     rng = np.random.default_rng(0)
     values = {name: np.asarray(0.02 * rng.normal(size=spec.shape), spec.dtype) for name, spec in abstract.items()}
     if "latents/scaling_factor" in values:

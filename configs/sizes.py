@@ -32,7 +32,7 @@ def set_tiny(config: ConfigDict, views: tuple[str, ...] = ("primary", "wrist")) 
     model.former.update(dim=48, depth=2, heads=2, dim_head=24, frames=8, tokens_per_frame=4, condition_dim=64)
     # proprioception and full cross-attention: the published policy has neither, but it has a pretrained video model
     model.action.update(
-        chunk=10,
+        action_horizon=10,
         width=96,
         heads=3,
         encoder_layers=2,

@@ -45,18 +45,18 @@ class DataConfig:
     """The training data.
 
     Attributes:
-      mixture, root: a row of `data_pipelines.openx.mixtures` and the mirror that holds its datasets; `vpp train` puts the datasets it finds
+      mixture, data_dir: a row of `data_pipelines.openx.mixtures` and the mirror that holds its datasets; `vpp train` puts the datasets it finds
         there in place of `datasets`.
-      absent: what to do when the mirror lacks a dataset of the mixture: 'fail', or 'skip'.
-      accept_unconfirmed: datasets whose unconfirmed columns of the registry are used all the same.
+      missing_datasets: what to do when the mirror lacks a dataset of the mixture: 'fail', or 'skip'.
+      allow_unverified: datasets whose unverified columns of the registry are used all the same.
       batch_size: examples per step, over all processes.
       clip_frames, clip_stride, clip_start_every: video windows, in steps of the episode (VPP on CALVIN: 16, 2, 2).
       observation_stride: a policy example starts every so many steps.
-      chunk: actions per policy example.
+      action_horizon: actions per policy example.
       threads: reader threads per process; 0 reads in the calling thread.
       workers: processes that make batches in place of the threads; for hosts of many processors, see docs/data.md.
       prefetch: examples read ahead per process.
-      scaled_decoding: JPEG pictures much larger than the model's (2.5 times and more) are decoded at 1/2, 1/4 or 1/8 of their size.
+      jpeg_dct_scaling: JPEG pictures much larger than the model's (2.5 times and more) are decoded at 1/2, 1/4 or 1/8 of their size.
       on_bad_record: 'fail', or 'skip' (the next episode takes its place; counted and listed).
       read_attempts: how often a read that fails for a passing reason (network, disk) is tried, with growing pauses.
       index_dir: where record indexes and statistics are kept; '' is beside the shards.
@@ -65,19 +65,19 @@ class DataConfig:
 
     datasets: tuple[DatasetConfig, ...] = ()
     mixture: str = ""
-    root: str = ""
-    absent: str = "fail"
-    accept_unconfirmed: tuple[str, ...] = ()
+    data_dir: str = ""
+    missing_datasets: str = "fail"
+    allow_unverified: tuple[str, ...] = ()
     batch_size: int = 16
     clip_frames: int = 16
     clip_stride: int = 2
     clip_start_every: int = 2
     observation_stride: int = 1
-    chunk: int = 10
+    action_horizon: int = 10
     threads: int = 2
     workers: int = 0
     prefetch: int = 32
-    scaled_decoding: bool = True
+    jpeg_dct_scaling: bool = True
     on_bad_record: str = "fail"
     read_attempts: int = 5
     index_dir: str = ""
@@ -91,7 +91,7 @@ class DataConfig:
             ("clip_stride", 1),
             ("clip_start_every", 1),
             ("observation_stride", 1),
-            ("chunk", 1),
+            ("action_horizon", 1),
             ("threads", 0),
             ("workers", 0),
             ("prefetch", 0),
@@ -101,7 +101,7 @@ class DataConfig:
         ):
             if getattr(self, name) < least:
                 raise DataError(f"data.{name} is {getattr(self, name)}, expected at least {least}")
-        for name in ("on_bad_record", "absent"):
+        for name in ("on_bad_record", "missing_datasets"):
             if getattr(self, name) not in ("fail", "skip"):
                 raise DataError(f"data.{name} is '{getattr(self, name)}', expected 'fail' or 'skip'")
 

@@ -74,7 +74,7 @@ def _heading(dataset: RLDSDataset, spec: DatasetSpec | None, width: int) -> str:
         lines[0] += f", {spec.control_hz:g} Hz" if spec.control_hz else ", rate not known"
         unused = "; grey: no policy examples" if spec.first_step or (spec.action_parts and spec.action_parts.lost_steps) else ""
         lines.append((f"action = {spec.action_key}" if spec.action_parts else "action as stored") + unused)
-        lines += [f"NOT CONFIRMED, {column}: {why}" for column, why in spec.unconfirmed.items()]
+        lines += [f"NOT CONFIRMED, {column}: {why}" for column, why in spec.unverified.items()]
     return "\n".join(part for line in lines for part in textwrap.wrap(line, width))
 
 

@@ -1,6 +1,6 @@
 """Errors of the data side. Each message is one paragraph: what was expected, what came, where, and what to do."""
 
-from vpp_jax.errors import VppError
+from vpp_jax.common.errors import VppError
 
 
 class DataError(VppError, ValueError):

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipelines import statistics
 from data_pipelines.errors import BadRecordError
-from data_pipelines.openx.mirror import missing_keys, refusals
+from data_pipelines.openx.local_copy import missing_keys, refusals
 from data_pipelines.openx.registry import REGISTRY, DatasetSpec
 from data_pipelines.rlds import images
 from data_pipelines.rlds.dataset import DatasetInfo, Episode, RLDSDataset

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipelines.errors import DataError
-from data_pipelines.order import ENDLESS, Member, Order
+from data_pipelines.mixture_index import ENDLESS, Member, Order
 from data_pipelines.sources import Example, Mixture, Source, clip_source, policy_source
 
 __all__ = ["Batches", "clip_source", "eval_batches", "example_order", "make_iterator", "policy_source"]

@@ -35,9 +35,9 @@ class Source(Protocol):
         """What the examples come from, as JSON; travels with checkpoints."""
 
 
-def picture(episode: Episode, camera: str, step: int, spec: DatasetSpec, image_size: int, scaled_decoding: bool = False) -> np.ndarray:
+def picture(episode: Episode, camera: str, step: int, spec: DatasetSpec, image_size: int, jpeg_dct_scaling: bool = False) -> np.ndarray:
     """What a model is shown of one step: uint8 [s s 3], RGB."""
-    stored = episode.frame(camera, step, image_size if scaled_decoding else None)
+    stored = episode.frame(camera, step, image_size if jpeg_dct_scaling else None)
     return resize(stored[..., ::-1] if camera in spec.swapped else stored, image_size)
 
 
@@ -105,7 +105,7 @@ class _EpisodeSource:
 
     def _frame(self, episode: Episode, number: int, camera: str, step: int) -> np.ndarray:
         def make() -> tuple[np.ndarray, int]:
-            frame = picture(episode, camera, step, self.spec, self.image_size, self.config.scaled_decoding)
+            frame = picture(episode, camera, step, self.spec, self.image_size, self.config.jpeg_dct_scaling)
             return frame, frame.nbytes
 
         return self._frames.get((number, camera, step), make)
@@ -248,7 +248,7 @@ class PolicySource(_EpisodeSource):
         cameras = zip(self.views, self.cameras, strict=True)
         example = {f"images/{view}": self._frame(episode, number, camera, start) for view, camera in cameras if self.with_images}
         actions = statistics.actions(episode, self.spec)
-        steps, mask = windows.action_chunk(len(actions), start, self.config.chunk)
+        steps, mask = windows.action_chunk(len(actions), start, self.config.action_horizon)
         proprio = statistics.states(episode, self.spec)[start] if self.spec.proprio_key else np.zeros(0, np.float32)
         return {
             **example,
@@ -398,12 +398,12 @@ def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], So
         advice = "expand it with data_pipelines.openx.mixtures.expand" if config.mixture else "name at least one dataset directory"
         raise DataError(f"data.datasets is empty; {advice}")
     specs = [dataset_spec(entry.name) for entry in config.datasets]
-    refused = {spec.name: spec.refusal(columns, spec.name in config.accept_unconfirmed) for spec in specs}
+    refused = {spec.name: spec.refusal(columns, spec.name in config.allow_unverified) for spec in specs}
     refused = [f"{name} ({why})" for name, why in refused.items() if why]
     if refused:
         raise DataError(
             f"{len(refused)} of {len(specs)} datasets cannot be used here: {', '.join(refused)}. Leave them out; where "
-            "something is only not confirmed, check it on the data, then name the dataset in data.accept_unconfirmed"
+            "something is only not verified, check it on the data, then name the dataset in data.allow_unverified"
         )
     sources = [make(entry, spec) for entry, spec in zip(config.datasets, specs, strict=True)]
     sizes = [source.dataset.num_steps if entry.per_step else 1 for source, entry in zip(sources, config.datasets, strict=True)]

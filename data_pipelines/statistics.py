@@ -16,14 +16,14 @@ from typing import TypeVar
 import numpy as np
 
 from data_pipelines import storage
-from data_pipelines.column_sketch import ColumnSketch
 from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.openx.registry import DatasetSpec
 from data_pipelines.openx.standardise import Composition
+from data_pipelines.partial_stats import Tally
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
 from data_pipelines.rlds.index import LARGE, index_path
+from data_pipelines.running_stats import ColumnSketch
 from data_pipelines.storage import Location
-from data_pipelines.tally import Tally
 from data_pipelines.transforms import Normalizer
 
 SCHEMA_VERSION = 1

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from data_pipelines.errors import DataError, ReadFailedError
-from data_pipelines.files import write_atomically
+from vpp_jax.common.files import write_atomically
 
 Location = Path | str
 T = TypeVar("T")

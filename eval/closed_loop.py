@@ -39,13 +39,15 @@ def evaluate(
       cameras: name of the policy's view -> key of the simulator's camera, where they differ.
     """
     started = time.time()
-    loop_identity = {"execute": options.execute, "max_steps": options.max_steps}
+    loop_identity = {"n_action_steps": options.n_action_steps, "max_steps": options.max_steps}
     config = plain(
         {
             "protocol": protocol,
             "policy": actor if isinstance(actor, str) else asdict(actor.metadata),
             "environment": {"name": command.environment, "kwargs": command.kwargs},
-            "loop": loop_identity if isinstance(actor, str) else loop_identity | {"execute": options.execute or actor.metadata.execute},
+            "loop": loop_identity
+            if isinstance(actor, str)
+            else loop_identity | {"n_action_steps": options.n_action_steps or actor.metadata.n_action_steps},
         }
     )
     with Journal(out / "episodes.jsonl") as journal:

@@ -1,6 +1,6 @@
 """Errors of the evaluator that the person who started it can act on."""
 
-from vpp_jax.errors import VppError
+from vpp_jax.common.errors import VppError
 
 
 class EvaluationError(VppError, ValueError):

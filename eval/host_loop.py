@@ -47,7 +47,7 @@ class Episode:
 class LoopOptions:
     workers: int = 2
     batch_size: int = 0  # rows of the policy's batch; 0: as many as workers
-    execute: int = 0  # control steps per predicted chunk; 0: the policy's own number
+    n_action_steps: int = 0  # control steps per predicted chunk; 0: the policy's own number
     max_steps: int = 120  # control steps per task
     retries: int = 2
     max_unscored: int = 3  # give up once so many episodes could not be scored: something is systematically wrong
@@ -135,9 +135,11 @@ class HostLoop:
         self.on_recording = on_recording  # (journal record, {images, steps}) -> path of the video, added to the record
         self.cameras = cameras or {}  # the policy's view -> the simulator's camera, where the names differ
         self.batch_size = options.batch_size or options.workers
-        self.execute = options.execute or (self.policy.metadata.execute if self.policy else options.max_steps)
-        if self.policy and self.execute > self.policy.metadata.chunk:
-            raise EvaluationError(f"execute={self.execute} is more than the policy predicts (chunk={self.policy.metadata.chunk})")
+        self.n_action_steps = options.n_action_steps or (self.policy.metadata.n_action_steps if self.policy else options.max_steps)
+        if self.policy and self.n_action_steps > self.policy.metadata.action_horizon:
+            raise EvaluationError(
+                f"n_action_steps={self.n_action_steps} is more than the policy predicts (action_horizon={self.policy.metadata.action_horizon})"
+            )
         self.pending: deque[Episode] = deque()
         self.slots: list[Slot] = []
         self.failures: Counter[int] = Counter()
@@ -281,7 +283,7 @@ class HostLoop:
             return
         seed = chunk_seed(attempt.episode.seed, len(attempt.finished_tasks), attempt.chunks)
         attempt.chunks += 1
-        steps = min(self.execute, self.options.max_steps - attempt.steps)
+        steps = min(self.n_action_steps, self.options.max_steps - attempt.steps)
         self._send(slot, {"command": "advance", "source": self.source, "steps": steps, "seed": seed, "render": False})
 
     def _act(self, slots: Sequence[Slot]) -> None:
@@ -299,7 +301,7 @@ class HostLoop:
         for slot, attempt, chunk in zip(slots, attempts, actions, strict=True):
             attempt.chunks += 1
             attempt.observation = None
-            steps = min(self.execute, self.options.max_steps - attempt.steps)
+            steps = min(self.n_action_steps, self.options.max_steps - attempt.steps)
             last = attempt.steps + steps >= self.options.max_steps  # nobody will look at another observation
             self._send(slot, {"command": "advance", "actions": chunk[:steps], "render": not last})
 
@@ -362,7 +364,7 @@ def call_policy(policy: Policy, attempts: Sequence[Attempt], batch_size: int, ca
     )
     seeds = [chunk_seed(attempt.episode.seed, len(attempt.finished_tasks), attempt.chunks) for attempt in rows]
     actions = np.asarray(policy.act(batch, np.asarray(seeds, np.uint32)))
-    expected = (batch_size, metadata.chunk, metadata.action_dim)
+    expected = (batch_size, metadata.action_horizon, metadata.action_dim)
     if actions.shape != expected:
         raise EvaluationError(f"the policy returned actions of shape {actions.shape}, expected {expected}")
     actions = actions[: len(attempts)]

@@ -23,12 +23,12 @@ class Observations:
 
 @dataclass(frozen=True)
 class PolicyMetadata:
-    """What a caller must know of a policy. `chunk` actions are predicted, the first `execute` of them are meant to be run."""
+    """What a caller must know of a policy. `action_horizon` actions are predicted, the first `n_action_steps` of them are meant to be run."""
 
     views: dict[str, int]  # name of the view, e.g. primary -> image size in pixels the model works at
     action_dim: int
-    chunk: int
-    execute: int
+    action_horizon: int
+    n_action_steps: int
     proprio_dim: int = 0  # 0: the policy does not look at it
     name: str = "policy"
     checkpoint: str = ""
@@ -38,8 +38,8 @@ class PolicyMetadata:
     options: dict[str, str | int | float | bool] = field(default_factory=dict)  # e.g. denoising steps
 
     def __post_init__(self) -> None:
-        if not 1 <= self.execute <= self.chunk:
-            raise EvaluationError(f"execute={self.execute} must lie between 1 and chunk={self.chunk}")
+        if not 1 <= self.n_action_steps <= self.action_horizon:
+            raise EvaluationError(f"n_action_steps={self.n_action_steps} must lie between 1 and action_horizon={self.action_horizon}")
 
 
 class Policy(Protocol):
@@ -56,11 +56,15 @@ class Policy(Protocol):
 class RandomPolicy:
     """Uniform actions in [-1, 1], the last one (the gripper) -1 or +1, from each row's seed. For tests and latency floors."""
 
-    def __init__(self, action_dim: int = 7, chunk: int = 10, execute: int = 10, views: dict[str, int] | None = None) -> None:
-        self.metadata = PolicyMetadata(views=views or {}, action_dim=action_dim, chunk=chunk, execute=execute, name="random")
+    def __init__(
+        self, action_dim: int = 7, action_horizon: int = 10, n_action_steps: int = 10, views: dict[str, int] | None = None
+    ) -> None:
+        self.metadata = PolicyMetadata(
+            views=views or {}, action_dim=action_dim, action_horizon=action_horizon, n_action_steps=n_action_steps, name="random"
+        )
 
     def act(self, observations: Observations, seeds: UInt32[np.ndarray, "b"]) -> Float[np.ndarray, "b k a"]:
-        shape = (self.metadata.chunk, self.metadata.action_dim)
+        shape = (self.metadata.action_horizon, self.metadata.action_dim)
         actions = np.stack([np.random.default_rng(int(seed)).uniform(-1.0, 1.0, shape) for seed in seeds]).astype(np.float32)
         actions[..., -1] = np.where(actions[..., -1] > 0, 1.0, -1.0)
         return actions

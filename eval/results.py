@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from eval.errors import EvaluationError
-from vpp_jax.provenance import git_revision, library_versions
+from vpp_jax.common.provenance import git_revision, library_versions
 
 SCHEMA_VERSION = 1
 

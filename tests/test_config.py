@@ -89,8 +89,11 @@ def test_hash_changes_with_every_field_and_only_then():
         ({"stage": "video", "data__clip_frames": 8}, r"data\.clip_frames is 8, but model\.frames is 16"),
         ({"stage": "policy", "model__views": ()}, r"model\.views is empty"),
         ({"stage": "policy", "model__views": ("a", "a")}, r"each view may stand there once"),
-        ({"stage": "policy", "model__execute": 11}, r"model\.execute is 11, more than the model\.action\.chunk = 10"),
-        ({"stage": "policy", "data__chunk": 4}, r"data\.chunk is 4, but model\.action\.chunk is 10"),
+        (
+            {"stage": "policy", "model__n_action_steps": 11},
+            r"model\.n_action_steps is 11, more than model\.action\.action_horizon = 10",
+        ),
+        ({"stage": "policy", "data__action_horizon": 4}, r"data\.action_horizon is 4, but model\.action\.action_horizon is 10"),
         ({"stage": "policy", "model__tap_blocks": (0, 4)}, r"the U-Net has up blocks 0 to 3"),
         ({"stage": "policy", "model__tap_blocks": (1, 2)}, r"condition_dim is 2560, but the channels of tap_blocks \(1, 2\) is 1920"),
         ({"model__tap_blocks": (1, 0)}, r"ascending and each once"),
@@ -129,7 +132,7 @@ def test_what_a_stage_needs_from_outside():
 
 def test_differences_leave_out_what_does_not_change_a_run():
     old = ExperimentConfig()
-    new = dataclasses.replace(old, seed=4, train=TrainConfig(steps=5, keep=9, ema_decay=0.5), mesh=MeshConfig(fsdp=4, data=2))
+    new = dataclasses.replace(old, seed=4, train=TrainConfig(steps=5, max_to_keep=9, ema_decay=0.5), mesh=MeshConfig(fsdp=4, data=2))
     assert differences(old, new) == {"seed": (0, 4), "train.ema_decay": (0.999, 0.5)}
 
 

@@ -108,7 +108,7 @@ def restored(workdir: Path):
     assert step == 6
     config = from_config_dict(read_metadata(workdir)["config"])
     trainer, mesh = Trainer(make_stage(config)), make_mesh(config.mesh)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=1)
+    checkpoints = Checkpoints(workdir / "checkpoints", max_to_keep=1)
     return checkpoints.restore(step, trainer.abstract, trainer.shardings(mesh)), checkpoints.data_state(step)
 
 

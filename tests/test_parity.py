@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests import parity
+from tools import parity
 
 
 @pytest.mark.slow

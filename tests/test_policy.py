@@ -23,7 +23,11 @@ def policy(micro_config):
 def params(policy):
     video = policy.predictor
     modules = {"vae": video.vae, "unet": video.unet, "text": video.text}
-    modules |= {"former": policy.former, "action": policy.action, "goal": policy.goal}
+    modules |= {
+        "video_former": policy.video_former,
+        "action_transformer": policy.action_transformer,
+        "goal_text_encoder": policy.goal_text_encoder,
+    }
     found = {SCALING_FACTOR: jnp.float32(1.0)}
     for index, (prefix, module) in enumerate(modules.items()):
         found |= with_prefix(prefix, jax.jit(module.init)(jax.random.key(index)))
@@ -120,7 +124,9 @@ def test_loss_has_gradients_for_every_trained_parameter(policy, params, observat
     _, ids, mask, proprio = observation
     features = jax.random.normal(jax.random.key(0), (3, 4, 128, 32))
     actions = np.random.default_rng(1).uniform(-1, 1, (3, 6, 7)).astype(np.float32)
-    trained = {name: value for name, value in params.items() if name.split("/")[0] in ("former", "action", "goal")}
+    trained = {
+        name: value for name, value in params.items() if name.split("/")[0] in ("video_former", "action_transformer", "goal_text_encoder")
+    }
 
     def loss(trained):
         return policy.loss(params | trained, features, ids, mask, proprio, actions, np.ones((3, 6), bool), jax.random.key(2))[0]

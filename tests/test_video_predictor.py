@@ -141,7 +141,7 @@ def test_taps_are_upsampled_to_the_largest_and_joined_in_order(predictor, params
 
 
 def test_features_after_a_denoising_step_are_those_of_the_published_scheduler(predictor, params, batch):
-    """Two steps written out: Karras levels 700 and 700's successor on a ladder of 20, one Euler step between, no guidance."""
+    """Two steps written out: Karras levels 700 and 700's successor on a schedule of 20, one Euler step between, no guidance."""
     video, ids, mask = batch
     config = dataclasses.replace(predictor.config, feature_steps=2)
     states = predictor.encode_text(params, ids, mask)

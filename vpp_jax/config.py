@@ -19,7 +19,7 @@ from ml_collections.config_dict import placeholder
 from data_pipelines.config import DataConfig
 from vpp_jax.config_checks import ConfigError, at_least, build, check_experiment, check_inputs, one_of, optional_fields, within
 from vpp_jax.diffusion.densities import SigmaDensityConfig
-from vpp_jax.diffusion.ladders import LadderConfig
+from vpp_jax.diffusion.noise_schedules import NoiseScheduleConfig
 from vpp_jax.diffusion.samplers import SAMPLERS as SAMPLER_TABLE
 from vpp_jax.models.action_transformer import ActionTransformerConfig
 from vpp_jax.models.text_encoder import TextEncoderConfig
@@ -62,17 +62,17 @@ MAY_CHANGE = (
     "train.eval_every",
     "train.eval_batches",
     "train.save_every",
-    "train.keep",
+    "train.max_to_keep",
     "train.wandb",
     "train.progress",
-    "train.accumulate",
+    "train.grad_accum_steps",
     "train.profile_steps",
     "train.heartbeat_s",
     "train.peer_timeout_s",
     "mesh.data",
     "mesh.fsdp",
     "mesh.tensor",
-    "mesh.shard_above",
+    "mesh.min_size_to_shard",
     "data.threads",
     "data.workers",
     "data.prefetch",
@@ -96,11 +96,11 @@ class ModelConfig:
                        training and its previews, 4 for features; 127; 0.02 when a video is sampled, 0 in training and for features)
     tap_blocks:        up blocks whose outputs are the predictive features
     feature_sigma:     noise level that the pass which gives them starts from
-    feature_steps:     passes down the ladder of noise levels; features come from the last one (published: 1, one pass from pure noise)
-    feature_ladder_steps: length of the ladder from feature_sigma down to 0.002 (published: 20; without effect while feature_steps is 1)
+    feature_steps:     passes down the noise schedule of noise levels; features come from the last one (published: 1, one pass from pure noise)
+    feature_schedule_steps: length of the noise schedule from feature_sigma down to 0.002 (published: 20; without effect while feature_steps is 1)
     fixed_feature_noise: the same noise for every observation instead of fresh noise; features are then a function of image and text
     text_trainable:    stage video trains the text encoder of the U-Net, stage policy the goal encoder; off, both are loaded
-    execute:           actions carried out before the next chunk is predicted, at most `action.chunk`
+    n_action_steps:           actions carried out before the next chunk is predicted, at most `action.action_horizon`
     """
 
     image_size: int = 256
@@ -122,19 +122,19 @@ class ModelConfig:
     tap_blocks: tuple[int, ...] = (0, 1)
     feature_sigma: float = 700.0
     feature_steps: int = 1
-    feature_ladder_steps: int = 20
+    feature_schedule_steps: int = 20
     fixed_feature_noise: bool = False
     text_trainable: bool = False
-    execute: int = 10
+    n_action_steps: int = 10
 
     def __post_init__(self):
-        at_least(self, 1, "image_size", "frames", "text_length", "execute")
+        at_least(self, 1, "image_size", "frames", "text_length", "n_action_steps")
         at_least(self, self.text_length, "goal_length")
         at_least(self, 0, "fps_id_train", "fps_id_generate", "fps_id_features", "motion_bucket", "noise_aug_id_generate")
         within(self, "feature_sigma", 0.002, math.inf, open_low=True)
-        at_least(self, 1, "feature_steps", "feature_ladder_steps")
-        if self.feature_steps > self.feature_ladder_steps:
-            raise ConfigError(f"feature_steps {self.feature_steps} is more than feature_ladder_steps {self.feature_ladder_steps}")
+        at_least(self, 1, "feature_steps", "feature_schedule_steps")
+        if self.feature_steps > self.feature_schedule_steps:
+            raise ConfigError(f"feature_steps {self.feature_steps} is more than feature_schedule_steps {self.feature_schedule_steps}")
         if not self.tap_blocks or list(self.tap_blocks) != sorted(set(self.tap_blocks)):
             raise ConfigError(f"tap_blocks is {self.tap_blocks}, expected at least one up block, ascending and each once")
 
@@ -179,7 +179,9 @@ class VideoDiffusionConfig:
     conditioning_dropout: float = 0.05
     sampler: str = "euler"
     eta: float = 1.0
-    ladder: LadderConfig = field(default_factory=lambda: LadderConfig("svd_euler", steps=30, sigma_min=0.002, sigma_max=700.0, rho=7.0))
+    noise_schedule: NoiseScheduleConfig = field(
+        default_factory=lambda: NoiseScheduleConfig("svd_euler", num_sampling_steps=30, sigma_min=0.002, sigma_max=700.0, rho=7.0)
+    )
     guidance_min: float = 1.0
     guidance_max: float = 3.0
 
@@ -205,7 +207,9 @@ class PolicyDiffusionConfig:
     sigma_data: float = 0.5
     sampler: str = "ddim"
     eta: float = 1.0
-    ladder: LadderConfig = field(default_factory=lambda: LadderConfig("exponential", steps=10, sigma_min=1.0, sigma_max=80.0))
+    noise_schedule: NoiseScheduleConfig = field(
+        default_factory=lambda: NoiseScheduleConfig("exponential", num_sampling_steps=10, sigma_min=1.0, sigma_max=80.0)
+    )
     feature_draws: int = 0
     feature_batch: int = 64
 
@@ -289,8 +293,8 @@ class TrainConfig:
 
     eval_every:   0 switches evaluation off; otherwise it also runs at the end
     eval_batches: batches of the split 'val' per evaluation
-    accumulate:   passes per update, each over batch_size / accumulate examples: the same update but for rounding (and dropout masks)
-    keep:         checkpoints kept, the newest ones
+    grad_accum_steps:   passes per update, each over batch_size / grad_accum_steps examples: the same update but for rounding (and dropout masks)
+    max_to_keep:         checkpoints kept, the newest ones
     ema_decay:    0 keeps no average; ema_warmup: the decay grows as (1 + n) / (10 + n) until it reaches `ema_decay`
     profile_steps: so many early steps are traced into WORKDIR/profile, after each start; 0 traces none
     heartbeat_s:  each process says so often in WORKDIR/heartbeats what it does
@@ -302,8 +306,8 @@ class TrainConfig:
     eval_every: int = 2_000
     eval_batches: int = 8
     save_every: int = 2_000
-    accumulate: int = 1
-    keep: int = 2
+    grad_accum_steps: int = 1
+    max_to_keep: int = 2
     ema_decay: float = 0.999
     ema_warmup: bool = True
     wandb: bool = False
@@ -313,7 +317,7 @@ class TrainConfig:
     peer_timeout_s: float = 300.0
 
     def __post_init__(self):
-        at_least(self, 1, "steps", "log_every", "save_every", "accumulate", "keep", "eval_batches")
+        at_least(self, 1, "steps", "log_every", "save_every", "grad_accum_steps", "max_to_keep", "eval_batches")
         at_least(self, 0, "eval_every", "profile_steps")
         within(self, "heartbeat_s", 0.0, math.inf, open_low=True)
         at_least(self, 4 * self.heartbeat_s, "peer_timeout_s")
@@ -325,20 +329,20 @@ class TrainConfig:
 class MeshConfig:
     """Devices per mesh axis; one axis may be -1 and takes what is left.
 
-    The batch is split over data x fsdp, parameters and optimizer over fsdp and tensor. Parameters of at most `shard_above` elements
+    The batch is split over data x fsdp, parameters and optimizer over fsdp and tensor. Parameters of fewer than `min_size_to_shard` elements
     stay whole on every device.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
-    shard_above: int = 65_536
+    min_size_to_shard: int = 65_536
 
     def __post_init__(self):
         axes = (self.data, self.fsdp, self.tensor)
         if any(size < 1 and size != -1 for size in axes) or axes.count(-1) > 1:
             raise ConfigError(f"mesh is data={self.data}, fsdp={self.fsdp}, tensor={self.tensor}; expected positive sizes, at most one -1")
-        at_least(self, 0, "shard_above")
+        at_least(self, 0, "min_size_to_shard")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vpp_jax.errors import VppError, nearest
+from vpp_jax.common.errors import VppError, nearest
 
 
 class ConfigError(VppError, ValueError):
@@ -165,8 +165,10 @@ def check_experiment(config: Any) -> None:
         if getattr(model, name) > model.text.max_positions:
             positions = model.text.max_positions
             raise ConfigError(f"model.{name} is {getattr(model, name)}, more than model.text.max_positions = {positions}")
-    if data.batch_size % config.train.accumulate:
-        raise ConfigError(f"train.accumulate is {config.train.accumulate}, which does not divide data.batch_size = {data.batch_size}")
+    if data.batch_size % config.train.grad_accum_steps:
+        raise ConfigError(
+            f"train.grad_accum_steps is {config.train.grad_accum_steps}, which does not divide data.batch_size = {data.batch_size}"
+        )
     if config.lora.rank and config.stage != "video":
         raise ConfigError(f"lora.rank is {config.lora.rank} in stage {config.stage}: adapters are for the U-Net of stage video")
     if config.stage == "policy":
@@ -186,9 +188,11 @@ def _check_policy(model: Any, data: Any, unet: Any, action: Any) -> None:
     _equal("model.former.frames", model.former.frames, "model.frames", model.frames)
     _equal("model.action.token_dim", action.token_dim, "model.former.dim", model.former.dim)
     _equal("model.action.goal_dim", action.goal_dim, "model.text.projection_dim", model.text.projection_dim)
-    _equal("data.chunk", data.chunk, "model.action.chunk", action.chunk)
-    if model.execute > action.chunk:
-        raise ConfigError(f"model.execute is {model.execute}, more than the model.action.chunk = {action.chunk} actions that are predicted")
+    _equal("data.action_horizon", data.action_horizon, "model.action.action_horizon", action.action_horizon)
+    if model.n_action_steps > action.action_horizon:
+        raise ConfigError(
+            f"model.n_action_steps is {model.n_action_steps}, more than model.action.action_horizon = {action.action_horizon}"
+        )
 
 
 def check_inputs(config: Any) -> None:

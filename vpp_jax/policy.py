@@ -1,7 +1,7 @@
 """Stage 2 as one object: predictive features + Video Former + diffusion transformer -> loss and actions.
 
 Pure functions of one flat parameter dict. Frozen prefixes: `text/`, `vae/`, `unet/` (up to the last tap), `latents/scaling_factor`;
-trained ones: `former/`, `action/`, and `goal/`, the text encoder whose pooled vector is the policy's goal token.
+trained ones: `video_former/`, `action_transformer/`, and `goal_text_encoder/`, the text encoder whose pooled vector is the policy's goal token.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from vpp_jax.config import ModelConfig, PolicyDiffusionConfig, VideoDiffusionConfig
 from vpp_jax.diffusion.densities import sample_sigma
 from vpp_jax.diffusion.edm import add_noise, policy_preconditioning, policy_target
-from vpp_jax.diffusion.ladders import initial_scale, sigma_ladder
-from vpp_jax.diffusion.rows import normal_rows, row_keys, split_rows
+from vpp_jax.diffusion.noise_schedules import get_sigmas, initial_scale
+from vpp_jax.diffusion.per_example import normal_rows, row_keys, split_rows
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
 from vpp_jax.models.action_transformer import ActionTransformer
@@ -55,15 +55,15 @@ class VideoPredictionPolicy:
         return VideoPredictor(self.config, self.video_diffusion, last_tap=last_tap)
 
     @cached_property
-    def former(self) -> PureModule[VideoFormer]:
+    def video_former(self) -> PureModule[VideoFormer]:
         return PureModule.of(lambda rngs: VideoFormer(self.config.former, rngs=rngs))
 
     @cached_property
-    def action(self) -> PureModule[ActionTransformer]:
+    def action_transformer(self) -> PureModule[ActionTransformer]:
         return PureModule.of(lambda rngs: ActionTransformer(self.config.action, rngs=rngs))
 
     @cached_property
-    def goal(self) -> PureModule[CLIPTextEncoder]:
+    def goal_text_encoder(self) -> PureModule[CLIPTextEncoder]:
         return PureModule.of(lambda rngs: CLIPTextEncoder(self.config.text, rngs=rngs))
 
     # --- observation -> context -----------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ class VideoPredictionPolicy:
         return self.predictor.encode_text(params, text_ids, text_mask)
 
     def goal_vector(self, params: Params, text_ids: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> Float[Array, "b g"]:
-        return at_least_float32(self.goal.bind(select("goal", params))(text_ids, text_mask).pooled)
+        return at_least_float32(self.goal_text_encoder.bind(select("goal_text_encoder", params))(text_ids, text_mask).pooled)
 
     def features(self, params: Params, images: Images, text_states: Float[Array, "b l d"], key: jax.Array) -> Float[Array, "b t n d"]:
         """Predictive features of all views, tokens of the views side by side in the order of `config.views`.
@@ -112,9 +112,9 @@ class VideoPredictionPolicy:
         key: jax.Array | None = None,
     ) -> Float[Array, "b m w"]:
         """Encoder output of the policy: computed once per chunk, reused by every denoising step. `key` switches dropout on."""
-        tokens = self.former.bind(select("former", params))(features)
+        tokens = self.video_former.bind(select("video_former", params))(features)
         proprio = proprio if self.config.action.proprio_dim else None
-        return self.action.bind(select("action", params)).encode(tokens, goal, proprio, key=key)
+        return self.action_transformer.bind(select("action_transformer", params)).encode(tokens, goal, proprio, key=key)
 
     # --- training -------------------------------------------------------------------------------------------------------------
 
@@ -140,7 +140,9 @@ class VideoPredictionPolicy:
         scale = policy_preconditioning(sigma, self.diffusion.sigma_data)
         noise = normal_rows(noise_keys, action.shape[1:])
         noisy = add_noise(action, noise, sigma)
-        output = self.action.bind(select("action", params)).decode(scale.network_input(noisy), sigma, context, key=dropout_key)
+        output = self.action_transformer.bind(select("action_transformer", params)).decode(
+            scale.network_input(noisy), sigma, context, key=dropout_key
+        )
         target = policy_target(action, noise, sigma, self.diffusion.sigma_data)
         weight = jnp.broadcast_to(action_mask[..., None], target.shape).astype(jnp.float32)
         error = jnp.sum(weight * (output - target) ** 2)
@@ -149,11 +151,13 @@ class VideoPredictionPolicy:
     # --- acting ---------------------------------------------------------------------------------------------------------------
 
     def sample_actions(self, params: Params, context: Float[Array, "b m w"], keys: jax.Array) -> Float[Array, "b k a"]:
-        """Normalised action chunks by the configured sampler (published: DDIM on the exponential ladder), one PRNG key per row."""
+        """Normalised action chunks by the configured sampler (published: DDIM on the exponential noise schedule), one PRNG key per row."""
         config = self.config.action
-        decoder = self.action.bind(select("action", params))
-        ladder = self.diffusion.ladder
-        noise = jax.vmap(lambda key: jax.random.normal(key, (config.chunk, config.action_dim)))(keys) * initial_scale(ladder)
+        decoder = self.action_transformer.bind(select("action_transformer", params))
+        noise_schedule = self.diffusion.noise_schedule
+        noise = jax.vmap(lambda key: jax.random.normal(key, (config.action_horizon, config.action_dim)))(keys) * initial_scale(
+            noise_schedule
+        )
         sampler_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
 
         def denoise(noisy: jax.Array, sigma: jax.Array, modulations: jax.Array) -> jax.Array:
@@ -161,7 +165,13 @@ class VideoPredictionPolicy:
             return scale.denoised(noisy, decoder.decode_modulated(scale.network_input(noisy), modulations, context))
 
         return sample(
-            denoise, noise, sigma_ladder(ladder), self.diffusion.sampler, sampler_keys, self.diffusion.eta, prepare=decoder.modulations
+            denoise,
+            noise,
+            get_sigmas(noise_schedule),
+            self.diffusion.sampler,
+            sampler_keys,
+            self.diffusion.eta,
+            prepare=decoder.modulations,
         )
 
     def act(

@@ -18,8 +18,8 @@ from vpp_jax.config import ModelConfig, VideoDiffusionConfig
 from vpp_jax.diffusion.densities import sample_sigma
 from vpp_jax.diffusion.edm import add_noise, video_preconditioning, video_target
 from vpp_jax.diffusion.guidance import frame_guidance, guide
-from vpp_jax.diffusion.ladders import LadderConfig, initial_scale, sigma_ladder
-from vpp_jax.diffusion.rows import normal_rows, row_keys, split_rows
+from vpp_jax.diffusion.noise_schedules import NoiseScheduleConfig, get_sigmas, initial_scale
+from vpp_jax.diffusion.per_example import normal_rows, row_keys, split_rows
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
 from vpp_jax.models.layers import at_least_float32
@@ -28,7 +28,7 @@ from vpp_jax.models.video_unet import SpatioTemporalUNet
 from vpp_jax.models.video_vae import Posterior, TemporalVAE
 
 SCALING_FACTOR = "latents/scaling_factor"
-FEATURE_SIGMA_MIN = 0.002  # where the ladder of features ends, as SVD's scheduler does
+FEATURE_SIGMA_MIN = 0.002  # where the noise schedule of features ends, as SVD's scheduler does
 
 
 def to_float_image(images: UInt8[Array, "..."] | Float[Array, "..."]) -> Float[Array, "..."]:
@@ -225,9 +225,9 @@ class VideoPredictor:
             unconditional, conditional = jnp.split(self.denoise(params, both(noisy), both(sigma), both(condition), states, **ids), 2)
             return guide(unconditional, conditional, scales)
 
-        ladder = self.diffusion.ladder
-        start = noise * initial_scale(ladder)
-        return sample(estimate, start, sigma_ladder(ladder), self.diffusion.sampler, key, self.diffusion.eta)
+        noise_schedule = self.diffusion.noise_schedule
+        start = noise * initial_scale(noise_schedule)
+        return sample(estimate, start, get_sigmas(noise_schedule), self.diffusion.sampler, key, self.diffusion.eta)
 
     def predictive_features(
         self,
@@ -247,12 +247,14 @@ class VideoPredictor:
         shape = (image.shape[0], self.config.frames, *condition.shape[1:])
         is_key = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         noise = jax.random.normal(key, shape) if is_key else key
-        ladder = LadderConfig("svd_euler", self.config.feature_ladder_steps, FEATURE_SIGMA_MIN, self.config.feature_sigma, rho=7.0)
-        sigmas = sigma_ladder(ladder)[: self.config.feature_steps]
+        noise_schedule = NoiseScheduleConfig(
+            "svd_euler", self.config.feature_schedule_steps, FEATURE_SIGMA_MIN, self.config.feature_sigma, rho=7.0
+        )
+        sigmas = get_sigmas(noise_schedule)[: self.config.feature_steps]
         if len(sigmas) > 1:
             fps_id = self.config.fps_id_features
             denoise = lambda noisy, sigma: self.denoise(params, noisy, sigma, condition, text_states, fps_id=fps_id)  # noqa: E731
-            noise = sample(denoise, noise * initial_scale(ladder), sigmas, kind="euler") / math.hypot(sigmas[-1], 1.0)
+            noise = sample(denoise, noise * initial_scale(noise_schedule), sigmas, kind="euler") / math.hypot(sigmas[-1], 1.0)
         c_noise = jnp.full((image.shape[0],), 0.25 * math.log(sigmas[-1]))
         output = self._unet(params, noise, condition, c_noise, text_states, self.config.fps_id_features, taps=self.config.tap_blocks)
         taps = [output.taps[block] for block in self.config.tap_blocks]

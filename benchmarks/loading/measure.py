@@ -21,7 +21,7 @@ class Request:
     image_size: int
     frames: int
     stride: int
-    chunk: int
+    action_horizon: int
     batch_size: int
     threads: int
     workers: int
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("directory")
     parser.add_argument("--begun", type=float, required=True)
     parser.add_argument("--seconds", type=float, default=5.0)
-    for name in ("image_size", "frames", "stride", "chunk", "batch_size", "threads", "workers", "shuffle_buffer"):
+    for name in ("image_size", "frames", "stride", "action_horizon", "batch_size", "threads", "workers", "shuffle_buffer"):
         parser.add_argument(f"--{name}", type=int, required=True)
     options = vars(parser.parse_args())
     begun, seconds, pipeline = (options.pop(name) for name in ("begun", "seconds", "pipeline"))

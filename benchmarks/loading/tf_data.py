@@ -23,7 +23,7 @@ def batches(request: Request) -> Iterator:
         steps, observation = episode["steps"], episode["steps"]["observation"]
         length = tf.shape(steps["action"])[0]
         start = tf.range(length)
-        ahead = start[:, None] + tf.range(request.chunk)
+        ahead = start[:, None] + tf.range(request.action_horizon)
         clip = tf.minimum(start[:, None] + request.stride * tf.range(request.frames), length - 1)
         return tf.data.Dataset.from_tensor_slices(
             {

@@ -28,7 +28,7 @@ class ClipAndPolicy:
             clip_frames=request.frames,
             clip_stride=request.stride,
             clip_start_every=1,
-            chunk=request.chunk,
+            action_horizon=request.action_horizon,
             frame_cache_mb=0,
         )
         # a few records only: no window is served from memory because the dataset is small

@@ -24,7 +24,7 @@ from pytorch.sizes import (
 )
 
 from vpp_jax.diffusion import edm
-from vpp_jax.diffusion.ladders import sigma_ladder
+from vpp_jax.diffusion.noise_schedules import get_sigmas
 from vpp_jax.functional import Params, parameter_count, select, with_prefix
 from vpp_jax.interop.tensors import from_published, published_name, published_shape, to_published
 from vpp_jax.parallel.mesh import compiler_options
@@ -61,7 +61,7 @@ def vae(size: str) -> Prepared:
 def former(size: str) -> Prepared:
     """Features of both views to tokens."""
     config = experiment(size)
-    module = PolicyStage(config).policy.former
+    module = PolicyStage(config).policy.video_former
     run = lambda p, x: module.bind(p)(x)  # noqa: E731
     call, compile_s = compiled(run, weights("former", module.abstract), inputs(config, "features")["features"])
     notes = {"compile_s": compile_s, "parameters": parameter_count(module.abstract)}
@@ -99,8 +99,8 @@ def act(size: str) -> Prepared:
 def noise_of(policy, seeds: np.ndarray) -> dict[str, jax.Array]:
     """The random numbers that `policy.act` draws from these seeds, for a side that has another generator."""
     feature_keys, action_keys = jax.vmap(jax.random.split, out_axes=1)(jax.vmap(jax.random.key)(seeds))
-    action, sigmas = policy.config.action, sigma_ladder(policy.diffusion.ladder)
-    start = jax.vmap(lambda key: jax.random.normal(key, (action.chunk, action.action_dim)))(action_keys) * sigmas[0]
+    action, sigmas = policy.config.action, get_sigmas(policy.diffusion.noise_schedule)
+    start = jax.vmap(lambda key: jax.random.normal(key, (action.action_horizon, action.action_dim)))(action_keys) * sigmas[0]
     noise = policy._noise_per_row(feature_keys, policy.config.image_size)
     return {"feature_noise": jnp.moveaxis(noise, -1, 2), "start": start, "sigmas": sigmas}
 
@@ -110,9 +110,9 @@ def train_policy(size: str) -> Prepared:
     config = experiment(size)
     stage, given = PolicyStage(config), inputs(config, *POLICY_TRAINING)
     trainer, policy, rows = Trainer(stage), stage.policy, config.data.batch_size
-    params = with_prefix("former", weights("former", policy.former.abstract))
-    params |= with_prefix("action", weights("action", policy.action.abstract))
-    frozen = with_prefix("goal", weights("goal", policy.goal.abstract))
+    params = with_prefix("video_former", weights("video_former", policy.video_former.abstract))
+    params |= with_prefix("action_transformer", weights("action_transformer", policy.action_transformer.abstract))
+    frozen = with_prefix("goal_text_encoder", weights("goal_text_encoder", policy.goal_text_encoder.abstract))
     batch = {
         "features": given["batch_features"],
         "action": given["actions"],
@@ -128,7 +128,7 @@ def train_policy(size: str) -> Prepared:
         sigma, noise, actions = given["action_sigma"], given["action_noise"], given["actions"]
         context = policy.context(params, batch["features"], policy.goal_vector(frozen, batch["text_ids"], batch["text_mask"]), None)
         scale, noisy = edm.policy_preconditioning(sigma), edm.add_noise(actions, noise, sigma)
-        output = policy.action.bind(select("action", params)).decode(scale.network_input(noisy), sigma, context)
+        output = policy.action_transformer.bind(select("action_transformer", params)).decode(scale.network_input(noisy), sigma, context)
         return jnp.mean((output - edm.policy_target(actions, noise, sigma)) ** 2)
 
     loss, gradients = jax.jit(jax.value_and_grad(objective))(params)

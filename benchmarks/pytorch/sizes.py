@@ -44,7 +44,7 @@ def experiment(size: str) -> ExperimentConfig:
     config.data.datasets = ({"path": "unused", "name": "calvin_mujoco"},)
     config.optimizer.update(learning_rate=1e-4, betas=(0.9, 0.9), weight_decay=0.05, grad_clip=0.0)
     config.train.ema_decay = 0.0
-    config.data.update(clip_frames=16, chunk=10, batch_size=POLICY_BATCH[size])
+    config.data.update(clip_frames=16, action_horizon=10, batch_size=POLICY_BATCH[size])
     model = config.model
     if size == "base":
         model.image_size = 128
@@ -92,7 +92,7 @@ def inputs(config: ExperimentConfig, *names: str) -> dict[str, np.ndarray]:
     model, rows = config.model, config.data.batch_size
     size, channels = model.image_size // model.vae.downscale, model.vae.latent_channels
     features = (model.frames, len(model.views) * tap_size(config) ** 2, model.former.condition_dim)
-    actions = (rows, model.action.chunk, model.action.action_dim)
+    actions = (rows, model.action.action_horizon, model.action.action_dim)
     normal_shapes = {
         "sample": (1, model.frames, 2 * channels, size, size),
         "states": (1, model.text_length, model.unet.cross_attention_dim),

@@ -25,8 +25,8 @@ from data_pipelines.rlds.latents import LATENTS, LatentsInfo, mean_of
 from data_pipelines.rlds.schema import IS_FIRST, IS_LAST, IS_TERMINAL, LANGUAGE_INSTRUCTION, Feature, Schema
 from data_pipelines.rlds.windows import whole_clip
 from data_pipelines.transforms import resize, resize_short_side
-from vpp_jax.errors import FileFormatError
-from vpp_jax.torch_archive import read_tensor
+from vpp_jax.common.errors import FileFormatError
+from vpp_jax.common.torch_archive import read_tensor
 
 CAMERA = "observation/image"
 CONTENTS, FITS = ("video", "latents"), ("square", "short_side")

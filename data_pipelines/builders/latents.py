@@ -48,7 +48,7 @@ class LatentsSettings:
       vae: identity of the encoder.
       batch: frames per call of the encoder. With another number rounding may differ, so it belongs to the build.
       on_bad_record: 'fail', or 'skip' (left out, counted and listed).
-      scaled_decoding: as in `DataConfig`, so that the encoder sees what training would show it.
+      jpeg_dct_scaling: as in `DataConfig`, so that the encoder sees what training would show it.
     """
 
     dataset: Location
@@ -60,7 +60,7 @@ class LatentsSettings:
     vae: str
     batch: int = 64
     on_bad_record: str = "fail"
-    scaled_decoding: bool = True
+    jpeg_dct_scaling: bool = True
     index_dir: Location | None = None
     threads: int = 4
 
@@ -111,7 +111,7 @@ class LatentsBuild:
             "latent_shape": list(mine.latent_shape),
             "batch": mine.batch,
             "on_bad_record": mine.on_bad_record,
-            "scaled_decoding": mine.scaled_decoding,
+            "jpeg_dct_scaling": mine.jpeg_dct_scaling,
         }
 
     def metadata(self) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class LatentsBuild:
         return itertools.product(self.cameras, range(len(episode)))
 
     def _picture(self, episode: Episode, camera: str, step: int) -> np.ndarray:
-        return picture(episode, camera, step, self.spec, self._settings.image_size, self._settings.scaled_decoding)
+        return picture(episode, camera, step, self.spec, self._settings.image_size, self._settings.jpeg_dct_scaling)
 
     def _checked(self, row: tuple[np.ndarray, np.ndarray], episode: Episode) -> tuple[np.ndarray, np.ndarray]:
         for values in row:

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, Protocol
 
 from data_pipelines.builders import writer
 from data_pipelines.errors import DataError
-from data_pipelines.files import write_atomically
 from data_pipelines.rlds.schema import Schema
 from data_pipelines.rlds.tfrecord import write_records
+from vpp_jax.common.files import write_atomically
 
 PROGRESS_DIRECTORY, PLAN_FILE, REPORT_FILE = "unfinished", "build_plan.json", "build_report.json"
 Progress = Callable[[int, int, str], None]

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import DataError
-from data_pipelines.files import write_atomically
 from data_pipelines.rlds import examples
 from data_pipelines.rlds.dataset import DEFAULT_TEMPLATE, METADATA_FILE
 from data_pipelines.rlds.schema import NUMERIC_IN_FLOAT_LIST, NUMERIC_IN_INT64_LIST, STEPS, Feature, Schema
+from vpp_jax.common.files import write_atomically
 
 FEATURES = "tensorflow_datasets.core.features"
 Columns = Mapping[str, "np.ndarray | list[bytes] | list[str]"]

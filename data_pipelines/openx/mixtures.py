@@ -1,4 +1,4 @@
-"""Mixtures that others have trained on, by name, and how one becomes the datasets of a mirror: `data.mixture` and `data.root`.
+"""Mixtures that others have trained on, by name, and how one becomes the datasets of a mirror: `data.mixture` and `data.data_dir`.
 
 What a weight means differs. Octo and OpenVLA multiply it by the number of steps N of the dataset before normalising,
 p_i = w_i N_i / sum_j w_j N_j, so that 1 is "in proportion to size" (`per_step`). RT-1-X, iVideoGPT and VPP give plain sampling weights.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from data_pipelines.config import DataConfig, DatasetConfig
 from data_pipelines.errors import DataError
-from data_pipelines.openx import mirror
+from data_pipelines.openx import local_copy as mirror
 
 # Names of validation splits, in the order of preference.
 VALIDATION = ("val", "validation", "test")
@@ -229,20 +229,20 @@ def mixture(name: str) -> MixtureTable:
 def expand(config: DataConfig) -> DataConfig:
     """`config` with the datasets of its mixture in place of the mixture's name; unchanged where it names none.
 
-    DataError listing every dataset that the mirror lacks, unless `data.absent` is 'skip'.
+    DataError listing every dataset that the mirror lacks, unless `data.missing_datasets` is 'skip'.
     """
     if not config.mixture:
         return config
     table = mixture(config.mixture)
-    if not config.root:
-        raise DataError(f"data.mixture is '{config.mixture}', but data.root is empty; set it to the directory that holds the datasets")
-    found = {name: mirror.locate(config.root, name) for name in table.weights}
+    if not config.data_dir:
+        raise DataError(f"data.mixture is '{config.mixture}', but data.data_dir is empty; set it to the directory that holds the datasets")
+    found = {name: mirror.locate(config.data_dir, name) for name in table.weights}
     absent = [name for name, place in found.items() if place is None]
-    if absent and (config.absent == "fail" or len(absent) == len(found)):
+    if absent and (config.missing_datasets == "fail" or len(absent) == len(found)):
         raise DataError(
-            f"{config.root} lacks {len(absent)} of the {len(found)} datasets of mixture '{config.mixture}': "
-            f"{', '.join(absent)}. Copy them, or set data.absent=skip; "
-            f"`vpp data inspect {config.root} --mixture {config.mixture}` shows all"
+            f"{config.data_dir} lacks {len(absent)} of the {len(found)} datasets of mixture '{config.mixture}': "
+            f"{', '.join(absent)}. Copy them, or set data.missing_datasets=skip; "
+            f"`vpp data inspect {config.data_dir} --mixture {config.mixture}` shows all"
         )
     if absent:
         log.warning(
@@ -250,7 +250,7 @@ def expand(config: DataConfig) -> DataConfig:
             config.mixture,
             len(absent),
             len(found),
-            config.root,
+            config.data_dir,
             ", ".join(absent),
         )
     datasets = []
@@ -268,4 +268,4 @@ def expand(config: DataConfig) -> DataConfig:
                     val_split=complete[0] if complete else "train",
                 )
             )
-    return replace(config, datasets=tuple(datasets), mixture="", root="")
+    return replace(config, datasets=tuple(datasets), mixture="", data_dir="")

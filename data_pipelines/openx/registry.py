@@ -28,7 +28,7 @@ class DatasetSpec:
       proprio_key, proprio_width: robot state, scaled by mean and standard deviation; "" and 0 when there is none.
       action_parts, proprio_parts: where given, the label or the state is composed of several columns, and the key is their text.
       swapped: cameras whose pictures are stored blue-green-red.
-      impossible, unconfirmed: 'cameras', 'instruction', 'action', 'gripper', 'proprio' or 'control_hz' -> why it cannot be used, or what
+      impossible, unverified: 'cameras', 'instruction', 'action', 'gripper', 'proprio' or 'control_hz' -> why it cannot be used, or what
         about it no documentation confirms.
       instruction_keys: the first one that features.json has is used.
       clip_sampling: 'strided' (robot episodes) or 'whole' (the clip spans the episode).
@@ -58,7 +58,7 @@ class DatasetSpec:
     proprio_parts: Composition | None = None
     swapped: tuple[str, ...] = ()
     impossible: Mapping[str, str] = field(default_factory=dict)
-    unconfirmed: Mapping[str, str] = field(default_factory=dict)
+    unverified: Mapping[str, str] = field(default_factory=dict)
     notes: str = field(default="", compare=False)
 
     def __post_init__(self):
@@ -79,9 +79,9 @@ class DatasetSpec:
             )
         return known
 
-    def refusal(self, columns: Collection[str], accept_unconfirmed: bool = False) -> str:
+    def refusal(self, columns: Collection[str], allow_unverified: bool = False) -> str:
         """Why `columns` of this row (see `impossible`) cannot be used, or ""."""
-        marked = {} if accept_unconfirmed else {name: f"not confirmed: {why}" for name, why in self.unconfirmed.items()}
+        marked = {} if allow_unverified else {name: f"not verified: {why}" for name, why in self.unverified.items()}
         return "; ".join(f"{name}: {why}" for name, why in {**marked, **self.impossible}.items() if name in columns)
 
 
@@ -119,7 +119,7 @@ def _openx_spec(row: OpenXDataset) -> DatasetSpec:
         first_step=row.first_step,
         swapped=tuple(f"observation/{key}" for key in row.swapped),
         impossible=impossible,
-        unconfirmed=row.unconfirmed,
+        unverified=row.unverified,
         notes=row.notes,
     )
 

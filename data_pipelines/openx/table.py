@@ -1,7 +1,7 @@
 """The 69 Open X-Embodiment datasets that TFDS or the common training mixtures name, one typed row each, and a second copy of Bridge.
 
 Sources: TFDS 4.9.10 (names, folders, versions, feature catalog), the dataset tables of Octo and OpenVLA (views, compositions), LeRobot
-(control rates). No source documents everything; what none confirms stands under `unconfirmed`, and using it is an error.
+(control rates). No source documents everything; what none confirms stands under `unverified`, and using it is an error.
 
 Where the documentation of a gripper contradicts Octo and OpenVLA, which pass the number through, the row follows the documentation:
 columbia_cairlab_pusht_real (relative), nyu_rot (0 open), maniskill (-1..1), stanford_mask_vit (-1 open). cmu_play_fusion is composed as
@@ -32,7 +32,7 @@ class OpenXDataset:
       action: what the action is; `motion` composes its six numbers, `gripper` and `grip` its seventh: column and convention.
       proprio: what the state is; `state` composes its eight numbers, "" is zeros.
       first_step: steps before it are no policy examples.
-      unconfirmed: column of this row (one of `MARKS`) -> what is not certain about it.
+      unverified: column of this row (one of `MARKS`) -> what is not certain about it.
     """
 
     name: str
@@ -51,11 +51,11 @@ class OpenXDataset:
     instruction: str = "language_instruction"
     clip_sampling: str = "strided"
     first_step: int = 0
-    unconfirmed: Mapping[str, str] = field(default_factory=dict)
+    unverified: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
 
     def __post_init__(self):
-        unknown, action, state = set(self.unconfirmed) - set(MARKS), self.composition, self.state_composition
+        unknown, action, state = set(self.unverified) - set(MARKS), self.composition, self.state_composition
         if unknown or state.width != PROPRIO_WIDTH or (action and action.width != ACTION_WIDTH):
             raise ValueError(f"{self.name}: unknown marks {sorted(unknown)}, state {state} or action {action} of wrong width")
 
@@ -146,7 +146,7 @@ _ROWS = (
         proprio=Proprio.POS_EULER,
         state="observation/robot_obs[0:6] + 1*0 + observation/robot_obs[6:7]",
         instruction=OBSERVED_INSTRUCTION,
-        unconfirmed={"gripper": "the catalog says +1 = close, Octo and OpenVLA take +1 = open"},
+        unverified={"gripper": "the catalog says +1 = close, Octo and OpenVLA take +1 = open"},
         notes="documented as yaw, pitch, roll",
     ),
     OpenXDataset(
@@ -159,7 +159,7 @@ _ROWS = (
         proprio=Proprio.POS_EULER,
         state="observation/end_effector_cartesian_pos[0:6] + 1*0 + observation/end_effector_cartesian_pos[-1:]",
         instruction=OBSERVED_INSTRUCTION,
-        unconfirmed={"proprio": "the layout of its 7 numbers is not documented"},
+        unverified={"proprio": "the layout of its 7 numbers is not documented"},
     ),
     OpenXDataset(
         name="berkeley_cable_routing",
@@ -214,7 +214,7 @@ _ROWS = (
         proprio=Proprio.POS_QUAT,
         state="observation/robot_state[6:14]",
         instruction=OBSERVED_INSTRUCTION,
-        unconfirmed={"proprio": "that robot_state[6:14] is xyz, quaternion, gripper"},
+        unverified={"proprio": "that robot_state[6:14] is xyz, quaternion, gripper"},
     ),
     OpenXDataset(
         name="toto",
@@ -259,7 +259,7 @@ _ROWS = (
         gripper="action[-1:]",
         proprio=Proprio.POS_QUAT,
         state="observation/ee_position[0:3] + observation/ee_orientation[0:4] + 1*0",
-        unconfirmed=NO_SIGN,
+        unverified=NO_SIGN,
     ),
     OpenXDataset(
         name="nyu_rot_dataset_converted_externally_to_rlds",
@@ -319,7 +319,7 @@ _ROWS = (
         name="cmu_franka_exploration_dataset_converted_externally_to_rlds",
         hz=10,
         cameras={"primary": "highres_image"},
-        unconfirmed={"gripper": "its convention is not documented"},
+        unverified={"gripper": "its convention is not documented"},
         notes="position and orientation: absolute or delta is not documented",
     ),
     OpenXDataset(
@@ -328,7 +328,7 @@ _ROWS = (
         cameras=IMAGE,
         proprio=Proprio.JOINT,
         state="observation/state[0:7] + 1*0",
-        unconfirmed=ABSOLUTE,
+        unverified=ABSOLUTE,
     ),
     OpenXDataset(
         name="ucsd_pick_and_place_dataset_converted_externally_to_rlds",
@@ -338,7 +338,7 @@ _ROWS = (
         gripper="action[3:4]",
         proprio=Proprio.POS_EULER,
         state=POSE_AND_GRIPPER,
-        unconfirmed={"gripper": "a torque whose sign is not documented"},
+        unverified={"gripper": "a torque whose sign is not documented"},
         notes="velocities",
     ),
     OpenXDataset(
@@ -356,7 +356,7 @@ _ROWS = (
         grip=Gripper.CLIPPED_CLOSED,
         proprio=Proprio.POS_QUAT,
         state=JOINTS_AND_GRIPPER,
-        unconfirmed={"proprio": "Octo and OpenVLA say pose and quaternion, the catalog joints"},
+        unverified={"proprio": "Octo and OpenVLA say pose and quaternion, the catalog joints"},
     ),
     OpenXDataset(
         name="bc_z",
@@ -385,7 +385,7 @@ _ROWS = (
         cameras=IMAGE,
         proprio=Proprio.POS_EULER,
         state=POSE_AND_GRIPPER,
-        unconfirmed=ABSOLUTE,
+        unverified=ABSOLUTE,
     ),
     OpenXDataset(
         name="utokyo_pr2_tabletop_manipulation_converted_externally_to_rlds",
@@ -393,7 +393,7 @@ _ROWS = (
         cameras=IMAGE,
         proprio=Proprio.POS_EULER,
         state=POSE_AND_GRIPPER,
-        unconfirmed=ABSOLUTE,
+        unverified=ABSOLUTE,
     ),
     OpenXDataset(
         name="utokyo_xarm_pick_and_place_converted_externally_to_rlds",
@@ -401,7 +401,7 @@ _ROWS = (
         cameras={"primary": "image", "secondary": "image2", "wrist": "hand_image"},
         proprio=Proprio.POS_EULER,
         state="observation/end_effector_pose[0:6] + 2*0",
-        unconfirmed=ABSOLUTE,
+        unverified=ABSOLUTE,
     ),
     OpenXDataset(
         name="utokyo_xarm_bimanual_converted_externally_to_rlds",
@@ -411,7 +411,7 @@ _ROWS = (
         gripper="action[13:14]",
         proprio=Proprio.POS_EULER,
         state="observation/pose_r[0:6] + 2*0",
-        unconfirmed=NO_SIGN,
+        unverified=NO_SIGN,
         notes="right arm only",
     ),
     OpenXDataset(
@@ -423,7 +423,7 @@ _ROWS = (
         gripper="action[4:5]",
         proprio=Proprio.POS_EULER,
         state="observation/state[0:4] + 3*0 + observation/state[-1:]",
-        unconfirmed={
+        unverified={
             "cameras": "which of its copies has a third camera",
             "instruction": "whether every copy has one",
             "gripper": "its convention is not documented",
@@ -479,7 +479,7 @@ _ROWS = (
         cameras=IMAGE,
         proprio=Proprio.POS_EULER,
         state="observation/state[0:6] + 1*0 + observation/state[-1:]",
-        unconfirmed=ABSOLUTE,
+        unverified=ABSOLUTE,
     ),
     OpenXDataset(
         name="dlr_sara_pour_converted_externally_to_rlds",
@@ -487,7 +487,7 @@ _ROWS = (
         cameras=IMAGE,
         proprio=Proprio.POS_EULER,
         state="observation/state[0:6] + 2*0",
-        unconfirmed={"gripper": "its seventh number is not documented"},
+        unverified={"gripper": "its seventh number is not documented"},
         notes="Euler order zxy",
     ),
     OpenXDataset(
@@ -496,7 +496,7 @@ _ROWS = (
         cameras=IMAGE,
         proprio=Proprio.POS_EULER,
         state="observation/state[0:6] + 2*0",
-        unconfirmed={"gripper": "its seventh number is not documented"},
+        unverified={"gripper": "its seventh number is not documented"},
         notes="Euler order zxy",
     ),
     OpenXDataset(
@@ -514,7 +514,7 @@ _ROWS = (
         cameras=IMAGE,
         proprio=Proprio.POS_EULER,
         state="ground_truth_states/EE[0:6] + 1*0 + observation/state[-1:]",
-        unconfirmed={"gripper": "its convention is not documented"},
+        unverified={"gripper": "its convention is not documented"},
         notes="the catalog speaks of joint velocities",
     ),
     OpenXDataset(
@@ -529,7 +529,7 @@ _ROWS = (
         name="imperialcollege_sawyer_wrist_cam",
         hz=10,
         cameras=IMAGE_AND_WRIST,
-        unconfirmed=NO_SIGN,
+        unverified=NO_SIGN,
         notes="both pictures are the wrist's; end-effector frame, ZYX Euler angles",
     ),
     OpenXDataset(
@@ -540,7 +540,7 @@ _ROWS = (
         gripper="action[7:8]",
         proprio=Proprio.JOINT,
         state=JOINTS_AND_GRIPPER,
-        unconfirmed={"action": ABSOLUTE["action"]},
+        unverified={"action": ABSOLUTE["action"]},
     ),
     OpenXDataset(
         name="uiuc_d3field",
@@ -569,7 +569,7 @@ _ROWS = (
         gripper="observation/state[6:7]",
         proprio=Proprio.JOINT,
         state="observation/state[0:6] + 1*0 + observation/state[6:7]",
-        unconfirmed={"gripper": "state[6] is documented as open, Octo and OpenVLA take it as closed"},
+        unverified={"gripper": "state[6] is documented as open, Octo and OpenVLA take it as closed"},
         notes="no gripper in the action: taken from the state",
     ),
     OpenXDataset(
@@ -580,7 +580,7 @@ _ROWS = (
         motion="action[0:3] + euler(action[3:7])",
         gripper="action[-1:]",
         proprio=Proprio.OTHER,
-        unconfirmed={"gripper": "its convention is not documented"},
+        unverified={"gripper": "its convention is not documented"},
         notes="the state is a force, though Octo calls it a pose",
     ),
     OpenXDataset(
@@ -598,7 +598,7 @@ _ROWS = (
         cameras=IMAGE,
         proprio=Proprio.POS_EULER,
         state="observation/state[0:3] + 4*0 + observation/state[-1:]",
-        unconfirmed=NO_SIGN,
+        unverified=NO_SIGN,
         notes="documented as position and rotation of the end effector",
     ),
     *(
@@ -612,7 +612,7 @@ _ROWS = (
             gripper="",
             proprio=Proprio.NAVIGATION,
             state="observation/state[0:3] + 5*0",
-            unconfirmed={"instruction": "it may be a constant stand-in"},
+            unverified={"instruction": "it may be a constant stand-in"},
         )
         for name, hz in (("recon", 3), ("cory_hall", 5), ("sac_son", 10))
     ),
@@ -644,7 +644,7 @@ _ROWS = (
         action=ActionEncoding.UNKNOWN,
         grip=Gripper.UNKNOWN,
         proprio=Proprio.OTHER,
-        unconfirmed={"action": "not documented", "gripper": "not documented", "proprio": "66 numbers, not documented"},
+        unverified={"action": "not documented", "gripper": "not documented", "proprio": "66 numbers, not documented"},
     ),
     OpenXDataset(
         name="dobbe", versions=("0.0.1",), hz=3.75, cameras={"wrist": "wrist_image"}, proprio=Proprio.POS_EULER, state=POSE_AND_GRIPPER
@@ -657,7 +657,7 @@ _ROWS = (
         cameras={"primary": "image_side_1", "secondary": "image_side_2", "wrist": "image_wrist_1"},
         proprio=Proprio.POS_QUAT,
         state="observation/eef_pose[0:7] + observation/state_gripper_pose[0:1]",
-        unconfirmed={"gripper": "taken as 1 = open, not documented"},
+        unverified={"gripper": "taken as 1 = open, not documented"},
         notes="an early upload has 1804 of 8611 episodes, same version",
     ),
     OpenXDataset(
@@ -668,7 +668,7 @@ _ROWS = (
         action=ActionEncoding.UNKNOWN,
         grip=Gripper.UNKNOWN,
         proprio=Proprio.UNKNOWN,
-        unconfirmed={"action": "not documented", "gripper": "not documented", "proprio": "not documented"},
+        unverified={"action": "not documented", "gripper": "not documented", "proprio": "not documented"},
     ),
     OpenXDataset(
         name="mimic_play",
@@ -679,7 +679,7 @@ _ROWS = (
         grip=Gripper.UNKNOWN,
         proprio=Proprio.POS_QUAT,
         state="observation/state/ee_pose[0:7] + observation/state/gripper_position[0:1]",
-        unconfirmed={"action": "not documented", "gripper": "not documented", "proprio": "that ee_pose is xyz and quaternion"},
+        unverified={"action": "not documented", "gripper": "not documented", "proprio": "that ee_pose is xyz and quaternion"},
     ),
     OpenXDataset(
         name="aloha_mobile",
@@ -689,7 +689,7 @@ _ROWS = (
         action=ActionEncoding.JOINT_BIMANUAL,
         grip=Gripper.UNKNOWN,
         proprio=Proprio.JOINT_BIMANUAL,
-        unconfirmed={"gripper": "numbers 7 and 14, convention not documented"},
+        unverified={"gripper": "numbers 7 and 14, convention not documented"},
     ),
     OpenXDataset(
         name="robo_set",
@@ -736,7 +736,7 @@ _ROWS = (
         state=POSE_AND_GRIPPER,
         clip_sampling="whole",
         first_step=1,
-        unconfirmed={name: "taken as in bridge, not documented" for name in ("action", "gripper", "proprio")},
+        unverified={name: "taken as in bridge, not documented" for name in ("action", "gripper", "proprio")},
     ),
     OpenXDataset(
         name="plex_robosuite",
@@ -745,7 +745,7 @@ _ROWS = (
         cameras=IMAGE_AND_WRIST,
         grip=Gripper.CLIPPED_CLOSED,
         proprio=Proprio.UNKNOWN,
-        unconfirmed={
+        unverified={
             "action": "taken as a delta, not documented",
             "gripper": "taken as in robosuite, not documented",
             "proprio": "32 numbers, not documented",
@@ -761,7 +761,7 @@ _ROWS = (
         grip=Gripper.ABSENT,
         gripper="",
         proprio=Proprio.OTHER,
-        unconfirmed={"action": "nine numbers, discrete or a vector"},
+        unverified={"action": "nine numbers, discrete or a vector"},
     ),
     OpenXDataset(
         name="robo_ai_u_r5e",
@@ -771,7 +771,7 @@ _ROWS = (
         action=ActionEncoding.UNKNOWN,
         grip=Gripper.UNKNOWN,
         proprio=Proprio.UNKNOWN,
-        unconfirmed={"action": "not documented", "gripper": "not documented", "proprio": "not documented"},
+        unverified={"action": "not documented", "gripper": "not documented", "proprio": "not documented"},
     ),
     OpenXDataset(
         name="droid",

@@ -21,12 +21,12 @@ def strided_clip(length: int, start: int, frames: int, stride: int) -> Int[np.nd
     return np.minimum(start + stride * np.arange(frames, dtype=np.int64), length - 1)
 
 
-def action_chunk(length: int, start: int, chunk: int) -> tuple[Int[np.ndarray, "k"], Bool[np.ndarray, "k"]]:
-    """Steps of the `chunk` actions that follow the observation at `start`, and which of them exist.
+def action_chunk(length: int, start: int, action_horizon: int) -> tuple[Int[np.ndarray, "k"], Bool[np.ndarray, "k"]]:
+    """Steps of the `action_horizon` actions that follow the observation at `start`, and which of them exist.
 
     Beyond the episode's end the last step is repeated and the mask is False.
     """
-    steps = start + np.arange(chunk, dtype=np.int64)
+    steps = start + np.arange(action_horizon, dtype=np.int64)
     return np.minimum(steps, length - 1), steps < length
 
 

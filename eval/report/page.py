@@ -9,7 +9,7 @@ from eval.report import media, sections, success
 from eval.report.collect import Run, collect
 from eval.report.theme import STYLESHEET
 from eval.results import device_description
-from vpp_jax.provenance import git_revision, library_versions
+from vpp_jax.common.provenance import git_revision, library_versions
 
 # Nothing but what stands in the page may be shown or run; a browser refuses the rest.
 POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"

@@ -10,8 +10,8 @@ import pytest
 from vpp_jax.cli import main as cli
 from vpp_jax.cli.config_flag import load_config, parse
 from vpp_jax.cli.main import VERBS, UsageError, main, paragraph
+from vpp_jax.common.errors import VppError, nearest
 from vpp_jax.config import ConfigError, default_config, from_config_dict, to_json
-from vpp_jax.errors import VppError, nearest
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_fault(fault, write_dataset, tokenizer):
         path.write_bytes(made["file"](bytearray(path.read_bytes()), start))
 
     def read(on_bad_record):
-        config = DataConfig(datasets=(DatasetConfig(str(directory)),), chunk=2, on_bad_record=on_bad_record)
+        config = DataConfig(datasets=(DatasetConfig(str(directory)),), action_horizon=2, on_bad_record=on_bad_record)
         source = policy_source(config, 8, tokenizer, 6)
         return source, [source[index] for index in range(len(source))]
 

@@ -42,7 +42,7 @@ def settings(dataset, **changes) -> LatentsSettings:
         "vae": "abc",
         "batch": 5,
         "threads": 2,
-        "scaled_decoding": False,
+        "jpeg_dct_scaling": False,
     }
     return LatentsSettings(dataset, **{**values, **changes})
 
@@ -115,7 +115,7 @@ def test_another_vae_is_another_build(built, latents):
 def test_clips_are_the_same_windows(built, latents, tokenizer):
     def source(directory, **dataset):
         entry = DatasetConfig(str(directory), "calvin_mujoco", **dataset)
-        config = DataConfig(datasets=(entry,), clip_frames=4, clip_stride=2, scaled_decoding=False)
+        config = DataConfig(datasets=(entry,), clip_frames=4, clip_stride=2, jpeg_dct_scaling=False)
         return clip_source(config, 8, tokenizer, 6, accept_latents=True)
 
     pictures, packed = source(built), source(latents, latents=True)

@@ -14,7 +14,7 @@ from data_pipelines.sources import clip_source, policy_source
 
 
 def config(*entries: DatasetConfig, **changes) -> DataConfig:
-    return DataConfig(datasets=entries, **{"clip_frames": 2, "chunk": 3, "frame_cache_mb": 1, **changes})
+    return DataConfig(datasets=entries, **{"clip_frames": 2, "action_horizon": 3, "frame_cache_mb": 1, **changes})
 
 
 @pytest.mark.parametrize("name", sorted(OPENX))
@@ -22,19 +22,19 @@ def test_each_row_gives_examples_or_says_why_not(name, write_openx, tokenizer):
     row, spec = OPENX[name], dataset_spec(name)
     directory = write_openx(row)
     entry = DatasetConfig(str(directory), name)
-    accepted = config(entry, accept_unconfirmed=(name,))
-    if spec.refusal(CLIP_COLUMNS, accept_unconfirmed=True):
+    accepted = config(entry, allow_unverified=(name,))
+    if spec.refusal(CLIP_COLUMNS, allow_unverified=True):
         with pytest.raises(DataError, match=f"cannot be used here: {name} \\(cameras"):
             clip_source(accepted, 8, tokenizer, 6)
     else:
         clip = clip_source(accepted, 8, tokenizer, 6)[0]
         assert (clip["video"].shape, clip["text_mask"].sum()) == ((2, 8, 8, 3), 1 if name == "language_table" else 2)
-    if spec.refusal(POLICY_COLUMNS, accept_unconfirmed=True):
+    if spec.refusal(POLICY_COLUMNS, allow_unverified=True):
         with pytest.raises(DataError, match="cannot be used here"):
             policy_source(accepted, 8, tokenizer, 6)
         return
     if spec.refusal(POLICY_COLUMNS):
-        with pytest.raises(DataError, match=r"not confirmed.*data\.accept_unconfirmed"):
+        with pytest.raises(DataError, match=r"not verified.*data\.allow_unverified"):
             policy_source(config(entry), 8, tokenizer, 6)
     source = policy_source(accepted, 8, tokenizer, 6, action_dim=7)
     example = source[0]
@@ -112,7 +112,7 @@ def test_filtered_episodes_count_nowhere(name, lengths, metadata, kept, write_op
     directory = write_openx(OPENX[name], lengths, metadata=metadata)
     dataset = RLDSDataset(directory)
     assert (dataset.lengths.tolist(), dataset.left_out, dataset.defects) == (kept, len(lengths) - len(kept), ())
-    source = clip_source(config(DatasetConfig(str(directory), name, per_step=True), accept_unconfirmed=(name,)), 8, tokenizer, 6)
+    source = clip_source(config(DatasetConfig(str(directory), name, per_step=True), allow_unverified=(name,)), 8, tokenizer, 6)
     assert source.weights == (sum(kept),)
     report = inspect_dataset(directory)["splits"]["train"]
     assert (report["episodes"], report["episodes_left_out"], report["defects_total"]) == (len(kept), len(lengths) - len(kept), 0)

@@ -184,15 +184,15 @@ def test_state_and_instruction(pair):
 def test_question_marks_stay(pair):
     row, cell = pair
     marked = {name for name, columns in MARKED.items() if any("?" in cell[column] or "(conflict)" in cell[column] for column in columns)}
-    assert set(row.unconfirmed) == marked
+    assert set(row.unverified) == marked
 
 
 def test_what_is_not_confirmed_is_refused():
     taco = dataset_spec("taco_play")
     assert taco.refusal(CLIP_COLUMNS) == ""
-    assert re.match(r"gripper: not confirmed: the catalog says", taco.refusal(POLICY_COLUMNS))
-    assert taco.refusal(POLICY_COLUMNS, accept_unconfirmed=True) == ""
-    unknown = dataset_spec("io_ai_tech").refusal(POLICY_COLUMNS, accept_unconfirmed=True)
+    assert re.match(r"gripper: not verified: the catalog says", taco.refusal(POLICY_COLUMNS))
+    assert taco.refusal(POLICY_COLUMNS, allow_unverified=True) == ""
+    unknown = dataset_spec("io_ai_tech").refusal(POLICY_COLUMNS, allow_unverified=True)
     assert "action: no common form for 'not documented'" in unknown
     assert "gripper: not documented" in unknown
     assert "control_hz: not documented" in dataset_spec("stanford_mask_vit_converted_externally_to_rlds").refusal(POLICY_COLUMNS)

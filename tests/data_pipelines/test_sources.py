@@ -14,7 +14,7 @@ from data_pipelines.transforms import resize
 
 
 def config(path, name="calvin_mujoco", dataset=None, **changes) -> DataConfig:
-    values = {"clip_frames": 4, "clip_stride": 2, "chunk": 5, **changes}
+    values = {"clip_frames": 4, "clip_stride": 2, "action_horizon": 5, **changes}
     return DataConfig(datasets=(DatasetConfig(str(path), name, **(dataset or {})),), **values)
 
 

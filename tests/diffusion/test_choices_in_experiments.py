@@ -1,4 +1,4 @@
-"""Every sampler, ladder and density can be chosen in an experiment's configuration, and both stages draw with it.
+"""Every sampler, noise schedule and density can be chosen in an experiment's configuration, and both stages draw with it.
 
 The networks are replaced by the exact denoiser of Gaussian data, so that only the drawing is compiled.
 """
@@ -13,7 +13,7 @@ import pytest
 from vpp_jax.config import SAMPLERS, ConfigError, from_config_dict, from_json, to_dict, to_json
 from vpp_jax.diffusion.densities import sample_sigma
 from vpp_jax.diffusion.edm import policy_preconditioning
-from vpp_jax.diffusion.ladders import sigma_ladder
+from vpp_jax.diffusion.noise_schedules import get_sigmas
 from vpp_jax.policy import VideoPredictionPolicy
 from vpp_jax.video_predictor import VideoPredictor
 
@@ -53,12 +53,12 @@ def test_actions(experiment, kind):
 
     # in place of the cached network; what it makes of a level is here the level itself
     network = SimpleNamespace(decode_modulated=decode, modulations=lambda sigma: sigma)
-    policy.__dict__["action"] = SimpleNamespace(bind=lambda params: network)
+    policy.__dict__["action_transformer"] = SimpleNamespace(bind=lambda params: network)
     draw = jax.jit(lambda context, keys: policy.sample_actions({}, context, keys))
     context = jnp.linspace(-0.5, 0.5, 4)[:, None, None] * jnp.ones((4, 3, 2))
     keys = jax.random.split(jax.random.key(0), 4)
     actions, traced = np.asarray(draw(context, keys)), len(calls)
-    assert actions.shape == (4, config.model.action.chunk, config.model.action.action_dim)
+    assert actions.shape == (4, config.model.action.action_horizon, config.model.action.action_dim)
     assert np.all(np.isfinite(actions))
     assert traced <= 2
     order = np.array([3, 1, 0, 2])
@@ -108,16 +108,16 @@ def test_an_unknown_sampler_is_refused_with_all_that_exist(experiment):
 
 @pytest.mark.parametrize("kind", ["exponential", "karras", "linear", "svd_euler", "ve", "vp", "cosine", "iddpm"])
 def test_ladders(experiment, kind):
-    config = experiment("policy", ladder={"kind": kind, "steps": 5, "sigma_min": 0.1})
+    config = experiment("policy", noise_schedule={"kind": kind, "num_sampling_steps": 5, "sigma_min": 0.1})
     assert from_json(to_json(config)) == config
-    assert sigma_ladder(config.policy_diffusion.ladder).shape == (6,)
+    assert get_sigmas(config.policy_diffusion.noise_schedule).shape == (6,)
 
 
 @pytest.mark.parametrize(
     "kind", ["lognormal", "truncated_loglogistic", "loguniform", "uniform", "v_diffusion", "discrete", "split_lognormal"]
 )
 def test_densities(experiment, kind):
-    config = experiment("policy", density={"kind": kind, "ladder": {"kind": "vp", "steps": 6}})
+    config = experiment("policy", density={"kind": kind, "noise_schedule": {"kind": "vp", "num_sampling_steps": 6}})
     assert from_json(to_json(config)) == config
     sigma = sample_sigma(jax.random.key(0), (100,), config.policy_diffusion.density)
     assert (len(np.unique(sigma)) == 6) == (kind == "discrete")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vpp_jax.diffusion.densities import SigmaDensityConfig, sample_sigma, truncated_loglogistic_quantile
-from vpp_jax.diffusion.ladders import LadderConfig, sigma_ladder
+from vpp_jax.diffusion.noise_schedules import NoiseScheduleConfig, get_sigmas
 
 COUNT = 40000
 
@@ -69,9 +69,9 @@ def test_split_lognormal_follows_its_distribution():
 
 
 def test_discrete_levels_are_equally_likely():
-    ladder = LadderConfig("karras", steps=8, sigma_min=0.05, sigma_max=20.0)
-    values, counts = np.unique(draw(kind="discrete", ladder=ladder), return_counts=True)
-    np.testing.assert_array_equal(values, sigma_ladder(ladder)[-2::-1])
+    noise_schedule = NoiseScheduleConfig("karras", num_sampling_steps=8, sigma_min=0.05, sigma_max=20.0)
+    values, counts = np.unique(draw(kind="discrete", noise_schedule=noise_schedule), return_counts=True)
+    np.testing.assert_array_equal(values, get_sigmas(noise_schedule)[-2::-1])
     expected = COUNT / 8
     assert np.sum((counts - expected) ** 2 / expected) < 18.5  # chi-square with 7 degrees of freedom, 1 % level
 

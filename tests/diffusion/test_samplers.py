@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpp_jax.diffusion.ladders import LadderConfig, sigma_ladder
 from vpp_jax.diffusion.linear_multistep import dpmpp_2m, euler_ancestral, lms
+from vpp_jax.diffusion.noise_schedules import NoiseScheduleConfig, get_sigmas
 from vpp_jax.diffusion.samplers import SAMPLERS, sample, sample_trajectory
 
 MEAN, SPREAD = 0.3, 0.5
@@ -45,7 +45,7 @@ def test_order_of_convergence(kind, low, high):
         x = jnp.asarray([[-20.0], [5.0], [12.0]], jnp.float64)
         errors = []
         for steps in (32, 64, 128):
-            sigmas = sigma_ladder(LadderConfig("karras", steps, 0.1, 10.0)).astype(np.float64)[:-1]
+            sigmas = get_sigmas(NoiseScheduleConfig("karras", steps, 0.1, 10.0)).astype(np.float64)[:-1]
             result = sample(gaussian_denoiser, x, sigmas, kind)
             assert result.dtype == jnp.float64
             errors.append(float(np.max(np.abs(result - flow(np.asarray(x), sigmas[0], sigmas[-1])))))
@@ -56,7 +56,7 @@ def test_order_of_convergence(kind, low, high):
 @pytest.mark.parametrize("kind", DETERMINISTIC)
 def test_full_ladder_recovers_the_data_distribution(kind):
     x = 80.0 * jax.random.normal(jax.random.key(1), (4096, 4))
-    sigmas = sigma_ladder(LadderConfig("karras", 200, 0.002, 80.0))
+    sigmas = get_sigmas(NoiseScheduleConfig("karras", 200, 0.002, 80.0))
     result = np.asarray(sample(gaussian_denoiser, x, sigmas, kind))
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, flow(np.asarray(x), 80.0, 0.0), rtol=0.05, atol=1e-2)
@@ -64,7 +64,7 @@ def test_full_ladder_recovers_the_data_distribution(kind):
 
 
 def test_ddim_and_euler_are_one_step_in_two_spellings(start):
-    sigmas = sigma_ladder(LadderConfig("exponential", 10, 0.05, 10.0))
+    sigmas = get_sigmas(NoiseScheduleConfig("exponential", 10, 0.05, 10.0))
     ddim, euler = (sample(gaussian_denoiser, start, sigmas, kind) for kind in ("ddim", "euler"))
     np.testing.assert_allclose(ddim, euler, rtol=1e-4, atol=1e-5)
 
@@ -77,7 +77,7 @@ def test_ddim_and_euler_are_one_step_in_two_spellings(start):
 def test_stochastic_results_follow_the_data_distribution(kind, eta):
     """Mean and variance over 40,000 samples, with standard errors 0.0025 and 0.0018; a step of first order leaves the rest."""
     x = MEAN + np.sqrt(80.0**2 + SPREAD**2) * jax.random.normal(jax.random.key(1), (400, 100))
-    sigmas = sigma_ladder(LadderConfig("karras", 256, 0.002, 80.0))
+    sigmas = get_sigmas(NoiseScheduleConfig("karras", 256, 0.002, 80.0))
     result = np.asarray(sample(gaussian_denoiser, x, sigmas, kind, KEY, eta))
     assert abs(result.mean() - MEAN) < 0.01
     assert abs(result.var() - SPREAD**2) < 0.02
@@ -85,7 +85,7 @@ def test_stochastic_results_follow_the_data_distribution(kind, eta):
 
 @pytest.mark.parametrize(("kind", "limit"), [("euler_ancestral", "euler"), ("dpmpp_2m_sde", "dpmpp_2m")])
 def test_without_noise_the_stochastic_kinds_are_their_ode(kind, limit, start):
-    sigmas = sigma_ladder(LadderConfig("karras", 12, 0.05, 10.0))
+    sigmas = get_sigmas(NoiseScheduleConfig("karras", 12, 0.05, 10.0))
     np.testing.assert_allclose(
         sample(gaussian_denoiser, start, sigmas, kind, eta=0.0), sample(gaussian_denoiser, start, sigmas, limit), rtol=1e-4, atol=1e-5
     )
@@ -93,7 +93,7 @@ def test_without_noise_the_stochastic_kinds_are_their_ode(kind, limit, start):
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
 def test_noise_of_a_row_depends_on_its_key_alone(kind, start):
-    sigmas = sigma_ladder(LadderConfig("karras", 6, 0.05, 10.0))
+    sigmas = get_sigmas(NoiseScheduleConfig("karras", 6, 0.05, 10.0))
     draw = jax.jit(lambda x, key: sample(gaussian_denoiser, x, sigmas, kind, key))
     keys, few = jax.random.split(KEY, 64), np.array([40, 3, 17])
     together = np.asarray(draw(start, keys))
@@ -154,7 +154,7 @@ def test_2m_reaches_the_middle_of_a_step_by_extrapolation():
 def test_two_point_data_ends_at_the_points(kind):
     """For data ±1 the denoiser is tanh(x/σ²), and samples land on ±1; those of the ODE keep their sign."""
     x = 20.0 * jax.random.normal(jax.random.key(2), (256, 1))
-    sigmas = sigma_ladder(LadderConfig("exponential", 30, 0.01, 20.0))
+    sigmas = get_sigmas(NoiseScheduleConfig("exponential", 30, 0.01, 20.0))
     result = sample(lambda x, sigma: jnp.tanh(x / sigma[:, None] ** 2), x, sigmas, kind, KEY)
     np.testing.assert_allclose(jnp.abs(result), 1.0, atol=1e-4)
     if kind in DETERMINISTIC:
@@ -171,7 +171,7 @@ def test_denoiser_calls_and_the_levels_they_see(kind, start):
         jax.debug.callback(lambda s: seen.append(np.asarray(s)), sigma)
         return gaussian_denoiser(x, sigma)
 
-    sigmas = sigma_ladder(LadderConfig("exponential", 5, 1.0, 16.0))
+    sigmas = get_sigmas(NoiseScheduleConfig("exponential", 5, 1.0, 16.0))
     jax.block_until_ready(sample(watched, start, sigmas, kind, KEY))
     jax.effects_barrier()
     assert all(level.shape == (64,) for level in seen)
@@ -183,7 +183,7 @@ def test_denoiser_calls_and_the_levels_they_see(kind, start):
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_prepared_levels_are_those_asked_for(kind, start):
     """What is prepared reaches the call of its level: a denoiser that reads only that gives the same samples."""
-    sigmas = sigma_ladder(LadderConfig("karras", 5, 0.1, 10.0))
+    sigmas = get_sigmas(NoiseScheduleConfig("karras", 5, 0.1, 10.0))
     prepared = []
 
     def prepare(levels):
@@ -201,7 +201,7 @@ def test_prepared_levels_are_those_asked_for(kind, start):
 
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_last_step_returns_the_denoised_sample(kind, start):
-    sigmas = sigma_ladder(LadderConfig("exponential", 6, 0.5, 10.0))
+    sigmas = get_sigmas(NoiseScheduleConfig("exponential", 6, 0.5, 10.0))
     result, seen = sample_trajectory(gaussian_denoiser, start, sigmas, kind, KEY)
     assert seen.states.shape == seen.denoised.shape == (6, 64, 3)
     np.testing.assert_array_equal(seen.states[0], start)
@@ -223,7 +223,7 @@ def test_traced_once_whatever_the_number_of_steps(kind, start):
             calls.append(1)
             return gaussian_denoiser(x, sigma)
 
-        sigmas = sigma_ladder(LadderConfig("karras", steps, 0.1, 10.0))
+        sigmas = get_sigmas(NoiseScheduleConfig("karras", steps, 0.1, 10.0))
         draw = jax.jit(lambda x, key, sigmas=sigmas, counted=counted: sample(counted, x, sigmas, kind, key))
         draw(start, KEY)
         draw(2 * start, jax.random.key(1))

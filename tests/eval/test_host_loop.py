@@ -23,8 +23,10 @@ EPISODES = [Episode(index, ("count_up",), "A", 100 + index) for index in range(7
 class Drifting:
     """Rows are independent: the action depends on the observed state, the sentence and the row's seed. Remembers every call."""
 
-    def __init__(self, chunk: int = 6, execute: int = 4, strength: float = 0.035) -> None:
-        self.metadata = PolicyMetadata(views={"primary": 64, "rgb_gripper": 64}, action_dim=7, chunk=chunk, execute=execute)
+    def __init__(self, action_horizon: int = 6, n_action_steps: int = 4, strength: float = 0.035) -> None:
+        self.metadata = PolicyMetadata(
+            views={"primary": 64, "rgb_gripper": 64}, action_dim=7, action_horizon=action_horizon, n_action_steps=n_action_steps
+        )
         self.strength = strength
         self.calls: list[dict] = []
 
@@ -37,7 +39,7 @@ class Drifting:
             }
         )
         sign = np.array([1.0 if text == "count up" else -1.0 for text in observations.text])
-        noise = np.stack([np.random.default_rng(int(seed)).normal(size=(self.metadata.chunk, 7)) for seed in seeds])
+        noise = np.stack([np.random.default_rng(int(seed)).normal(size=(self.metadata.action_horizon, 7)) for seed in seeds])
         pull = self.strength * sign - 0.02 * observations.proprio[:, 0]
         return (pull[:, None, None] + 0.2 * noise).astype(np.float32)
 
@@ -100,10 +102,10 @@ def test_the_policy_sees_one_batch_shape(tmp_path):
 
 
 def test_execute_never_exceeds_the_chunk(tmp_path):
-    with pytest.raises(ValueError, match=r"execute=7 is more than the policy predicts \(chunk=6\)"):
-        run(tmp_path, execute=7)
-    with pytest.raises(ValueError, match="execute=9 must lie between 1 and chunk=6"):
-        Drifting(execute=9)
+    with pytest.raises(ValueError, match=r"n_action_steps=7 is more than the policy predicts \(action_horizon=6\)"):
+        run(tmp_path, n_action_steps=7)
+    with pytest.raises(ValueError, match="n_action_steps=9 must lie between 1 and action_horizon=6"):
+        Drifting(n_action_steps=9)
 
 
 def test_one_drawing_per_executed_chunk(tmp_path):

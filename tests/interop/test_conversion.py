@@ -28,7 +28,7 @@ from vpp_jax.training.state import TrainState
 from vpp_jax.video_predictor import SCALING_FACTOR
 
 FORMER = VideoFormerConfig(dim=32, depth=2, heads=2, dim_head=16, frames=4, tokens_per_frame=3, condition_dim=32)
-ACTION = ActionTransformerConfig(chunk=6, width=32, heads=8, encoder_layers=1, decoder_layers=2, goal_dim=24, token_dim=32)
+ACTION = ActionTransformerConfig(action_horizon=6, width=32, heads=8, encoder_layers=1, decoder_layers=2, goal_dim=24, token_dim=32)
 ARGS = {
     "model": {
         "latent_dim": 32,
@@ -54,9 +54,9 @@ SMALL = (
     "--config.model.image_size=16",
     "--config.model.frames=4",
     "--config.model.text_length=12",
-    "--config.model.execute=4",
-    "--config.video_diffusion.ladder.steps=2",
-    "--config.policy_diffusion.ladder.steps=2",
+    "--config.model.n_action_steps=4",
+    "--config.video_diffusion.noise_schedule.num_sampling_steps=2",
+    "--config.policy_diffusion.noise_schedule.num_sampling_steps=2",
 )
 
 
@@ -134,8 +134,8 @@ def test_work_directories_hold_the_published_values(imported, system):
     sources = {
         "unet": ("unet", ""),
         "vae": ("vae", ""),
-        "former": ("policy", "Video_Former."),
-        "action": ("policy", "model.inner_model."),
+        "video_former": ("policy", "Video_Former."),
+        "action_transformer": ("policy", "model.inner_model."),
         "text": ("policy", "TVP_encoder.text_encoder."),
     }
     for group, (component, prefix) in sources.items():
@@ -149,14 +149,17 @@ def test_goal_encoder_splits_and_turns_openai_s_tensors(imported, system):
     params = load_params(imported / "policy", contents(imported / "policy"))
     prefix, theirs = "language_goal.clip_rn50.", system.arrays["policy"]
     fused = theirs[f"{prefix}transformer.resblocks.1.attn.in_proj_weight"]  # rows of query, key, value
-    np.testing.assert_array_equal(params["goal/text_model.encoder.layers.1.self_attn.k_proj.kernel"], fused[32:64].T)
+    np.testing.assert_array_equal(params["goal_text_encoder/text_model.encoder.layers.1.self_attn.k_proj.kernel"], fused[32:64].T)
     np.testing.assert_array_equal(
-        params["goal/text_model.encoder.layers.0.self_attn.v_proj.bias"],
+        params["goal_text_encoder/text_model.encoder.layers.0.self_attn.v_proj.bias"],
         theirs[f"{prefix}transformer.resblocks.0.attn.in_proj_bias"][64:],
     )
-    np.testing.assert_array_equal(params["goal/text_projection.kernel"], theirs[f"{prefix}text_projection"])  # x @ projection on both sides
     np.testing.assert_array_equal(
-        params["goal/text_model.encoder.layers.1.mlp.fc2.kernel"], theirs[f"{prefix}transformer.resblocks.1.mlp.c_proj.weight"].T
+        params["goal_text_encoder/text_projection.kernel"], theirs[f"{prefix}text_projection"]
+    )  # x @ projection on both sides
+    np.testing.assert_array_equal(
+        params["goal_text_encoder/text_model.encoder.layers.1.mlp.fc2.kernel"],
+        theirs[f"{prefix}transformer.resblocks.1.mlp.c_proj.weight"].T,
     )
 
 
@@ -167,8 +170,8 @@ def test_metadata_says_what_the_files_said(imported, system):
     config = from_config_dict(policy["config"])
     assert config.model.former == FORMER
     assert config.model.action == ACTION
-    assert (config.model.tap_blocks, config.model.text_length, config.model.execute) == ((0,), 12, 4)
-    assert config.policy_diffusion.ladder.sigma_min == 1.0  # of evaluation; args have training's
+    assert (config.model.tap_blocks, config.model.text_length, config.model.n_action_steps) == ((0,), 12, 4)
+    assert config.policy_diffusion.noise_schedule.sigma_min == 1.0  # of evaluation; args have training's
     assert config.init.video == str(imported / "video")
     assert policy["data"]["datasets"][0]["action"] == {"kind": "none", "shift": [0.0] * 7, "scale": [1.0] * 7, "clipped": [False] * 7}
 
@@ -256,7 +259,7 @@ def test_an_imported_policy_acts(imported):
     actions = policy.act(observations, np.zeros(1, np.uint32))
     assert actions.shape == (1, 6, 7)
     assert set(np.unique(actions[..., 6])) <= {-1.0, 1.0}
-    assert (policy.metadata.chunk, policy.metadata.execute) == (6, 4)
+    assert (policy.metadata.action_horizon, policy.metadata.n_action_steps) == (6, 4)
 
 
 # --- and back ---------------------------------------------------------------------------------------------------------------------------
@@ -294,7 +297,7 @@ def test_a_trained_checkpoint_is_exported_with_a_config_that_is_read_back(micro_
     stage, rng = make_stage(config), np.random.default_rng(0)
     params = {name: rng.standard_normal(spec.shape).astype(np.float32) for name, spec in stage.abstract_trainable().items()}
     state = TrainState(jnp.int32(4), params, {name: value + 1 for name, value in params.items()}, {})
-    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", keep=1)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", max_to_keep=1)
     checkpoints.save_frozen({name: jnp.zeros(spec.shape, spec.dtype) for name, spec in stage.abstract_frozen().items()})
     checkpoints.save(4, state, {"stage": "video", "config": to_dict(config), "latent_scaling_factor": 0.5}, None)
     checkpoints.close()

@@ -57,7 +57,7 @@ def test_sizes_of_another_robot(shapes):
     args = {"model": {"extract_layer_idx": 1, "use_all_layer": False, "use_position_encoding": True, "latent_dim": 512}}
     base = ModelConfig(action=ModelConfig().action.__class__(proprio_dim=1))
     model, notes = policy_model(Listed(other).tensors, args, base, "x")
-    assert (model.action.action_dim, model.action.chunk, model.action.proprio_dim, model.execute) == (38, 8, 38, 8)
+    assert (model.action.action_dim, model.action.action_horizon, model.action.proprio_dim, model.n_action_steps) == (38, 8, 38, 8)
     assert (model.former.condition_dim, model.tap_blocks, model.position_encode) == (1280, (1,), True)
     assert notes == ["args say latent_dim = 512, the tensors 384", "position_encode is True as in args, not False"]
 
@@ -71,10 +71,10 @@ def test_every_tensor_has_a_place_or_a_reason(shapes):
     policy = VideoPredictionPolicy(ModelConfig(), PolicyDiffusionConfig(), VideoDiffusionConfig())
     wanted = {}
     for group, module, prefix, openai in (
-        ("former", policy.former, "Video_Former.", False),
-        ("action", policy.action, "model.inner_model.", False),
+        ("video_former", policy.video_former, "Video_Former.", False),
+        ("action_transformer", policy.action_transformer, "model.inner_model.", False),
         ("text", policy.predictor.text, "TVP_encoder.text_encoder.", False),
-        ("goal", policy.goal, "language_goal.clip_rn50.", True),
+        ("goal_text_encoder", policy.goal_text_encoder, "language_goal.clip_rn50.", True),
     ):
         wanted |= with_prefix(group, slots(module.abstract, prefix, openai))
     report = match("policy", Listed(shapes), wanted)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vpp_jax.errors import FileFormatError
+from vpp_jax.common.errors import FileFormatError
 from vpp_jax.interop.safetensors_file import SafetensorsFile, SafetensorsShards, make_header, names_in_order, write_file
 
 

@@ -16,12 +16,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vpp_jax import inert_pickle, torch_archive
-from vpp_jax.errors import FileFormatError
-from vpp_jax.inert_pickle import Call, Global, read_pickle
+from vpp_jax.common import inert_pickle, torch_archive
+from vpp_jax.common.errors import FileFormatError
+from vpp_jax.common.inert_pickle import Call, Global, read_pickle
+from vpp_jax.common.torch_archive import read_tensor
 from vpp_jax.interop import torch_file
 from vpp_jax.interop.torch_file import TorchFile
-from vpp_jax.torch_archive import read_tensor
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ import pytest
 from vpp_jax.functional import PureModule, parameter_count
 from vpp_jax.models.action_transformer import ActionTransformer, ActionTransformerConfig
 
-CONFIG = ActionTransformerConfig(action_dim=3, chunk=5, width=24, heads=3, encoder_layers=1, decoder_layers=2, goal_dim=6, token_dim=8)
+CONFIG = ActionTransformerConfig(
+    action_dim=3, action_horizon=5, width=24, heads=3, encoder_layers=1, decoder_layers=2, goal_dim=6, token_dim=8
+)
 OPEN = dataclasses.replace(CONFIG, causal_cross_attention=False)
 
 
@@ -252,7 +254,9 @@ def test_output_is_float32_in_bfloat16_compute(params, inputs, context, decode):
     np.testing.assert_allclose(output, decode[True](params, actions, sigma, context), atol=0.15)
 
 
-@pytest.mark.parametrize("fields", [{"width": 100, "heads": 8}, {"chunk": 0}, {"mlp_dropout": 1.0}, {"proprio_dim": -1}, {"init_std": 0.0}])
+@pytest.mark.parametrize(
+    "fields", [{"width": 100, "heads": 8}, {"action_horizon": 0}, {"mlp_dropout": 1.0}, {"proprio_dim": -1}, {"init_std": 0.0}]
+)
 def test_bad_configs_are_refused(fields):
     with pytest.raises(ValueError, match="action transformer"):
         ActionTransformerConfig(**fields)

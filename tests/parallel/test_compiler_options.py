@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vpp_jax.models.winograd import winograd_convolution
+from vpp_jax.ops.winograd import winograd_convolution
 from vpp_jax.parallel.mesh import compiler_options
 
 LAYERS, CHANNELS = 12, 128

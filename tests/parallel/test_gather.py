@@ -9,8 +9,8 @@ import pytest
 
 SCRIPT = """
 import json, jax, jax.numpy as jnp, numpy as np
-from vpp_jax.compilation.collectives import collectives
-from vpp_jax.compilation.roofline import foreign_gathers
+from vpp_jax.aot.collectives import collectives
+from vpp_jax.aot.roofline import foreign_gathers
 from vpp_jax.config import MeshConfig
 from vpp_jax.functional import PureModule
 from vpp_jax.models.unet_blocks import BlockShape, TransformerBlock, recomputed

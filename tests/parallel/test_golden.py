@@ -34,7 +34,7 @@ def decisions(name: str) -> dict[str, dict[str, dict[str, int]]]:
     found: dict[str, dict[str, Counter]] = {}
     for devices, sizes in MESHES.items():
         groups = found.setdefault(devices, {})
-        for parameter, decision in decide(params, sizes, config.mesh.shard_above).items():
+        for parameter, decision in decide(params, sizes, config.mesh.min_size_to_shard).items():
             split = ",".join(str(axis or "-") for axis in decision.spec) or "whole"
             note = f" ({decision.note})" if decision.note else ""
             groups.setdefault(re.sub(r"\.\d+\.", ".N.", parameter), Counter())[split + note] += 1

@@ -24,8 +24,8 @@ for name, (data, fsdp, tensor), devices, passes in [
     ("one", (1, 1, 1), 1, 1), ("dp8", (8, 1, 1), 8, 1), ("fsdp8", (1, 8, 1), 8, 1), ("mixed", (2, 2, 2), 8, 1),
     ("resumed", (1, 4, 1), 4, 1), ("passes", (2, 1, 2), 4, 4),
 ]:
-    config = toy_config(steps=3, eval_every=0, save_every=1, accumulate=passes)
-    config = dataclasses.replace(config, mesh=MeshConfig(data, fsdp, tensor, shard_above=0))
+    config = toy_config(steps=3, eval_every=0, save_every=1, grad_accum_steps=passes)
+    config = dataclasses.replace(config, mesh=MeshConfig(data, fsdp, tensor, min_size_to_shard=0))
     stage, folder = ToyStage(config), root / ("mixed" if name == "resumed" else name)
     if name == "resumed":  # steps 4 and 5 on four devices, from the checkpoint of eight
         stage = ToyStage(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=5)))

@@ -27,8 +27,8 @@ def published():
         "unet": (SpatioTemporalUNet, model.unet),
         "vae": (TemporalVAE, model.vae),
         "text": (CLIPTextEncoder, model.text),
-        "former": (VideoFormer, model.former),
-        "action": (ActionTransformer, model.action),
+        "video_former": (VideoFormer, model.former),
+        "action_transformer": (ActionTransformer, model.action),
     }
     params = {"latents/scaling_factor": jax.ShapeDtypeStruct((), jnp.float32)}
     for prefix, (kind, config) in modules.items():
@@ -38,7 +38,7 @@ def published():
 
 @pytest.mark.slow
 def test_published_models_are_covered_and_really_split(published):
-    decisions = decide(published, SIZES, shard_above=0)
+    decisions = decide(published, SIZES, min_size_to_shard=0)
     assert decisions.keys() == published.keys()
     whole = [name for name, value in published.items() if value.size > 65_536 and "fsdp" not in decisions[name].spec]
     # 20 x 77 x 512 and the like would be worth splitting, these are not: 77 positions, 8- and 3-channel convolutions
@@ -53,8 +53,10 @@ def test_published_models_are_covered_and_really_split(published):
     assert per_device < 1.1 * total / SIZES["fsdp"]
 
 
-def spec(name, shape, shard_above=0, **sizes):
-    decision = decide({name: jax.ShapeDtypeStruct(shape, jnp.float32)}, {"data": 1, "fsdp": 1, "tensor": 1} | sizes, shard_above)[name]
+def spec(name, shape, min_size_to_shard=0, **sizes):
+    decision = decide({name: jax.ShapeDtypeStruct(shape, jnp.float32)}, {"data": 1, "fsdp": 1, "tensor": 1} | sizes, min_size_to_shard)[
+        name
+    ]
     return decision.spec, decision.note
 
 
@@ -68,7 +70,7 @@ def spec(name, shape, shard_above=0, **sizes):
         ("unet/temporal_res_block.conv1.kernel", (3, 1, 1, 320, 640), {"fsdp": 4}, P(None, None, None, None, "fsdp")),
         ("unet/conv_out.kernel", (3, 3, 320, 4), {"fsdp": 8}, P(None, None, "fsdp")),  # 4 output channels: the inputs are split
         ("vae/time_conv_out.kernel", (3, 1, 1, 3, 3), {"fsdp": 8}, P()),
-        ("action/cross_att.key.kernel", (30, 31), {"fsdp": 2, "tensor": 2}, P("fsdp")),
+        ("action_transformer/cross_att.key.kernel", (30, 31), {"fsdp": 2, "tensor": 2}, P("fsdp")),
         ("unet/norm1.scale", (320,), {"fsdp": 4}, P()),
     ],
 )
@@ -78,8 +80,8 @@ def test_specs(name, shape, sizes, expected):
 
 def test_departures_are_noted():
     assert spec("unet/conv_out.kernel", (3, 3, 320, 4), fsdp=8)[1] == "fsdp=8 does not divide 4, moved"
-    assert spec("action/cross_att.key.kernel", (30, 31), tensor=2)[1] == "tensor=2 does not divide 31, whole"
-    assert spec("unet/attn1.to_q.kernel", (320, 320), shard_above=1 << 20, fsdp=4) == (P(), "small")
+    assert spec("action_transformer/cross_att.key.kernel", (30, 31), tensor=2)[1] == "tensor=2 does not divide 31, whole"
+    assert spec("unet/attn1.to_q.kernel", (320, 320), min_size_to_shard=1 << 20, fsdp=4) == (P(), "small")
 
 
 def test_a_parameter_without_a_rule_is_an_error():
@@ -99,7 +101,7 @@ def test_mesh_sizes():
 def test_optimizer_state_follows_its_parameters():
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     params = {"net/a.kernel": jnp.ones((4, 4)), "net/a.bias": jnp.ones(4)}
-    shardings = partition(params, mesh, shard_above=0)
+    shardings = partition(params, mesh, min_size_to_shard=0)
     tree = like_params([{"mu": params, "count": jnp.zeros(())}], shardings, mesh)
     assert tree[0]["mu"] == shardings
     assert tree[0]["count"].spec == P()

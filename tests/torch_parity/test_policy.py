@@ -15,14 +15,14 @@ from pytorch.policy import ActionTransformer as TheirTransformer
 from pytorch.policy import Denoiser
 
 from vpp_jax.diffusion import edm
-from vpp_jax.diffusion.ladders import LadderConfig, sigma_ladder
+from vpp_jax.diffusion.noise_schedules import NoiseScheduleConfig, get_sigmas
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import PureModule
 from vpp_jax.models.action_transformer import ActionTransformer, ActionTransformerConfig
 from vpp_jax.models.layers import sinusoidal_embedding
 
 CONFIG = ActionTransformerConfig(
-    action_dim=5, chunk=6, width=48, heads=4, encoder_layers=2, decoder_layers=2, goal_dim=20, token_dim=32, proprio_dim=9
+    action_dim=5, action_horizon=6, width=48, heads=4, encoder_layers=2, decoder_layers=2, goal_dim=20, token_dim=32, proprio_dim=9
 )
 VARIANTS = {
     "published": {"proprio_dim": 0},
@@ -30,7 +30,7 @@ VARIANTS = {
     "full cross-attention": {"causal_cross_attention": False, "proprio_dim": 0},
 }
 BATCH, TOKENS = 3, 11
-ACTIONS, NOISE = normal(1, BATCH, CONFIG.chunk, CONFIG.action_dim), normal(2, BATCH, CONFIG.chunk, CONFIG.action_dim)
+ACTIONS, NOISE = normal(1, BATCH, CONFIG.action_horizon, CONFIG.action_dim), normal(2, BATCH, CONFIG.action_horizon, CONFIG.action_dim)
 SIGMA = torch.tensor([0.02, 1.3, 60.0])
 
 
@@ -149,12 +149,12 @@ def test_the_same_function_in_float64(variant, float64):
 
 def test_sampling(pair):
     config, theirs, pure, params = pair
-    ladder = sigma_ladder(LadderConfig("exponential", 10, 1.0, 80.0))
-    start = 80 * normal(7, BATCH, config.chunk, config.action_dim)
+    sigmas = get_sigmas(NoiseScheduleConfig("exponential", 10, 1.0, 80.0))
+    start = 80 * normal(7, BATCH, config.action_horizon, config.action_dim)
     given = conditions(config)
     with torch.no_grad():
-        want = theirs.sample_actions(start, torch.from_numpy(ladder), *given)
-        check(theirs.sample_actions(start, torch.from_numpy(ladder), *given, encode_once=True), want, what="encoding once")
+        want = theirs.sample_actions(start, torch.from_numpy(sigmas), *given)
+        check(theirs.sample_actions(start, torch.from_numpy(sigmas), *given, encode_once=True), want, what="encoding once")
 
     @jax.jit
     def draw(params, start):
@@ -165,9 +165,9 @@ def test_sampling(pair):
             scale = edm.policy_preconditioning(sigma)
             return scale.denoised(x, model.decode(scale.network_input(x), sigma, context))
 
-        return sample(denoise, start, ladder, "ddim")
+        return sample(denoise, start, sigmas, "ddim")
 
-    check(draw(params, *arrays(start)), want, 1e-4, "chunk")
+    check(draw(params, *arrays(start)), want, 1e-4, "action_horizon")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from diffusers import EulerDiscreteScheduler
 
 from vpp_jax.diffusion import samplers
 from vpp_jax.diffusion.edm import policy_preconditioning, video_preconditioning
-from vpp_jax.diffusion.ladders import LadderConfig, initial_scale, sigma_ladder
+from vpp_jax.diffusion.noise_schedules import NoiseScheduleConfig, get_sigmas, initial_scale
 from vpp_jax.diffusion.samplers import sample_trajectory
 
 # scheduler/scheduler_config.json of Stable Video Diffusion
@@ -35,8 +35,8 @@ SVD = {
 }
 
 
-def ladder(steps: int) -> LadderConfig:
-    return LadderConfig("svd_euler", steps, SVD["sigma_min"], SVD["sigma_max"], rho=7.0)
+def noise_schedule(steps: int) -> NoiseScheduleConfig:
+    return NoiseScheduleConfig("svd_euler", steps, SVD["sigma_min"], SVD["sigma_max"], rho=7.0)
 
 
 def scheduler(steps: int) -> EulerDiscreteScheduler:
@@ -47,11 +47,11 @@ def scheduler(steps: int) -> EulerDiscreteScheduler:
 
 @pytest.mark.parametrize("steps", [2, 10, 20, 30])
 def test_noise_levels_and_network_times(steps):
-    theirs, ours = scheduler(steps), sigma_ladder(ladder(steps))
+    theirs, ours = scheduler(steps), get_sigmas(noise_schedule(steps))
     check(ours, theirs.sigmas, what="sigmas")
     np.testing.assert_allclose(ours[:-1], theirs.sigmas[:-1].numpy(), rtol=1e-4)  # the small ones too
     check(video_preconditioning(ours[:-1]).c_noise, theirs.timesteps, what="timesteps")
-    np.testing.assert_allclose(initial_scale(ladder(steps)), float(theirs.init_noise_sigma), rtol=1e-6)
+    np.testing.assert_allclose(initial_scale(noise_schedule(steps)), float(theirs.init_noise_sigma), rtol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [5, 20])
@@ -70,8 +70,8 @@ def test_a_whole_run_of_the_euler_scheduler(steps):
         output = jnp.tanh(scale.network_input(noisy) @ mixing.numpy() + scale.c_noise[:, None, None])
         return scale.denoised(noisy, output)
 
-    run = jax.jit(lambda x: sample_trajectory(denoise, x, sigma_ladder(ladder(steps)), "euler"))
-    result, seen = run(noise.numpy() * np.float32(initial_scale(ladder(steps))))
+    run = jax.jit(lambda x: sample_trajectory(denoise, x, get_sigmas(noise_schedule(steps)), "euler"))
+    result, seen = run(noise.numpy() * np.float32(initial_scale(noise_schedule(steps))))
     for step, state in enumerate(states):
         check(seen.states[step], state, what=f"state before step {step}")
     check(result, x, 1e-4, "result")
@@ -150,7 +150,7 @@ def test_dpmpp_2m_with_edm_preconditioning():
         scale = policy_preconditioning(sigma, 0.5)
         return scale.denoised(noisy, jnp.tanh(scale.network_input(noisy) @ MIXING.numpy() + scale.c_noise[:, None, None]))
 
-    karras = sigma_ladder(LadderConfig("karras", 8, 0.02, 80.0, rho=7.0))
+    karras = get_sigmas(NoiseScheduleConfig("karras", 8, 0.02, 80.0, rho=7.0))
     check(karras, scheduler.sigmas, what="noise levels")
     ours, seen = jax.jit(lambda x: sample_trajectory(denoise, x, karras, "dpmpp_2m"))(NOISE.numpy() * np.float32(80))
     for step, state in enumerate(states):

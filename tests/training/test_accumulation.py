@@ -38,7 +38,7 @@ def updated(toy):
     """passes -> parameters and metrics after one real training step."""
 
     def update(passes):
-        stage = toy.ToyStage(toy.toy_config(accumulate=passes))
+        stage = toy.ToyStage(toy.toy_config(grad_accum_steps=passes))
         trainer = Trainer(stage)
         state = jax.jit(trainer.init)(jax.random.key(0))
         source = stage.source("train", {}, None)
@@ -62,9 +62,11 @@ def test_a_training_step_in_four_passes(updated):
 def test_passes_must_fit_batch_and_mesh(toy):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     check_passes(8, 4, mesh)
-    with pytest.raises(ConfigError, match=r"batch_size is 8, expected a multiple of 1 \(mesh data x fsdp\) times 3 \(train\.accumulate\)"):
+    with pytest.raises(
+        ConfigError, match=r"batch_size is 8, expected a multiple of 1 \(mesh data x fsdp\) times 3 \(train\.grad_accum_steps\)"
+    ):
         check_passes(8, 3, mesh)
     config = toy.toy_config()
-    passes = replace(config.train, accumulate=3)
-    with pytest.raises(ConfigError, match=r"train\.accumulate is 3, which does not divide data\.batch_size = 8"):
+    passes = replace(config.train, grad_accum_steps=3)
+    with pytest.raises(ConfigError, match=r"train\.grad_accum_steps is 3, which does not divide data\.batch_size = 8"):
         replace(config, train=passes)

@@ -25,7 +25,7 @@ def saved(toy, tmp_path_factory):
     ema = {name: value + 1 for name, value in state.params.items()}
     state = type(state)(jnp.int32(STEP), state.params, ema, state.opt_state)
     frozen = {"vae/lift.kernel": jnp.full((16, 16), 3.0), "latents/scaling_factor": jnp.float32(0.18215)}
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=1)
+    checkpoints = Checkpoints(workdir / "checkpoints", max_to_keep=1)
     checkpoints.save_frozen(frozen)
     checkpoints.save(STEP, state, {"stage": "vae", "latent_scaling_factor": 0.5}, {"next_index": 24})
     checkpoints.close()
@@ -64,7 +64,7 @@ def test_metadata_and_data_state(saved):
     workdir, _, _ = saved
     metadata = read_metadata(workdir)
     assert (metadata["step"], metadata["stage"], metadata["latent_scaling_factor"]) == (STEP, "vae", 0.5)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=1)
+    checkpoints = Checkpoints(workdir / "checkpoints", max_to_keep=1)
     assert checkpoints.data_state(STEP) == {"next_index": 24}
     checkpoints.close()
 
@@ -87,7 +87,7 @@ def test_errors_say_what_is_there(saved, tmp_path):
 
 def test_a_run_without_average_gives_its_parameters(toy, tmp_path):
     state = jax.jit(Trainer(toy.ToyStage(toy.toy_config(ema_decay=0.0))).init)(jax.random.key(0))
-    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints = Checkpoints(tmp_path, max_to_keep=1)
     checkpoints.save(1, state, {"stage": "vae"}, None)
     checkpoints.close()
     loaded = load_params(tmp_path, specs(state.params), item="ema")
@@ -98,7 +98,7 @@ def test_what_is_saved_does_not_change_while_training_goes_on(toy, tmp_path):
     """Files are written in the background, from copies: the arrays themselves are donated to the next step."""
     state = jax.jit(Trainer(toy.ToyStage(toy.toy_config())).init)(jax.random.key(0))
     expected = {name: np.array(value) for name, value in state.params.items()}
-    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints = Checkpoints(tmp_path, max_to_keep=1)
     overwrite = jax.jit(lambda tree: jax.tree.map(lambda value: value * 0 - 7, tree), donate_argnums=0)
     checkpoints.save(1, state, {"stage": "vae"}, None)
     for _ in range(20):
@@ -133,7 +133,7 @@ def test_saving_many_small_tensors_is_cheap(toy, tmp_path):
     state = jax.jit(Trainer(toy.ToyStage(toy.toy_config())).init)(jax.random.key(0))
     params = {f"net/layers.{index}.kernel": jnp.ones((3, 3, 16, 16)) for index in range(600)}
     state = type(state)(state.step, params, params, {"mu": params, "nu": params})
-    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints = Checkpoints(tmp_path, max_to_keep=1)
     checkpoints.save(1, state, {"stage": "vae"}, None)
     checkpoints.wait()
     begin = time.process_time()

@@ -63,7 +63,7 @@ def test_who_loads_such_a_checkpoint_gets_merged_kernels(base, toy, tmp_path):
     averages = {name: 0.5 * value for name, value in adapters.items()}
     config = dataclasses.replace(toy.toy_config(), stage="vae")
     tree = to_dict(config) | {"lora": to_dict(CONFIG)}
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", max_to_keep=1)
     checkpoints.save_frozen(base)
     checkpoints.save(1, TrainState(jnp.int32(1), adapters, averages, {}), {"stage": "video", "config": tree}, None)
     checkpoints.close()

@@ -22,7 +22,7 @@ STEPS = 40
 
 @pytest.fixture(scope="module")
 def flags(project, tmp_path_factory) -> list[str]:
-    """The configuration, on data made here. Adam's eps: see tests/meshes.py."""
+    """The configuration, on data made here. Adam's eps: see tools/meshes.py."""
     data = tmp_path_factory.mktemp("data")
     sys.path.insert(0, str(project / "tests"))
     from synthetic_episodes import write_episodes

@@ -32,7 +32,7 @@ OPTIONS = {"steps": STEPS, "save_every": 7, "eval_every": 10, "log_every": 4}
 def final_state(toy, workdir) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, and the data position."""
     stage = toy.ToyStage(toy.toy_config(**OPTIONS))
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=100)
+    checkpoints = Checkpoints(workdir / "checkpoints", max_to_keep=100)
     step, abstract = checkpoints.latest(), Trainer(stage).abstract
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     state = checkpoints.restore(step, abstract, jax.tree.map(lambda _: one, abstract))
@@ -160,7 +160,7 @@ def test_data_order_and_cadence(toy, uninterrupted):
     assert all(entry["rows_shown"] > 0 for entry in entries if entry["kind"] == "eval")  # what `preview` returned
     steps = [entry["step"] for entry in entries]
     assert steps == sorted(steps)
-    assert complete_steps(uninterrupted / "checkpoints") == [28, 30]  # keep=2
+    assert complete_steps(uninterrupted / "checkpoints") == [28, 30]  # max_to_keep=2
     assert len(json.loads((uninterrupted / "first_batch.png").read_text())) == 8
 
 
@@ -176,7 +176,7 @@ def test_a_stage_may_start_from_given_parameters(toy, tmp_path, monkeypatch):
 
     train(stage(2), tmp_path)
     one, trainer = jax.sharding.SingleDeviceSharding(jax.devices()[0]), Trainer(stage(2))
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=100)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", max_to_keep=100)
     state = checkpoints.restore(2, trainer.abstract, jax.tree.map(lambda _: one, trainer.abstract))
     checkpoints.close()
     for name, value in given.items():
@@ -226,7 +226,7 @@ def test_nan_stops_with_the_leaf_and_the_field(toy, tmp_path):
 def test_a_model_that_does_not_fit_is_refused_with_three_lists(toy, uninterrupted, monkeypatch):
     shapes = toy.SHAPES | {"head/last.bias": (5,), "head/new.bias": (1,)}
     del shapes["net/first.bias"]
-    checkpoints = Checkpoints(uninterrupted / "checkpoints", keep=2)
+    checkpoints = Checkpoints(uninterrupted / "checkpoints", max_to_keep=2)
     monkeypatch.setattr(toy, "SHAPES", shapes)
     abstract = Trainer(toy.ToyStage(toy.toy_config(steps=2))).abstract
     with pytest.raises(CheckpointError) as caught:

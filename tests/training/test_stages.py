@@ -26,8 +26,10 @@ def batch_of(config, stage: str) -> dict[str, np.ndarray]:
     if stage != "policy":
         return text | {"video": (127.5 + 127 * waves).astype(np.uint8)}
     features = rng.normal(size=(rows, model.frames, 128, model.former.condition_dim)).astype(np.float16)
-    action = np.repeat(rng.choice([-0.9, 0.9], (rows, 1, 7)), model.action.chunk, axis=1).astype(np.float32)  # steps have no positions
-    mask = np.ones((rows, model.action.chunk), bool)
+    action = np.repeat(rng.choice([-0.9, 0.9], (rows, 1, 7)), model.action.action_horizon, axis=1).astype(
+        np.float32
+    )  # steps have no positions
+    mask = np.ones((rows, model.action.action_horizon), bool)
     return text | {"features": features, "proprio": rng.normal(size=(rows, 15)).astype(np.float32), "action": action, "action_mask": mask}
 
 

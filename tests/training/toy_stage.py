@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vpp_jax.config import ExperimentConfig, MeshConfig, OptimizerConfig, TrainConfig
-from vpp_jax.diffusion.rows import normal_rows, row_keys
+from vpp_jax.diffusion.per_example import normal_rows, row_keys
 from vpp_jax.training.loop import train
 
 # 520 x 520 is more than what checkpoints pack, so both ways of saving are exercised.
@@ -95,8 +95,16 @@ class ToyStage:
 
 
 def toy_config(**train) -> ExperimentConfig:
-    settings = {"steps": 12, "log_every": 3, "eval_every": 5, "eval_batches": 2, "save_every": 4, "keep": 2, "ema_decay": 0.9} | train
-    config = ExperimentConfig(stage="vae", seed=3, train=TrainConfig(**settings), mesh=MeshConfig(shard_above=1000))
+    settings = {
+        "steps": 12,
+        "log_every": 3,
+        "eval_every": 5,
+        "eval_batches": 2,
+        "save_every": 4,
+        "max_to_keep": 2,
+        "ema_decay": 0.9,
+    } | train
+    config = ExperimentConfig(stage="vae", seed=3, train=TrainConfig(**settings), mesh=MeshConfig(min_size_to_shard=1000))
     optimizer = OptimizerConfig(learning_rate=3e-4, schedule="cosine", warmup_ratio=0.25, weight_decay=0.01)
     return replace(config, optimizer=optimizer, data=replace(config.data, batch_size=8, threads=1))
 

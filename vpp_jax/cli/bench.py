@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vpp_jax.cli.main import UsageError
-from vpp_jax.errors import VppError, nearest
+from vpp_jax.common.errors import VppError, nearest
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 BENCHMARKS = {

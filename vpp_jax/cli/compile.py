@@ -9,13 +9,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from vpp_jax.aot.chips import parse_topology
+from vpp_jax.aot.environment import VARIABLES, require_compiler
 from vpp_jax.cli.main import UsageError
-from vpp_jax.compilation.chips import parse_topology
-from vpp_jax.compilation.environment import VARIABLES, require_compiler
 
 
 def main(argv: Sequence[str]) -> int:
-    from vpp_jax.compilation.request import OPTIONS
+    from vpp_jax.aot.request import OPTIONS
 
     if "--help" in argv or "-h" in argv:
         flags = "\n".join(f"  --{name:<13} {text}" for name, text in OPTIONS.items())
@@ -27,4 +27,4 @@ def main(argv: Sequence[str]) -> int:
     parse_topology(names[-1])
     require_compiler()
     # a process of its own: libtpu reads these when JAX is imported
-    return subprocess.call([sys.executable, "-m", "vpp_jax.compilation", *argv], env=os.environ | VARIABLES)
+    return subprocess.call([sys.executable, "-m", "vpp_jax.aot", *argv], env=os.environ | VARIABLES)

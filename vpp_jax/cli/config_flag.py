@@ -13,9 +13,9 @@ from ml_collections.config_flags.config_flags import UnsupportedOperationError
 
 from data_pipelines.openx.mixtures import expand
 from vpp_jax.cli.main import UsageError
+from vpp_jax.common.errors import VppError
 from vpp_jax.config import ConfigError, ExperimentConfig, from_config_dict, from_json, to_config_dict
 from vpp_jax.config_checks import resolve_path
-from vpp_jax.errors import VppError
 
 PROJECT = Path(__file__).resolve().parents[2]
 

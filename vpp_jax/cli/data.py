@@ -19,8 +19,8 @@ from data_pipelines.builders.calvin_play import CalvinPlayRecipe
 from data_pipelines.builders.calvin_recorded import CalvinRecordedRecipe, RecordedSettings
 from data_pipelines.builders.human_video import HumanVideoRecipe, HumanVideoSettings
 from data_pipelines.errors import DataError, DatasetNotFoundError
-from data_pipelines.files import write_atomically
 from data_pipelines.storage import Location, location
+from vpp_jax.common.files import write_atomically
 
 
 def _calvin_mujoco(settings: Settings) -> CalvinMujocoRecipe | CalvinPlayRecipe:
@@ -269,7 +269,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _datasets_below(directory: Location) -> list[str]:
     """The datasets of a mirror; none where `directory` is a dataset itself."""
-    from data_pipelines.openx import mirror
+    from data_pipelines.openx import local_copy as mirror
     from data_pipelines.rlds.dataset import resolve
 
     try:
@@ -280,7 +280,7 @@ def _datasets_below(directory: Location) -> list[str]:
 
 
 def _inspect_mirror(arguments: argparse.Namespace, names: Iterable[str], weights: Mapping[str, float] | None = None) -> int:
-    from data_pipelines.openx import mirror
+    from data_pipelines.openx import local_copy as mirror
 
     findings = mirror.check(arguments.directory, names)
     print(mirror.summary(findings, weights))

@@ -65,7 +65,7 @@ def _encode(config, options: dict[str, str]) -> int:
             encoder.identity,
             batch,
             config.data.on_bad_record,
-            config.data.scaled_decoding,
+            config.data.jpeg_dct_scaling,
             config.data.index_dir or None,
             max(config.data.threads, 1),
         )

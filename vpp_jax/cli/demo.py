@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from vpp_jax.errors import VppError
+from vpp_jax.common.errors import VppError
 
 REFERENCE_MINUTES = 15
 TRAINING_SCENES = "A,B,C"

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     options = LoopOptions(
         workers=arguments.workers,
         batch_size=arguments.batch_size,
-        execute=arguments.execute,
+        n_action_steps=arguments.n_action_steps,
         max_steps=description["steps_per_task"],
         retries=arguments.retries,
         request_timeout=arguments.timeout,
@@ -169,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     calvin.add_argument("--episodes", type=int, default=10, help="single tasks: per scene and task")
     steps = f"control steps per task, 30 per second; 0: {COMPLETE_STEPS} in chains, {SINGLE_TASK_STEPS} for single tasks"
     calvin.add_argument("--max_steps", type=int, default=0, help=steps)
-    calvin.add_argument("--execute", type=int, default=0, help="control steps per predicted chunk; 0: what the policy says")
+    calvin.add_argument("--n_action_steps", type=int, default=0, help="control steps per predicted chunk; 0: what the policy says")
     calvin.add_argument("--seed", type=int, default=0, help="decides initial states and the policy's noise")
     calvin.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="simulator processes")
     calvin.add_argument("--batch_size", type=int, default=0, help="rows of the policy's batch; 0: as many as workers")

@@ -11,8 +11,8 @@ import textwrap
 import traceback
 from collections.abc import Sequence
 
-from vpp_jax.errors import VppError, nearest
-from vpp_jax.host_memory import restart_with_huge_pages
+from vpp_jax.common.errors import VppError, nearest
+from vpp_jax.common.host_memory import restart_with_huge_pages
 
 VERBS = {
     "train": "train a stage: vae, video or policy; the same command resumes",

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vpp_jax.errors import VppError
+from vpp_jax.common.errors import VppError
 
 
 class PredictError(VppError):

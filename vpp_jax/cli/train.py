@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vpp_jax.cli.main import UsageError, paragraph
-from vpp_jax.errors import VppError
+from vpp_jax.common.errors import VppError
 
 OPTIONS = {
     "workdir": "directory of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, previews",

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vpp_jax.diffusion.ladders import LadderConfig, sigma_ladder
+from vpp_jax.diffusion.noise_schedules import NoiseScheduleConfig, get_sigmas
 
 Shape = tuple[int, ...]
 
@@ -26,7 +26,7 @@ class SigmaDensityConfig:
     loguniform             ln σ uniform on [ln sigma_min, ln sigma_max]
     uniform                σ uniform on [sigma_min, sigma_max]
     v_diffusion            arctan(σ / sigma_data) uniform, for σ in [sigma_min, sigma_max]: time of the cosine schedule uniform
-    discrete               one of the levels of `ladder`, its closing 0 excepted, equally likely
+    discrete               one of the levels of `noise_schedule`, its closing 0 excepted, equally likely
     split_lognormal        ln σ falls off from loc as a normal density of width std_left below and std_right above, continuous at loc
     """
 
@@ -40,7 +40,9 @@ class SigmaDensityConfig:
     sigma_data: float = 0.5
     std_left: float = 1.2
     std_right: float = 1.2
-    ladder: LadderConfig = field(default_factory=lambda: LadderConfig("exponential", steps=1000, sigma_min=0.001, sigma_max=80.0))
+    noise_schedule: NoiseScheduleConfig = field(
+        default_factory=lambda: NoiseScheduleConfig("exponential", num_sampling_steps=1000, sigma_min=0.001, sigma_max=80.0)
+    )
 
     def __post_init__(self):
         if self.kind not in _SAMPLERS:
@@ -104,7 +106,7 @@ def _v_diffusion(key: jax.Array, shape: Shape, config: SigmaDensityConfig) -> Fl
 
 
 def _discrete(key: jax.Array, shape: Shape, config: SigmaDensityConfig) -> Float[Array, "..."]:
-    return jax.random.choice(key, jnp.asarray(sigma_ladder(config.ladder)[:-1]), shape)
+    return jax.random.choice(key, jnp.asarray(get_sigmas(config.noise_schedule)[:-1]), shape)
 
 
 def _split_lognormal(key: jax.Array, shape: Shape, config: SigmaDensityConfig) -> Float[Array, "..."]:

@@ -59,9 +59,9 @@ def sample(
     """Integrates from σ = sigmas[0] down to sigmas[-1].
 
     denoise: called with σ broadcast to one value per sample.
-    x:       the sample at sigmas[0], i.e. unit normal noise times the ladder's `initial_scale`. The state is carried in float32 (in
+    x:       the sample at sigmas[0], i.e. unit normal noise times the noise schedule's `initial_scale`. The state is carried in float32 (in
              float64 if x is).
-    sigmas:  descending, as `sigma_ladder` makes them; only the last may be 0. They may be traced for ddim, euler, heun and dpm_2; the
+    sigmas:  descending, as `get_sigmas` makes them; only the last may be 0. They may be traced for ddim, euler, heun and dpm_2; the
              other kinds take their coefficients from them on the host.
     kind:    a key of `SAMPLERS`.
     key:     for the stochastic kinds: one PRNG key, or one per row [b], which makes a row's result independent of the batch.

@@ -109,10 +109,10 @@ def _parts(config: ExperimentConfig, scaling_factor: float | None) -> list[Part]
     if config.stage == "policy":
         policy = VideoPredictionPolicy(model, config.policy_diffusion, config.video_diffusion)
         modules: list[tuple[str, PureModule, str, bool]] = [
-            ("former", policy.former, FORMER, False),
-            ("action", policy.action, ACTION, False),
+            ("video_former", policy.video_former, FORMER, False),
+            ("action_transformer", policy.action_transformer, ACTION, False),
             ("text", policy.predictor.text, TEXT, False),
-            ("goal", policy.goal, GOAL, True),
+            ("goal_text_encoder", policy.goal_text_encoder, GOAL, True),
         ]
         wanted = {}
         for group, module, prefix, openai in modules:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from data_pipelines.openx.registry import dataset_spec
 from data_pipelines.transforms import Normalizer
+from vpp_jax.common.provenance import device_name, git_revision, library_versions
 from vpp_jax.config import ExperimentConfig, InitConfig, ModelConfig, config_hash, from_config_dict, to_dict, to_json
 from vpp_jax.config_checks import build
 from vpp_jax.functional import Params, PureModule, with_prefix
@@ -34,7 +35,6 @@ from vpp_jax.models.tokenizer import VOCABULARY_SIZE
 from vpp_jax.parallel.mesh import make_mesh
 from vpp_jax.parallel.partition import partition
 from vpp_jax.policy import VideoPredictionPolicy
-from vpp_jax.provenance import device_name, git_revision, library_versions
 from vpp_jax.training.checkpoints import FROZEN, write_imported
 from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor
 
@@ -110,7 +110,7 @@ class Plan:
                 former=self.policy_model.former,
                 action=self.policy_model.action,
                 frames=self.policy_model.frames,
-                execute=self.policy_model.execute,
+                n_action_steps=self.policy_model.n_action_steps,
             )
         self.base = from_config_dict({**request.base, "stage": "vae", "model": to_dict(self.model)})
         stages = ["vae", *(["video"] if "unet" in self.components else []), *(["policy"] if "policy" in self.components else [])]
@@ -139,7 +139,7 @@ class Plan:
             base,
             stage=stage,
             model=model,
-            data=replace(base.data, clip_frames=model.frames, chunk=model.action.chunk),
+            data=replace(base.data, clip_frames=model.frames, action_horizon=model.action.action_horizon),
             init=InitConfig(vae=str(out / "vae") if stage == "video" else "", video=str(out / "video") if stage == "policy" else ""),
         )
 
@@ -151,9 +151,18 @@ class Plan:
             modules["text"] = [("text", self.predictor.text, "", False)]
         if "policy" in self.components:
             has_own_goal = any(name.startswith(GOAL) for name in self.components["policy"].source.tensors)
-            goal = ("goal", self.policy.goal, GOAL, True) if has_own_goal else ("goal", self.policy.goal, TEXT, False)
+            goal = (
+                ("goal_text_encoder", self.policy.goal_text_encoder, GOAL, True)
+                if has_own_goal
+                else ("goal_text_encoder", self.policy.goal_text_encoder, TEXT, False)
+            )
             text = ("text", self.policy.predictor.text, TEXT, False)
-            modules["policy"] = [("former", self.policy.former, FORMER, False), ("action", self.policy.action, ACTION, False), text, goal]
+            modules["policy"] = [
+                ("video_former", self.policy.video_former, FORMER, False),
+                ("action_transformer", self.policy.action_transformer, ACTION, False),
+                text,
+                goal,
+            ]
         abstract: dict[str, Params] = {kind: {} for kind in modules}
         wanted: dict[str, dict[str, dict[str, Slot]]] = {kind: {} for kind in modules}
         for kind, entries in modules.items():
@@ -232,16 +241,16 @@ class _Writer:
 
     def _video(self) -> None:
         # the policy's goal encoder is the same CLIP: a policy trained on this checkpoint finds it here
-        goal = {name.replace("text/", "goal/", 1): value for name, value in self._load("text", "text").items()}
+        goal = {name.replace("text/", "goal_text_encoder/", 1): value for name, value in self._load("text", "text").items()}
         shared = {"vae": self._params("vae"), "text": self._folder("vae") / FROZEN / FROZEN}
         self._frozen("video", goal | self._scaling(), shared)
         del goal
         self._checkpoint("video", ("unet", "vae", "text"), self._load("unet", "unet"))
 
     def _policy(self) -> None:
-        frozen = self._load("policy", "text", "goal") | self._scaling()
+        frozen = self._load("policy", "text", "goal_text_encoder") | self._scaling()
         self._frozen("policy", frozen, {"vae": self._params("vae"), "unet": self._params("video")})
-        self._checkpoint("policy", ("policy",), self._load("policy", "former", "action"))
+        self._checkpoint("policy", ("policy",), self._load("policy", "video_former", "action_transformer"))
 
     def _folder(self, stage: str) -> Path:
         return self._out / stage / "checkpoints"
@@ -257,7 +266,7 @@ class _Writer:
         wanted = {name: slot for group in groups for name, slot in plan.wanted[kind][group].items()}
         abstract = {name: plan.abstract[kind][name] for name in wanted}
         source = plan.components[kind].source
-        params = place(source, wanted, partition(abstract, self._mesh, plan.base.mesh.shard_above))
+        params = place(source, wanted, partition(abstract, self._mesh, plan.base.mesh.min_size_to_shard))
         size = sum(value.nbytes for value in params.values())
         seconds = time.monotonic() - start
         self._say(f"read {' and '.join(groups)} from {source.where}: {len(params)} tensors, {size / 1e9:.3f} GB, {seconds:.1f} s")

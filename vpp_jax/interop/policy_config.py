@@ -37,11 +37,11 @@ def policy_model(tensors: Tensors, args: Any, base: ModelConfig, where: str) -> 
         action=action,
         frames=former.frames,
         tap_blocks=taps,
-        execute=min(base.execute, action.chunk),
+        n_action_steps=min(base.n_action_steps, action.action_horizon),
         position_encode=known.get("position_encode", base.position_encode),
         text_length=known.get("text_length", base.text_length),
         goal_length=max(base.goal_length, known.get("text_length", 0)),
-        feature_ladder_steps=known.get("ladder_steps", base.feature_ladder_steps),
+        feature_schedule_steps=known.get("ladder_steps", base.feature_schedule_steps),
     )
     found = {
         "width": action.width,
@@ -52,7 +52,7 @@ def policy_model(tensors: Tensors, args: Any, base: ModelConfig, where: str) -> 
         "frames": former.frames,
         "latents": former.tokens_per_frame,
         "variant": former.variant,
-        "chunk": action.chunk,
+        "action_horizon": action.action_horizon,
     }
     notes = [
         f"args say {ARGUMENTS[name][0]} = {known[name]}, the tensors {value}"
@@ -70,7 +70,7 @@ def policy_arguments(model: ModelConfig) -> dict[str, Any]:
     values = {
         "width": former.dim,
         "action_dim": action.action_dim,
-        "chunk": action.chunk,
+        "action_horizon": action.action_horizon,
         "depth": former.depth,
         "heads": former.heads,
         "dim_head": former.dim_head,
@@ -81,7 +81,7 @@ def policy_arguments(model: ModelConfig) -> dict[str, Any]:
         "position_encode": model.position_encode,
         "tap": max(model.tap_blocks),
         "all_taps": len(model.tap_blocks) > 1,
-        "ladder_steps": model.feature_ladder_steps,
+        "ladder_steps": model.feature_schedule_steps,
         "action_heads": action.heads,
     }
     return {"model": {ARGUMENTS[name][0]: value for name, value in values.items()}}
@@ -91,7 +91,7 @@ def policy_arguments(model: ModelConfig) -> dict[str, Any]:
 ARGUMENTS: dict[str, tuple[str, type]] = {
     "width": ("latent_dim", int),
     "action_dim": ("action_dim", int),
-    "chunk": ("action_seq_len", int),
+    "action_horizon": ("action_seq_len", int),
     "depth": ("Former_depth", int),
     "heads": ("Former_heads", int),
     "dim_head": ("Former_dim_head", int),
@@ -134,7 +134,7 @@ def _action(tensors: Tensors, known: Mapping[str, Any], base: ModelConfig, conte
     return replace(
         base.action,
         action_dim=shape("action_emb.weight")[1],
-        chunk=known.get("chunk", rows if rows > 0 else base.action.chunk),
+        action_horizon=known.get("action_horizon", rows if rows > 0 else base.action.action_horizon),
         width=width,
         heads=known.get("action_heads", base.action.heads),
         token_dim=token_dim,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vpp_jax.errors import VppError
+from vpp_jax.common.errors import VppError
 
 SHOWN = 5
 

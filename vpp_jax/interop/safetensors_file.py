@@ -18,7 +18,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from vpp_jax.errors import FileFormatError
+from vpp_jax.common.errors import FileFormatError
 
 # The format's types, in the order by which its own serializer sorts tensors (last first, then by name), so that each is aligned.
 DTYPES: dict[str, np.dtype] = {

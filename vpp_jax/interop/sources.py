@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vpp_jax.errors import FileFormatError
+from vpp_jax.common.errors import FileFormatError
 from vpp_jax.interop.report import ConversionError
 from vpp_jax.interop.safetensors_file import SafetensorsFile, SafetensorsShards, TensorSource
 from vpp_jax.interop.torch_file import TorchFile

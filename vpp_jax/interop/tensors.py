@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from vpp_jax.errors import VppError
+from vpp_jax.common.errors import VppError
 
 WEIGHTS = ("kernel", "scale", "embedding")
 

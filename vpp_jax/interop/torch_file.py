@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from vpp_jax.errors import FileFormatError
-from vpp_jax.inert_pickle import Call, Global
-from vpp_jax.torch_archive import TorchArchive, kind_of
+from vpp_jax.common.errors import FileFormatError
+from vpp_jax.common.inert_pickle import Call, Global
+from vpp_jax.common.torch_archive import TorchArchive, kind_of
 
 MAX_NODES = 100_000  # values of a configuration
 

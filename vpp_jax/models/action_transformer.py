@@ -25,7 +25,7 @@ from vpp_jax.models.layers import MLP, LayerNorm, Linear, Placeholder, at_least_
 class ActionTransformerConfig:
     """The defaults are the published CALVIN policy: 21,520,903 parameters.
 
-    action_dim, chunk:       numbers per action and actions per chunk
+    action_dim, action_horizon:       numbers per action and actions per chunk
     width, heads:            of encoder and decoder; MLPs are 4·width, embeddings have a hidden layer of 2·width
     goal_dim, token_dim:     widths of the sentence vector and of the Video Former's tokens
     proprio_dim:             width of the proprioceptive state, 0 for none
@@ -35,7 +35,7 @@ class ActionTransformerConfig:
     """
 
     action_dim: int = 7
-    chunk: int = 10
+    action_horizon: int = 10
     width: int = 384
     heads: int = 8
     encoder_layers: int = 4
@@ -51,7 +51,7 @@ class ActionTransformerConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
-        for name in ("action_dim", "chunk", "width", "heads", "encoder_layers", "decoder_layers", "goal_dim", "token_dim"):
+        for name in ("action_dim", "action_horizon", "width", "heads", "encoder_layers", "decoder_layers", "goal_dim", "token_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"action transformer: {name} must be at least 1, got {getattr(self, name)}")
         if self.proprio_dim < 0:

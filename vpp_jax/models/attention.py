@@ -17,8 +17,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from vpp_jax.models.flash import flash_attend, flash_fits
 from vpp_jax.models.layers import Linear, dropout, weight
+from vpp_jax.ops.flash import flash_attend, flash_fits
 
 
 def attend(

@@ -30,7 +30,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from vpp_jax.models.winograd import doubled_convolution, winograd_convolution
+from vpp_jax.ops.winograd import doubled_convolution, winograd_convolution
 
 silu = jax.nn.silu
 

@@ -21,18 +21,18 @@ from vpp_jax.config import MeshConfig
 from vpp_jax.parallel.partition import decide
 
 Gather = Callable[[jax.Array], jax.Array]
-_shard_above: ContextVar[int] = ContextVar("shard_above", default=MeshConfig.shard_above)
+_min_size_to_shard: ContextVar[int] = ContextVar("min_size_to_shard", default=MeshConfig.min_size_to_shard)
 
 
 @contextmanager
-def on_mesh(mesh: Mesh, shard_above: int) -> Iterator[None]:
-    """`mesh` in force, as `jax.set_mesh`, and with it the size up to which its parameters are whole (`MeshConfig.shard_above`)."""
-    token = _shard_above.set(shard_above)
+def on_mesh(mesh: Mesh, min_size_to_shard: int) -> Iterator[None]:
+    """`mesh` in force, as `jax.set_mesh`, and with it the size up to which its parameters are whole (`MeshConfig.min_size_to_shard`)."""
+    token = _min_size_to_shard.set(min_size_to_shard)
     try:
         with jax.set_mesh(mesh):
             yield
     finally:
-        _shard_above.reset(token)
+        _min_size_to_shard.reset(token)
 
 
 def gathers(abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Gather]:
@@ -40,7 +40,7 @@ def gathers(abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Gather]:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return {}
-    specs = {name: decision.spec for name, decision in decide(abstract, mesh.shape, _shard_above.get()).items()}
+    specs = {name: decision.spec for name, decision in decide(abstract, mesh.shape, _min_size_to_shard.get()).items()}
     return {name: partial(gather, _without_fsdp(spec), spec) for name, spec in specs.items() if "fsdp" in spec}
 
 

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vpp_jax.errors import VppError
+from vpp_jax.common.errors import VppError
 
 log = logging.getLogger(__name__)
 Axes = tuple[str | None, ...]
@@ -23,7 +23,7 @@ RULES: tuple[tuple[str, Axes], ...] = (
     # small and read everywhere
     (r"latents/.*", ()),
     (r".*\.(bias|scale|mix_factor)", ()),
-    (r"(former/)?(latents|time_pos_emb)", ()),
+    (r"(video_former/)?(latents|time_pos_emb)", ()),
     (r".*position_embedding\.embedding", ()),
     # attention: heads over tensor
     (r".*\.(to_q|to_k|to_v|q_proj|k_proj|v_proj|query|key|value|qkv)\.kernel", ("fsdp", "tensor")),
@@ -51,7 +51,7 @@ class Decision:
     note: str = ""
 
 
-def decide(params: Mapping[str, jax.Array], sizes: Mapping[str, int], shard_above: int) -> dict[str, Decision]:
+def decide(params: Mapping[str, jax.Array], sizes: Mapping[str, int], min_size_to_shard: int) -> dict[str, Decision]:
     """Decisions for arrays (or ShapeDtypeStructs) on a mesh of the given axis sizes; needs no devices."""
     compiled = [(re.compile(pattern), axes) for pattern, axes in RULES]
     decisions, unmatched = {}, []
@@ -59,7 +59,7 @@ def decide(params: Mapping[str, jax.Array], sizes: Mapping[str, int], shard_abov
         axes = next((axes for pattern, axes in compiled if pattern.fullmatch(name)), None)
         if axes is None:
             unmatched.append(name)
-        elif axes and value.size <= shard_above:
+        elif axes and value.size < min_size_to_shard:
             decisions[name] = Decision(P(), "small")
         else:
             decisions[name] = _fit(value.shape, axes, sizes)
@@ -68,9 +68,9 @@ def decide(params: Mapping[str, jax.Array], sizes: Mapping[str, int], shard_abov
     return decisions
 
 
-def partition(params: Mapping[str, jax.Array], mesh: Mesh, shard_above: int) -> dict[str, NamedSharding]:
+def partition(params: Mapping[str, jax.Array], mesh: Mesh, min_size_to_shard: int) -> dict[str, NamedSharding]:
     """Shardings of a flat parameter dict on `mesh`; the decisions are logged, departures from the rules one by one."""
-    decisions = decide(params, mesh.shape, shard_above)
+    decisions = decide(params, mesh.shape, min_size_to_shard)
     if mesh.size > 1:
         for name, decision in decisions.items():
             value = params[name]

@@ -11,8 +11,8 @@ from jaxtyping import Float, UInt32
 from data_pipelines.openx.registry import dataset_spec
 from data_pipelines.transforms import Normalizer, resize
 from eval.policies import Observations, PolicyMetadata
+from vpp_jax.common.errors import VppError
 from vpp_jax.config import ExperimentConfig, from_config_dict
-from vpp_jax.errors import VppError
 from vpp_jax.functional import Params
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.parallel.mesh import compiler_options
@@ -71,12 +71,14 @@ class PolicyRunner:
         return actions
 
 
-def load_policy(checkpoint: str | Path, *, item: str = "ema", step: int | str = "latest", execute: int | None = None) -> PolicyRunner:
+def load_policy(
+    checkpoint: str | Path, *, item: str = "ema", step: int | str = "latest", n_action_steps: int | None = None
+) -> PolicyRunner:
     """The policy of a work directory of stage `policy` (or of one of its checkpoints).
 
     Args:
       item: 'ema' (averaged parameters) or 'params'.
-      execute: actions meant to be run per chunk, instead of the configuration's.
+      n_action_steps: actions meant to be run per chunk, instead of the configuration's.
     """
     metadata = read_metadata(checkpoint, step)
     if metadata["stage"] != "policy":
@@ -88,14 +90,14 @@ def load_policy(checkpoint: str | Path, *, item: str = "ema", step: int | str = 
     about = PolicyMetadata(
         views={view: config.model.image_size for view in config.model.views},
         action_dim=action.action_dim,
-        chunk=action.chunk,
-        execute=execute or config.model.execute,
+        action_horizon=action.action_horizon,
+        n_action_steps=n_action_steps or config.model.n_action_steps,
         proprio_dim=action.proprio_dim,
         name="vpp",
         checkpoint=str(checkpoint),
         checkpoint_step=metadata["step"],
         config_hash=metadata["config_hash"],
         statistics_hash=metadata["statistics_hash"],
-        options={"item": item, "denoising_steps": config.policy_diffusion.ladder.steps},
+        options={"item": item, "denoising_steps": config.policy_diffusion.noise_schedule.num_sampling_steps},
     )
     return PolicyRunner(config, params, data, about)

@@ -25,7 +25,7 @@ def check_passes(batch_size: int, passes: int, mesh: Mesh) -> None:
     if batch_size % (ways * passes):
         raise ConfigError(
             f"data.batch_size is {batch_size}, expected a multiple of {ways} (mesh data x fsdp)"
-            + (f" times {passes} (train.accumulate)" if passes > 1 else "")
+            + (f" times {passes} (train.grad_accum_steps)" if passes > 1 else "")
         )
 
 

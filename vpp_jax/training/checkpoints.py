@@ -21,10 +21,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
+from vpp_jax.common.errors import VppError
+from vpp_jax.common.host_memory import freed_at_once
 from vpp_jax.config import LoRAConfig
-from vpp_jax.errors import VppError
 from vpp_jax.functional import Params
-from vpp_jax.host_memory import freed_at_once
 from vpp_jax.training.lora import adapters_of, merge
 from vpp_jax.training.packing import PACK_UP_TO, flatten, index_of, pack, packed_lengths, unflatten, unpack
 from vpp_jax.training.state import TrainState
@@ -176,10 +176,10 @@ def _some(names: list[str], most: int = 6) -> str:
 class Checkpoints:
     """The checkpoints of one run. Saving returns when the state is copied; files are finished in the background (`wait`, `close`)."""
 
-    def __init__(self, directory: str | Path, keep: int):
+    def __init__(self, directory: str | Path, max_to_keep: int):
         self._folder = epath.Path(directory).absolute()
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._keep = keep
+        self._max_to_keep = max_to_keep
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         if jax.process_index() == 0:
             self._remove_leftovers()
@@ -233,7 +233,7 @@ class Checkpoints:
         """Blocks until everything saved so far is complete on disk, then removes what is too old."""
         self._writer.wait_until_finished()
         if jax.process_index() == 0:
-            for step in complete_steps(self._folder)[: -self._keep]:
+            for step in complete_steps(self._folder)[: -self._max_to_keep]:
                 self._remove(str(step))
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vpp_jax.errors import VppError
+from vpp_jax.common.errors import VppError
 from vpp_jax.functional import Params
 from vpp_jax.parallel.mesh import AXES, batch_sharding, replicated
 

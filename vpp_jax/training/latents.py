@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 
 from data_pipelines.errors import DataError
 from data_pipelines.sources import ClipSource
+from vpp_jax.common.errors import VppError
 from vpp_jax.config import ExperimentConfig, MeshConfig
-from vpp_jax.errors import VppError
 from vpp_jax.functional import Params, with_prefix
 from vpp_jax.models.video_vae import VideoVAEConfig
 from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh, replicated

@@ -27,12 +27,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data_pipelines.loader import eval_batches, make_iterator
+from vpp_jax.common.provenance import device_name, git_revision, library_versions
 from vpp_jax.config import ConfigError, ExperimentConfig, config_hash, differences, from_config_dict, to_dict, to_json
 from vpp_jax.functional import Params, parameter_count
 from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh, put_batch, replicated
 from vpp_jax.parallel.partition import partition
-from vpp_jax.provenance import device_name, git_revision, library_versions
 from vpp_jax.training.accumulation import check_passes
 from vpp_jax.training.checkpoints import Checkpoints, check_stage
 from vpp_jax.training.distributed import SharedFlag, batch_part, require_equal
@@ -67,10 +67,13 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
     config, workdir, primary = stage.config, Path(workdir), jax.process_index() == 0
     mesh = make_mesh(config.mesh) if mesh is None else mesh
     heartbeat = heartbeat or Heartbeat(workdir / "heartbeats", 0, 1, config.train.heartbeat_s, config.train.peer_timeout_s)
-    check_passes(config.data.batch_size, config.train.accumulate, mesh)
+    check_passes(config.data.batch_size, config.train.grad_accum_steps, mesh)
     part, timeout_s = batch_part(mesh), config.train.peer_timeout_s
 
-    with closing(Checkpoints(workdir / "checkpoints", config.train.keep)) as checkpoints, on_mesh(mesh, config.mesh.shard_above):
+    with (
+        closing(Checkpoints(workdir / "checkpoints", config.train.max_to_keep)) as checkpoints,
+        on_mesh(mesh, config.mesh.min_size_to_shard),
+    ):
         # === where an earlier run stopped ===========================================================================================
         start = checkpoints.latest()
         require_equal("configuration", config_hash(config), timeout_s, "Give all of them the same flags")
@@ -265,7 +268,7 @@ def _whole_batches(source: StageSource, config: ExperimentConfig, mesh: Mesh) ->
 def _frozen(stage: Stage, mesh: Mesh, checkpoints: Checkpoints, resumed: bool) -> Params:
     """Frozen parameters on the mesh. A resumed run reads its own copy: the earlier stage may have trained on since."""
     abstract = stage.abstract_frozen()
-    shardings = partition(abstract, mesh, stage.config.mesh.shard_above)
+    shardings = partition(abstract, mesh, stage.config.mesh.min_size_to_shard)
     params = checkpoints.restore_frozen(abstract, shardings) if resumed else None
     if params is None:
         params = jax.device_put(stage.load_frozen(shardings), shardings)

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from vpp_jax.common.errors import VppError
 from vpp_jax.config import ExperimentConfig, to_dict
-from vpp_jax.errors import VppError
 
 TIMING = "time/"
 SKIPPED = "data/skipped_records"

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vpp_jax.errors import VppError
+from vpp_jax.common.errors import VppError
 from vpp_jax.functional import Params
 from vpp_jax.training.metrics import SKIPPED, TIMING, MetricLog
 

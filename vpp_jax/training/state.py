@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from vpp_jax.config import TrainConfig
-from vpp_jax.diffusion.rows import row_keys
+from vpp_jax.diffusion.per_example import row_keys
 from vpp_jax.functional import Params
 from vpp_jax.parallel.mesh import replicated
 from vpp_jax.parallel.partition import like_params, partition
@@ -68,7 +68,7 @@ class Trainer:
     def shardings(self, mesh: Mesh) -> TrainState:
         """A TrainState of shardings: parameters by the partition rules, averages and moments like their parameters."""
         state = self.abstract
-        params = partition(state.params, mesh, self.stage.config.mesh.shard_above)
+        params = partition(state.params, mesh, self.stage.config.mesh.min_size_to_shard)
         ema = {name: params[name] for name in state.ema}
         return TrainState(replicated(mesh), params, ema, like_params(state.opt_state, params, mesh))
 
@@ -84,7 +84,7 @@ class Trainer:
             loss, metrics = self.stage.loss(moving | held, frozen, *rows)
             return loss, (metrics, self.stage.loss_weight(rows[0]))
 
-        loss, metrics, grads = loss_and_gradients(objective, moving, (batch, keys), config.train.accumulate)
+        loss, metrics, grads = loss_and_gradients(objective, moving, (batch, keys), config.train.grad_accum_steps)
         squares = squared_norms(grads)
         norms = group_norms(squares)
         grads = clip_by_norm(grads, norms["grad_norm"], config.optimizer.grad_clip)

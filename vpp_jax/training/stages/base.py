@@ -9,8 +9,8 @@ import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import Array, Float
 
+from vpp_jax.common.errors import VppError
 from vpp_jax.config import ExperimentConfig
-from vpp_jax.errors import VppError
 from vpp_jax.functional import Params
 
 
@@ -64,7 +64,7 @@ class Stage(Protocol):
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Loss and further metrics, means over the batch. Pure; jitted and differentiated by the loop.
 
-        `key`: one PRNG key, or one per row [b]; what is drawn for a row depends on its key alone (`vpp_jax.diffusion.rows`).
+        `key`: one PRNG key, or one per row [b]; what is drawn for a row depends on its key alone (`vpp_jax.diffusion.per_example`).
         """
         ...
 

@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines.loader import policy_source
 from data_pipelines.sources import Source
 from vpp_jax.config import DataConfig, ExperimentConfig, config_hash
-from vpp_jax.diffusion.rows import row_keys, split_rows
+from vpp_jax.diffusion.per_example import row_keys, split_rows
 from vpp_jax.functional import Params, with_prefix
 from vpp_jax.models.action_transformer import ActionTransformerConfig
 from vpp_jax.models.tokenizer import CLIPTokenizer
@@ -41,7 +41,11 @@ class PolicyStage:
 
     def abstract_trainable(self) -> Params:
         goal = self._goal if self.config.model.text_trainable else {}
-        return with_prefix("former", self.policy.former.abstract) | with_prefix("action", self.policy.action.abstract) | goal
+        return (
+            with_prefix("video_former", self.policy.video_former.abstract)
+            | with_prefix("action_transformer", self.policy.action_transformer.abstract)
+            | goal
+        )
 
     def abstract_frozen(self) -> Params:
         predictor = self.policy.predictor
@@ -55,14 +59,14 @@ class PolicyStage:
 
     @property
     def _goal(self) -> Params:
-        return with_prefix("goal", self.policy.goal.abstract)
+        return with_prefix("goal_text_encoder", self.policy.goal_text_encoder.abstract)
 
     def init_trainable(self, key: jax.Array) -> Params:
         former_key, action_key, goal_key = jax.random.split(key, 3)
-        params = with_prefix("former", self.policy.former.init(former_key))
-        params |= with_prefix("action", self.policy.action.init(action_key))
+        params = with_prefix("video_former", self.policy.video_former.init(former_key))
+        params |= with_prefix("action_transformer", self.policy.action_transformer.init(action_key))
         if self.config.model.text_trainable:
-            params |= with_prefix("goal", self.policy.goal.init(goal_key))
+            params |= with_prefix("goal_text_encoder", self.policy.goal_text_encoder.init(goal_key))
         return params
 
     def load_trainable(self, shardings: dict[str, jax.sharding.Sharding]) -> None:
@@ -99,7 +103,9 @@ class PolicyStage:
             lambda frozen, batch, keys: self._features(frozen, batch, jax.random.wrap_key_data(keys)), compiler_options=compiler_options()
         )
         seen = config_hash(replace(DataConfig(datasets=self.config.data.datasets), observation_stride=self.config.data.observation_stride))
-        upstream = replace(self.config.model, former=VideoFormerConfig(), action=ActionTransformerConfig(), execute=1)  # what features see
+        upstream = replace(
+            self.config.model, former=VideoFormerConfig(), action=ActionTransformerConfig(), n_action_steps=1
+        )  # what features see
         observations, origin = self._observations(split), read_metadata(self.config.init.video)
         return build_feature_cache(
             observations,

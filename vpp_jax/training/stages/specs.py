@@ -17,7 +17,7 @@ def example_spec(config: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
             latents = shape((config.data.clip_frames, size, size, model.vae.latent_channels), np.float16)
             return {"latent_mean": latents, "latent_logvar": latents, **_text(model.text_length)}
         return {"video": shape((config.data.clip_frames, *image), np.uint8), **_text(model.text_length)}
-    actions = (model.action.chunk, model.action.action_dim)
+    actions = (model.action.action_horizon, model.action.action_dim)
     return {
         **{f"images/{view}": shape(image, np.uint8) for view in model.views},
         "proprio": shape((model.action.proprio_dim,), np.float32),
@@ -37,7 +37,7 @@ def as_frozen(abstract: Params, model: ModelConfig) -> Params:
     They are cast to it wherever they are read, so results do not change; in bfloat16 they take half the memory. Vectors (scales, biases,
     gates) stay float32: normalisation computes with them in float32.
     """
-    types = {"vae": model.vae.dtype, "unet": model.unet.dtype, "text": model.text.dtype, "goal": model.text.dtype}
+    types = {"vae": model.vae.dtype, "unet": model.unet.dtype, "text": model.text.dtype, "goal_text_encoder": model.text.dtype}
 
     def kept(name: str, value: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(value.shape, types[name.split("/")[0]] if len(value.shape) > 1 else value.dtype)

@@ -13,7 +13,7 @@ from einops import rearrange
 from data_pipelines.loader import clip_source
 from data_pipelines.sources import Source
 from vpp_jax.config import ExperimentConfig
-from vpp_jax.diffusion.rows import normal_rows, row_keys
+from vpp_jax.diffusion.per_example import normal_rows, row_keys
 from vpp_jax.functional import Params, PureModule, select, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_vae import TemporalVAE

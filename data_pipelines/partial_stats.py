@@ -1,0 +1,54 @@
+"""What is known of some of a dataset's episodes. Tallies add up, so that several hosts can each make one and one of them joins all."""
+
+import io
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from data_pipelines.running_stats import ColumnSketch
+
+
+@dataclass
+class Tally:
+    """Of the episodes counted so far: the numbers of each column, and the records that could not be used."""
+
+    sketches: dict[str, ColumnSketch] = field(default_factory=dict)
+    episodes: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+    def add(self, rows: dict[str, Float32[np.ndarray, "steps width"]]) -> None:
+        """The columns of one episode."""
+        self.episodes += 1
+        for name, values in rows.items():
+            self.sketches.setdefault(name, ColumnSketch(values.shape[1])).add(values)
+
+    def merge(self, other: "Tally") -> None:
+        """Takes in what `other` has counted; the order of `skipped` is that of merging, nothing else depends on it."""
+        self.episodes += other.episodes
+        self.skipped += other.skipped
+        for name, sketch in other.sketches.items():
+            self.sketches.setdefault(name, ColumnSketch(sketch.width)).merge(sketch)
+
+    def pack(self, about: dict[str, Any]) -> bytes:
+        """As the bytes of an `.npz`; `about` (JSON) says what was counted."""
+        header = {"about": about, "episodes": self.episodes, "skipped": self.skipped, "columns": list(self.sketches)}
+        arrays = {
+            f"{number} {name}": array for number, sketch in enumerate(self.sketches.values()) for name, array in sketch.to_arrays().items()
+        }
+        buffer = io.BytesIO()
+        np.savez(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
+        return buffer.getvalue()
+
+    @classmethod
+    def unpack(cls, data: bytes) -> tuple["Tally", dict[str, Any]]:
+        """The tally and what was said about it. Whatever a damaged file makes of it is raised."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as tree:
+            header = json.loads(tree["header"].tobytes())
+            sketches = {}
+            for number, name in enumerate(header["columns"]):
+                mine = {key.split(" ", 1)[1]: tree[key] for key in tree.files if key.startswith(f"{number} ")}
+                sketches[name] = ColumnSketch.from_arrays(mine)
+        return cls(sketches, header["episodes"], header["skipped"]), header["about"]

@@ -1,0 +1,153 @@
+"""The training step compiled for a TPU slice that is not there: `make tpu`. Skipped where libtpu is not installed."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from vpp_jax.aot.chips import parse_topology
+from vpp_jax.aot.environment import VARIABLES, MissingCompilerError, require_compiler
+from vpp_jax.aot.program import Compiled, DoesNotFitError, Program
+from vpp_jax.aot.report import next_knob
+from vpp_jax.aot.roofline import UnreadableProgramError, analyse
+from vpp_jax.config import ExperimentConfig
+
+
+def _missing() -> bool:
+    try:
+        require_compiler()
+    except MissingCompilerError:
+        return True
+    return False
+
+
+# A quarter of every width of size svd, all levels and layers; and one level alone: the compiler's time grows with the number of operations.
+QUARTER = {
+    "model.unet.block_out_channels": "(80, 160, 320, 320)",
+    "model.unet.norm_groups": 8,
+    "model.unet.cross_attention_dim": 128,
+    "model.vae.block_out_channels": "(32, 64, 128, 128)",
+    "model.vae.norm_groups": 8,
+    "model.text.width": 64,
+    "model.text.heads": 1,
+}
+ONE_LEVEL = {
+    "model.unet.block_out_channels": "(128,)",
+    "model.unet.attention_levels": "(True,)",
+    "model.unet.attention_heads": "(2,)",
+    "model.unet.layers_per_block": 1,
+    "model.unet.norm_groups": 8,
+    "model.unet.cross_attention_dim": 64,
+    "model.vae.block_out_channels": "(32,)",
+    "model.vae.layers_per_block": 1,
+    "model.vae.norm_groups": 8,
+    "model.image_size": 32,
+    "model.text.width": 32,
+    "model.text.layers": 1,
+    "model.text.heads": 2,
+    "model.frames": 8,
+    "data.clip_frames": 8,
+}
+
+
+def compile_report(project, folder, stage: str, topology: str, changes: dict, *flags: str) -> dict:
+    """What `vpp compile` reports of configs/svd_calvin_{stage}.py with `changes`, on four chips."""
+    if _missing():
+        pytest.skip("libtpu is not installed (requirements-tpu.txt)")
+    out = folder / "report.json"
+    changes = [f"--config.{name}={value}" for name, value in (changes | {"mesh.data": 1, "mesh.fsdp": 4}).items()]
+    flags = [f"--config=configs/svd_calvin_{stage}.py", f"--topology={topology}", f"--out={out}", *flags, *changes]
+    command = [sys.executable, "-m", "vpp_jax.aot", *flags]
+    environment = os.environ | VARIABLES | {"XLA_FLAGS": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000, cwd=project)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(out.read_text()) | {"printed": done.stdout}
+
+
+@pytest.fixture(scope="module")
+def report(project, tmp_path_factory):
+    return compile_report(project, tmp_path_factory.mktemp("compiled"), "video", "v5e:2x2", QUARTER)
+
+
+@pytest.mark.slow
+def test_only_parameters_are_gathered(report):
+    assert report["collectives"]["all-gather"]["count"] > 0
+    assert report["gathered_not_parameters"] == []
+
+
+@pytest.mark.slow
+def test_report(report):
+    assert report["memory_gib"]["arguments"] < report["memory_gib"]["peak"] < 16
+    assert report["per_chip"]["model_tflop"] < report["per_chip"]["tflop"] < 1.5 * report["per_chip"]["model_tflop"]
+    assert report["bound"]["step_s"] == max(report["bounds_s"].values())
+    assert "fits: peak" in report["printed"]
+
+
+ONE_TAP = {"model.tap_blocks": "(0,)", "model.former.condition_dim": 128, "model.former.frames": 8}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "step", "changes"), [("video", "train", ONE_LEVEL), ("policy", "act", ONE_LEVEL | ONE_TAP)])
+def test_many_images_compile_for_v6e(project, tmp_path, stage, step, changes):
+    """64 per chip at least: without `TPU_OPTIONS` the compiler of libtpu 0.0.52 ends the process."""
+    report = compile_report(project, tmp_path, stage, "v6e:2x2", changes, "--per_chip=8", f"--step={step}")
+    assert report["gathered_not_parameters"] == []
+
+
+@pytest.mark.parametrize(
+    ("message", "sizes"),
+    [
+        (
+            "E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO temporaries (16.13G) "
+            "exceeds available HBM (15.75G). HLO module: jit_step.",
+            r"16\.13 GiB per chip are needed, 15\.75 are there",
+        ),
+        (
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used "
+            "22.10G of 15.75G hbm. Exceeded hbm capacity by 6.36G.",
+            r"22\.10 GiB per chip are needed, 15\.75 are there",
+        ),
+    ],
+)
+def test_a_program_that_the_compiler_gives_up_does_not_fit(monkeypatch, message, sizes):
+    def give_up(self):
+        raise jax.errors.JaxRuntimeError(message)
+
+    monkeypatch.setattr(Program, "_train_step", give_up)
+    with pytest.raises(DoesNotFitError, match=sizes):
+        Program(ExperimentConfig(), parse_topology("v5e-16")).compile()
+
+
+def test_a_program_whose_text_cannot_be_read_still_says_what_it_takes():
+    class Executable:
+        def memory_analysis(self):
+            return SimpleNamespace(
+                argument_size_in_bytes=2**30, output_size_in_bytes=0, temp_size_in_bytes=2**30, peak_memory_in_bytes=2 * 2**30
+            )
+
+        def cost_analysis(self):
+            return {"bytes accessed": 1.0, "flops": 1.0}
+
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure: async-update instruction should have 1 operands but sees 3")
+
+    compiled = Compiled(Executable(), examples=16, model_flops=1.0, flops=1.0, parameters=frozenset(), seconds=1.0)
+    with pytest.raises(UnreadableProgramError, match=r"peak of 2\.00 of 16 GiB per chip.*async-update"):
+        analyse(Program(ExperimentConfig(), parse_topology("v5e-16")), compiled, "O0")
+
+
+def test_the_next_knob():
+    report = {"step": "train", "remat": "none", "examples_per_chip": 16, "topology": {"chips": 16, "mesh": {"fsdp": 16, "tensor": 1}}}
+    assert "remat=blocks" in next_knob(report)
+    assert "--per_chip=8 " in next_knob(report | {"remat": "blocks"})
+    assert "remat=everything" in next_knob(report | {"remat": "blocks", "examples_per_chip": 1})
+
+
+def test_without_the_compiler_the_command_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingCompilerError, match=r"requirements-tpu\.txt"):
+        require_compiler()

@@ -1,0 +1,178 @@
+"""Mixtures by name, and what `vpp data inspect` says of a directory with many datasets."""
+
+import json
+import re
+from dataclasses import replace
+
+import fsspec
+import pytest
+
+from data_pipelines.config import DataConfig
+from data_pipelines.errors import DataError
+from data_pipelines.openx import local_copy as mirror
+from data_pipelines.openx.mixtures import MIXTURES, OCTO, OCTO_LISTS, OPENVLA, OPENVLA_LISTS, RT_1_X, expand, mixture
+from data_pipelines.openx.table import OPENX
+from data_pipelines.sources import clip_source
+from vpp_jax.cli import data as command
+from vpp_jax.cli.config_flag import parse
+
+# Members that no public row describes: private data and Octo's own copies.
+PRIVATE = {"metaworld", "panda_arm", "dexterous_hand", "gnm_dataset", "aloha_static_dataset", "aloha_mobile_dataset", "rh20t"}
+
+
+@pytest.fixture(scope="module")
+def facts(shared_data) -> str:
+    path = shared_data.parent / "facts" / "openx.md"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    return path.read_text()
+
+
+def table(text: str, heading: str) -> dict[str, list[str]]:
+    """Rows of the first Markdown table after `heading`, by first cell."""
+    rows = re.findall(r"^\|(.*)\|$", text.split(heading, 1)[1].split("\n### ", 1)[0].split("\n\nBatch shares", 1)[0], re.M)
+    cells = [[cell.strip() for cell in row.split("|")] for row in rows]
+    return {row[0]: row[1:] for row in cells[2:]}
+
+
+@pytest.mark.parametrize(
+    ("heading", "ours", "lists"), [("### 1.2 Octo", OCTO, OCTO_LISTS), ("### 1.3 OpenVLA", OPENVLA, OPENVLA_LISTS)], ids=["octo", "openvla"]
+)
+def test_lists_agree_cell_by_cell(facts, heading, ours, lists):
+    theirs = {name: tuple(float(cell or 0) for cell in row) for name, row in table(facts, heading).items()}
+    assert theirs == {name: tuple(map(float, row)) for name, row in ours.items()}
+    assert {len(row) for row in ours.values()} == {len(lists)}
+
+
+def test_plain_lists_agree(facts):
+    theirs = {name: row[0] for name, row in table(facts, "### 1.4 RT-1-X").items()}
+    assert {name: float(cell) for name, cell in theirs.items() if "commented out" not in cell} == RT_1_X
+    text = facts.split("### 1.5 iVideoGPT", 1)[1].split("\n## ", 1)[0].replace("Something-Something-V2", "something_something_v2")
+    first, rest = text.split("; 0.5 each: ")
+    half, last = rest.split("; something")
+    found = {name: float(value) for name, value in re.findall(r"(\w+) ([\d.]+)(?=[,;\n]|$)", first)}
+    found |= dict.fromkeys(re.findall(r"\w+", half), 0.5) | {"something_something_v2": float(re.search(r"[\d.]+\d", last)[0])}
+    assert found == MIXTURES["ivideogpt"].weights
+
+
+def test_vpp_and_merged_mixtures():
+    assert sum(MIXTURES["vpp_paper"].weights.values()) == pytest.approx(1)
+    assert sum(MIXTURES["vpp_released"].weights.values()) == pytest.approx(1)
+    merged = MIXTURES["octo_rtx_franka"].weights
+    assert (merged["viola"], merged["kaist_nonprehensile_converted_externally_to_rlds"]) == (2, 3)  # the first weight is kept
+    assert set(merged) == {name for name, row in OCTO.items() if row[0] or row[1]}
+    unknown = {name for row in MIXTURES.values() for name in row.weights if mirror.row_of(name) is None}
+    assert unknown <= PRIVATE
+    with pytest.raises(DataError, match="did you mean octo_magic_soup or openvla_magic_soup"):
+        mixture("oxe_magic_soup")
+
+
+@pytest.fixture
+def mirror_root(write_openx, tmp_path):
+    write_openx(OPENX["viola"], val=True)
+    write_openx(OPENX["toto"], version="0.2.0")
+    write_openx(OPENX["jaco_play"], leave_out=("observation/end_effector_cartesian_pos", "action/world_vector"))
+    directory = write_openx(OPENX["taco_play"])
+    next(directory.glob("*.tfrecord*")).unlink()
+    write_openx(OPENX["fmb"], folder="fmb_dataset")
+    write_openx(replace(OPENX["viola"], name="my_robot"))
+    (tmp_path / "mirror" / "notes").mkdir()
+    return tmp_path / "mirror"
+
+
+def test_every_state_a_dataset_can_be_in(mirror_root):
+    found = {finding.name: finding for finding in mirror.check(mirror_root, mirror.datasets(mirror_root))}
+    assert {name: finding.status for name, finding in found.items()} == {
+        "viola": "ok",
+        "toto": "other version",
+        "jaco_play": "missing key",
+        "taco_play": "missing shard",
+        "fmb_dataset": "ok",
+        "my_robot": "not in the registry",
+    }
+    assert found["toto"].problems == ("version 0.2.0, expected 0.1.0",)
+    assert found["jaco_play"].problems == ("no step field 'action/world_vector'", "no step field 'observation/end_effector_cartesian_pos'")
+    assert found["taco_play"].problems == ("split train: 1 of 1 shards absent",)
+    assert found["viola"].splits == {"train": (1, 1, 2), "val": (1, 1, 2)}
+    assert set(found["fmb_dataset"].refused) == {"policy"}
+    (absent,) = mirror.check(mirror_root, ["bc_z"])
+    assert (absent.status, absent.version) == ("absent", "")
+
+
+def test_expected_version_is_taken_where_it_is_there(write_openx, tmp_path):
+    for version in ("0.1.0", "1.5.0"):
+        write_openx(OPENX["viola"], version=version)
+    assert mirror.locate(tmp_path / "mirror", "viola")[1].version == "0.1.0"
+    write_openx(OPENX["bridge"], root="other")
+    row, info = mirror.locate(tmp_path / "other", "bridge")
+    assert (row, info.directory.parent.name) == ("bridge", "bridge_data_v2")
+
+
+def test_command_checks_a_mirror(mirror_root, capsys, tmp_path):
+    assert command.main(["inspect", str(mirror_root), "--json", str(tmp_path / "mirror.json")]) == 1
+    printed = capsys.readouterr().out
+    assert re.search(r"^viola +ok +0\.1\.0 +video\+policy +train 1/1, 2; val 1/1, 2$", printed, re.M)
+    assert "6 datasets: 2 ok, 1 not in the registry, 1 other version, 1 missing shard, 1 missing key" in printed
+    assert {entry["status"] for entry in json.loads((tmp_path / "mirror.json").read_text())} >= {"ok", "missing key"}
+    assert command.main(["inspect", str(mirror_root), "--mixture", "rt_1_x"]) == 1
+    printed = capsys.readouterr().out
+    assert re.search(r"^viola +ok +0\.1\.0 +video\+policy +3 ", printed, re.M)
+    assert re.search(r"^bridge +absent +- +- +50$", printed, re.M)
+
+
+def test_mirror_in_a_bucket(mirror_root, capsys):
+    bucket = fsspec.filesystem("memory")
+    bucket.put(str(mirror_root), "/robots", recursive=True)
+    try:
+        assert command.main(["inspect", "memory://robots"]) == 1
+        assert "6 datasets: 2 ok, " in capsys.readouterr().out
+        made = expand(DataConfig(mixture="rt_1_x", data_dir="memory://robots", missing_datasets="skip"))
+        assert made.datasets[2].path.endswith("robots/viola/0.1.0")
+        assert made.datasets[2].path.startswith("memory://")
+    finally:
+        bucket.rm("/robots", recursive=True)
+
+
+def test_mixture_becomes_datasets(mirror_root, tokenizer):
+    config = DataConfig(mixture="rt_1_x", data_dir=str(mirror_root), clip_frames=2)
+    with pytest.raises(DataError, match=r"lacks 6 of the 10 datasets .*: fractal20220817_data, bridge, .*data\.missing_datasets=skip"):
+        expand(config)
+    made = expand(replace(config, missing_datasets="skip"))
+    assert [(entry.name, entry.weight, entry.per_step, entry.val_split) for entry in made.datasets] == [
+        ("taco_play", 5, False, "train"),
+        ("jaco_play", 20, False, "train"),
+        ("viola", 3, False, "val"),
+        ("toto", 5, False, "train"),
+    ]
+    assert (made.mixture, made.data_dir, expand(made)) == ("", "", made)
+    next((mirror_root / "viola").rglob("*val.tfrecord*")).unlink()  # a split that is not whole is none to validate on
+    assert [entry.val_split for entry in expand(replace(config, missing_datasets="skip")).datasets] == ["train"] * 4
+    (plus,) = (
+        entry
+        for entry in expand(replace(config, mixture="openvla_magic_soup_plus", missing_datasets="skip")).datasets
+        if entry.name == "fmb"
+    )
+    assert (plus.weight, plus.per_step) == (1, True)
+    with pytest.raises(DataError, match=r"data\.datasets is empty; expand it"):
+        clip_source(config, 8, tokenizer, 6)
+    with pytest.raises(DataError, match=r"data\.data_dir is empty"):
+        expand(DataConfig(mixture="rt_1_x"))
+    with pytest.raises(DataError, match="lacks 10 of the 10"):
+        expand(replace(config, data_dir=str(mirror_root / "notes"), missing_datasets="skip"))
+
+
+def test_mixture_on_the_command_line(mirror_root, project):
+    flags = [
+        f"--config={project / 'tests' / 'configs' / 'micro_video.py'}",
+        "--config.data.mixture=octo_rtx",
+        f"--config.data.data_dir={mirror_root}",
+        "--config.data.missing_datasets=skip",
+    ]
+    config, _ = parse(flags, {})
+    assert [entry.name for entry in config.data.datasets] == ["taco_play", "jaco_play", "viola", "toto"]
+    assert all(entry.per_step for entry in config.data.datasets)
+
+
+def test_one_dataset_is_still_inspected_alone(mirror_root, capsys):
+    assert command.main(["inspect", str(mirror_root / "viola")]) == 0
+    assert "split train: 1 of 1 shard(s) present" in capsys.readouterr().out

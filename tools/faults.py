@@ -1,0 +1,337 @@
+"""Kills the real training command at random moments and starts the same command again, many times.
+
+    python tools/faults.py --out DIR [--kills 40] [--seed 0] [--steps 400]       the same command adds further kills
+
+Each round lets `vpp train` (one process, or two over loopback) run until a random moment of a random kind and sends SIGKILL or SIGTERM to
+one process:
+
+    start    between the launch and the first step: imports, restoring, compilation
+    step     while it trains
+    save     while a checkpoint is being written
+    restore  while the checkpoint it goes on from is being read; without one, as `step`
+
+Then every other process must end by itself, every visible checkpoint must be complete and readable, and the same command goes on. A run
+that reaches its end must equal the uninterrupted run of as many processes bit for bit: parameters, averages, moments, data position and
+logged numbers. The table at the end says what was seen; the exit code is 1 where anything was not as it must be. Results: DIR/faults.json.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from vpp_jax.common.provenance import device_name
+from vpp_jax.training.checkpoints import ITEMS, Checkpoints, complete_steps
+from vpp_jax.training.metrics import TIMING, read_entries
+
+PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(PROJECT / "tests"))
+MOMENTS, SIGNALS, COUNTS = ("start", "restore", "step", "save"), (signal.SIGKILL, signal.SIGTERM), (1, 2)
+# (processes, which of them is killed, moment, signal); each kill is one of those that were made least often
+PLAN = tuple(itertools.product(((1, 0), (2, 0), (2, 1)), MOMENTS, SIGNALS))
+# What the killed process, and those beside it, may end with: 75 gives up, -6 is JAX's own end where process 0 is gone.
+DIED, BESIDE = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15)}, (75, 143, -6)
+ENDS_WITHIN_S = 240.0
+
+
+@dataclass
+class Kill:
+    """One interruption. steps_lost: updates that were logged and had to be made again; ended_s: until every process had ended."""
+
+    processes: int
+    moment: str
+    signal: str
+    victim: int
+    codes: list[int] = field(default_factory=list)
+    ended_s: float = 0.0
+    steps_lost: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+class Run:
+    """A work directory and the command that trains in it."""
+
+    def __init__(self, root: Path, name: str, processes: int, steps: int):
+        self.workdir, self.processes, self.steps, self._root = root / name, processes, steps, root
+        self._running: list[subprocess.Popen] = []
+
+    def launch(self) -> list[subprocess.Popen]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [
+            sys.executable,
+            "-m",
+            "vpp_jax",
+            "train",
+            "--config=tests/configs/faults_vae.py",
+            f"--workdir={self.workdir}",
+            f"--config.data.datasets[0].path={self._root / 'data'}",
+            f"--config.train.steps={self.steps}",
+        ]
+        variables = {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "JAX_COMPILATION_CACHE_DIR": str(self._root / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        self._running = []
+        for index in range(self.processes):
+            several = (f"--coordinator=127.0.0.1:{port}", f"--process_index={index}", f"--process_count={self.processes}")
+            log = (self._root / f"{self.workdir.name}.{index}.log").open("ab")
+            self._running.append(
+                subprocess.Popen(
+                    command + list(several if self.processes > 1 else ()), cwd=PROJECT, env=os.environ | variables, stdout=log, stderr=log
+                )
+            )
+            log.close()
+        return self._running
+
+    def through(self) -> list[int]:
+        """Launches and lets it end -> exit codes."""
+        self.launch()
+        return self.wait(1800)
+
+    def wait(self, seconds: float = ENDS_WITHIN_S) -> list[int]:
+        """Exit codes; a process that takes longer is killed. Time in which this program is suspended does not count."""
+        for _ in range(round(seconds / 0.05)):
+            if self.ended:
+                break
+            time.sleep(0.05)
+        for process in self._running:
+            process.kill()
+        return [process.wait() for process in self._running]
+
+    @property
+    def ended(self) -> bool:
+        return all(process.poll() is not None for process in self._running)
+
+    @property
+    def starts(self) -> int:
+        path = self.workdir / "runs.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        return epath.Path(self.workdir / "checkpoints")
+
+    @property
+    def logged(self) -> int:
+        return max((entry["step"] for entry in read_entries(self.workdir / "metrics.jsonl")), default=0)
+
+    @property
+    def finished(self) -> bool:
+        return self.steps in complete_steps(self.checkpoints)
+
+
+def wait_for(run: Run, condition: Callable[[], bool]) -> None:
+    while not condition() and not run.ended:
+        time.sleep(0.002)
+
+
+def interrupt(run: Run, moment: str, number: signal.Signals, victim: int, draw: random.Random) -> Kill | None:
+    """Launches `run` and kills process `victim` of it; None where it reached its end before."""
+    begun, processes = run.starts, run.launch()
+    launched = time.monotonic()
+    moment = "step" if moment == "restore" and not complete_steps(run.checkpoints) else moment
+    if moment == "start":  # anywhere up to where the run before needed for its start
+        until = launched + draw.uniform(0.0, interrupt.start_s)
+        wait_for(run, lambda: time.monotonic() > until or run.starts > begun)
+    elif moment == "restore":
+        wait_for(run, lambda: reads(processes[victim], run.checkpoints) or run.starts > begun)
+        time.sleep(draw.uniform(0.0, 0.2))
+    else:
+        wait_for(run, lambda: run.starts > begun)
+        interrupt.start_s = 0.5 * (interrupt.start_s + time.monotonic() - launched)
+        until = time.monotonic() + draw.uniform(0.0, 2.5)
+        wait_for(run, lambda: time.monotonic() > until)
+    if moment == "save":
+        wait_for(run, lambda: any("orbax-checkpoint-tmp" in entry.name for entry in run.checkpoints.iterdir()))
+        time.sleep(draw.uniform(0.0, 0.03))
+    if run.ended:
+        return None
+    kill = Kill(run.processes, moment, number.name, victim)
+    processes[victim].send_signal(number)
+    begin = time.monotonic()
+    kill.codes = run.wait()
+    kill.ended_s = round(time.monotonic() - begin, 1)
+    for index, code in enumerate(kill.codes):
+        if code not in (DIED[number] if index == victim else BESIDE) and not run.finished:
+            kill.problems.append(f"process {index} ended with {code}")
+    kill.problems += unreadable(run)
+    kill.steps_lost = max(run.logged - max(complete_steps(run.checkpoints), default=0), 0)
+    if kill.codes[victim] == 143 and kill.steps_lost:
+        kill.problems.append(f"SIGTERM lost {kill.steps_lost} steps")
+    return kill
+
+
+interrupt.start_s = 10.0
+
+
+def reads(process: subprocess.Popen, folder: epath.Path) -> bool:
+    """Whether the process has a file below `folder` open."""
+    try:
+        return any(os.readlink(entry).startswith(f"{folder}/") for entry in Path(f"/proc/{process.pid}/fd").iterdir())
+    except OSError:  # closed meanwhile, or the process is gone
+        return False
+
+
+def unreadable(run: Run) -> list[str]:
+    """Visible checkpoints that are not complete, or cannot be read as a whole."""
+    problems = []
+    for entry in run.checkpoints.iterdir() if run.checkpoints.exists() else ():
+        if not entry.name.isdigit():
+            continue
+        try:
+            contents(run, int(entry.name))
+        except Exception as error:
+            problems.append(f"checkpoint {entry.name}: {type(error).__name__}: {str(error)[:200]}")
+    return problems
+
+
+def contents(run: Run, step: int) -> dict[str, np.ndarray]:
+    """Every array of a checkpoint, and its documents."""
+    path, found = run.checkpoints / str(step), {}
+    for item in ITEMS:
+        tree = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(path / item)
+        found |= {f"{item}{name}": np.asarray(value) for name, value in flat(tree)}
+    reader = Checkpoints(run.checkpoints, max_to_keep=1 << 30)
+    metadata, told = reader.metadata(step), ("step", "finished", "evaluated", "window", "latent_scaling_factor")
+    found["data"] = np.asarray(json.dumps(reader.data_state(step), sort_keys=True))
+    found["told"] = np.asarray(json.dumps({name: metadata[name] for name in told if name in metadata}))
+    return found
+
+
+def flat(tree, prefix: str = ""):
+    for name, value in tree.items():
+        yield from flat(value, f"{prefix}/{name}") if isinstance(value, dict) else [(f"{prefix}/{name}", value)]
+
+
+def differences(run: Run, whole: Run, step: int) -> list[str]:
+    """Where a run that was interrupted ends differently from one that was not."""
+    one, other = contents(run, step), contents(whole, step)
+    differ = sorted(one.keys() ^ other.keys()) + [name for name in one.keys() & other.keys() if not np.array_equal(one[name], other[name])]
+    untimed = lambda entry: {name: value for name, value in entry.items() if not name.startswith(TIMING)}  # noqa: E731
+    numbers = [[untimed(entry) for entry in read_entries(r.workdir / "metrics.jsonl")] for r in (run, whole)]
+    return differ + (["metrics.jsonl"] if numbers[0] != numbers[1] else [])
+
+
+def table(kills: list[Kill]) -> str:
+    titles = (
+        "processes",
+        "killed",
+        "moment",
+        "signal",
+        "kills",
+        "exit codes (killed / others)",
+        "all ended within",
+        "steps repeated",
+        "problems",
+    )
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for (processes, victim), moment, number in PLAN:
+        here = [k for k in kills if (k.processes, k.victim, k.moment, k.signal) == (processes, victim, moment, number.name)]
+        if not here:
+            continue
+        killed = sorted({k.codes[victim] for k in here})
+        others = sorted({code for k in here for index, code in enumerate(k.codes) if index != victim})
+        codes = " ".join(map(str, killed)) + (" / " + " ".join(map(str, others)) if others else "")
+        lines.append(
+            f"| {processes} | {victim} | {moment} | {number.name} | {len(here)} | {codes} | {max(k.ended_s for k in here):.1f} s | "
+            f"{max(k.steps_lost for k in here)} | {sum(len(k.problems) for k in here)} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="directory of everything; what is there is gone on with")
+    parser.add_argument("--kills", type=int, default=40, help="so many more")
+    parser.add_argument("--finish", action=argparse.BooleanOptionalAction, default=True, help="let what is left run to its end")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=400)
+    options = parser.parse_args()
+    from synthetic_episodes import write_episodes
+
+    if not (options.out / "data").exists():
+        write_episodes(options.out / "data")
+    for count in COUNTS:
+        if not whole_run(options.out, count, options.steps).finished:
+            begin = time.monotonic()
+            codes = whole_run(options.out, count, options.steps).through()
+            assert codes == [0] * count, f"the uninterrupted run of {count} process(es) failed, see {options.out}/*.log"
+            print(f"uninterrupted, {count} process(es): {time.monotonic() - begin:.1f} s", flush=True)
+
+    journal = Journal(options.out / "faults.json")
+    for _ in range(options.kills):
+        number = len(journal.kills)
+        made = Counter((k["processes"], k["victim"], k["moment"], k["signal"]) for k in journal.kills)
+        (count, victim), moment, sent = min(PLAN, key=lambda entry: made[(*entry[0], entry[1], entry[2].name)])
+        draw = random.Random(f"{options.seed} {number}")
+        run = Run(options.out, f"run_{count}_{journal.ended.get(str(count), 0)}", count, options.steps)
+        kill = interrupt(run, moment, sent, victim, draw)
+        if kill is not None:
+            journal.kills.append(asdict(kill))
+            print(f"{number + 1}: {asdict(kill)} -> checkpoints {complete_steps(run.checkpoints)}", flush=True)
+        compare(run, journal, must_be_finished=kill is None)
+        journal.write()
+    if options.finish:
+        for count in COUNTS:
+            run = Run(options.out, f"run_{count}_{journal.ended.get(str(count), 0)}", count, options.steps)
+            if run.starts:
+                run.through()
+                compare(run, journal, must_be_finished=True)
+                journal.write()
+    problems = journal.problems + [problem for kill in journal.kills for problem in kill["problems"]]
+    runs = sum(journal.ended.values())
+    print(f"\n{table([Kill(**kill) for kill in journal.kills])}\n")
+    print(f"{len(journal.kills)} kills, {runs} runs to the end, {len(problems)} problems; {device_name()}", *problems, sep="\n")
+    return 1 if problems else 0
+
+
+class Journal:
+    """DIR/faults.json: every kill, how many runs of each number of processes reached their end, and what was wrong with them."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        known = json.loads(path.read_text()) if path.exists() else {"kills": [], "ended": {}, "problems": []}
+        self.kills, self.ended, self.problems = known["kills"], known["ended"], known["problems"]
+
+    def write(self) -> None:
+        self._path.write_text(json.dumps({"kills": self.kills, "ended": self.ended, "problems": self.problems}, indent=1))
+
+
+def whole_run(root: Path, count: int, steps: int) -> Run:
+    return Run(root, f"whole_{count}", count, steps)
+
+
+def compare(run: Run, journal: Journal, must_be_finished: bool) -> None:
+    """A run that has reached its end, beside the uninterrupted one; then room for the next."""
+    if run.finished:
+        differ = differences(run, whole_run(run.workdir.parent, run.processes, run.steps), run.steps)
+        print(f"{run.workdir.name} has ended after {run.starts} starts; {differ or 'equal, bit for bit'}", flush=True)
+        journal.problems += [f"{run.workdir.name}: {name}" for name in differ]
+        journal.ended[str(run.processes)] = journal.ended.get(str(run.processes), 0) + 1
+        shutil.rmtree(run.workdir)
+    elif must_be_finished:
+        journal.problems.append(f"{run.workdir.name} ended early, see its logs")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

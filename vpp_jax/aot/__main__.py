@@ -1,0 +1,50 @@
+"""`python -m vpp_jax.aot`: one program, in a process whose environment is ready for the TPU compiler (`vpp compile` starts it)."""
+
+import json
+import sys
+from pathlib import Path
+
+from vpp_jax.aot.chips import parse_topology
+from vpp_jax.aot.request import OPTIONS, parse_mesh
+from vpp_jax.cli.main import UsageError, paragraph
+from vpp_jax.common.errors import VppError
+
+
+def main(argv: list[str]) -> int:
+    import jax
+
+    from vpp_jax.aot.program import DoesNotFitError, Program
+    from vpp_jax.aot.report import next_knob, provenance, table
+    from vpp_jax.aot.roofline import analyse, request
+    from vpp_jax.cli.config_flag import parse
+
+    config, options = parse(argv, OPTIONS)
+    level = options["optimisation"] or "O0"
+    jax.config.update("jax_optimization_level", level)
+    mesh = parse_mesh(options["mesh"], config.mesh) if options["mesh"] else None
+    program = Program(config, parse_topology(options["topology"]), options["step"] or "train", float(options["per_chip"] or 1), mesh)
+    print(f"compiling step {program.step} of stage {config.stage} for {program.topology.compiler_name} at {level} ...", flush=True)
+    origin = provenance(argv, config)
+    try:
+        compiled = program.compile()
+    except DoesNotFitError as error:
+        print(f"does not fit, short by at least {error.needed - error.available:.2f} GiB: {error}; {next_knob(origin | request(program))}")
+        return 1
+    if options["hlo"]:
+        Path(options["hlo"]).write_text(compiled.executable.as_text())
+    report = origin | analyse(program, compiled, level)
+    print(table(report))
+    if options["out"]:
+        path = Path(options["out"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n")
+        print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except VppError as error:
+        print(paragraph(error), file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -1,0 +1,110 @@
+"""TPU generations and slices: the figures that bounds are made from, and the names people and the compiler use.
+
+Peak, memory and link figures are those of Google's pages on each generation (cloud.google.com/tpu/docs/v4, v5e, v5p, v6e): bf16 without
+sparsity, HBM bandwidth, and "bidirectional inter-chip bandwidth per chip", half of which goes out and half of which comes in.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+from vpp_jax.common.errors import VppError, nearest
+
+
+class TopologyError(VppError):
+    """A slice that does not exist or that the compiler does not know."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One generation, per chip.
+
+    peak: bf16 TFLOP/s; memory: HBM, GiB; bandwidth: of the HBM, GB/s; links: outgoing ICI of all links together, GB/s; wraps: length from
+    which an axis of the torus is closed; cores: what the number in a slice's name counts per chip (`v5p-8` is 4 chips);
+    devices: devices per chip that the compiler sees.
+    """
+
+    peak: float
+    memory: float
+    bandwidth: float
+    links: float
+    axes: int
+    wraps: int
+    cores: int = 1
+    devices: int = 1
+
+
+CHIPS = {
+    "v4": Chip(peak=275, memory=32, bandwidth=1228, links=300, axes=3, wraps=4, cores=2, devices=2),
+    "v5e": Chip(peak=197, memory=16, bandwidth=819, links=200, axes=2, wraps=16),
+    "v5p": Chip(peak=459, memory=95, bandwidth=2765, links=600, axes=3, wraps=4, cores=2),
+    "v6e": Chip(peak=918, memory=32, bandwidth=1640, links=400, axes=2, wraps=16),
+}
+
+# chips -> shape of the slice that Google gives for so many
+SHAPES = {
+    2: {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)},
+    3: {4: (2, 2, 1), 8: (2, 2, 2), 16: (2, 2, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 4, 8), 256: (4, 8, 8), 512: (8, 8, 8)},
+}
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A slice: `name` is what the user wrote, `compiler_name` what `jax.experimental.topologies` takes, e.g. v5e:16x16."""
+
+    name: str
+    generation: str
+    shape: tuple[int, ...]
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.generation]
+
+    @property
+    def chips(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def devices(self) -> int:
+        return self.chips * self.chip.devices
+
+    @property
+    def compiler_name(self) -> str:
+        return f"{self.generation}:{'x'.join(map(str, self.shape))}"
+
+    def group_bandwidth(self, group: int) -> float:
+        """GB/s that leave a chip in a collective of so many devices: the links of the fewest axes of the torus that hold the group.
+
+        An axis that is too short to be closed to a ring counts half.
+        """
+        per_axis, held, total = self.chip.links / self.chip.axes, self.chip.devices, 0.0
+        for size in sorted(self.shape, reverse=True):
+            if size > 1 and held < group:
+                held *= size
+                total += per_axis * (1.0 if size >= self.chip.wraps else 0.5)
+        return total or per_axis
+
+
+def parse_topology(name: str) -> Topology:
+    """`v5e-256` (as slices are named when they are asked for; v4 and v5p count two cores per chip) or `v5e:16x16`."""
+    match = re.fullmatch(r"(v\d+[a-z]*|v5litepod)(?:-(\d+)|:(\d+(?:x\d+)+))", name)
+    generation = {"v5litepod": "v5e"}.get(match[1], match[1]) if match else ""
+    if generation not in CHIPS:
+        hint = nearest(generation, CHIPS) if generation else None
+        raise TopologyError(f"topology '{name}' is not one of {', '.join(CHIPS)} with a size, e.g. v5e-256 or v5e:16x16{hint or ''}")
+    chip = CHIPS[generation]
+    if match[3]:
+        shape = tuple(map(int, match[3].split("x")))
+        if len(shape) != chip.axes:
+            raise TopologyError(f"topology '{name}': {generation} slices have {chip.axes} dimensions, e.g. {_names(generation)}")
+        return Topology(name, generation, shape)
+    count = int(match[2])
+    shapes = SHAPES[chip.axes]
+    if count % chip.cores or count // chip.cores not in shapes:
+        raise TopologyError(f"topology '{name}': there are {_names(generation)}")
+    return Topology(name, generation, shapes[count // chip.cores])
+
+
+def _names(generation: str) -> str:
+    chip = CHIPS[generation]
+    return ", ".join(f"{generation}-{count * chip.cores}" for count in SHAPES[chip.axes])

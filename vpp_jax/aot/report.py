@@ -1,0 +1,94 @@
+"""The report of a compiled program for people, and where it came from."""
+
+import importlib.metadata
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from vpp_jax.aot.chips import parse_topology
+from vpp_jax.common.provenance import git_revision, library_versions
+from vpp_jax.config import ExperimentConfig, config_hash
+
+SCHEMA = 1
+ASSUMED = (
+    "assumed: published peak bf16, HBM and link figures; arithmetic, memory and links overlap wholly, each at its full rate; a collective",
+    "uses the links of the fewest torus axes that hold its group, both ways round, half of them where an axis is open, one after the other",
+)
+# next thing to try when a program does not fit, cheapest first: (applies to the report?, advice)
+KNOBS = (
+    (lambda r: r["step"] == "train" and r["remat"] in ("none", "attention"), "recompute more: --config.model.unet.remat=blocks"),
+    (
+        lambda r: r["examples_per_chip"] > 1,
+        "fewer examples per chip: --per_chip={fewer:g} (--config.train.grad_accum_steps keeps the update)",
+    ),
+    (lambda r: r["step"] == "train" and r["remat"] == "blocks", "recompute more: --config.model.unet.remat=everything"),
+    (lambda r: r["topology"]["mesh"]["fsdp"] < r["topology"]["chips"], "more shards: a larger fsdp in --mesh"),
+    (lambda r: r["topology"]["mesh"]["tensor"] < 5, "split attention and feed-forwards: tensor=5 in --mesh"),
+    (lambda r: True, "a chip with more memory"),
+)
+
+
+def provenance(argv: Sequence[str], config: ExperimentConfig) -> dict[str, Any]:
+    versions = library_versions() | {"libtpu": importlib.metadata.version("libtpu")}
+    return {
+        "schema_version": SCHEMA,
+        "command": " ".join(["vpp compile", *argv]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": versions,
+        "git_revision": git_revision(),
+        "stage": config.stage,
+        "config_hash": config_hash(config),
+        "remat": config.model.unet.remat,
+    }
+
+
+def verdict(report: dict[str, Any]) -> str:
+    memory = report["memory_gib"]
+    room = f"peak {memory['peak']:.2f} of {memory['limit']:.0f} GiB per chip"
+    if memory["short"] <= 0:
+        return f"fits: {room}, {-memory['short']:.2f} GiB left"
+    return f"does not fit, short by {memory['short']:.2f} GiB ({room}); {next_knob(report)}"
+
+
+def next_knob(report: dict[str, Any]) -> str:
+    """What to try where a program does not fit."""
+    return "next: " + next(text for applies, text in KNOBS if applies(report)).format(fewer=max(report["examples_per_chip"] // 2, 1))
+
+
+def table(report: dict[str, Any]) -> str:
+    """A page of text."""
+    chip, counts, times, bound = parse_topology(report["topology"]["name"]), report["per_chip"], report["bounds_s"], report["bound"]
+    memory = report["memory_gib"]
+    links = counts["sent_gb"] / times["interconnect"] if times["interconnect"] else 0.0
+    mesh = ", ".join(f"{name} {size}" for name, size in report["topology"]["mesh"].items())
+    lowest = report["compiler"]["optimisation"] == "O0"
+    lines = [
+        f"{report['topology']['name']}: {report['topology']['chips']} chips ({report['topology']['compiler']}), mesh {mesh}; stage "
+        f"{report['stage']}, step {report['step']}, {report['examples_per_chip']:g} example(s) per chip, remat {report['remat']}",
+        f"compiled in {report['compiler']['seconds']:.0f} s at {report['compiler']['optimisation']}"
+        + (", not the default level, whose fusions differ: bytes accessed are an estimate" if lowest else ""),
+        "",
+        verdict(report),
+        f"  memory, GiB per chip      arguments {memory['arguments']:.2f}, outputs {memory['outputs']:.2f}, "
+        f"temporaries {memory['temporaries']:.2f}, peak {memory['peak']:.2f}",
+        "",
+        f"  per chip and step         {'amount':>16}  {'of the chip':>18}  {'seconds':>9}",
+        f"  arithmetic                {counts['tflop']:>10.2f} TFLOP  {chip.chip.peak:>12.0f} TFLOP/s  {times['compute']:>9.4f}",
+        f"  memory                    {counts['accessed_gb']:>13.1f} GB  {chip.chip.bandwidth:>15.0f} GB/s  {times['memory']:>9.4f}",
+        f"  links                     {counts['sent_gb']:>13.2f} GB  {links:>15.0f} GB/s  {times['interconnect']:>9.4f}",
+    ]
+    for kind, entry in report["collectives"].items():
+        lines.append(f"    {kind:<22}  {entry['sent_gb']:>13.2f} GB  {entry['count']:>5.0f} of {entry['gb']:.2f} GB")
+    foreign = report["gathered_not_parameters"]
+    lines.append(f"    gathered and not a parameter: {len(foreign) or 'nothing'}" + (f", first {foreign[0]}" if foreign else ""))
+    if unknown := report["collectives_in_loops_of_unknown_length"]:
+        lines.append(f"    {unknown} of these stand in loops of unknown length and are counted once: more is sent than this")
+    own = report["compiler_seconds_per_step"]
+    lines += [
+        "",
+        f"bound: {bound['step_s']:.4f} s per step ({bound['limited_by']}), {bound['examples_per_s']:.1f} examples/s, MFU at most "
+        f"{100 * bound['mfu']:.0f} % ({counts['model_tflop']:.2f} TFLOP without recomputation over peak x bound)"
+        + (f"; the compiler's own estimate of a step, without links: {own:.4f} s" if own else ""),
+        *ASSUMED,
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,145 @@
+"""From a compiled program to bounds: what a step needs of a chip's arithmetic, memory and links, and what that leaves of its peak."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from vpp_jax.aot.chips import Topology
+from vpp_jax.aot.collectives import BYTES, KINDS, Collective, collectives
+from vpp_jax.aot.program import Compiled, Program
+from vpp_jax.common.errors import VppError
+
+GIB = 2**30
+# left to the runtime: programs, infeed, fragmentation
+RESERVE_GIB = 0.5
+# bytes; what the embedding of positions and token numbers amounts to, which the partitioner may gather, while any activation has more
+TABLE = 2**18
+
+
+class UnreadableProgramError(VppError):
+    """jaxlib does not know an instruction of the compiled program."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """GiB per chip. peak: the compiler's; arguments and outputs share memory where they are donated."""
+
+    arguments: float
+    outputs: float
+    temporaries: float
+    peak: float
+    limit: float
+
+    @property
+    def short(self) -> float:
+        """GiB that are missing, negative where some are left."""
+        return self.peak + RESERVE_GIB - self.limit
+
+
+def request(program: Program) -> dict[str, Any]:
+    """What was asked for: the part of the report that needs no compiled program."""
+    topology = program.topology
+    return {
+        "topology": {"name": topology.name, "compiler": topology.compiler_name, "chips": topology.chips, "mesh": dict(program.mesh.shape)},
+        "step": program.step,
+        "examples_per_chip": program.rows / topology.chips,
+    }
+
+
+def analyse(program: Program, compiled: Compiled, level: str) -> dict[str, Any]:
+    """The report, as JSON."""
+    topology, executable = program.topology, compiled.executable
+    cost, usage = executable.cost_analysis(), executable.memory_analysis()
+    per_chip = topology.chip.devices
+    memory = Memory(
+        *(
+            per_chip * value / GIB
+            for value in (
+                usage.argument_size_in_bytes,
+                usage.output_size_in_bytes,
+                usage.temp_size_in_bytes,
+                usage.peak_memory_in_bytes,
+            )
+        ),
+        limit=topology.chip.memory,
+    )
+    found = collectives(_text(executable, memory), topology.devices)
+    arithmetic, accessed = compiled.flops / topology.chips, per_chip * cost["bytes accessed"]
+    times = bounds(topology, arithmetic, accessed, found)
+    step = max(times.values())
+    return request(program) | {
+        "compiler": {"optimisation": level, "seconds": round(compiled.seconds, 1)},
+        "memory_gib": {**{name: round(value, 3) for name, value in vars(memory).items()}, "short": round(memory.short, 3)},
+        "per_chip": {
+            "model_tflop": compiled.model_flops / topology.chips / 1e12,
+            "tflop": arithmetic / 1e12,
+            "compiler_tflop": per_chip * cost["flops"] / 1e12,
+            "accessed_gb": accessed / 1e9,
+            "sent_gb": per_chip * sum(entry.sent for entry in found) / 1e9,
+        },
+        "collectives": _by_kind(found, per_chip),
+        "collectives_in_loops_of_unknown_length": sum(not entry.counted for entry in found),
+        "gathered_not_parameters": foreign_gathers(found, compiled.parameters),
+        "bounds_s": times,
+        "compiler_seconds_per_step": cost.get("optimal_seconds"),
+        "bound": {
+            "limited_by": max(times, key=times.get),
+            "step_s": step,
+            "examples_per_s": compiled.examples / step,
+            "mfu": compiled.model_flops / topology.chips / (topology.chip.peak * 1e12 * step),
+        },
+    }
+
+
+def _text(executable: jax.stages.Compiled, memory: Memory) -> str:
+    try:
+        return executable.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        raise UnreadableProgramError(
+            f"compiled, with a peak of {memory.peak:.2f} of {memory.limit:g} GiB per chip, but this jaxlib cannot read the program that "
+            f"this libtpu wrote, and so not count its collectives; another --per_chip may do without that instruction. "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+
+
+def bounds(topology: Topology, flops: float, accessed: float, found: list[Collective]) -> dict[str, float]:
+    """Seconds per step if nothing but arithmetic, memory or links took time, from counts per chip; collectives one after the other."""
+    chip = topology.chip
+    return {
+        "compute": flops / (chip.peak * 1e12),
+        "memory": accessed / (chip.bandwidth * 1e9),
+        "interconnect": chip.devices * sum(entry.sent / topology.group_bandwidth(entry.group) for entry in found) / 1e9,
+    }
+
+
+def foreign_gathers(found: list[Collective], parameters: frozenset[tuple[int, ...]]) -> list[str]:
+    """All-gathers of arrays larger than `TABLE` that have no parameter's size: activations that ought to have stayed where they were.
+
+    Sizes, not shapes: the compiler may transpose or reshape a kernel before it gathers it.
+    """
+    known = {math.prod(shape) for shape in parameters}
+    return [
+        f"{dtype}{list(shape)} {entry.op_name}"
+        for entry in found
+        if entry.kind == "all-gather"
+        for dtype, shape in entry.shapes
+        if math.prod(shape) * BYTES[dtype] > TABLE and math.prod(shape) not in known
+    ]
+
+
+def _by_kind(found: list[Collective], per_chip: int) -> dict[str, dict[str, float]]:
+    groups: dict[str, list[Collective]] = defaultdict(list)
+    for entry in found:
+        groups[entry.kind].append(entry)
+    return {
+        kind: {
+            "count": sum(entry.times for entry in groups[kind]),
+            "gb": per_chip * sum(entry.times * entry.size for entry in groups[kind]) / 1e9,
+            "sent_gb": per_chip * sum(entry.sent for entry in groups[kind]) / 1e9,
+        }
+        for kind in KINDS
+        if kind in groups
+    }

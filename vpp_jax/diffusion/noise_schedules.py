@@ -1,0 +1,116 @@
+"""Descending noise levels that a sampler walks down, one table row per kind.
+
+Noise schedules are host constants: computed in double precision with numpy, returned as float32, the closing 0 included.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+IDDPM_LEVELS = 1000
+
+
+@dataclass(frozen=True)
+class NoiseScheduleConfig:
+    """`steps` noise levels from `sigma_max` down to `sigma_min`, then 0. With one step the only level is the first.
+
+    exponential  evenly spaced in ln σ (the policy: 10 steps, 80 → 1.0 in CALVIN evaluation, 80 → 0.001 in validation)
+    karras       evenly spaced in σ^(1/rho) (Karras et al. 2022, equation 5)
+    linear       evenly spaced in σ
+    svd_euler    Stable Video Diffusion's Euler scheduler: karras (rho 7, 700 → 0.002), started from noise of scale √(sigma_max²+1)
+    ve           variance exploding: σ² geometric (Karras et al. 2022, table 1), which are the levels of exponential
+    vp           variance preserving: σ = √(exp(beta_d t²/2 + beta_min t) − 1) for t evenly from 1 to eps_s (the same table);
+                 reads neither sigma_min nor sigma_max
+    cosine       evenly spaced in arctan σ: the cosine schedule ᾱ = cos²(arctan σ) of Nichol & Dhariwal 2021, cut at both ends
+    iddpm        the same authors' discrete schedule, 1000 levels: those from sigma_min to sigma_max, thinned out evenly to `steps`
+                 (Karras et al. 2022, table 1). The ends are levels of the schedule: 0.0064 and 80.2 for 0.006 and 81
+    """
+
+    kind: str = "exponential"
+    num_sampling_steps: int = 10
+    sigma_min: float = 1.0
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    beta_d: float = 19.9
+    beta_min: float = 0.1
+    eps_s: float = 0.001
+
+    def __post_init__(self):
+        if self.kind not in _NOISE_SCHEDULES:
+            raise ValueError(f"noise schedule kind {self.kind!r} is unknown; one of {sorted(_NOISE_SCHEDULES)}")
+        if self.num_sampling_steps < 1:
+            raise ValueError(f"a noise schedule needs at least one step, got {self.num_sampling_steps}")
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(f"a noise schedule needs 0 < sigma_min < sigma_max, got [{self.sigma_min}, {self.sigma_max}]")
+        if not 0 < self.rho < math.inf:
+            raise ValueError(f"a noise schedule needs rho > 0, got {self.rho}")
+        if not (0 < self.beta_d < math.inf and 0 < self.beta_min < math.inf and 0 < self.eps_s < 1):
+            given = f"beta_d={self.beta_d}, beta_min={self.beta_min}, eps_s={self.eps_s}"
+            raise ValueError(f"a noise schedule needs beta_d > 0, beta_min > 0 and 0 < eps_s < 1, got {given}")
+        if np.any(np.diff(get_sigmas(self)) >= 0):
+            raise ValueError(
+                f"{self.num_sampling_steps} steps are too many for a noise schedule of kind {self.kind} in float32: levels repeat"
+            )
+
+
+def get_sigmas(config: NoiseScheduleConfig) -> Float[np.ndarray, "steps+1"]:
+    """Noise levels σ_0 > … > σ_{steps−1} > 0 with a final 0, float32."""
+    progress = np.linspace(0.0, 1.0, config.num_sampling_steps)
+    return np.append(_NOISE_SCHEDULES[config.kind](progress, config), 0.0).astype(np.float32)
+
+
+def initial_scale(config: NoiseScheduleConfig) -> float:
+    """Standard deviation of the sample a sampler starts from: the first level, and √(σ_max²+1) where the noise schedule is SVD's."""
+    return math.hypot(config.sigma_max, 1.0) if config.kind == "svd_euler" else float(get_sigmas(config)[0])
+
+
+def _exponential(progress: np.ndarray, config: NoiseScheduleConfig) -> np.ndarray:
+    return config.sigma_max * (config.sigma_min / config.sigma_max) ** progress
+
+
+def _karras(progress: np.ndarray, config: NoiseScheduleConfig) -> np.ndarray:
+    high, low = config.sigma_max ** (1 / config.rho), config.sigma_min ** (1 / config.rho)
+    return (high + progress * (low - high)) ** config.rho
+
+
+def _linear(progress: np.ndarray, config: NoiseScheduleConfig) -> np.ndarray:
+    return config.sigma_max + progress * (config.sigma_min - config.sigma_max)
+
+
+def _cosine(progress: np.ndarray, config: NoiseScheduleConfig) -> np.ndarray:
+    high, low = math.atan(config.sigma_max), math.atan(config.sigma_min)
+    return np.where(progress == 0, config.sigma_max, np.tan(high + progress * (low - high)))
+
+
+def _vp(progress: np.ndarray, config: NoiseScheduleConfig) -> np.ndarray:
+    t = 1.0 + progress * (config.eps_s - 1.0)
+    return np.sqrt(np.expm1(config.beta_d * t**2 / 2 + config.beta_min * t))
+
+
+def _iddpm(progress: np.ndarray, config: NoiseScheduleConfig) -> np.ndarray:
+    """σ_j² + 1 = ᾱ_M/ᾱ_j with ᾱ_j = sin²(π/2 · j/M/1.008); j = 0, where ᾱ is 0, takes the largest growth 1/0.001 instead."""
+    alpha = np.sin(0.5 * np.pi * np.arange(IDDPM_LEVELS + 1) / IDDPM_LEVELS / 1.008) ** 2
+    growth = 1.0 / np.maximum(alpha[:-1] / alpha[1:], 0.001)
+    table = np.sqrt(np.cumprod(growth[::-1])[::-1] - 1.0)
+    inside = table[(table >= config.sigma_min) & (table <= config.sigma_max)]
+    if len(inside) < config.num_sampling_steps:
+        between = f"between {config.sigma_min} and {config.sigma_max}"
+        raise ValueError(
+            f"a noise schedule of kind iddpm has {len(inside)} levels {between}, fewer than the {config.num_sampling_steps} steps"
+        )
+    return inside[np.round(progress * (len(inside) - 1)).astype(int)]
+
+
+_NOISE_SCHEDULES: dict[str, Callable[[np.ndarray, NoiseScheduleConfig], np.ndarray]] = {
+    "exponential": _exponential,
+    "karras": _karras,
+    "linear": _linear,
+    "svd_euler": _karras,
+    "ve": _exponential,
+    "vp": _vp,
+    "cosine": _cosine,
+    "iddpm": _iddpm,
+}
