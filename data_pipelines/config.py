@@ -54,7 +54,7 @@ class DataConfig:
       observation_stride: a policy example starts every so many steps.
       action_horizon: actions per policy example.
       threads: reader threads per process; 0 reads in the calling thread.
-      workers: processes that make batches in place of the threads; for hosts of many processors, see docs/data.md.
+      workers: processes that make batches in place of the threads; for hosts of many processors, see docs/measurements/data_at_scale.md.
       prefetch: examples read ahead per process.
       jpeg_dct_scaling: JPEG pictures much larger than the model's (2.5 times and more) are decoded at 1/2, 1/4 or 1/8 of their size.
       on_bad_record: 'fail', or 'skip' (the next episode takes its place; counted and listed).

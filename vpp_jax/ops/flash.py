@@ -1,7 +1,7 @@
 """Self-attention of many tokens on TPU, in blocks that never leave the chip's fast memory: JAX's splash kernel (Dao et al. 2022's method).
 
 The plain form writes heads x n x n scores to memory and reads them back several times, forwards and backwards; at 1024 tokens and 320
-channels that is a third of what a transformer block moves (`docs/tpu.md`).
+channels that is a third of what a transformer block moves (`docs/measurements/tpu_compile.md`).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Draws the picture book of the CALVIN table: `python docs/calvin_gallery.py` writes docs/images/calvin/ and docs/calvin_gallery.md.
+"""Draws the picture book of the CALVIN table: `python tools/calvin_gallery.py` writes docs/reference/images/calvin/ and docs/reference/calvin_gallery.md.
 
 One sheet of the four scenes seen by both cameras, and one strip of frames per task, solved by its scripted expert in scene D.
 """
@@ -13,7 +13,7 @@ from eval.envs.calvin_mujoco.environment import VERSION, CalvinEnvironment
 from eval.envs.calvin_mujoco.scenes import SCENES
 from eval.envs.calvin_mujoco.tasks import TASKS
 
-DOCS = Path(__file__).resolve().parent
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "reference"
 IMAGES = DOCS / "images" / "calvin"
 FRAMES, HEIGHT = 6, 150
 
@@ -65,7 +65,7 @@ def main() -> None:
     lines = [
         "# The CALVIN table in pictures",
         "",
-        f"Drawn by `python docs/calvin_gallery.py`, environment version {VERSION}, quality *faithful*.",
+        f"Drawn by `python tools/calvin_gallery.py`, environment version {VERSION}, quality *faithful*.",
         "",
         "Scenes A, B, C and D from random starts; above the static camera, below the one on the gripper:",
         "",
