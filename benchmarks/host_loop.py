@@ -56,7 +56,7 @@ def messages_and_drawing(log: Path) -> None:
     print(f"pack and unpack one observation of two images   {milliseconds(lambda: unpack(pack(images)[4:]), 200):8.3f} ms")
     worker = WorkerProcess(COMMAND, log)
     worker.request(hello(render=True), 300)
-    reset = {"command": "reset", "task": "open_drawer", "scene": "D", "seed": 0, "initial_state": {}, "render": True, "record_every": 0}
+    reset = {"command": "reset", "task": "open_drawer", "scene": "D", "seed": 0, "initial_state": {}, "render": True, "video_stride": 0}
     worker.request(reset, 60)
 
     def advance(steps: int, render: bool) -> float:

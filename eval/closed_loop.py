@@ -23,7 +23,7 @@ def evaluate(
     out: Path,
     *,
     episodes: Sequence[Episode],
-    actor: Policy | str,
+    policy: Policy | str,
     command: WorkerCommand,
     options: LoopOptions,
     protocol: Mapping[str, Any],
@@ -31,7 +31,7 @@ def evaluate(
     cameras: Mapping[str, str] | None = None,
     argv: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Runs `episodes` with `actor` (a policy, 'expert' or 'random') and returns the content of `results.json`.
+    """Runs `episodes` with `policy` (a policy, 'expert' or 'random') and returns the content of `results.json`.
 
     Args:
       protocol: names what is measured; with the policy and the simulator it is the identity that a continued run must share.
@@ -43,18 +43,18 @@ def evaluate(
     config = plain(
         {
             "protocol": protocol,
-            "policy": actor if isinstance(actor, str) else asdict(actor.metadata),
+            "policy": policy if isinstance(policy, str) else asdict(policy.metadata),
             "environment": {"name": command.environment, "kwargs": command.kwargs},
             "loop": loop_identity
-            if isinstance(actor, str)
-            else loop_identity | {"n_action_steps": options.n_action_steps or actor.metadata.n_action_steps},
+            if isinstance(policy, str)
+            else loop_identity | {"n_action_steps": options.n_action_steps or policy.metadata.n_action_steps},
         }
     )
     with Journal(out / "episodes.jsonl") as journal:
         _check_identity(out / "evaluation.json", config, journal)
         _check_journal(journal, episodes)
         continued = len(journal.records)
-        loop = HostLoop(actor, command, journal, options, out / "logs", on_recording=_video_writer(out, options), cameras=cameras)
+        loop = HostLoop(policy, command, journal, options, out / "logs", on_recording=_video_writer(out, options), cameras=cameras)
         report = loop.run(episodes)
         records = sorted(journal.records, key=lambda record: record["index"])
     complete = len(records) == len(episodes)
@@ -86,7 +86,7 @@ def evaluate(
     return read_json(path)
 
 
-def choose_recorded(episodes: Sequence[Episode], count: int) -> frozenset[int]:
+def choose_video_episodes(episodes: Sequence[Episode], count: int) -> frozenset[int]:
     """The first `count` episodes of the list, fixed before anything is run: videos are never chosen by their outcome."""
     return frozenset(episode.index for episode in episodes[:count])
 
@@ -124,7 +124,7 @@ def _video_writer(out: Path, options: LoopOptions) -> Callable[[dict[str, Any], 
 
         task = record["tasks"][0]["task"] if len(record["tasks"]) == 1 else "chain"
         path = out / "videos" / f"{record['index']:05d}_{record['scene']}_{task}.mp4"
-        write_rollout(path, recording, record, CONTROL_HZ, options.record_every)
+        write_rollout(path, recording, record, CONTROL_HZ, options.video_stride)
         return str(path.relative_to(out))
 
     return write

@@ -4,7 +4,7 @@ from vpp_jax.common.errors import VppError
 
 
 class EvaluationError(VppError, ValueError):
-    """The evaluation cannot start or go on; what is finished stays in its journal."""
+    """The evaluation cannot start or continue; finished episodes stay in the journal."""
 
 
 class WorkerFailure(VppError, RuntimeError):

@@ -53,12 +53,12 @@ class LoopOptions:
     max_unscored: int = 3  # give up once so many episodes could not be scored: something is systematically wrong
     request_timeout: float = 60.0
     start_timeout: float = 300.0
-    record: frozenset[int] = frozenset()  # indices of the episodes to record
-    record_every: int = 2  # control steps per recorded frame
+    video_episodes: frozenset[int] = frozenset()  # indices of the episodes of which a video is made
+    video_stride: int = 2  # control steps per video frame
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.max_steps < 1 or self.record_every < 1 or self.retries < 0:
-            raise EvaluationError("workers, max_steps and record_every must be at least 1, retries at least 0")
+        if self.workers < 1 or self.max_steps < 1 or self.video_stride < 1 or self.retries < 0:
+            raise EvaluationError("workers, max_steps and video_stride must be at least 1, retries at least 0")
         if not 0 <= self.batch_size <= self.workers:
             raise EvaluationError(f"batch_size={self.batch_size} must lie between 1 and workers={self.workers} (0: as many as workers)")
 
@@ -115,11 +115,11 @@ class LoopReport:
 
 
 class HostLoop:
-    """Runs episodes to their end. `actor` is a policy, or 'expert' / 'random' for the actions of the simulators themselves."""
+    """Runs episodes to their end. `policy` is a policy, or 'expert' / 'random' for the actions of the simulators themselves."""
 
     def __init__(
         self,
-        actor: Policy | str,
+        policy: Policy | str,
         command: WorkerCommand,
         journal: Journal,
         options: LoopOptions,
@@ -127,19 +127,18 @@ class HostLoop:
         on_recording: Callable[[dict[str, Any], dict[str, Any]], str] | None = None,
         cameras: Mapping[str, str] | None = None,
     ) -> None:
-        self.source = actor if isinstance(actor, str) else None
-        self.policy = None if isinstance(actor, str) else actor
+        self.source = policy if isinstance(policy, str) else None
+        self.policy = None if isinstance(policy, str) else policy
         if self.source not in (None, "expert", "random"):
-            raise EvaluationError(f"unknown actor {actor!r}: a policy, 'expert' or 'random'")
+            raise EvaluationError(f"unknown policy {policy!r}: a policy, 'expert' or 'random'")
         self.command, self.journal, self.options, self.log_directory = command, journal, options, log_directory
         self.on_recording = on_recording  # (journal record, {images, steps}) -> path of the video, added to the record
         self.cameras = cameras or {}  # the policy's view -> the simulator's camera, where the names differ
         self.batch_size = options.batch_size or options.workers
         self.n_action_steps = options.n_action_steps or (self.policy.metadata.n_action_steps if self.policy else options.max_steps)
-        if self.policy and self.n_action_steps > self.policy.metadata.action_horizon:
-            raise EvaluationError(
-                f"n_action_steps={self.n_action_steps} is more than the policy predicts (action_horizon={self.policy.metadata.action_horizon})"
-            )
+        horizon = self.policy.metadata.action_horizon if self.policy else self.n_action_steps
+        if self.n_action_steps > horizon:
+            raise EvaluationError(f"n_action_steps={self.n_action_steps} is more than the policy predicts (action_horizon={horizon})")
         self.pending: deque[Episode] = deque()
         self.slots: list[Slot] = []
         self.failures: Counter[int] = Counter()
@@ -201,7 +200,7 @@ class HostLoop:
 
     def _start_process(self, number: int) -> WorkerProcess:
         process = WorkerProcess(self.command, self.log_directory / f"worker_{number}.log")
-        process.send(hello(render=self.policy is not None or bool(self.options.record)), self.options.start_timeout)
+        process.send(hello(render=self.policy is not None or bool(self.options.video_episodes)), self.options.start_timeout)
         return process
 
     def _begin(self, slot: Slot, episode: Episode) -> None:
@@ -215,7 +214,7 @@ class HostLoop:
                 "seed": episode.seed,
                 "initial_state": episode.initial_state,
                 "render": self.policy is not None,
-                "record_every": self.options.record_every if episode.index in self.options.record else 0,
+                "video_stride": self.options.video_stride if episode.index in self.options.video_episodes else 0,
             },
         )
 
@@ -270,7 +269,7 @@ class HostLoop:
         if outcome["success"] and len(attempt.finished_tasks) < len(attempt.episode.tasks):
             attempt.steps = attempt.chunks = 0
             self._send(slot, {"command": "begin_task", "task": attempt.task, "render": self.policy is not None})
-        elif attempt.episode.index in self.options.record:
+        elif attempt.episode.index in self.options.video_episodes:
             self._send(slot, {"command": "recording"}, Phase.RECORDING)
         else:
             self._finish(slot, None)

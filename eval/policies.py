@@ -23,7 +23,7 @@ class Observations:
 
 @dataclass(frozen=True)
 class PolicyMetadata:
-    """What a caller must know of a policy. `action_horizon` actions are predicted, the first `n_action_steps` of them are meant to be run."""
+    """What a caller must know of a policy. It predicts `action_horizon` actions; the first `n_action_steps` are executed."""
 
     views: dict[str, int]  # name of the view, e.g. primary -> image size in pixels the model works at
     action_dim: int

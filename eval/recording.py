@@ -25,11 +25,11 @@ def write_rollout(path: Path, recording: Mapping[str, Any], record: Mapping[str,
     views = sorted(recording["images"].items(), key=lambda item: (-item[1].shape[2], item[0]))  # the largest camera first
     frames = []
     for number, step in enumerate(steps):
-        picture = side_by_side([images[number] for _, images in views])
-        frames.append(with_caption(picture, record, step, last=number == len(steps) - 1))
-    rate = control_hz / every
-    frames += [frames[-1]] * round(HOLD_SECONDS * rate)
-    return write_video(path, np.stack(frames), rate)
+        image = side_by_side([images[number] for _, images in views])
+        frames.append(with_caption(image, record, step, last=number == len(steps) - 1))
+    fps = control_hz / every
+    frames += [frames[-1]] * round(HOLD_SECONDS * fps)
+    return write_video(path, np.stack(frames), fps)
 
 
 def side_by_side(images: list[UInt8[np.ndarray, "h w 3"]], height: int = HEIGHT) -> UInt8[np.ndarray, "h2 w2 3"]:
@@ -42,12 +42,12 @@ def side_by_side(images: list[UInt8[np.ndarray, "h w 3"]], height: int = HEIGHT)
     return np.concatenate(scaled, axis=1)
 
 
-def with_caption(picture: UInt8[np.ndarray, "h w 3"], record: Mapping[str, Any], step: int, last: bool) -> UInt8[np.ndarray, "h2 w 3"]:
-    """`picture` above a strip: the sentence of the running task, then scene and step, on the last frame the outcome."""
+def with_caption(image: UInt8[np.ndarray, "h w 3"], record: Mapping[str, Any], step: int, last: bool) -> UInt8[np.ndarray, "h2 w 3"]:
+    """`image` above a strip: the instruction of the running task, then scene and step, on the last frame the outcome."""
     task, task_step = _running_task(record["tasks"], step)
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     canvas = Image.new("RGB", (width + width % 2, height + STRIP + (height + STRIP) % 2), BACKGROUND)
-    canvas.paste(Image.fromarray(picture), (0, 0))
+    canvas.paste(Image.fromarray(image), (0, 0))
     draw = ImageDraw.Draw(canvas)
     draw.text((8, height + 5), _fitted(draw, task["instruction"], width - 16, 14), fill=INK, font=ImageFont.load_default(14))
     if last:
@@ -78,12 +78,12 @@ def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
     return text.rstrip() + "…"
 
 
-def write_video(path: Path, frames: UInt8[np.ndarray, "t h w 3"], rate: float, crf: int = 27) -> Path:
+def write_video(path: Path, frames: UInt8[np.ndarray, "t h w 3"], fps: float, crf: int = 27) -> Path:
     """H.264, yuv420p, index in front: plays in browsers, also from a data URI. Odd sides lose their last row or column."""
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": str(crf), "preset": "medium", "threads": "1"}

@@ -8,10 +8,10 @@ framed by `eval.protocol`. Commands and their answers:
 | command | fields | answer |
 |---|---|---|
 | hello | protocol, render | protocol, environment, environment_version, versions, python, tasks, scenes, renderer if `render` |
-| reset | task, scene, seed, initial_state {}, render, record_every | instruction, outcome, initial_state_id, observation if `render` |
+| reset | task, scene, seed, initial_state {}, render, video_stride | instruction, outcome, initial_state_id, observation if `render` |
 | begin_task | task, render | instruction, outcome, observation if `render`; the scene stays as it is (the next link of a chain) |
 | advance | actions [k a] — or source 'expert' / 'random', steps, seed — and render | executed, outcome, observation if `render` |
-| recording | | images {view: uint8 [n h w 3]}, steps int [n] since the reset, taken every `record_every` control steps |
+| recording | | images {view: uint8 [n h w 3]}, steps int [n] since the reset, taken every `video_stride` control steps |
 | close | | the process ends |
 
 `advance` steps the physics without drawing anything, stops early once the task is solved or the episode is over, and draws at most one
@@ -54,7 +54,7 @@ class Worker:
     def __init__(self, name: str, environment: Any) -> None:
         self.name = name
         self.environment = environment
-        self.record_every = 0
+        self.video_stride = 0
         self.steps = 0
         self.recorded_steps: list[int] = []
         self.recorded: list[dict[str, np.ndarray]] = []
@@ -93,13 +93,13 @@ class Worker:
         }
 
     def reset(
-        self, task: str, scene: str | None, seed: int, initial_state: dict[str, Any], render: bool, record_every: int
+        self, task: str, scene: str | None, seed: int, initial_state: dict[str, Any], render: bool, video_stride: int
     ) -> dict[str, Any]:
         self.environment.reset(task=task, scene=scene, seed=seed, render=False, **initial_state)
         self.steps = 0
-        self.record_every = record_every
+        self.video_stride = video_stride
         self.recorded, self.recorded_steps = [], []
-        if record_every:
+        if video_stride:
             self._record()
         state = self.environment.observation(render=False)
         digest = hashlib.sha256(b"".join(np.asarray(state[key]).tobytes() for key in sorted(state))).hexdigest()
@@ -124,7 +124,7 @@ class Worker:
             executed += 1
             self.steps += 1
             outcome = {"success": bool(result.success), "done": bool(result.done), "failure": getattr(result, "failure", "")}
-            if self.record_every and (self.steps % self.record_every == 0 or outcome["success"] or outcome["done"]):
+            if self.video_stride and (self.steps % self.video_stride == 0 or outcome["success"] or outcome["done"]):
                 self._record()
         return {"executed": executed, **self._result(outcome, render)}
 

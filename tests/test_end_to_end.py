@@ -114,7 +114,7 @@ def restored(workdir: Path):
 
 def test_closed_loop_and_report(run, project):
     budget = ("--scenes=A", "--tasks=open_drawer,turn_on_led", "--episodes=1", "--max_steps=12", "--workers=2")
-    vpp("eval", "calvin", f"--checkpoint={run / 'policy'}", f"--out={run / 'eval' / 'policy'}", *budget, "--record=1", project=project)
+    vpp("eval", "calvin", f"--checkpoint={run / 'policy'}", f"--out={run / 'eval' / 'policy'}", *budget, "--num_videos=2", project=project)
     vpp("eval", "calvin", "--policy=random", f"--out={run / 'eval' / 'random'}", *budget, project=project)
     results = json.loads((run / "eval" / "policy" / "results.json").read_text())
     assert results["schema_version"] >= 1

@@ -1,4 +1,5 @@
-"""Draws the picture book of the CALVIN table: `python tools/calvin_gallery.py` writes docs/reference/images/calvin/ and docs/reference/calvin_gallery.md.
+"""Draws the gallery of the CALVIN table: `python tools/calvin_gallery.py` writes docs/reference/images/calvin/ and
+docs/reference/calvin_gallery.md.
 
 One sheet of the four scenes seen by both cameras, and one strip of frames per task, solved by its scripted expert in scene D.
 """
@@ -29,7 +30,7 @@ def scene_sheet() -> np.ndarray:
 
 
 def expert_run(env: CalvinEnvironment, task: str, seed: int, drawn: set[int]) -> tuple[bool, int, list[np.ndarray]]:
-    """One episode: success, steps, and the static camera's pictures before the first and after other steps in `drawn`."""
+    """One episode: success, steps, and the static camera's images before the first and after other steps in `drawn`."""
     rng, frames, done = np.random.default_rng(0), [], False
     env.reset(task=task, seed=seed, render=False)
     step = 0
@@ -43,7 +44,7 @@ def expert_run(env: CalvinEnvironment, task: str, seed: int, drawn: set[int]) ->
 
 
 def task_strip(env: CalvinEnvironment, task: str) -> tuple[np.ndarray, int]:
-    """Pictures evenly spread over the expert's way from the start to success, and the number of steps."""
+    """Images evenly spread over the expert's way from the start to success, and the number of steps."""
     for seed in itertools.count():
         success, steps, _ = expert_run(env, task, seed, set())
         if success:  # episodes repeat exactly: the second run is only drawn
@@ -63,7 +64,7 @@ def main() -> None:
     save(scene_sheet(), "scenes")
     env = CalvinEnvironment("D", quality="faithful", static_size=HEIGHT, gripper_size=64)
     lines = [
-        "# The CALVIN table in pictures",
+        "# CALVIN table: gallery",
         "",
         f"Drawn by `python tools/calvin_gallery.py`, environment version {VERSION}, quality *faithful*.",
         "",
@@ -77,7 +78,12 @@ def main() -> None:
     for task in TASKS.values():
         strip, steps = task_strip(env, task.name)
         save(strip, task.name)
-        lines += [f"**{task.name}**: {task.evaluation_sentence} ({steps} steps)", "", f"![{task.name}](images/calvin/{task.name}.jpg)", ""]
+        lines += [
+            f"**{task.name}**: {task.evaluation_instruction} ({steps} steps)",
+            "",
+            f"![{task.name}](images/calvin/{task.name}.jpg)",
+            "",
+        ]
     (DOCS / "calvin_gallery.md").write_text("\n".join(lines))
 
 

@@ -52,9 +52,9 @@ class Settings:
       action_noise: standard deviation of the noise on the executed xyz action, in action units (1 = 2 cm per step).
       noise_memory: share of the noise kept from one step to the next.
       hold_steps: steps recorded after success with the arm held still, so that action chunks end calmly.
-      max_attempts: tries per episode, each with its own seed; then the episode is left out.
+      max_attempts: tries per episode, each with its own seed; then the episode is skipped.
       max_steps: an attempt that takes longer is given up.
-      static_size, gripper_size, jpeg_quality, quality: pictures; `quality` is the environment's rendering preset.
+      static_size, gripper_size, jpeg_quality, quality: images; `quality` is the environment's rendering preset.
       blocks: whether the table has its blocks; without them only the tasks that need none.
       hours: more than 0: play of so many simulated hours instead of single episodes, see `calvin_play`.
     """
@@ -117,15 +117,15 @@ def real_environment(settings: Settings):
     return environment
 
 
-def real_sentences(task: str) -> Sequence[str]:
-    """The sentences `task` is trained with; never the one it is evaluated with."""
-    from eval.envs.calvin_mujoco.instructions import training_sentences
+def training_instructions_for(task: str) -> Sequence[str]:
+    """The instructions `task` is trained with; never the one it is evaluated with."""
+    from eval.envs.calvin_mujoco.instructions import training_instructions
 
-    return training_sentences(task)
+    return training_instructions(task)
 
 
 def real_origin() -> dict[str, str]:
-    """What drew the pictures and which version of the environment it was."""
+    """What drew the images and which version of the environment it was."""
     from eval.envs.calvin_mujoco.environment import VERSION
     from eval.envs.calvin_mujoco.rendering import renderer_name
 
@@ -138,13 +138,13 @@ class CalvinMujocoRecipe:
 
     Attributes:
       make_environment: settings -> LanguageEnvironment with an expert; importable, since it is sent to worker processes.
-      sentences: task -> instructions to choose from; importable.
+      instructions: task -> instructions to choose from; importable.
       origin: () -> renderer and environment_version, noted with every episode; importable.
     """
 
     plan: Settings
     make_environment: Callable[[Settings], Any] = real_environment
-    sentences: Callable[[str], Sequence[str]] = real_sentences
+    instructions: Callable[[str], Sequence[str]] = training_instructions_for
     origin: Callable[[], dict[str, str]] = real_origin
     name: str = "calvin_mujoco"
     version: str = "1.0.0"
@@ -182,7 +182,7 @@ class CalvinMujocoRecipe:
         schema = self.schema()
         for attempt in range(self.plan.max_attempts):
             seed = episode_seed(self.plan.seed, job, attempt)
-            steps = record_attempt(resource, self.plan, job, self.sentences(job.task), seed)
+            steps = record_attempt(resource, self.plan, job, self.instructions(job.task), seed)
             if steps is None:
                 continue
             metadata = {"scene": job.scene, "task": job.task, "seed": seed, "episode_id": "/".join(map(str, job))} | self.origin()
@@ -193,7 +193,7 @@ class CalvinMujocoRecipe:
 def episode_schema(plan: Settings) -> Schema:
     """Columns of the dataset."""
 
-    def picture(size: int, text: str) -> Feature:
+    def image(size: int, text: str) -> Feature:
         return Feature("image", "uint8", (size, size, 3), "jpeg", text)
 
     def vector(width: int, text: str) -> Feature:
@@ -202,8 +202,8 @@ def episode_schema(plan: Settings) -> Schema:
     scalar, flag = Feature("tensor", "float32"), Feature("tensor", "bool")
     return Schema(
         steps={
-            "observation/rgb_static": picture(plan.static_size, "Static camera."),
-            "observation/rgb_gripper": picture(plan.gripper_size, "Camera on the gripper."),
+            "observation/rgb_static": image(plan.static_size, "Static camera."),
+            "observation/rgb_gripper": image(plan.gripper_size, "Camera on the gripper."),
             "observation/robot_obs": vector(ROBOT_OBS, "TCP xyz, TCP euler xyz, gripper width, 7 joint angles, last gripper command."),
             "observation/scene_obs": vector(SCENE_OBS, "Slider, drawer, button, switch, bulb, LED, three block poses."),
             rlds.ACTION: vector(ACTION_WIDTH, "Wanted by the expert: relative xyz / 0.02 m, euler / 0.05 rad, gripper -1 closed, 1 open."),
@@ -225,16 +225,16 @@ def episode_seed(seed: int, job: Job, attempt: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
 
 
-def record_attempt(environment: Any, plan: Settings, job: Job, sentences: Sequence[str], seed: int) -> dict[str, list] | None:
+def record_attempt(environment: Any, plan: Settings, job: Job, instructions: Sequence[str], seed: int) -> dict[str, list] | None:
     """Step columns of one attempt, or None when the expert did not solve the task.
 
     Args:
       environment: a `CalvinEnvironment`, or anything with its interface.
-      sentences: instructions to choose from.
-      seed: decides the initial state, the noise and the sentence.
+      instructions: instructions to choose from.
+      seed: decides the initial state, the noise and the instruction.
     """
     expert_rng, noise_rng, text_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
-    instruction = sentences[int(text_rng.integers(len(sentences)))]
+    instruction = instructions[int(text_rng.integers(len(instructions)))]
     environment.reset(task=job.task, scene=job.scene, seed=seed, render=False)
     noise = ActionNoise(plan, noise_rng)
     columns: dict[str, list] = {name: [] for name in episode_schema(plan).steps}
@@ -258,14 +258,14 @@ def record_attempt(environment: Any, plan: Settings, job: Job, sentences: Sequen
         append_observation(columns, environment.observation(), plan)
         append_step(columns, hold, hold, 0.0)
         if step < plan.hold_steps:
-            environment.begin_task(job.task)  # the solved episode is over, its state goes on
+            environment.begin_task(job.task)  # the solved episode is over; continue from its state
             environment.advance(hold)
     finish_columns(columns, instruction)
     return columns
 
 
 def finish_columns(columns: dict[str, list], instruction: str) -> None:
-    """Adds the columns that follow from an episode's length and sentence."""
+    """Adds the columns that follow from an episode's length and instruction."""
     steps = len(columns[rlds.ACTION])
     columns[rlds.DISCOUNT] = [1.0] * steps
     columns[rlds.IS_FIRST] = [step == 0 for step in range(steps)]

@@ -1,8 +1,8 @@
 """Play on the CALVIN table in MuJoCo: long runs of random feasible tasks chained without resets, written as RLDS.
 
 A run starts from a random state; then one task after the other is drawn among those that can be done now, its expert acts under the noise
-of `calvin_mujoco`, and every solved task becomes one episode of the dataset with its own sentence. Episodes of a run follow each other in
-time (`run`, `segment`, `start_step` in the metadata). A run is a function of (seed, split, scene, number) alone.
+of `calvin_mujoco`, and every solved task becomes one episode of the dataset with its own instruction. Episodes of a run follow each
+other in time (`run`, `segment`, `start_step` in the metadata). A run is a function of (seed, split, scene, number) alone.
 """
 
 import zlib
@@ -45,7 +45,7 @@ class CalvinPlayRecipe:
 
     plan: Settings
     make_environment: Callable[[Settings], Any] = calvin_mujoco.real_environment
-    sentences: Callable[[str], Sequence[str]] = calvin_mujoco.real_sentences
+    instructions: Callable[[str], Sequence[str]] = calvin_mujoco.training_instructions_for
     origin: Callable[[], dict[str, str]] = calvin_mujoco.real_origin
     feasible: Callable[[Any], dict[str, list[str]]] = real_feasible_tasks
     run_steps: int = RUN_STEPS
@@ -90,7 +90,7 @@ class CalvinPlayRecipe:
         schema, origin, name = self.schema(), self.origin(), "/".join(map(str, job))
         seed = run_seed(self.plan.seed, job)
         payloads, tasks = [], 0
-        for segment in record_run(resource, self.plan, job.scene, seed, self.sentences, self.feasible, self.run_steps):
+        for segment in record_run(resource, self.plan, job.scene, seed, self.instructions, self.feasible, self.run_steps):
             tasks += 1
             if segment.columns is None:
                 continue
@@ -119,7 +119,7 @@ def record_run(
     plan: Settings,
     scene: str,
     seed: int,
-    sentences: Callable[[str], Sequence[str]],
+    instructions: Callable[[str], Sequence[str]],
     feasible: Callable[[Any], dict[str, list[str]]],
     run_steps: int,
 ):
@@ -138,7 +138,7 @@ def record_run(
             continue
         family = families[sorted(families)[int(choice.integers(len(families)))]]
         task = family[int(choice.integers(len(family)))]
-        texts = sentences(task)
+        texts = instructions(task)
         instruction = texts[int(choice.integers(len(texts)))]
         environment.begin_task(task)
         columns, start, outcome = {name: [] for name in names}, step, None

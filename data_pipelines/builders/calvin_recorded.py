@@ -40,7 +40,7 @@ class Window(NamedTuple):
     start: int
     end: int
     task: str
-    sentence: str
+    instruction: str
     scene: str
 
 
@@ -114,7 +114,7 @@ class CalvinRecordedRecipe:
             columns["observation/scene_obs"].append(in_standard_order(frame["scene_obs"], job.scene).astype(np.float32))
             action = frame["rel_actions"].astype(np.float32)
             append_step(columns, action, action, float(number == job.end - 1))
-        finish_columns(columns, job.sentence)
+        finish_columns(columns, job.instruction)
         metadata = {"scene": job.scene, "task": job.task, "episode_id": f"{job.split}/{job.number}/{job.start}-{job.end}", "seed": -1}
         payload = calvin_mujoco.encode(schema, columns, {**metadata, "renderer": "recorded", "environment_version": "calvin_env"})
         return Recorded((payload,), 1)
@@ -127,15 +127,15 @@ def read_windows(plan: RecordedSettings, split: str) -> list[Window]:
     if not path.is_file():
         raise DataError(f"{path} is missing: the language annotations; choose their folder with --language")
     content = np.load(path, allow_pickle=True).item()
-    sentences, tasks, spans = content["language"]["ann"], content["language"]["task"], content["info"]["indx"]
-    if not len(sentences) == len(tasks) == len(spans):
-        raise DataError(f"{path}: {len(sentences)} sentences, {len(tasks)} tasks and {len(spans)} windows, expected as many of each")
+    instructions, tasks, spans = content["language"]["ann"], content["language"]["task"], content["info"]["indx"]
+    if not len(instructions) == len(tasks) == len(spans):
+        raise DataError(f"{path}: {len(instructions)} instructions, {len(tasks)} tasks and {len(spans)} windows, expected as many of each")
     ranges = read_scene_ranges(folder / "scene_info.npy") if split == "train" else {}
     windows = []
-    for number, (sentence, task, (start, end)) in enumerate(zip(sentences, tasks, spans, strict=True)):
+    for number, (instruction, task, (start, end)) in enumerate(zip(instructions, tasks, spans, strict=True)):
         fallback = plan.scene if split == "train" else "D"
         scene = next((name for name, (first, last) in ranges.items() if first <= start <= last), fallback)
-        windows.append(Window(split, number, int(start), int(end), str(task), str(sentence), scene))
+        windows.append(Window(split, number, int(start), int(end), str(task), str(instruction), scene))
     return windows[: plan.limit or None]
 
 

@@ -1,7 +1,7 @@
 """CALVIN's own protocol: chains of five tasks in scene D, 360 steps per task, no reset in between.
 
 Complete means 1000 chains and 360 steps, as in every published number; anything else is called partial. Each task is started with its one
-evaluation sentence and a freshly reset policy; the first failure ends the chain.
+evaluation instruction and a freshly reset policy; the first failure ends the chain.
 """
 
 from collections.abc import Iterable, Mapping

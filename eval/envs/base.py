@@ -1,4 +1,4 @@
-"""What every simulator offers: a dm_env environment whose goal is a sentence.
+"""What every simulator offers: a dm_env environment whose goal is an instruction.
 
 `step` is the dm_env call and always renders. Evaluation and data generation that look only now and then use `advance` (physics and task
 check) and `observation` (rendering) apart: rendering costs about ten times the physics.

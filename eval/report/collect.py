@@ -9,7 +9,7 @@ from typing import Any
 from eval.errors import EvaluationError
 
 STAGES = ("vae", "video", "policy")
-ACTORS = ("policy", "random", "expert")
+POLICIES = ("policy", "random", "expert")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Evaluation:
     directory: Path
 
     @property
-    def filmed(self) -> list[tuple[dict[str, Any], Path]]:
+    def videos(self) -> list[tuple[dict[str, Any], Path]]:
         """(journal line, video file) of the recorded episodes that are there, in the order of the protocol."""
         pairs = [(record, self.directory / record["video"]) for record in self.episodes if record.get("video")]
         return [(record, path) for record, path in pairs if path.is_file()]
@@ -67,7 +67,7 @@ def collect(directory: Path) -> Run:
     stages = {name: _stage(name, directory / name) for name in STAGES if (directory / name).is_dir()}
     found = sorted((directory / "eval").glob("*/results.json")) if (directory / "eval").is_dir() else []
     evaluations = {path.parent.name: _evaluation(path.parent) for path in found}
-    order = [*[name for name in ACTORS if name in evaluations], *sorted(evaluations.keys() - set(ACTORS))]
+    order = [*[name for name in POLICIES if name in evaluations], *sorted(evaluations.keys() - set(POLICIES))]
     run = Run(
         directory=directory,
         datasets=[_json(path) for path in sorted((directory / "data").rglob("build_report.json"))],
@@ -82,14 +82,14 @@ def collect(directory: Path) -> Run:
 
 def _stage(name: str, directory: Path) -> StageRun:
     first_batch = directory / "first_batch.png"
-    pictures = [path for path in directory.rglob("*.png") if path != first_batch and "checkpoints" not in path.parts]
+    images = [path for path in directory.rglob("*.png") if path != first_batch and "checkpoints" not in path.parts]
     return StageRun(
         name=name,
         curves=read_curves(directory / "metrics.jsonl"),
         starts=_lines(directory / "runs.jsonl"),
         config=_json(directory / "config.json") if (directory / "config.json").is_file() else None,
         first_batch=first_batch if first_batch.is_file() else None,
-        previews=sorted(pictures, key=lambda path: (path.parent, path.name)),
+        previews=sorted(images, key=lambda path: (path.parent, path.name)),
     )
 
 
@@ -128,7 +128,7 @@ def _seconds(path: Path) -> dict[str, float]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines, none if it is absent; a line cut off by a kill is left out."""
+    """The objects of a file of JSON lines, none if it is absent; a line cut off by a kill is skipped."""
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:

@@ -11,41 +11,41 @@ from typing import Any
 from PIL import Image
 
 from eval.report.collect import Run, StageRun
-from eval.report.wording import ACTOR_TITLES, STAGE_TITLES, absent
+from eval.report.wording import POLICY_TITLES, STAGE_TITLES, absent
 
-FILMS_SHOWN = 16
-PICTURE_BYTES = 1_500_000  # larger PNGs are embedded as JPEG
+VIDEOS_SHOWN = 16
+MAX_PNG_BYTES = 1_500_000  # larger PNGs are embedded as JPEG
 
 
 def rollouts(run: Run) -> str:
-    filmed = {name: evaluation.filmed for name, evaluation in run.evaluations.items()}
-    if not any(filmed.values()):
+    videos_of = {name: evaluation.videos for name, evaluation in run.evaluations.items()}
+    if not any(videos_of.values()):
         return absent("rollout videos", "eval/*/videos/*.mp4")
     parts = []
-    for name, films in filmed.items():
-        if not films:
+    for name, videos in videos_of.items():
+        if not videos:
             continue
-        shown = "".join(_film(record, path) for record, path in films[:FILMS_SHOWN])
-        left_out = f'<p class="hint">{len(films) - FILMS_SHOWN} more are in the run directory.</p>' if len(films) > FILMS_SHOWN else ""
-        grid = f'<div class="grid films">{shown}</div>{left_out}'
-        title = ACTOR_TITLES.get(name, name).capitalize()
+        shown = "".join(_video(record, path) for record, path in videos[:VIDEOS_SHOWN])
+        more = f'<p class="hint">{len(videos) - VIDEOS_SHOWN} more are in the run directory.</p>' if len(videos) > VIDEOS_SHOWN else ""
+        grid = f'<div class="grid videos">{shown}</div>{more}'
+        title = POLICY_TITLES.get(name, name).capitalize()
         if parts:  # the first kind is shown, the others can be opened
-            parts.append(f"<details><summary>{escape(title)} ({len(films)} videos)</summary>{grid}</details>")
+            parts.append(f"<details><summary>{escape(title)} ({len(videos)} videos)</summary>{grid}</details>")
         else:
             parts.append(f"<h3>{escape(title)}</h3>{grid}")
     return f'<div class="card">{"".join(parts)}</div>'
 
 
-def _film(record: Mapping[str, Any], path: Path) -> str:
+def _video(record: Mapping[str, Any], path: Path) -> str:
     source = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
     tasks = record["tasks"]
-    sentence = " → ".join(task["instruction"] for task in tasks)
+    instruction = " → ".join(task["instruction"] for task in tasks)
     solved = all(task["success"] for task in tasks)
     steps = sum(task["steps"] for task in tasks)
     outcome = f"solved after {steps} steps" if solved else f"not solved within {steps} steps"
     scene = f"scene {record['scene']}, " if record.get("scene") else ""
     return (
-        f'<figure><video src="{source}" controls autoplay muted loop playsinline></video><figcaption><b>{escape(sentence)}</b><br>'
+        f'<figure><video src="{source}" controls autoplay muted loop playsinline></video><figcaption><b>{escape(instruction)}</b><br>'
         f'{escape(scene)}<span class="{"solved" if solved else "failed"}">{escape(outcome)}</span></figcaption></figure>'
     )
 
@@ -60,11 +60,11 @@ def predictions(run: Run) -> str:
 
 def _previews(stage: StageRun) -> str:
     *earlier, last = stage.previews
-    parts = [f"<h3>{escape(STAGE_TITLES.get(stage.name, stage.name))}</h3>{_picture(last, step_caption(last))}{_motion(stage)}"]
+    parts = [f"<h3>{escape(STAGE_TITLES.get(stage.name, stage.name))}</h3>{_image(last, step_caption(last))}{_motion(stage)}"]
     if earlier:
         chosen = [earlier[0], earlier[len(earlier) // 2]] if len(earlier) > 1 else earlier
-        pictures = "".join(_picture(path, step_caption(path)) for path in dict.fromkeys(chosen))
-        parts.append(f"<details><summary>Earlier in training</summary>{pictures}</details>")
+        images = "".join(_image(path, step_caption(path)) for path in dict.fromkeys(chosen))
+        parts.append(f"<details><summary>Earlier in training</summary>{images}</details>")
     return f'<div class="card">{"".join(parts)}</div>'
 
 
@@ -75,7 +75,7 @@ def _motion(stage: StageRun) -> str:
         return ""
     return (
         f'<p class="hint">Motion of held-out clips, first to last frame: predicted and true change correlate with {ends[0]:.2f} (1 the '
-        f"same, 0 a still picture); where something moves, the last frame's error is {ends[1]:.2f} times that of a still picture.</p>"
+        f"same, 0 a still image); where something moves, the last frame's error is {ends[1]:.2f} times that of a still image.</p>"
     )
 
 
@@ -88,11 +88,11 @@ def step_caption(path: Path) -> str:
     return f"{words}, step {int(match[2])}" if words else f"step {int(match[2])}"
 
 
-def _picture(path: Path, caption: str) -> str:
+def _image(path: Path, caption: str) -> str:
     data, kind = path.read_bytes(), "png"
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
-        if len(data) > PICTURE_BYTES:
+        if len(data) > MAX_PNG_BYTES:
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "JPEG", quality=88)
             data, kind = buffer.getvalue(), "jpeg"
@@ -111,6 +111,6 @@ def first_batches(run: Run) -> str:
     cards = []
     for stage in stages:
         assert stage.first_batch is not None
-        picture = _picture(stage.first_batch, "first batch, as the model saw it")
-        cards.append(f'<div class="card"><h3>{escape(STAGE_TITLES[stage.name])}</h3>{picture}</div>')
+        image = _image(stage.first_batch, "first batch, as the model saw it")
+        cards.append(f'<div class="card"><h3>{escape(STAGE_TITLES[stage.name])}</h3>{image}</div>')
     return "".join(cards)

@@ -6,7 +6,7 @@ from html import escape
 
 from eval.report.charts import draw_losses, loss_curves
 from eval.report.collect import STAGES, Run, StageRun
-from eval.report.wording import ACTOR_TITLES, STAGE_TITLES, absent, duration, percent
+from eval.report.wording import POLICY_TITLES, STAGE_TITLES, absent, duration, percent
 
 
 def training(run: Run) -> str:
@@ -85,7 +85,7 @@ def configuration(run: Run) -> str:
     blocks = []
     for name, evaluation in run.evaluations.items():
         results = {key: value for key, value in evaluation.results.items() if key != "metrics"}
-        blocks.append((f"Evaluation: {ACTOR_TITLES.get(name, name)}", results))
+        blocks.append((f"Evaluation: {POLICY_TITLES.get(name, name)}", results))
     blocks += [(f"Training: stage {name}", stage.config) for name, stage in run.stages.items() if stage.config is not None]
     blocks += [(f"Data: {dataset.get('dataset', '')}", dataset.get("settings", dataset)) for dataset in run.datasets]
     if not blocks:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from eval.report.collect import ACTORS, Evaluation, Run
-from eval.report.wording import ACTOR_TITLES, absent, duration, interval_text, percent
+from eval.report.collect import POLICIES, Evaluation, Run
+from eval.report.wording import POLICY_TITLES, absent, duration, interval_text, percent
 
 
 def headline(run: Run) -> str:
@@ -24,7 +24,7 @@ def _scene_tile(run: Run, scene: str) -> str:
     cells = {name: _cell(evaluation, scene) for name, evaluation in run.evaluations.items()}
     cells = {name: cell for name, cell in cells.items() if cell}
     main = "policy" if "policy" in cells else next(iter(cells))
-    others = ", ".join(f"{ACTOR_TITLES.get(name, name)} {percent(cell['rate'])}" for name, cell in cells.items() if name != main)
+    others = ", ".join(f"{POLICY_TITLES.get(name, name)} {percent(cell['rate'])}" for name, cell in cells.items() if name != main)
     verdict = ""
     if "policy" in cells and "random" in cells:
         apart = cells["policy"]["low"] > cells["random"]["high"]
@@ -32,7 +32,7 @@ def _scene_tile(run: Run, scene: str) -> str:
     cell = cells[main]
     return (
         f'<div class="card tile" data-scene="{escape(scene)}"><div class="label">Scene {escape(scene)}{_seen(run, scene)}, '
-        f'{escape(ACTOR_TITLES.get(main, main))}</div><div class="big {escape(main)}">{percent(cell["rate"])}</div>'
+        f'{escape(POLICY_TITLES.get(main, main))}</div><div class="big {escape(main)}">{percent(cell["rate"])}</div>'
         f"<p>{cell['successes']} of {cell['trials']} tasks solved, 95% interval {interval_text(cell)}</p>"
         + (f'<p class="soft">{escape(others)}</p>' if others else "")
         + f"{verdict}</div>"
@@ -43,9 +43,9 @@ def closed_loop(run: Run) -> str:
     if not run.evaluations:
         return absent("closed-loop evaluation", "eval/*/results.json")
     parts = [f'<p class="note">{escape(note)}</p>' for note in _notes(run.evaluations.values())]
-    missing = [name for name in ACTORS if name not in run.evaluations]
-    parts += [absent(f"evaluation of {ACTOR_TITLES[name]}", f"eval/{name}/results.json") for name in missing]
-    keys = "".join(f'<li><span class="key {escape(name)}"></span>{escape(ACTOR_TITLES.get(name, name))}</li>' for name in run.evaluations)
+    missing = [name for name in POLICIES if name not in run.evaluations]
+    parts += [absent(f"evaluation of {POLICY_TITLES[name]}", f"eval/{name}/results.json") for name in missing]
+    keys = "".join(f'<li><span class="key {escape(name)}"></span>{escape(POLICY_TITLES.get(name, name))}</li>' for name in run.evaluations)
     parts.append(f'<ul class="legend">{keys}<li class="soft">Dot: rate. Bar: Wilson 95% interval.</li></ul>')
     scenes = _scenes(run.evaluations.values())
     parts.append(f'<div class="grid two">{"".join(_interval_chart(run, scene) for scene in scenes)}</div>')
@@ -57,7 +57,7 @@ def closed_loop(run: Run) -> str:
 def _chains(evaluation: Evaluation) -> str:
     """Tasks solved in a row, and the average length."""
     metrics = evaluation.results["metrics"]
-    title = escape(ACTOR_TITLES.get(evaluation.name, evaluation.name))
+    title = escape(POLICY_TITLES.get(evaluation.name, evaluation.name))
     rows = "".join(
         f'<tr><td>at least {escape(count)} in a row</td><td class="num">{cell["successes"]}/{cell["trials"]} '
         f"&nbsp;{percent(cell['rate'])}</td>"
@@ -78,7 +78,7 @@ def _notes(evaluations: Iterable[Evaluation]) -> list[str]:
             notes[str(protocol.get("note") or "Partial protocol.")] = None
         if not evaluation.results.get("complete", True):
             unscored = len(evaluation.results.get("failures", {}).get("unscored", {}))
-            title = ACTOR_TITLES.get(evaluation.name, evaluation.name)
+            title = POLICY_TITLES.get(evaluation.name, evaluation.name)
             reason = "could not be scored because their simulator failed; they are not counted"
             notes[f"Incomplete ({title}): {unscored} episodes {reason}."] = None
     return list(notes)
@@ -131,7 +131,7 @@ def _mark(name: str, cell: Mapping[str, Any] | None) -> str:
         return ""
     low, high, rate = (100 * cell[key] for key in ("low", "high", "rate"))
     counts = f"{cell['successes']} of {cell['trials']}, {percent(cell['rate'])}"
-    title = f"{ACTOR_TITLES.get(name, name)}: {counts}, interval {interval_text(cell)}"
+    title = f"{POLICY_TITLES.get(name, name)}: {counts}, interval {interval_text(cell)}"
     return (
         f'<span class="span {escape(name)}" style="left:{low:.2f}%;width:{high - low:.2f}%"></span>'
         f'<span class="dot {escape(name)}" style="left:{rate:.2f}%" role="img" title="{escape(title)}" aria-label="{escape(title)}"></span>'
@@ -140,7 +140,7 @@ def _mark(name: str, cell: Mapping[str, Any] | None) -> str:
 
 def _table(run: Run, scenes: list[str]) -> str:
     names = list(run.evaluations)
-    head = "".join(f'<th class="num">{escape(ACTOR_TITLES.get(name, name))}</th><th>95% interval</th>' for name in names)
+    head = "".join(f'<th class="num">{escape(POLICY_TITLES.get(name, name))}</th><th>95% interval</th>' for name in names)
     rows = []
     for scene in scenes:
         for task in [*_tasks(run, scene), None]:
@@ -158,5 +158,5 @@ def _table_cells(name: str, cell: Mapping[str, Any] | None) -> str:
     if not cell:
         return '<td class="num">–</td><td>–</td>'
     counts = f"{cell['successes']}/{cell['trials']}"
-    rate = f'<td class="num" data-actor="{escape(name)}">{counts} &nbsp;{percent(cell["rate"])}</td>'
+    rate = f'<td class="num" data-policy="{escape(name)}">{counts} &nbsp;{percent(cell["rate"])}</td>'
     return f'{rate}<td class="soft">{interval_text(cell)}</td>'

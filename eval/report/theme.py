@@ -41,7 +41,7 @@ section { margin: 40px 0 0; scroll-margin-top: 56px; }
 .grid .card { margin-top: 0; }
 .two { grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
 .three { grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
-.films { grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); }
+.videos { grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr)); }
 .tile .big { font-size: 38px; font-weight: 680; letter-spacing: -0.03em; line-height: 1.15; font-variant-numeric: tabular-nums; }
 .tile .label { font-size: 14px; color: var(--soft); }
 .tile p { margin: 6px 0 0; font-size: 14.5px; }

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-ACTOR_TITLES = {"policy": "policy", "random": "random actions", "expert": "scripted expert"}
+POLICY_TITLES = {"policy": "policy", "random": "random actions", "expert": "scripted expert"}
 STAGE_TITLES = {"vae": "Stage vae: the video autoencoder", "video": "Stage video: the predictor", "policy": "Stage policy: actions"}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from eval.envs.base import Outcome
 
-SENTENCES = {"go_left": ("go to the left", "move left please"), "go_right": ("go to the right", "head right"), "never": ("do it",)}
+INSTRUCTIONS = {"go_left": ("go to the left", "move left please"), "go_right": ("go to the right", "head right"), "never": ("do it",)}
 
 
 class FakeTable:
@@ -61,5 +61,5 @@ def origin():
     return {"renderer": "numbers", "environment_version": "0.1"}
 
 
-def sentences(task):
-    return SENTENCES[task]
+def instructions(task):
+    return INSTRUCTIONS[task]

@@ -31,7 +31,7 @@ def test_episodes_say_what_happened(built):
     for episode in dataset:
         scene, task = episode.metadata("episode_metadata/scene"), episode.metadata("episode_metadata/task")
         seen.add((scene, task))
-        assert episode.text("language_instruction") in fake_table.SENTENCES[task]
+        assert episode.text("language_instruction") in fake_table.INSTRUCTIONS[task]
         assert episode.metadata("episode_metadata/episode_id") == f"val/{scene}/{task}/0"
         assert episode.metadata("episode_metadata/seed") % 3 != 0  # those the expert gives up on
         assert episode.metadata("episode_metadata/renderer") == "numbers"
@@ -159,9 +159,9 @@ def test_the_real_table_is_recorded_alike_in_every_process(tmp_path):
     sharded.build(recipe, tmp_path / "there", workers=1)
     assert digests(tmp_path / "here") == digests(tmp_path / "there")
     for episode, name in zip(RLDSDataset(tmp_path / "here"), names, strict=True):
-        sentence = episode.text("language_instruction")
-        assert sentence in instructions.training_sentences(name)
-        assert sentence != tasks.get_task(name).evaluation_sentence
+        instruction = episode.text("language_instruction")
+        assert instruction in instructions.training_instructions(name)
+        assert instruction != tasks.get_task(name).evaluation_instruction
         action, executed, state = (episode.column(key) for key in ("action", "action_executed", "observation/robot_obs"))
         assert np.abs(action[:, :6]).max() <= 1 + 1e-6
         assert set(action[:, 6]) <= {-1.0, 1.0}

@@ -37,7 +37,7 @@ def feasible(environment):
 
 def play(**changes) -> CalvinPlayRecipe:
     settings = Settings(**{"scenes": ("A", "B"), "hours": 0.01, "static_size": 16, "gripper_size": 16, **changes})
-    return CalvinPlayRecipe(settings, make_play_table, fake_table.sentences, fake_table.origin, feasible, run_steps=120)
+    return CalvinPlayRecipe(settings, make_play_table, fake_table.instructions, fake_table.origin, feasible, run_steps=120)
 
 
 def digests(directory):
@@ -61,7 +61,7 @@ def test_play_chains_tasks_without_resets(tmp_path):
             assert one.text("episode_metadata/task") != two.text("episode_metadata/task")
         for episode in segments:
             task = episode.text("episode_metadata/task")
-            assert episode.text("language_instruction") in fake_table.SENTENCES[task]
+            assert episode.text("language_instruction") in fake_table.INSTRUCTIONS[task]
             assert episode.column("reward").sum() == 1
 
 

@@ -99,7 +99,11 @@ def test_command_builds_indexes_and_counts(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(
         command.RECIPES,
         "calvin_mujoco",
-        (lambda settings: CalvinMujocoRecipe(settings, fake_table.make, fake_table.sentences, fake_table.origin), Settings, "a stand-in"),
+        (
+            lambda settings: CalvinMujocoRecipe(settings, fake_table.make, fake_table.instructions, fake_table.origin),
+            Settings,
+            "a stand-in",
+        ),
     )
     out = tmp_path / "data"
     options = "--workers 0 --scenes A --tasks go_left,go_right --episodes 2 --static_size 16 --gripper_size 16 --max_attempts 9"

@@ -24,17 +24,17 @@ def frames(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
     return clip
 
 
-def evaluation(directory: Path, actor: str, filmed: int, episodes: int = 6) -> None:
-    rng = np.random.default_rng(len(actor))
+def evaluation(directory: Path, policy: str, videos: int, episodes: int = 6) -> None:
+    rng = np.random.default_rng(len(policy))
     protocol = SingleTasks(episodes=episodes)
     with Journal(directory / "episodes.jsonl") as journal:
         for episode in protocol.all_episodes():
-            success = bool(rng.random() < RATES[actor][episode.scene])
-            sentence = NASTY if episode.tasks[0] == "open_drawer" else episode.tasks[0].replace("_", " ")
+            success = bool(rng.random() < RATES[policy][episode.scene])
+            instruction = NASTY if episode.tasks[0] == "open_drawer" else episode.tasks[0].replace("_", " ")
             steps = int(rng.integers(20, 90)) if success else 120
-            task = {"task": episode.tasks[0], "instruction": sentence, "success": success, "steps": steps, "chunks": 1}
+            task = {"task": episode.tasks[0], "instruction": instruction, "success": success, "steps": steps, "chunks": 1}
             record = {"index": episode.index, "scene": episode.scene, "seed": episode.seed, "solved": int(success), "tasks": [task]}
-            if episode.index < filmed:
+            if episode.index < videos:
                 shown = list(range(0, 21, 2))
                 images = {"rgb_static": frames(rng, len(shown), 200), "rgb_gripper": frames(rng, len(shown), 84)}
                 path = directory / "videos" / f"{episode.index:05d}.mp4"
@@ -46,7 +46,7 @@ def evaluation(directory: Path, actor: str, filmed: int, episodes: int = 6) -> N
     write_results(
         directory / "results.json",
         metrics=metrics,
-        config={"protocol": note, "policy": actor},
+        config={"protocol": note, "policy": policy},
         started=1.8e9,
         seconds=30.0,
         command=["vpp", "eval", "calvin"],
@@ -75,11 +75,11 @@ def stage(directory: Path, rng: np.random.Generator, clip: np.ndarray) -> None:
         Image.fromarray(np.concatenate([strip, 255 - strip])).save(directory / "previews" / f"step_{step:08d}.png")
 
 
-def fabricate(directory: Path, filmed: int = 4) -> Path:
+def fabricate(directory: Path, videos: int = 4) -> Path:
     """Writes the run and returns its directory."""
     rng = np.random.default_rng(0)
-    for actor in RATES:
-        evaluation(directory / "eval" / actor, actor, filmed)
+    for policy in RATES:
+        evaluation(directory / "eval" / policy, policy, videos)
     for name in ("vae", "video", "policy"):
         stage(directory / name, rng, frames(rng, 8, 48))
     attempts = {task: 60 for task in TASKS}

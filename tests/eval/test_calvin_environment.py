@@ -10,7 +10,7 @@ import pytest
 from eval.envs.base import LanguageEnvironment, Outcome
 from eval.envs.calvin_mujoco.environment import CalvinEnvironment
 from eval.envs.calvin_mujoco.initial_states import TCP_NEUTRAL, TCP_SPREAD, sample_initial_state
-from eval.envs.calvin_mujoco.instructions import TRAINING_SENTENCES, training_sentences
+from eval.envs.calvin_mujoco.instructions import TRAINING_INSTRUCTIONS, training_instructions
 from eval.envs.calvin_mujoco.lights import Lights
 from eval.envs.calvin_mujoco.scenes import SCENES
 from eval.envs.calvin_mujoco.tasks import FIXTURE_TASKS, TASKS, TaskState, get_task
@@ -46,7 +46,7 @@ def test_specs_and_time_steps():
     assert step.reward == 0.0
     assert env.step(STILL).first()  # after the end a new episode starts
     assert env.task == "open_drawer"
-    assert env.instruction == TASKS["open_drawer"].evaluation_sentence
+    assert env.instruction == TASKS["open_drawer"].evaluation_instruction
 
 
 def test_advance_does_not_render_and_stops_at_the_end(env: CalvinEnvironment):
@@ -279,7 +279,7 @@ def test_both_versions_in_the_environment():
     assert presses == {"fixed": 1, "original": 2}
 
 
-# --- tasks and sentences
+# --- tasks and instructions
 
 STATE = TaskState(slide=0.1, drawer=0.1, button=0.0, switch=0.0, bulb=False, led=False)
 
@@ -318,13 +318,13 @@ def test_turning_off_needs_the_light_on_before(task: str, light: str):
     assert not get_task(task).predicate(on, on)
 
 
-def test_training_sentences_are_our_own():
-    assert set(TRAINING_SENTENCES) == set(TASKS)
-    evaluation = {task.evaluation_sentence.lower() for task in TASKS.values()}
-    everything = [s for name in TASKS for s in training_sentences(name)]
+def test_training_instructions_are_our_own():
+    assert set(TRAINING_INSTRUCTIONS) == set(TASKS)
+    evaluation = {task.evaluation_instruction.lower() for task in TASKS.values()}
+    everything = [s for name in TASKS for s in training_instructions(name)]
     assert len(everything) == len({s.lower() for s in everything})
     assert not evaluation & {s.lower() for s in everything}
-    assert min(len(training_sentences(name)) for name in TASKS) >= 10
+    assert min(len(training_instructions(name)) for name in TASKS) >= 10
     assert all(s == s.strip() and s for s in everything)
-    with pytest.raises(ValueError, match="no training sentences"):
-        training_sentences("dance")
+    with pytest.raises(ValueError, match="no training instructions"):
+        training_instructions("dance")

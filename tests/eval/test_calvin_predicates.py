@@ -32,7 +32,7 @@ def test_the_table_is_complete_and_in_order():
     assert names[12:16] == ["move_slider_left", "move_slider_right", "open_drawer", "close_drawer"]
     assert names[25:29] == ["place_in_slider", "place_in_drawer", "stack_block", "unstack_block"]
     assert names[-1] == "push_into_drawer"
-    assert len({task.evaluation_sentence for task in TASKS.values()}) == 34
+    assert len({task.evaluation_instruction for task in TASKS.values()}) == 34
 
 
 @pytest.mark.parametrize("colour", COLOURS)

@@ -51,7 +51,7 @@ def env() -> CalvinEnvironment:
     return CalvinEnvironment("D", quality="faithful", blocks=False)
 
 
-def picture(env: CalvinEnvironment, scene: str, **parts: float) -> np.ndarray:
+def image(env: CalvinEnvironment, scene: str, **parts: float) -> np.ndarray:
     scene_obs = np.zeros(24)
     scene_obs[:6] = [parts.get(name, 0.0) for name in ("slide", "drawer", "button", "switch", "bulb", "led")]
     env.reset(task="open_drawer", scene=scene, seed=0, robot_obs=NEUTRAL, scene_obs=scene_obs, render=False)
@@ -66,7 +66,7 @@ def patch(image: np.ndarray, point: tuple[float, float, float]) -> np.ndarray:
 @pytest.mark.parametrize("scene", sorted(SCENES))
 def test_patch_colours_in_faithful_quality(env: CalvinEnvironment, scene: str):
     table = SCENES[scene]
-    closed, opened = picture(env, scene), picture(env, scene, drawer=0.22)
+    closed, opened = image(env, scene), image(env, scene, drawer=0.22)
     inclined = (0.42, 0.10, 0.5785) if scene in "AD" else (0.41, 0.06, 0.5093)  # clear of switch, door and robot
     got = {
         "top": patch(closed, (0.36, -0.05, 0.44)),
@@ -82,8 +82,8 @@ def test_patch_colours_in_faithful_quality(env: CalvinEnvironment, scene: str):
 def test_lights_change_colour_and_models_are_not_mixed_up(env: CalvinEnvironment):
     other = CalvinEnvironment("D", quality="faithful", blocks=False)
     led, bulb = (-0.12, 0.155, 0.6638), (0.3, 0.14, 0.669)
-    dark = picture(env, "D")
-    lit = picture(other, "D", bulb=1, led=1, switch=0.088)
+    dark = image(env, "D")
+    lit = image(other, "D", bulb=1, led=1, switch=0.088)
     dark_again = env.observation()["rgb_static"].astype(np.float64)
     np.testing.assert_array_equal(dark, dark_again)  # the two share a compiled scene
     assert (patch(lit, led)[[0, 2]] < 30).all()
@@ -97,9 +97,9 @@ def test_lights_change_colour_and_models_are_not_mixed_up(env: CalvinEnvironment
 def test_only_the_faithful_quality_has_shadows(env: CalvinEnvironment):
     fast = CalvinEnvironment("D", quality="fast", blocks=False)
     point = (0.03, -0.155, 0.44)  # under the hand
-    in_shadow, without = patch(picture(env, "D"), point), patch(picture(fast, "D"), point)
+    in_shadow, without = patch(image(env, "D"), point), patch(image(fast, "D"), point)
     assert (without - in_shadow).min() > 4
-    np.testing.assert_allclose(patch(picture(fast, "D"), (0.36, -0.05, 0.44)), patch(picture(env, "D"), (0.36, -0.05, 0.44)), atol=2)
+    np.testing.assert_allclose(patch(image(fast, "D"), (0.36, -0.05, 0.44)), patch(image(env, "D"), (0.36, -0.05, 0.44)), atol=2)
 
 
 def test_sizes_and_determinism():

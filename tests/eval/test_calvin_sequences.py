@@ -109,7 +109,7 @@ def test_symbolic_states_and_tasks():
         ({"red_block": "grasped", "grasped": 1}, "place_in_slider", {"red_block": "slider_right", "grasped": 0}),
         ({"red_block": "grasped", "grasped": 1}, "rotate_blue_block_left", None),  # the hand is not free
         ({"red_block": "grasped", "grasped": 1}, "stack_block", {"red_block": "stacked_top", "blue_block": "stacked_bottom", "grasped": 0}),
-        ({"red_block": "grasped", "grasped": 1, "pink_block": "table"}, "stack_block", None),  # two blocks it could go on
+        ({"red_block": "grasped", "grasped": 1, "pink_block": "table"}, "stack_block", None),  # two blocks it could be stacked on
         ({"red_block": "stacked_top", "blue_block": "stacked_bottom"}, "unstack_block", {"red_block": "table", "blue_block": "table"}),
         ({"led": 1}, "turn_on_led", None),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.closed_loop import choose_recorded, evaluate
+from eval.closed_loop import choose_video_episodes, evaluate
 from eval.errors import EvaluationError
 from eval.host_loop import Episode, HostLoop, LoopOptions
 from eval.policies import PolicyMetadata, chunk_seed
@@ -21,7 +21,7 @@ EPISODES = [Episode(index, ("count_up",), "A", 100 + index) for index in range(7
 
 
 class Drifting:
-    """Rows are independent: the action depends on the observed state, the sentence and the row's seed. Remembers every call."""
+    """Rows are independent: the action depends on the observed state, the instruction and the row's seed. Remembers every call."""
 
     def __init__(self, action_horizon: int = 6, n_action_steps: int = 4, strength: float = 0.035) -> None:
         self.metadata = PolicyMetadata(
@@ -48,11 +48,11 @@ def command(**kwargs) -> WorkerCommand:
     return WorkerCommand("fake_simulator:Counter", kwargs, variables={"PYTHONPATH": HERE})
 
 
-def run(directory: Path, actor=None, episodes=EPISODES, environment=None, **options):
-    actor = actor or Drifting()
+def run(directory: Path, policy=None, episodes=EPISODES, environment=None, **options):
+    policy = policy or Drifting()
     options = {"workers": 2, "max_steps": 40, "request_timeout": 20.0} | options
     with Journal(directory / "episodes.jsonl") as journal:
-        loop = HostLoop(actor, command(**(environment or {})), journal, LoopOptions(**options), directory / "logs", cameras=CAMERAS)
+        loop = HostLoop(policy, command(**(environment or {})), journal, LoopOptions(**options), directory / "logs", cameras=CAMERAS)
         report = loop.run(episodes)
         records = sorted(journal.records, key=lambda record: record["index"])
     return records, report
@@ -188,11 +188,11 @@ def test_nan_actions_and_wrong_shapes_are_refused(tmp_path):
 # --- the whole directory: evaluation.json, journal, videos, results.json ------------------------------------------------------------
 
 
-def whole(out: Path, actor="expert", episodes=EPISODES, environment=None, protocol=None, **options):
+def whole(out: Path, policy="expert", episodes=EPISODES, environment=None, protocol=None, **options):
     return evaluate(
         out,
         episodes=episodes,
-        actor=actor,
+        policy=policy,
         command=command(**(environment or {})),
         options=LoopOptions(**{"workers": 2, "max_steps": 40} | options),
         protocol=protocol or {"benchmark": "counting"},
@@ -208,7 +208,7 @@ def journal_lines(directory: Path):
 
 
 def test_directory_of_an_evaluation(tmp_path):
-    results = whole(tmp_path, record=choose_recorded(EPISODES, 2))
+    results = whole(tmp_path, video_episodes=choose_video_episodes(EPISODES, 2))
     assert results["complete"]
     assert results["metrics"] == {"solved": 7, "of": 7}
     assert results == read_json(tmp_path / "results.json")
@@ -216,15 +216,15 @@ def test_directory_of_an_evaluation(tmp_path):
     videos = [json.loads(line).get("video") for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
     assert sorted(filter(None, videos)) == ["videos/00000_A_count_up.mp4", "videos/00001_A_count_up.mp4"]
     first = (tmp_path / "results.json").read_bytes()
-    whole(tmp_path, record=choose_recorded(EPISODES, 2))
+    whole(tmp_path, video_episodes=choose_video_episodes(EPISODES, 2))
     assert (tmp_path / "results.json").read_bytes() == first  # nothing left to do, nothing rewritten
 
 
 def test_recording_does_not_change_results(tmp_path):
-    plain, filmed = Drifting(), Drifting()
+    plain, recorded = Drifting(), Drifting()
     whole(tmp_path / "plain", plain)
-    whole(tmp_path / "filmed", filmed, record=choose_recorded(EPISODES, 7))
-    lines = [journal_lines(tmp_path / name) for name in ("plain", "filmed")]
+    whole(tmp_path / "recorded", recorded, video_episodes=choose_video_episodes(EPISODES, 7))
+    lines = [journal_lines(tmp_path / name) for name in ("plain", "recorded")]
     for record in lines[1]:
         del record["video"]
     assert comparable(lines[0]) == comparable(lines[1])
@@ -252,7 +252,7 @@ def test_another_configuration_is_refused(tmp_path):
     with pytest.raises(EvaluationError, match=r"loop\.max_steps: there 40, now 50"):
         whole(tmp_path, max_steps=50)
     with pytest.raises(EvaluationError, match="policy: there 'expert', now 'random'"):
-        whole(tmp_path, actor="random")
+        whole(tmp_path, policy="random")
 
 
 def test_a_failed_start_leaves_nothing_in_the_way(tmp_path):

@@ -126,11 +126,11 @@ def test_both_colour_schemes_are_readable(browser, report):
 def test_numbers_on_the_page_are_those_of_the_files(browser, run_directory, report):
     visit = Visit(browser, report, 1280)
     page = visit.page
-    for actor in ("policy", "random", "expert"):
-        metrics = json.loads((run_directory / "eval" / actor / "results.json").read_text())["metrics"]
+    for policy in ("policy", "random", "expert"):
+        metrics = json.loads((run_directory / "eval" / policy / "results.json").read_text())["metrics"]
         for scene, cells in metrics["scenes"].items():
             for task, cell in [*cells["tasks"].items(), ("all", cells["overall"])]:
-                shown = page.locator(f'tr[data-scene="{scene}"][data-task="{task}"] td[data-actor="{actor}"]').inner_text()
+                shown = page.locator(f'tr[data-scene="{scene}"][data-task="{task}"] td[data-policy="{policy}"]').inner_text()
                 assert shown.replace("\xa0", " ").split() == [f"{cell['successes']}/{cell['trials']}", percent(cell["rate"])]
     policy = json.loads((run_directory / "eval" / "policy" / "results.json").read_text())["metrics"]["scenes"]["A"]["overall"]
     tile = page.locator('.tile[data-scene="A"]').inner_text()
@@ -161,7 +161,7 @@ def test_motion_of_the_predictor_is_told_where_it_was_measured(report):
     text = report.read_text()
     assert text.count("correlate with") == 1
     assert "predicted and true change correlate with 0.62 (1 the same" in text  # 0.625, rounded half to even
-    assert "error is 0.75 times that of a still picture" in text
+    assert "error is 0.75 times that of a still image" in text
 
 
 def test_text_from_files_is_escaped(browser, report):
@@ -234,7 +234,7 @@ def test_written_videos_decode_to_what_was_written(tmp_path):
     rng = np.random.default_rng(0)
     colours = rng.integers(30, 220, (12, 3))
     frames = np.broadcast_to(colours[:, None, None], (12, 65, 97, 3)).astype(np.uint8)
-    path = write_video(tmp_path / "colours.mp4", frames, rate=15)
+    path = write_video(tmp_path / "colours.mp4", frames, fps=15)
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt, float(stream.average_rate)) == ("h264", "yuv420p", 15.0)

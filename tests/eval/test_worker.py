@@ -33,7 +33,7 @@ def start(tmp_path):
 
 
 def reset(**changes) -> dict:
-    request = {"command": "reset", "task": "count_up", "scene": "A", "seed": 1, "initial_state": {}, "render": True, "record_every": 0}
+    request = {"command": "reset", "task": "count_up", "scene": "A", "seed": 1, "initial_state": {}, "render": True, "video_stride": 0}
     return request | changes
 
 
@@ -122,7 +122,7 @@ def test_nothing_is_drawn_between_observations(start, tmp_path):
 
 def test_recording_returns_frames_of_the_episode(start):
     worker = start()
-    worker.request(reset(record_every=4, render=False), 30)
+    worker.request(reset(video_stride=4, render=False), 30)
     worker.request({"command": "advance", "source": "expert", "steps": 100, "seed": 0, "render": False}, 30)
     recording = worker.request({"command": "recording"}, 30)
     steps = recording["steps"].tolist()

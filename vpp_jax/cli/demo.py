@@ -19,6 +19,7 @@ from vpp_jax.common.errors import VppError
 REFERENCE_MINUTES = 15
 TRAINING_SCENES = "A,B,C"
 EVALUATED_SCENES = "A,D"
+VIDEOS_PER_EVALUATION = 16  # one per scene and task
 SEED = 0
 
 
@@ -44,7 +45,12 @@ def demo_steps(workdir: Path, minutes: float) -> list[Step]:
 
     def evaluate(policy: str, *choice: str) -> Step:
         arguments = ("eval", "calvin", *choice, f"--out={workdir / 'eval' / policy}", f"--scenes={EVALUATED_SCENES}")
-        budget = (f"--episodes={scaled(EPISODES_PER_TASK)}", "--max_steps=120", f"--workers={2 * workers}", "--record=1")
+        budget = (
+            f"--episodes={scaled(EPISODES_PER_TASK)}",
+            "--max_steps=120",
+            f"--workers={2 * workers}",
+            f"--num_videos={VIDEOS_PER_EVALUATION}",
+        )
         cameras = f"--environment_kwargs={json.dumps(CAMERA_SIZES | {'blocks': False})}"
         return Step(f"eval_{policy}", f"closed loop, {policy}", (*arguments, *budget, cameras))
 

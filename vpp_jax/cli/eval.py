@@ -11,7 +11,7 @@ from typing import Any
 from eval.benchmarks.calvin import CAMERAS, FIXTURE_TASKS, PARTIAL_NOTE, SCENES, TASKS, SingleTasks, summarize
 from eval.benchmarks.calvin_chains import COMPLETE_STEPS, Chains, summarize_chains
 from eval.benchmarks.calvin_sequences import dump
-from eval.closed_loop import choose_recorded, evaluate
+from eval.closed_loop import choose_video_episodes, evaluate
 from eval.errors import EvaluationError
 from eval.host_loop import LoopOptions
 from eval.results import write_json
@@ -37,14 +37,14 @@ def main(argv: Sequence[str]) -> int:
         max_steps=description["steps_per_task"],
         retries=arguments.retries,
         request_timeout=arguments.timeout,
-        record=choose_recorded(episodes, arguments.record * description.pop("videos_per_record")),
-        record_every=arguments.record_every,
+        video_episodes=choose_video_episodes(episodes, arguments.num_videos),
+        video_stride=arguments.video_stride,
     )
     print(description["note"], file=sys.stderr)
     results = evaluate(
         arguments.out,
         episodes=episodes,
-        actor=arguments.policy or _load(arguments.checkpoint, arguments.policy_options),
+        policy=arguments.policy or _load(arguments.checkpoint, arguments.policy_options),
         command=WorkerCommand(arguments.environment, arguments.environment_kwargs, arguments.python),
         options=options,
         protocol=description,
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"wrote {arguments.out / 'results.json'}")
     if not results["complete"]:
         unscored = results["failures"]["unscored"]
-        print(f"{len(unscored)} episodes could not be scored; the same command tries them again", file=sys.stderr)
+        print(f"{len(unscored)} episodes could not be scored; re-run the command to retry them", file=sys.stderr)
         return 1
     return 0
 
@@ -83,19 +83,18 @@ def _single_tasks(arguments: argparse.Namespace) -> Choice:
         "steps_per_task": arguments.max_steps or SINGLE_TASK_STEPS,
         "seed": protocol.seed,
         **_environment_choices(arguments),
-        "videos_per_record": len(protocol.scenes) * len(protocol.tasks),
     }
     return protocol, description, lambda records: summarize(records, protocol.scenes, protocol.tasks), table
 
 
 def _chains(arguments: argparse.Namespace) -> Choice:
     protocol = Chains(arguments.sequences, arguments.max_steps or COMPLETE_STEPS, arguments.seed)
-    description = {**protocol.describe(), **_environment_choices(arguments), "videos_per_record": 1}
+    description = {**protocol.describe(), **_environment_choices(arguments)}
     return protocol, description, summarize_chains, chain_table
 
 
 def _environment_choices(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What of the simulator's options changes what a number means."""
+    """The simulator options that change what is measured."""
     return {name: arguments.environment_kwargs.get(name, default) for name, default in (("quality", "fast"), ("reset_version", "fixed"))}
 
 
@@ -158,27 +157,31 @@ def _parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    actor = calvin.add_mutually_exclusive_group()
-    actor.add_argument("--checkpoint", type=Path, help="checkpoint directory of stage `policy`")
-    actor.add_argument("--policy", choices=("expert", "random"), help="the scripted expert or random actions instead of a checkpoint")
-    calvin.add_argument("--out", type=Path, help="directory of the results; the same command continues there")
+    policy = calvin.add_mutually_exclusive_group()
+    policy.add_argument("--checkpoint", type=Path, help="checkpoint directory of stage `policy`")
+    policy.add_argument("--policy", choices=("expert", "random"), help="run the scripted expert or random actions instead of a checkpoint")
+    calvin.add_argument("--out", type=Path, help="results directory; re-run the command to resume")
     calvin.add_argument("--sequences", type=int, default=0, help="chains of five tasks in scene D; 1000 is the published protocol")
-    calvin.add_argument("--dump", type=Path, help="only write the chains of --sequences and their initial states to this JSON file")
+    calvin.add_argument("--dump", type=Path, help="write the chains of --sequences and their initial states to this JSON file and exit")
     calvin.add_argument("--scenes", default="A,D", help=f"single tasks: comma-separated, of {','.join(SCENES)}")
     calvin.add_argument("--tasks", default="fixtures", help="single tasks: 'fixtures' (the eight without blocks), 'all' or comma-separated")
-    calvin.add_argument("--episodes", type=int, default=10, help="single tasks: per scene and task")
+    calvin.add_argument("--episodes", type=int, default=10, help="single tasks: episodes per scene and task")
     steps = f"control steps per task, 30 per second; 0: {COMPLETE_STEPS} in chains, {SINGLE_TASK_STEPS} for single tasks"
     calvin.add_argument("--max_steps", type=int, default=0, help=steps)
-    calvin.add_argument("--n_action_steps", type=int, default=0, help="control steps per predicted chunk; 0: what the policy says")
-    calvin.add_argument("--seed", type=int, default=0, help="decides initial states and the policy's noise")
+    calvin.add_argument(
+        "--n_action_steps", type=int, default=0, help="control steps executed per predicted action chunk; 0: the policy's n_action_steps"
+    )
+    calvin.add_argument("--seed", type=int, default=0, help="seed of the initial states and of the policy's noise")
     calvin.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="simulator processes")
-    calvin.add_argument("--batch_size", type=int, default=0, help="rows of the policy's batch; 0: as many as workers")
-    calvin.add_argument("--record", type=int, default=0, help="videos of the first N chains, or of N episodes per scene and task")
-    calvin.add_argument("--record_every", type=int, default=2, help="control steps per video frame")
-    calvin.add_argument("--retries", type=int, default=2, help="further attempts at an episode whose simulator died")
-    calvin.add_argument("--timeout", type=float, default=60.0, help="seconds a simulator may take for one answer")
-    calvin.add_argument("--environment", default="calvin_mujoco", help="registered simulator, or module:Class")
-    calvin.add_argument("--environment_kwargs", type=json.loads, default={}, help="JSON object for the simulator")
-    calvin.add_argument("--policy_options", type=json.loads, default={}, help="JSON object for load_policy")
-    calvin.add_argument("--python", default=sys.executable, help="interpreter of the simulator processes")
+    calvin.add_argument("--batch_size", type=int, default=0, help="batch size of the policy; 0: number of workers")
+    calvin.add_argument(
+        "--num_videos", type=int, default=0, help="videos of the first N episodes; they cover every scene and task before any is repeated"
+    )
+    calvin.add_argument("--video_stride", type=int, default=2, help="control steps per video frame")
+    calvin.add_argument("--retries", type=int, default=2, help="retries of an episode whose simulator process failed")
+    calvin.add_argument("--timeout", type=float, default=60.0, help="timeout of one simulator request, in seconds")
+    calvin.add_argument("--environment", default="calvin_mujoco", help="name of a registered simulator, or module:Class")
+    calvin.add_argument("--environment_kwargs", type=json.loads, default={}, help="keyword arguments of the simulator, as a JSON object")
+    calvin.add_argument("--policy_options", type=json.loads, default={}, help="keyword arguments of load_policy, as a JSON object")
+    calvin.add_argument("--python", default=sys.executable, help="Python interpreter of the simulator processes")
     return parser

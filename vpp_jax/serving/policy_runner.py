@@ -20,7 +20,7 @@ from vpp_jax.policy import Instruction
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.stages.policy import PolicyStage
 
-SENTENCES = 1024  # kept as read; 82 KB each at the published size
+INSTRUCTION_CACHE_SIZE = 1024  # kept as read; 82 KB each at the published size
 
 
 class ObservationError(VppError):
@@ -42,7 +42,7 @@ class PolicyRunner:
         self._action = Normalizer.from_json(data["action"])
         self._proprio = Normalizer.from_json(data["proprio"])
         tokenizer, read = CLIPTokenizer(config.model.goal_length), jax.jit(stage.policy.read)
-        self._read = lru_cache(maxsize=SENTENCES)(lambda sentence: jax.device_get(read(params, *tokenizer([sentence]))))
+        self._read = lru_cache(maxsize=INSTRUCTION_CACHE_SIZE)(lambda sentence: jax.device_get(read(params, *tokenizer([sentence]))))
 
         def act(params, images, instruction, proprio, seeds):
             keys = jax.vmap(jax.random.key)(seeds)

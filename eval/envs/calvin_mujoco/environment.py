@@ -32,7 +32,7 @@ GRASP_SUBSTEPS = 24  # physics steps in which a reset closes the gripper around 
 
 
 class CalvinEnvironment(LanguageEnvironment):
-    """The CALVIN table in scenes A-D: Cartesian actions at 30 Hz, two cameras, tasks given by sentences.
+    """The CALVIN table in scenes A-D: Cartesian actions at 30 Hz, two cameras, tasks given by instructions.
 
     Relative actions are float [7]: position change in units of 0.02 m, change of the fixed-axis Euler angles in units of 0.05 rad, gripper
     (> 0 opens). They move a stored target pose, which a reset puts to the measured pose. They are not clipped. Absolute actions are the
@@ -80,7 +80,7 @@ class CalvinEnvironment(LanguageEnvironment):
         self._begin("open_drawer")
         self._needs_reset = True
 
-    # --- what is going on
+    # --- state
 
     @property
     def scene(self) -> str:
@@ -172,7 +172,7 @@ class CalvinEnvironment(LanguageEnvironment):
         Args:
           task: task name; by default the current one, or a random one at the first reset.
           scene: scene name; by default the current one.
-          seed: decides the random initial state; by default the environment's own random numbers go on.
+          seed: decides the random initial state; by default drawn from the environment's own generator.
           robot_obs: [15]; joints, gripper width and gripper command are taken from it.
           scene_obs: [24]; table joints, lights and blocks (in `block_order`) are taken from it.
           render: whether the returned observation has images.
@@ -341,7 +341,7 @@ class CalvinEnvironment(LanguageEnvironment):
         self._block_rows = [STANDARD_ORDER.index(colour) for colour in self._block_names()] if c.blocks else []
 
     def _begin(self, task: str) -> None:
-        self.instruction = get_task(task).evaluation_sentence
+        self.instruction = get_task(task).evaluation_instruction
         self._task = task
         self._start = self.task_state()
         self._steps = 0

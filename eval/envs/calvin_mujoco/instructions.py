@@ -1,6 +1,6 @@
-"""Sentences people might say for each task: our own, for training data only.
+"""Instructions people might say for each task: our own, for training data only.
 
-None of them is an evaluation sentence (those stand in the task table), and no two tasks share one.
+None of them is an evaluation instruction (those stand in the task table), and no two tasks share one.
 """
 
 _FIXED: dict[str, tuple[str, ...]] = {
@@ -267,18 +267,18 @@ _PER_COLOUR: dict[str, tuple[str, ...]] = {
 }
 _COLOURS = ("red", "blue", "pink")
 
-TRAINING_SENTENCES: dict[str, tuple[str, ...]] = {
+TRAINING_INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     **_FIXED,
     **{
-        task.format(colour): tuple(sentence.format(colour) for sentence in sentences)
-        for task, sentences in _PER_COLOUR.items()
+        task.format(colour): tuple(instruction.format(colour) for instruction in instructions)
+        for task, instructions in _PER_COLOUR.items()
         for colour in _COLOURS
     },
 }
 
 
-def training_sentences(task: str) -> tuple[str, ...]:
-    """Our training sentences for a task."""
-    if task not in TRAINING_SENTENCES:
-        raise ValueError(f"no training sentences for task {task!r}: there are some for {', '.join(TRAINING_SENTENCES)}")
-    return TRAINING_SENTENCES[task]
+def training_instructions(task: str) -> tuple[str, ...]:
+    """Our training instructions for a task."""
+    if task not in TRAINING_INSTRUCTIONS:
+        raise ValueError(f"no training instructions for task {task!r}: there are some for {', '.join(TRAINING_INSTRUCTIONS)}")
+    return TRAINING_INSTRUCTIONS[task]

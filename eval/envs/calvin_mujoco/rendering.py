@@ -54,7 +54,7 @@ def graphics_context() -> tuple[Any, str]:
 
 
 def renderer_name() -> str:
-    """What draws the pictures: backend and OpenGL renderer string, e.g. 'egl, llvmpipe (LLVM 15.0.6, 256 bits)'."""
+    """What draws the images: backend and OpenGL renderer string, e.g. 'egl, llvmpipe (LLVM 15.0.6, 256 bits)'."""
     _, backend = graphics_context()
     gl = importlib.import_module("OpenGL.GL")
     return f"{backend}, {gl.glGetString(gl.GL_RENDERER).decode()}"

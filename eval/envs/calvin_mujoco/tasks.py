@@ -1,4 +1,4 @@
-"""CALVIN's 34 tasks as a table: a predicate on the state at the task's start and the state now, and the sentence used for evaluation.
+"""CALVIN's 34 tasks as a table: a predicate on the state at the task's start and the state now, and the instruction used for evaluation.
 
 The predicates are CALVIN's, with their oddities. A task compares two `TaskState` snapshots, so tasks can follow each other without a reset.
 Row order is the order of the original's table; its index is the task's id.
@@ -182,11 +182,11 @@ def unstacked(start: TaskState, now: TaskState) -> bool:
 
 @dataclass(frozen=True)
 class Task:
-    """One task: its predicate and CALVIN's evaluation sentence for it."""
+    """One task: its predicate and CALVIN's evaluation instruction for it."""
 
     name: str
     predicate: Predicate
-    evaluation_sentence: str
+    evaluation_instruction: str
 
 
 TASKS: dict[str, Task] = {
