@@ -155,7 +155,9 @@ class Side:
         self._process = context.Process(target=serve, args=(other, module, case, size, shared), daemon=True)
         environment = dict(os.environ)
         if module == "jax_side":
-            os.environ |= with_huge_pages(environment)  # as `vpp train` and `vpp eval` do; PyTorch gains nothing from them (docs/measurements/speed_pytorch.md)
+            os.environ |= with_huge_pages(
+                environment
+            )  # as `vpp train` and `vpp eval` do; PyTorch gains nothing from them (docs/measurements/speed_pytorch.md)
         self._process.start()
         os.environ.clear()
         os.environ |= environment
