@@ -78,7 +78,7 @@ def many_shards(directory: Path, shards: int, episodes: int) -> dict[str, float]
     (file,) = (path for path in store.iterdir() if path.is_file())
     rows["index file: bytes per shard"] = file.stat().st_size / shards
     rows["index file: bytes per episode"] = file.stat().st_size / (shards * episodes)
-    rows["listing with sizes and times: ms"] = 1e3 * timed(lambda: storage.listing(directory))[0]
+    rows["listing with sizes and times: ms"] = 1e3 * timed(lambda: storage.list_files(directory))[0]
     before = resident()
     rows["open the dataset, index there: s"], dataset = timed(lambda: RLDSDataset(directory, index_dir=store))
     rows["memory of the open dataset: MB"] = (resident() - before) / 1e6
@@ -96,29 +96,29 @@ def large_shard(directory: Path, size: int, episodes: int) -> dict[str, float]:
     make_dataset(directory, 1, [episode(steps, size // (episodes * steps * len(CAMERAS))) for _ in range(episodes)])
     info, schema = DatasetInfo.read(directory), Schema.read(directory)
     (name,) = info.splits["train"].present
-    status, rows = info.files[name], {}
-    rows["index, record headers only: ms"] = 1e3 * timed(lambda: tfrecord.scan(directory / name, status, None))[0]
+    file_info, rows = info.files[name], {}
+    rows["index, record headers only: ms"] = 1e3 * timed(lambda: tfrecord.scan(directory / name, file_info, None))[0]
     count = lambda payload: examples.count_steps(payload, schema)  # noqa: E731
-    seconds, _ = timed(lambda: tfrecord.scan(directory / name, status, count))
+    seconds, _ = timed(lambda: tfrecord.scan(directory / name, file_info, count))
     rows["index, with steps: ms"] = 1e3 * seconds
-    rows["index, with steps: MB per s and thread"] = status.size / 1e6 / seconds
+    rows["index, with steps: MB per s and thread"] = file_info.size / 1e6 / seconds
     shard_files = 4
     make_dataset(directory.parent / "threads", shard_files, source=directory / name, lengths=episodes)
     threaded = DatasetInfo.read(directory.parent / "threads")
     seconds, _ = timed(lambda: build_index(threaded, schema, "train", index_dir=directory.parent / "threads index", workers=shard_files))
-    rows[f"index, with steps: MB per s, {shard_files} threads"] = shard_files * status.size / 1e6 / seconds
+    rows[f"index, with steps: MB per s, {shard_files} threads"] = shard_files * file_info.size / 1e6 / seconds
     dataset = RLDSDataset(directory, index_dir=directory / "index", cache_bytes=0)
     order = np.random.default_rng(0).integers(0, len(dataset), 200).tolist()
-    rows["one episode: MB"] = status.size / 1e6 / episodes
+    rows["one episode: MB"] = file_info.size / 1e6 / episodes
     rows["read and parse one episode: ms"] = 1e3 * timed(lambda: [dataset[index] for index in order])[0] / len(order)
     with_actions = timed(lambda: [dataset[index].column("action") for index in order])[0]
     rows["read and parse it, and its actions: ms"] = 1e3 * with_actions / len(order)
     return rows
 
 
-def episode(steps: int, picture_bytes: int) -> bytes:
+def episode(steps: int, image_bytes: int) -> bytes:
     """A record with pictures of random bytes."""
-    columns = {f"steps/{camera}": [os.urandom(picture_bytes) for _ in range(steps)] for camera in CAMERAS}
+    columns = {f"steps/{camera}": [os.urandom(image_bytes) for _ in range(steps)] for camera in CAMERAS}
     numbers = {
         f"steps/{name}": np.zeros((steps, *feature.shape), feature.dtype)
         for name, feature in SCHEMA.steps.items()

@@ -78,7 +78,7 @@ def make(case: str, directory: Path, image_size: int) -> None:
         shards.write_latents(directory, EPISODES[case], STEPS, image_size)
     else:
         height, width = map(int, case.split("x"))
-        size = shards.write_pictures(directory, EPISODES[case], STEPS, height, width)
+        size = shards.write_images(directory, EPISODES[case], STEPS, height, width)
         print(f"{case}: pictures of {size / 1000:.0f} kB")
 
 

@@ -3,8 +3,8 @@
 vpp train --config=configs/tiny_bridge_video.py --workdir=runs/bridge/video --config.init.vae=runs/bridge/vae \
     --config.data.index_dir=runs/bridge/index
 
-`data/bridge_dataset/1.0.0` is a TFDS directory (a mirror or a part of one); its split train is enough. `index_dir` keeps the record
-index where the mirror itself is read-only.
+`data/bridge_dataset/1.0.0` is a TFDS directory (a local copy or a part of one); its split train is enough. `index_dir` keeps the record
+index where the local copy itself is read-only.
 """
 
 from ml_collections import ConfigDict

@@ -45,9 +45,9 @@ class DataConfig:
     """The training data.
 
     Attributes:
-      mixture, data_dir: a row of `data_pipelines.openx.mixtures` and the mirror that holds its datasets; `vpp train` puts the datasets it finds
-        there in place of `datasets`.
-      missing_datasets: what to do when the mirror lacks a dataset of the mixture: 'fail', or 'skip'.
+      mixture, data_dir: a row of `data_pipelines.openx.mixtures`, and the directory with its datasets (local or in a bucket); `vpp train`
+        puts the datasets it finds there in place of `datasets`.
+      missing_datasets: what to do when `data_dir` lacks a dataset of the mixture: 'fail', or 'skip'.
       allow_unverified: datasets whose unverified columns of the registry are used all the same.
       batch_size: examples per step, over all processes.
       clip_frames, clip_stride, clip_start_every: video windows, in steps of the episode (VPP on CALVIN: 16, 2, 2).
@@ -105,6 +105,6 @@ class DataConfig:
             if getattr(self, name) not in ("fail", "skip"):
                 raise DataError(f"data.{name} is '{getattr(self, name)}', expected 'fail' or 'skip'")
 
-    def share(self, megabytes: int) -> int:
+    def bytes_per_dataset(self, megabytes: int) -> int:
         """Bytes that each dataset may use of a budget for all of them."""
         return (megabytes << 20) // max(len(self.datasets), 1)

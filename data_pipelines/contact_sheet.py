@@ -15,10 +15,10 @@ from data_pipelines.openx.registry import DatasetSpec
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
 from data_pipelines.rlds.schema import ACTION, LANGUAGE_INSTRUCTION
 from data_pipelines.rlds.windows import whole_clip
-from data_pipelines.sources import picture
+from data_pipelines.sources import camera_frame
 from data_pipelines.transforms import resize
 
-SENTENCES = (LANGUAGE_INSTRUCTION, "natural_language_instruction", "observation/instruction")
+INSTRUCTION_KEYS = (LANGUAGE_INSTRUCTION, "natural_language_instruction", "observation/instruction")
 # Panels of a seven-dimensional action: title, names, unit by default.
 MOTION = (("position", ("x", "y", "z")), ("rotation", ("roll", "pitch", "yaw")))
 COLOURS = ("tab:red", "tab:green", "tab:blue")
@@ -60,7 +60,7 @@ def draw(dataset: RLDSDataset, path: Path, *, spec: DatasetSpec | None = None, e
         traces = halves[1].subgridspec(3, 1, height_ratios=(TRACE_INCHES, TRACE_INCHES, GRIPPER_INCHES), hspace=0.15)
         episode = dataset[int(number)]
         shown = whole_clip(len(episode), frames)
-        _draw_pictures(figure.add_subplot(halves[0]), episode, int(number), dataset, shown, size, spec)
+        _draw_frames(figure.add_subplot(halves[0]), episode, int(number), dataset, shown, size, spec)
         _draw_actions([figure.add_subplot(trace) for trace in (traces[0], traces[1], traces[2])], episode, dataset, spec, shown)
     figure.savefig(path)
 
@@ -78,7 +78,7 @@ def _heading(dataset: RLDSDataset, spec: DatasetSpec | None, width: int) -> str:
     return "\n".join(part for line in lines for part in textwrap.wrap(line, width))
 
 
-def _draw_pictures(
+def _draw_frames(
     axes: Any, episode: Episode, number: int, dataset: RLDSDataset, shown: np.ndarray, size: int, spec: DatasetSpec | None
 ) -> None:
     roles = {key: role for role, key in spec.cameras.items()} if spec else {}
@@ -86,7 +86,8 @@ def _draw_pictures(
     strips, labels = [], []
     for camera in (*filter(cameras.__contains__, roles), *sorted(set(cameras) - set(roles))):
         pictures = [
-            picture(episode, camera, int(step), spec, size) if spec else resize(episode.frame(camera, int(step)), size) for step in shown
+            camera_frame(episode, camera, int(step), spec, size) if spec else resize(episode.frame(camera, int(step)), size)
+            for step in shown
         ]
         strips.append(np.concatenate(pictures, 1))
         blank = " (blank)" if max(frame.std() for frame in pictures) < BLANK_SPREAD else ""
@@ -94,7 +95,7 @@ def _draw_pictures(
     axes.imshow(np.concatenate(strips), aspect="auto", interpolation="nearest")
     for column in range(1, len(shown)):
         axes.axvline(column * size - 0.5, color="white", linewidth=1.5)
-    sentences = next((name for name in dataset.schema.steps if name.endswith(SENTENCES)), None)
+    sentences = next((name for name in dataset.schema.steps if name.endswith(INSTRUCTION_KEYS)), None)
     said = list(dict.fromkeys(episode.text(sentences, step).strip() for step in range(len(episode)))) if sentences else []
     lines = textwrap.wrap(" / ".join(f"“{text}”" if text else "(empty)" for text in said) or "(no sentence)", 84)[:2]
     seconds = f", {len(episode) / spec.control_hz:.1f} s" if spec and spec.control_hz else ""
@@ -164,7 +165,7 @@ def _draw_gripper(panel: Any, episode: Episode, values: np.ndarray, spec: Datase
 
 def _actions(episode: Episode, dataset: RLDSDataset, spec: DatasetSpec | None) -> np.ndarray | None:
     """What training sees, else the column `action` where it is flat."""
-    if spec is not None and not {"action", "gripper"} & set(spec.impossible):
+    if spec is not None and not {"action", "gripper"} & set(spec.unsupported):
         return statistics.actions(episode, spec)
     feature = dataset.schema.steps.get(ACTION)
     flat = feature is not None and feature.kind == "tensor" and len(feature.shape) == 1

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipelines import statistics
 from data_pipelines.errors import BadRecordError
-from data_pipelines.openx.local_copy import missing_keys, refusals
+from data_pipelines.openx.local_copy import missing_keys, unusable_stages
 from data_pipelines.openx.registry import REGISTRY, DatasetSpec
 from data_pipelines.rlds import images
 from data_pipelines.rlds.dataset import DatasetInfo, Episode, RLDSDataset
@@ -22,7 +22,7 @@ MAX_DEFECTS = 100
 BLANK_SPREAD = 1.0
 # The action that training sees of a dataset whose registry row composes it, beside the columns as stored.
 COMMON_ACTION = "action as trained"
-SENTENCES = (LANGUAGE_INSTRUCTION, "natural_language_instruction")
+INSTRUCTION_KEYS = (LANGUAGE_INSTRUCTION, "natural_language_instruction")
 
 
 def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, images_per_episode: int = 1) -> dict:
@@ -65,7 +65,7 @@ def _row(spec: DatasetSpec, schema: Schema) -> dict:
         "control_hz": spec.control_hz,
         "action": spec.action_key,
         "missing": missing_keys(spec, schema),
-        "refused": refusals(spec),
+        "unusable": unusable_stages(spec),
     }
 
 
@@ -105,7 +105,7 @@ class _Survey:
         }
         return {
             "episodes": len(dataset),
-            "episodes_left_out": dataset.left_out,
+            "episodes_filtered": dataset.num_filtered,
             "steps": dataset.num_steps,
             "steps_per_episode": spread,
             "cameras": {name: camera.report() for name, camera in sorted(self.cameras.items())},
@@ -126,7 +126,7 @@ class _Survey:
             self._guard(lambda name=name, counter=counter: self._texts(episode, name, counter))
         for name, camera in self.cameras.items():
             steps = np.linspace(0, len(episode) - 1, min(self.images_per_episode, len(episode))).astype(int)
-            self._guard(lambda name=name, camera=camera, steps=steps: self._pictures(episode, name, camera, steps))
+            self._guard(lambda name=name, camera=camera, steps=steps: self._images(episode, name, camera, steps))
         # RLDS: the first step, and only it, is_first; the last, and only it, is_last
         for name, place in ((IS_FIRST, 0), (IS_LAST, len(episode) - 1)):
             if name in self.schema.steps:
@@ -151,10 +151,10 @@ class _Survey:
     def _texts(self, episode: Episode, name: str, counter: Counter) -> None:
         texts = [text.strip() for text in episode.column(name)]
         counter.update(texts)
-        if name.endswith(SENTENCES) and not all(texts):
+        if name.endswith(INSTRUCTION_KEYS) and not all(texts):
             raise episode.bad(name, f"empty instruction at step {texts.index('')}")
 
-    def _pictures(self, episode: Episode, name: str, camera: "_Camera", steps: np.ndarray) -> None:
+    def _images(self, episode: Episode, name: str, camera: "_Camera", steps: np.ndarray) -> None:
         blank = camera.add(episode, name, steps)
         flag = f"episode_metadata/has_{name.rsplit('/', 1)[-1]}"
         if flag in self.schema.episode and bool(np.any(episode.metadata(flag))) == blank:
@@ -221,7 +221,7 @@ def summary(report: dict) -> str:
         views = ", ".join(f"{role}={key}" for role, key in row["views"].items())
         lines.append(f"registry: views {views or 'none'}; action {row['action'] or 'none'}")
         lines += [f"  missing: {key}" for key in row["missing"]]
-        lines += [f"  not for {stage}: {why}" for stage, why in row["refused"].items()]
+        lines += [f"  not for {stage}: {why}" for stage, why in row["unusable"].items()]
     for name, split in report["splits"].items():
         shards = f"{split['shards_present']} of {split['shards']} shard(s) present"
         lines.append(f"split {name}: {shards}, {split['episodes_listed']} episodes listed")
@@ -235,7 +235,7 @@ def summary(report: dict) -> str:
 def _split_lines(split: dict) -> list[str]:
     steps = split["steps_per_episode"]
     spread = f" ({steps['min']} to {steps['max']} per episode, mean {steps['mean']:.1f})" if steps else ""
-    left_out = f", {split['episodes_left_out']} left out by the filter" if split["episodes_left_out"] else ""
+    left_out = f", {split['episodes_filtered']} left out by the filter" if split["episodes_filtered"] else ""
     lines = [f"  {split['episodes']} episodes, {split['steps']} steps{spread}{left_out}"]
     for camera, found in split["cameras"].items():
         lines.append(f"  camera {camera}: {', '.join(found['sizes']) or 'unreadable'} {'/'.join(found['formats'])}")

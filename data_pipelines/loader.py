@@ -14,24 +14,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipelines.errors import DataError
-from data_pipelines.mixture_index import ENDLESS, Member, Order
+from data_pipelines.mixture_index import MAX_EXAMPLES, DatasetRange, MixtureIndex
 from data_pipelines.sources import Example, Mixture, Source, clip_source, policy_source
 
-__all__ = ["Batches", "clip_source", "eval_batches", "example_order", "make_iterator", "policy_source"]
+__all__ = ["Batches", "clip_source", "eval_batches", "make_iterator", "mixture_index", "policy_source"]
 
 # Batches whose example numbers are computed at once: the arithmetic costs as much for one number as for a hundred.
-PLANNED = 64
+BATCHES_PER_PLAN = 64
 # Bytes of a cache line: arrays that share a block begin with one of their own.
 ALIGNED = 64
 
 
-def example_order(source: Source, seed: int, shuffle: bool = True) -> Order:
+def mixture_index(source: Source, seed: int, shuffle: bool = True) -> MixtureIndex:
     """The endless sequence of example numbers: each member reshuffled every epoch, members of a mixture interleaved by weight."""
-    members = [Member(0, len(source))]
+    members = [DatasetRange(0, len(source))]
     if isinstance(source, Mixture):
         parts = zip(source.starts[:-1], source.starts[1:], source.weights, strict=True)
-        members = [Member(start, stop - start, weight) for start, stop, weight in parts]
-    return Order(members, seed, shuffle)
+        members = [DatasetRange(start, stop - start, weight) for start, stop, weight in parts]
+    return MixtureIndex(members, seed, shuffle)
 
 
 def make_iterator(
@@ -58,7 +58,7 @@ def make_iterator(
       workers: processes that make whole batches in place of threads; each takes seconds to start.
     """
     rows = _rows(batch_size, process_index, process_count)
-    plan = _Plan(example_order(source, seed, shuffle), batch_size, process_index * rows, rows)
+    plan = _Plan(mixture_index(source, seed, shuffle), batch_size, process_index * rows, rows)
     return Batches(source, plan, threads, -(-prefetch // rows), workers)
 
 
@@ -66,22 +66,22 @@ def make_iterator(
 class _Plan:
     """Example numbers of one process's rows: `plan(start, batch) -> int64[rows]`, `batch` batches after example `start`."""
 
-    order: Order
+    order: MixtureIndex
     batch_size: int
     first_row: int
     rows: int
 
     def __call__(self, start: int, batch: int) -> np.ndarray:
-        block, index = divmod(batch, PLANNED)
+        block, index = divmod(batch, BATCHES_PER_PLAN)
         return _planned(self, start, block)[index]
 
 
 @functools.lru_cache(maxsize=8)
 def _planned(plan: _Plan, start: int, block: int) -> np.ndarray:
-    """int64[PLANNED, rows]: the example numbers of some batches in a row."""
-    batches = block * PLANNED + np.arange(PLANNED)
-    places = start + batches[:, None] * plan.batch_size + plan.first_row + np.arange(plan.rows)
-    return plan.order(np.minimum(places, ENDLESS - 1).ravel()).reshape(places.shape)
+    """int64[BATCHES_PER_PLAN, rows]: the example numbers of some batches in a row."""
+    batches = block * BATCHES_PER_PLAN + np.arange(BATCHES_PER_PLAN)
+    positions = start + batches[:, None] * plan.batch_size + plan.first_row + np.arange(plan.rows)
+    return plan.order(np.minimum(positions, MAX_EXAMPLES - 1).ravel()).reshape(positions.shape)
 
 
 class Batches(Iterator[Example]):
@@ -97,24 +97,24 @@ class Batches(Iterator[Example]):
         self._restart(0)
 
     def _restart(self, start: int) -> None:
-        self._start, self._given = start, 0
-        self._pending: deque[_Filling] = deque()
+        self._start, self._num_consumed = start, 0
+        self._pending: deque[_BatchAssembler] = deque()
         self._from_workers: Iterator[Example] | None = None
 
     def __next__(self) -> Example:
-        if self._start + (self._given + 1) * self._plan.batch_size > ENDLESS:
-            raise DataError(f"the order of the examples ends at {ENDLESS}")
+        if self._start + (self._num_consumed + 1) * self._plan.batch_size > MAX_EXAMPLES:
+            raise DataError(f"the order of the examples ends at {MAX_EXAMPLES}")
         try:
             batch = self._next_from_workers() if self._workers else self._next_from_threads()
         except BaseException:
             self._restart(self._examples)
             raise
-        self._given += 1
+        self._num_consumed += 1
         return batch
 
     @property
     def _examples(self) -> int:
-        return self._start + self._given * self._plan.batch_size
+        return self._start + self._num_consumed * self._plan.batch_size
 
     def get_state(self) -> dict[str, int]:
         """The examples that all processes together have been given: the same number in each, valid for any number of them."""
@@ -122,7 +122,7 @@ class Batches(Iterator[Example]):
 
     def set_state(self, state: dict[str, int]) -> None:
         """Goes on where the iterator stood that gave `state`."""
-        if not isinstance(state, dict) or state.keys() != {"examples"} or not 0 <= int(state["examples"]) < ENDLESS:
+        if not isinstance(state, dict) or state.keys() != {"examples"} or not 0 <= int(state["examples"]) < MAX_EXAMPLES:
             raise DataError(
                 f"the state of the data is {state}, expected {{'examples': N}}: it was written by another version of the "
                 "loader. Start in a new work directory, or with the version that wrote it"
@@ -131,8 +131,8 @@ class Batches(Iterator[Example]):
 
     def _next_from_threads(self) -> Example:
         while len(self._pending) < (1 + self._ahead if self._pool else 1):
-            numbers = self._plan(self._start, self._given + len(self._pending))
-            self._pending.append(_Filling(self._source, numbers, self._pool))
+            numbers = self._plan(self._start, self._num_consumed + len(self._pending))
+            self._pending.append(_BatchAssembler(self._source, numbers, self._pool))
         return self._pending.popleft().result()
 
     def _next_from_workers(self) -> Example:
@@ -141,7 +141,7 @@ class Batches(Iterator[Example]):
         return next(self._from_workers)
 
 
-class _Filling:
+class _BatchAssembler:
     """A batch whose rows are written as their examples come, by the threads that read them."""
 
     def __init__(self, source: Source, numbers: np.ndarray, pool: ThreadPoolExecutor | None):
@@ -188,7 +188,7 @@ def _worker_batches(source: Source, plan: _Plan, start: int, workers: int, ahead
     if not flags.FLAGS.is_parsed():  # Grain reads its flags; a program that has none of its own has not parsed any
         flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(-(-ahead // workers), 1))
-    batches = grain.MapDataset.range(ENDLESS // plan.batch_size).map(_WholeBatch(source, plan, start))
+    batches = grain.MapDataset.range(MAX_EXAMPLES // plan.batch_size).map(_WholeBatch(source, plan, start))
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)).mp_prefetch(options))
 
 
@@ -199,7 +199,7 @@ class _WholeBatch:
     start: int
 
     def __call__(self, batch: int) -> Example:
-        return _Filling(self.source, self.plan(self.start, int(batch)), None).result()
+        return _BatchAssembler(self.source, self.plan(self.start, int(batch)), None).result()
 
 
 def eval_batches(

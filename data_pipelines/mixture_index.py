@@ -1,7 +1,7 @@
-"""Which example comes at which place of the endless sequence that training reads: arithmetic on numbers, nothing is stored.
+"""which example comes at which position of the endless sequence that training reads: arithmetic on numbers, nothing is stored.
 
 Members of a mixture take turns in proportion to their weights; each runs through all its examples, in another random order every
-epoch. Any place can be asked for directly, so a training continues at any step, on any number of hosts, from one number.
+epoch. Any position can be asked for directly, so a training continues at any step, on any number of hosts, from one number.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from jaxtyping import Int, UInt64
 
 from data_pipelines.errors import DataError
 
-# Weights are rounded to shares of 2^-SHARE_BITS, so places up to ENDLESS can be multiplied with them in 64 bits.
+# Weights are rounded to shares of 2^-SHARE_BITS, so positions up to MAX_EXAMPLES can be multiplied with them in 64 bits.
 SHARE_BITS = 24
-ENDLESS = 1 << (62 - SHARE_BITS)
+MAX_EXAMPLES = 1 << (62 - SHARE_BITS)
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio
 STEPS = tuple(np.uint64(number * GOLDEN % (1 << 64)) for number in range(6))  # one for each round of the permutation
 
 
 @dataclass(frozen=True)
-class Member:
+class DatasetRange:
     """Examples `start` to `start + length - 1` of a source, and how often they are drawn relative to the other members."""
 
     start: int
@@ -28,21 +28,21 @@ class Member:
     weight: float = 1.0
 
 
-class Order:
-    """Example numbers by place: `order(places)` is a function of the members, the seed and the places alone."""
+class MixtureIndex:
+    """Example numbers by position: `order(positions)` is a function of the members, the seed and the positions alone."""
 
-    def __init__(self, members: Sequence[Member], seed: int, shuffle: bool = True):
+    def __init__(self, members: Sequence[DatasetRange], seed: int, shuffle: bool = True):
         for member in members:
             if member.length < 1 or not member.weight > 0:
                 raise DataError(f"a mixture needs members with examples and positive weights, got {member}")
         self._members, self._shuffle = tuple(members), shuffle
         self._seeds = [np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] for number in range(len(members))]
 
-    def __call__(self, places: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-        """Example number at each place; 0 <= place < ENDLESS."""
-        places = np.asarray(places, np.int64)
-        numbers = np.empty_like(places)
-        turns, within = take_turns(places, [member.weight for member in self._members])
+    def __call__(self, positions: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """Example number at each position; 0 <= position < MAX_EXAMPLES."""
+        positions = np.asarray(positions, np.int64)
+        numbers = np.empty_like(positions)
+        turns, within = interleave(positions, [member.weight for member in self._members])
         for turn, (member, seed) in enumerate(zip(self._members, self._seeds, strict=True)):
             mine = turns == turn
             epoch, index = np.divmod(within[mine], member.length)
@@ -52,14 +52,14 @@ class Order:
         return numbers
 
 
-def take_turns(places: Int[np.ndarray, "n"], weights: Sequence[float]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
-    """Member that each place belongs to, and how many earlier places belong to the same member.
+def interleave(positions: Int[np.ndarray, "n"], weights: Sequence[float]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    """The member that each position belongs to, and how many earlier positions belong to the same member.
 
     The first member takes every place where floor(place * share) steps up; the others divide what is left among them in the same way.
-    So among any first n places each member has its share of n, to within one place for every member before it and itself.
+    So among any first n positions each member has its share of n, to within one position for every member before it and itself.
     """
-    turns, within = np.zeros_like(places), places.copy()
-    left = np.ones(places.shape, bool)
+    turns, within = np.zeros_like(positions), positions.copy()
+    left = np.ones(positions.shape, bool)
     for turn, weight in enumerate(weights[:-1]):
         share = min(max(round(weight / sum(weights[turn:]) * (1 << SHARE_BITS)), 1), (1 << SHARE_BITS) - 1)
         before, after = within * share >> SHARE_BITS, (within + 1) * share >> SHARE_BITS

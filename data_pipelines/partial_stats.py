@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from data_pipelines.running_stats import ColumnSketch
+from data_pipelines.running_stats import RunningStats
 
 
 @dataclass
-class Tally:
+class PartialStats:
     """Of the episodes counted so far: the numbers of each column, and the records that could not be used."""
 
-    sketches: dict[str, ColumnSketch] = field(default_factory=dict)
+    columns: dict[str, RunningStats] = field(default_factory=dict)
     episodes: int = 0
     skipped: list[str] = field(default_factory=list)
 
@@ -23,32 +23,32 @@ class Tally:
         """The columns of one episode."""
         self.episodes += 1
         for name, values in rows.items():
-            self.sketches.setdefault(name, ColumnSketch(values.shape[1])).add(values)
+            self.columns.setdefault(name, RunningStats(values.shape[1])).add(values)
 
-    def merge(self, other: "Tally") -> None:
+    def merge(self, other: "PartialStats") -> None:
         """Takes in what `other` has counted; the order of `skipped` is that of merging, nothing else depends on it."""
         self.episodes += other.episodes
         self.skipped += other.skipped
-        for name, sketch in other.sketches.items():
-            self.sketches.setdefault(name, ColumnSketch(sketch.width)).merge(sketch)
+        for name, stats in other.columns.items():
+            self.columns.setdefault(name, RunningStats(stats.width)).merge(stats)
 
     def pack(self, about: dict[str, Any]) -> bytes:
         """As the bytes of an `.npz`; `about` (JSON) says what was counted."""
-        header = {"about": about, "episodes": self.episodes, "skipped": self.skipped, "columns": list(self.sketches)}
+        header = {"about": about, "episodes": self.episodes, "skipped": self.skipped, "columns": list(self.columns)}
         arrays = {
-            f"{number} {name}": array for number, sketch in enumerate(self.sketches.values()) for name, array in sketch.to_arrays().items()
+            f"{number} {name}": array for number, stats in enumerate(self.columns.values()) for name, array in stats.to_arrays().items()
         }
         buffer = io.BytesIO()
         np.savez(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **arrays)
         return buffer.getvalue()
 
     @classmethod
-    def unpack(cls, data: bytes) -> tuple["Tally", dict[str, Any]]:
+    def unpack(cls, data: bytes) -> tuple["PartialStats", dict[str, Any]]:
         """The tally and what was said about it. Whatever a damaged file makes of it is raised."""
         with np.load(io.BytesIO(data), allow_pickle=False) as tree:
             header = json.loads(tree["header"].tobytes())
-            sketches = {}
+            columns = {}
             for number, name in enumerate(header["columns"]):
                 mine = {key.split(" ", 1)[1]: tree[key] for key in tree.files if key.startswith(f"{number} ")}
-                sketches[name] = ColumnSketch.from_arrays(mine)
-        return cls(sketches, header["episodes"], header["skipped"]), header["about"]
+                columns[name] = RunningStats.from_arrays(mine)
+        return cls(columns, header["episodes"], header["skipped"]), header["about"]

@@ -2,7 +2,7 @@
 
 Sums are exact: a float32 is a 24-bit integer times a power of two, so numbers (and the parts of their squares) are added up as
 integers per power of two, and only the final result is rounded. Quantiles come from counts of numbers that agree in their leading
-bits: at first in all bits, so that quantiles are exact; where that makes more than `MOST_BINS` bins per dimension, in one bit less,
+bits: at first in all bits, so that quantiles are exact; where that makes more than `MAX_BINS` bins per dimension, in one bit less,
 again and again. Integer counts and sums commute, hence the order does not matter; nor does merging.
 """
 
@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float32
 
-MOST_BINS = 1 << 16
+MAX_BINS = 1 << 16
 MANTISSA_BITS = 23
 # A float32 is integer * 2^(power - 149) with |integer| < 2^24 and 0 <= power < 254.
 POWERS, LOWEST_POWER = 254, -149
@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 1 << 18
 LARGEST = 0x7F7FFFFF  # key of the largest float32
 
 
-class ColumnSketch:
+class RunningStats:
     """Of rows of `width` finite numbers."""
 
     def __init__(self, width: int):
@@ -31,18 +31,18 @@ class ColumnSketch:
         self._sums = np.zeros((4, width, POWERS), np.int64)
         self._bins = [(np.zeros(0, np.int64), np.zeros(0, np.int64)) for _ in range(width)]  # sorted keys, counts
         self._dropped = [0] * width  # bits that keys leave out
-        self._waiting: list[np.ndarray] = []
+        self._buffer: list[np.ndarray] = []
 
     def add(self, rows: Float32[np.ndarray, "n w"]) -> None:
         """Rows of finite numbers."""
-        self._waiting.append(np.array(rows, np.float32).reshape(len(rows), self.width))
+        self._buffer.append(np.array(rows, np.float32).reshape(len(rows), self.width))
         self.count += len(rows)
-        if sum(map(len, self._waiting)) >= ROWS_AT_ONCE:
-            self._take_in()
+        if sum(map(len, self._buffer)) >= ROWS_AT_ONCE:
+            self._flush()
 
-    def merge(self, other: "ColumnSketch") -> None:
+    def merge(self, other: "RunningStats") -> None:
         """Takes in what `other` has seen."""
-        other._take_in()
+        other._flush()
         self.count += other.count
         self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         self._sums += other._sums
@@ -52,7 +52,7 @@ class ColumnSketch:
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All of it, to be stored."""
-        self._take_in()
+        self._flush()
         return {
             "count": np.array(self.count),
             "range": np.stack([self.low, self.high]),
@@ -64,7 +64,7 @@ class ColumnSketch:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "ColumnSketch":
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "RunningStats":
         made = cls(len(arrays["dropped"]))
         made.count, (made.low, made.high), made._sums = int(arrays["count"]), arrays["range"], arrays["sums"]
         stops = np.cumsum(arrays["bins"])[:-1]
@@ -72,9 +72,9 @@ class ColumnSketch:
         made._dropped = arrays["dropped"].tolist()
         return made
 
-    def _take_in(self) -> None:
-        rows = np.concatenate([np.zeros((0, self.width), np.float32), *self._waiting])
-        self._waiting = []
+    def _flush(self) -> None:
+        rows = np.concatenate([np.zeros((0, self.width), np.float32), *self._buffer])
+        self._buffer = []
         for start in range(0, len(rows), ROWS_AT_ONCE):
             part = rows[start : start + ROWS_AT_ONCE]
             self.low, self.high = np.minimum(self.low, part.min(0)), np.maximum(self.high, part.max(0))
@@ -84,7 +84,7 @@ class ColumnSketch:
 
     def summary(self) -> dict[str, np.ndarray]:
         """mean and std (of the population; the exact ones, rounded once), min, max, q01, q99: float64[w] each. At least one row."""
-        self._take_in()
+        self._flush()
         mean, variance = [], []
         for dimension in range(self.width):
             first, second = self._moment(dimension, (0,)) / self.count, self._moment(dimension, (1, 2, 3)) / self.count
@@ -101,7 +101,7 @@ class ColumnSketch:
 
     def quantile(self, share: float) -> np.ndarray:
         """float64[w]: between the two nearest order statistics, as np.quantile; each known up to `relative_error` of itself."""
-        self._take_in()
+        self._flush()
         place = share * (self.count - 1)
         below = int(np.floor(place))
         values = []
@@ -116,14 +116,14 @@ class ColumnSketch:
     @property
     def relative_error(self) -> float:
         """Bound on how far an order statistic is off, relative to its size (normal numbers): half a bin; 0 while nothing was left out."""
-        self._take_in()
+        self._flush()
         dropped = max(self._dropped, default=0)
         return 2.0 ** (dropped - 1 - MANTISSA_BITS) if dropped else 0.0
 
     def _join(self, dimension: int, keys: np.ndarray, counts: np.ndarray) -> None:
         have = self._bins[dimension]
         self._bins[dimension] = _grouped(np.concatenate([have[0], keys]), np.concatenate([have[1], counts]))
-        while len(self._bins[dimension][0]) > MOST_BINS:
+        while len(self._bins[dimension][0]) > MAX_BINS:
             self._coarsen(dimension, 1)
 
     def _coarsen(self, dimension: int, bits: int) -> None:

@@ -35,10 +35,12 @@ class Source(Protocol):
         """What the examples come from, as JSON; travels with checkpoints."""
 
 
-def picture(episode: Episode, camera: str, step: int, spec: DatasetSpec, image_size: int, jpeg_dct_scaling: bool = False) -> np.ndarray:
+def camera_frame(
+    episode: Episode, camera: str, step: int, spec: DatasetSpec, image_size: int, jpeg_dct_scaling: bool = False
+) -> np.ndarray:
     """What a model is shown of one step: uint8 [s s 3], RGB."""
     stored = episode.frame(camera, step, image_size if jpeg_dct_scaling else None)
-    return resize(stored[..., ::-1] if camera in spec.swapped else stored, image_size)
+    return resize(stored[..., ::-1] if camera in spec.bgr_cameras else stored, image_size)
 
 
 class _EpisodeSource:
@@ -63,7 +65,7 @@ class _EpisodeSource:
         self.skipped: dict[str, str] = {defect.where: defect.problem for defect in dataset.defects}
         self._tokenizer = tokenizer
         self._tokens: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self._frames: ByteLRU[np.ndarray] = ByteLRU(config.share(config.frame_cache_mb))
+        self._frames: ByteLRU[np.ndarray] = ByteLRU(config.bytes_per_dataset(config.frame_cache_mb))
         self._table = windows.WindowTable(counts)
         fields = {**dataset.schema.steps, **dataset.schema.episode}
         self._instruction = next((key for key in spec.instruction_keys if key in fields), None)
@@ -90,11 +92,11 @@ class _EpisodeSource:
             except BadRecordError as error:
                 if self.config.on_bad_record == "fail":
                     raise
-                self._leave_out(error)
+                self._skip(error)
                 index = self._table.next_episode(index)
         raise DataError(f"{self.dataset.directory} split {self.dataset.split}: no usable record; {len(self.skipped)} skipped")
 
-    def _leave_out(self, error: BadRecordError) -> None:
+    def _skip(self, error: BadRecordError) -> None:
         problem = f"{error.field}: {error.problem}" if error.field else error.problem
         if error.where not in self.skipped:
             log.warning("left out: %s: %s", error.where, problem)
@@ -105,7 +107,7 @@ class _EpisodeSource:
 
     def _frame(self, episode: Episode, number: int, camera: str, step: int) -> np.ndarray:
         def make() -> tuple[np.ndarray, int]:
-            frame = picture(episode, camera, step, self.spec, self.image_size, self.config.jpeg_dct_scaling)
+            frame = camera_frame(episode, camera, step, self.spec, self.image_size, self.config.jpeg_dct_scaling)
             return frame, frame.nbytes
 
         return self._frames.get((number, camera, step), make)
@@ -387,7 +389,7 @@ def open_dataset(config: DataConfig, entry: DatasetConfig, split: str = "train")
         name,
         index_dir=config.index_dir or None,
         on_bad_record=config.on_bad_record,
-        cache_bytes=config.share(config.cache_mb),
+        cache_bytes=config.bytes_per_dataset(config.cache_mb),
         retry=Retry(config.read_attempts),
     )
 
@@ -398,11 +400,11 @@ def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], So
         advice = "expand it with data_pipelines.openx.mixtures.expand" if config.mixture else "name at least one dataset directory"
         raise DataError(f"data.datasets is empty; {advice}")
     specs = [dataset_spec(entry.name) for entry in config.datasets]
-    refused = {spec.name: spec.refusal(columns, spec.name in config.allow_unverified) for spec in specs}
-    refused = [f"{name} ({why})" for name, why in refused.items() if why]
-    if refused:
+    unusable = {spec.name: spec.why_unusable(columns, spec.name in config.allow_unverified) for spec in specs}
+    unusable = [f"{name} ({why})" for name, why in unusable.items() if why]
+    if unusable:
         raise DataError(
-            f"{len(refused)} of {len(specs)} datasets cannot be used here: {', '.join(refused)}. Leave them out; where "
+            f"{len(unusable)} of {len(specs)} datasets cannot be used here: {', '.join(unusable)}. Leave them out; where "
             "something is only not verified, check it on the data, then name the dataset in data.allow_unverified"
         )
     sources = [make(entry, spec) for entry, spec in zip(config.datasets, specs, strict=True)]

@@ -19,10 +19,10 @@ from data_pipelines import storage
 from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.openx.registry import DatasetSpec
 from data_pipelines.openx.standardise import Composition
-from data_pipelines.partial_stats import Tally
+from data_pipelines.partial_stats import PartialStats
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
 from data_pipelines.rlds.index import LARGE, index_path
-from data_pipelines.running_stats import ColumnSketch
+from data_pipelines.running_stats import RunningStats
 from data_pipelines.storage import Location
 from data_pipelines.transforms import Normalizer
 
@@ -46,8 +46,8 @@ class ColumnStatistics:
     q99: tuple[float, ...]
 
     @classmethod
-    def of(cls, key: str, sketch: ColumnSketch) -> "ColumnStatistics":
-        return cls(key, sketch.count, **{name: tuple(map(float, row)) for name, row in sketch.summary().items()})
+    def of(cls, key: str, stats: RunningStats) -> "ColumnStatistics":
+        return cls(key, stats.count, **{name: tuple(map(float, row)) for name, row in stats.summary().items()})
 
 
 @dataclass(frozen=True)
@@ -112,18 +112,18 @@ def _normalizer(kind: str, column: ColumnStatistics, mask: tuple[bool, ...] | No
 
 
 def compute(dataset: RLDSDataset, spec: DatasetSpec, on_bad_record: str = "fail", progress: Progress | None = None) -> DatasetStatistics:
-    """One pass over the action and state columns of every episode, in memory that does not grow with their number (`ColumnSketch`)."""
-    return _finished(dataset, spec, tally(dataset, spec, range(len(dataset)), on_bad_record, progress))
+    """One pass over the action and state columns of every episode, in memory that does not grow with their number (`RunningStats`)."""
+    return _finished(dataset, spec, partial_statistics(dataset, spec, range(len(dataset)), on_bad_record, progress))
 
 
-def tally(
+def partial_statistics(
     dataset: RLDSDataset,
     spec: DatasetSpec,
     episodes: range,
     on_bad_record: str = "fail",
     progress: Progress | None = None,
     workers: int = 8,
-) -> Tally:
+) -> PartialStats:
     """The action and state columns of `episodes`.
 
     Args:
@@ -134,7 +134,7 @@ def tally(
         raise DataError(
             f"{dataset.directory}: registry row '{spec.name}' has no actions, hence no statistics; stages vae and video need none"
         )
-    made = Tally()
+    made = PartialStats()
     for done, rows in enumerate(_in_order(lambda index: _rows(dataset, index, spec), episodes, workers), start=1):
         if progress is not None:
             progress(done, len(episodes))
@@ -147,20 +147,20 @@ def tally(
     return made
 
 
-def _finished(dataset: RLDSDataset, spec: DatasetSpec, tally: Tally) -> DatasetStatistics:
-    if not tally.sketches or not tally.sketches["action"].count:
+def _finished(dataset: RLDSDataset, spec: DatasetSpec, partial: PartialStats) -> DatasetStatistics:
+    if not partial.columns or not partial.columns["action"].count:
         raise DataError(f"{dataset.directory} split {dataset.split}: no usable step, so there are no statistics")
-    columns = {name: ColumnStatistics.of(key, tally.sketches[name]) for name, key in _keys(spec).items()}
+    columns = {name: ColumnStatistics.of(key, partial.columns[name]) for name, key in _keys(spec).items()}
     return DatasetStatistics(
         dataset.name,
         dataset.version,
         dataset.split,
-        tally.episodes,
+        partial.episodes,
         columns["action"].count,
         spec.first_step,
         dataset.fingerprint,
         columns,
-        tuple(tally.skipped),
+        tuple(partial.skipped),
     )
 
 
@@ -225,7 +225,7 @@ def statistics_path(dataset: RLDSDataset, index_dir: Location | None = None) -> 
     return index_path(dataset.directory, dataset.split, index_dir, "statistics", ".json")
 
 
-def put_aside(
+def save_partial(
     dataset: RLDSDataset,
     spec: DatasetSpec,
     share: tuple[int, int],
@@ -233,11 +233,11 @@ def put_aside(
     index_dir: Location | None = None,
     on_bad_record: str = "fail",
     progress: Progress | None = None,
-) -> Tally:
+) -> PartialStats:
     """Part k of n (`share`) of the statistics, stored where `load_or_compute` joins all n. OSError where that place is not writable."""
     number, hosts = share
     episodes = range(len(dataset) * number // hosts, len(dataset) * (number + 1) // hosts)
-    made = tally(dataset, spec, episodes, on_bad_record, progress)
+    made = partial_statistics(dataset, spec, episodes, on_bad_record, progress)
     storage.write(storage.join(_parts(dataset, index_dir), f"{number:05d}-of-{hosts:05d}.npz"), made.pack(_about(dataset, spec)))
     return made
 
@@ -251,19 +251,19 @@ def _about(dataset: RLDSDataset, spec: DatasetSpec) -> dict:
     return {"fingerprint": dataset.fingerprint, "first_step": spec.first_step, "keys": _keys(spec)}
 
 
-def _joined(dataset: RLDSDataset, spec: DatasetSpec, folder: Location) -> Tally | None:
+def _joined(dataset: RLDSDataset, spec: DatasetSpec, folder: Location) -> PartialStats | None:
     """The parts in `folder`, if all of some number of hosts are there."""
     try:
-        names = sorted(name for name in storage.listing(folder) if name.endswith(".npz"))
+        names = sorted(name for name in storage.list_files(folder) if name.endswith(".npz"))
     except FileNotFoundError:
         return None
     for hosts in {name.rpartition("-of-")[2] for name in names}:
         mine = [name for name in names if name.endswith(f"-of-{hosts}")]
         if len(mine) != int(hosts.removesuffix(".npz")):
             continue
-        whole = Tally()
+        whole = PartialStats()
         for name in mine:
-            part, about = Tally.unpack(storage.read(storage.join(folder, name)))
+            part, about = PartialStats.unpack(storage.read(storage.join(folder, name)))
             if about != _about(dataset, spec):
                 log.warning("%s belongs to other shards or columns and is not used", storage.join(folder, name))
                 break

@@ -23,7 +23,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 # Errors that another attempt would only repeat.
-LASTING = (
+NON_RETRYABLE = (
     FileNotFoundError,
     PermissionError,
     IsADirectoryError,
@@ -39,18 +39,18 @@ LASTING = (
     RecursionError,
 )
 # HTTP answers in the 4xx range that do pass: request timeout, too many requests.
-PASSING_REFUSALS = (408, 429)
+RETRYABLE_HTTP = (408, 429)
 # What tells two versions of an object apart, by the names that fsspec's file systems use; the first one present counts.
 VERSION_KEYS = ("etag", "ETag", "generation", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How often a read is tried, and the pauses between: `wait_s`, doubled each time up to `longest_s`, times 0.5 to 1 by chance."""
+    """How often a read is tried, and the pauses between: `wait_s`, doubled each time up to `max_wait_s`, times 0.5 to 1 by chance."""
 
     attempts: int = 5
     wait_s: float = 0.5
-    longest_s: float = 16.0
+    max_wait_s: float = 16.0
 
     def __post_init__(self):
         if self.attempts < 1:
@@ -58,18 +58,18 @@ class Retry:
 
     def pause(self, failed: int) -> float:
         """Seconds to wait after `failed` failures. By chance, so that a thousand readers do not come back at the same moment."""
-        return min(self.wait_s * 2 ** (failed - 1), self.longest_s) * random.uniform(0.5, 1.0)
+        return min(self.wait_s * 2 ** (failed - 1), self.max_wait_s) * random.uniform(0.5, 1.0)
 
 
 RETRY = Retry()
 
 
 @dataclass(frozen=True)
-class Status:
-    """Size in bytes, and a stamp that changes when the file is written anew: modification time, or the bucket's etag or generation."""
+class FileInfo:
+    """Size in bytes, and a version that changes when the file is written anew: modification time, or the bucket's etag or generation."""
 
     size: int
-    stamp: str
+    version: str
 
 
 def location(path: Location) -> Location:
@@ -106,15 +106,15 @@ def read_range(path: Location, offset: int, length: int, retry: Retry = RETRY) -
     return _attempt(path, retry, lambda: _bucket(path, lambda system, name: system.cat_file(name, start=offset, end=offset + length)))
 
 
-def listing(directory: Location, retry: Retry = RETRY) -> dict[str, Status]:
+def list_files(directory: Location, retry: Retry = RETRY) -> dict[str, FileInfo]:
     """Name -> status of the files directly in `directory`: one listing, however many files. FileNotFoundError where it is not there."""
     if isinstance(directory, Path):
         return _attempt(directory, retry, lambda: _list_local(directory))
     entries = _attempt(directory, retry, lambda: _bucket(directory, _list_bucket))
-    return {name_of(entry["name"]): _bucket_status(entry) for entry in entries if entry["type"] == "file"}
+    return {name_of(entry["name"]): _bucket_file_info(entry) for entry in entries if entry["type"] == "file"}
 
 
-def folders(directory: Location, retry: Retry = RETRY) -> list[str]:
+def list_dirs(directory: Location, retry: Retry = RETRY) -> list[str]:
     """Names of the folders directly in `directory`."""
     if isinstance(directory, Path):
         return _attempt(directory, retry, lambda: sorted(child.name for child in directory.iterdir() if child.is_dir()))
@@ -122,13 +122,14 @@ def folders(directory: Location, retry: Retry = RETRY) -> list[str]:
     return sorted(name_of(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory")
 
 
-def status(path: Location, retry: Retry = RETRY) -> Status:
+def file_info(path: Location, retry: Retry = RETRY) -> FileInfo:
     """Of one file; errors as `read`."""
     if isinstance(path, Path):
         found = _attempt(path, retry, path.stat)
-        return Status(found.st_size, str(found.st_mtime_ns))
+        return FileInfo(found.st_size, str(found.st_mtime_ns))
     try:
-        return listing(parent(path), retry)[name_of(path)]  # not asked of the file alone, which gives other stamps in some file systems
+        # not asked of the file alone, which gives other versions in some file systems
+        return list_files(parent(path), retry)[name_of(path)]
     except KeyError:
         raise FileNotFoundError(path) from None
 
@@ -166,7 +167,7 @@ def remove(path: Location) -> None:
 def remove_folder(folder: Location) -> None:
     """Removes the files directly in `folder`, and the folder unless something else is in it."""
     with contextlib.suppress(FileNotFoundError):
-        for name in listing(folder):
+        for name in list_files(folder):
             remove(join(folder, name))
     if isinstance(folder, Path):
         with contextlib.suppress(OSError):
@@ -181,13 +182,13 @@ def _read_local(path: Path, offset: int, length: int) -> bytes:
         os.close(file)
 
 
-def _list_local(directory: Path) -> dict[str, Status]:
+def _list_local(directory: Path) -> dict[str, FileInfo]:
     found = {}
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.is_file():
                 state = entry.stat()
-                found[entry.name] = Status(state.st_size, str(state.st_mtime_ns))
+                found[entry.name] = FileInfo(state.st_size, str(state.st_mtime_ns))
     return found
 
 
@@ -196,8 +197,8 @@ def _list_bucket(system, name: str) -> list[dict]:
     return system.ls(name, detail=True)
 
 
-def _bucket_status(entry: dict) -> Status:
-    return Status(int(entry["size"]), next((str(entry[key]) for key in VERSION_KEYS if entry.get(key)), ""))
+def _bucket_file_info(entry: dict) -> FileInfo:
+    return FileInfo(int(entry["size"]), next((str(entry[key]) for key in VERSION_KEYS if entry.get(key)), ""))
 
 
 def _bucket(url: str, act: Callable[..., T]) -> T:
@@ -226,7 +227,7 @@ def _attempt(path: Location, retry: Retry, action: Callable[[], T]) -> T:
         try:
             return action()
         except Exception as error:  # bucket libraries have error classes of their own
-            if _lasts(error):
+            if _is_permanent(error):
                 raise
             if failed == retry.attempts:
                 seconds = time.monotonic() - started
@@ -238,8 +239,8 @@ def _attempt(path: Location, retry: Retry, action: Callable[[], T]) -> T:
             time.sleep(pause)
 
 
-def _lasts(error: Exception) -> bool:
-    if isinstance(error, LASTING):
+def _is_permanent(error: Exception) -> bool:
+    if isinstance(error, NON_RETRYABLE):
         return True
     code = getattr(error, "code", None) or getattr(error, "status", None)
-    return str(code).isdigit() and 400 <= int(code) < 500 and int(code) not in PASSING_REFUSALS
+    return str(code).isdigit() and 400 <= int(code) < 500 and int(code) not in RETRYABLE_HTTP

@@ -14,18 +14,18 @@ from data_pipelines.rlds.tfrecord import write_records
 
 NAME = "calvin_mujoco"
 CAMERAS = ("observation/rgb_static", "observation/rgb_gripper")
-SHARDS, QUALITY, PICTURES = 4, 95, 64
+SHARDS, QUALITY, IMAGES = 4, 95, 64
 CELLS, NOISE = 24, 1.0
 
 
-def write_pictures(directory: Path, episodes: int, steps: int, height: int, width: int) -> int:
+def write_images(directory: Path, episodes: int, steps: int, height: int, width: int) -> int:
     """Episodes of two cameras as TFDS encodes them (JPEG 95, chroma halved). Returns the bytes of a mean picture."""
     rng = np.random.default_rng(0)
-    pictures = [simplejpeg.encode_jpeg(photograph(rng, height, width), QUALITY, colorsubsampling="420") for _ in range(PICTURES)]
+    pictures = [simplejpeg.encode_jpeg(photograph(rng, height, width), QUALITY, colorsubsampling="420") for _ in range(IMAGES)]
     camera = Feature("image", "uint8", (height, width, 3), "jpeg")
 
     def columns() -> dict:
-        return {name: [pictures[int(k)] for k in rng.integers(PICTURES, size=steps)] for name in CAMERAS}
+        return {name: [pictures[int(k)] for k in rng.integers(IMAGES, size=steps)] for name in CAMERAS}
 
     _write(directory, rng, {name: camera for name in CAMERAS}, columns, episodes, steps)
     return int(np.mean([len(picture) for picture in pictures]))
@@ -35,11 +35,11 @@ def write_latents(directory: Path, episodes: int, steps: int, image_size: int) -
     """Episodes with the latents of the first camera in place of pictures, as `vpp data latents` writes them."""
     rng, shape = np.random.default_rng(0), (image_size // 8, image_size // 8, 4)
     packed = Feature("tensor", "float16", shape, "bytes")
-    values = rng.normal(size=(PICTURES, *shape)).astype(np.float16)
+    values = rng.normal(size=(IMAGES, *shape)).astype(np.float16)
     names = mean_of(CAMERAS[0]), logvar_of(CAMERAS[0])
 
     def columns() -> dict:
-        return {name: values[rng.integers(PICTURES, size=steps)] for name in names}
+        return {name: values[rng.integers(IMAGES, size=steps)] for name in names}
 
     _write(directory, rng, {name: packed for name in names}, columns, episodes, steps)
     info = LatentsInfo(vae="synthetic", image_size=image_size, cameras=CAMERAS[:1])

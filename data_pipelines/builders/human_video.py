@@ -29,14 +29,14 @@ from vpp_jax.common.errors import FileFormatError
 from vpp_jax.common.torch_archive import read_tensor
 
 CAMERA = "observation/image"
-CONTENTS, FITS = ("video", "latents"), ("square", "short_side")
+CONTENTS, RESIZE_MODES = ("video", "latents"), ("square", "short_side")
 # The recorded latents are samples from the posterior of Stable Video Diffusion's VAE, times its factor (step1_prepare_latent.py).
 RECORDED_CHANNELS, RECORDED_DOWNSCALE, RECORDED_FACTOR = 4, 8, 0.18215
 
 
 @dataclass(frozen=True)
 class HumanVideoSettings:
-    """What to convert, and how. `content`, `fit`, ... are explained by `vpp data build human_video --help`."""
+    """What to convert, and how. `content`, `resize_mode`, ... are explained by `vpp data build human_video --help`."""
 
     source: str = ""
     layout: str = "something_something"
@@ -45,30 +45,35 @@ class HumanVideoSettings:
     content: str = "video"
     vae: str = ""
     size: int = 256
-    fit: str = "square"
-    frames_per_second: float = 0.0
-    most_frames: int = 0
-    longest: int = 0
-    val_share: float = 0.0
+    resize_mode: str = "square"
+    fps: float = 0.0
+    num_frames: int = 0
+    max_video_frames: int = 0
+    val_fraction: float = 0.0
     limit: int = 0
     on_bad_video: str = "fail"
     jpeg_quality: int = 95
     episodes_per_shard: int = 256
 
     def __post_init__(self):
-        for name, allowed in (("layout", tuple(LAYOUTS)), ("content", CONTENTS), ("fit", FITS), ("on_bad_video", ("fail", "skip"))):
+        for name, allowed in (
+            ("layout", tuple(LAYOUTS)),
+            ("content", CONTENTS),
+            ("resize_mode", RESIZE_MODES),
+            ("on_bad_video", ("fail", "skip")),
+        ):
             if getattr(self, name) not in allowed:
                 raise DataError(f"--{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
-        for name in ("size", "frames_per_second", "most_frames", "longest", "limit"):
+        for name in ("size", "fps", "num_frames", "max_video_frames", "limit"):
             if getattr(self, name) < 0:
                 raise DataError(f"--{name} is {getattr(self, name)}, expected at least 0")
         if self.episodes_per_shard < 1:
             raise DataError(f"--episodes_per_shard is {self.episodes_per_shard}, expected at least 1")
-        if not 1 <= self.jpeg_quality <= 100 or not 0 <= self.val_share < 1:
-            raise DataError(f"--jpeg_quality {self.jpeg_quality} must be in [1, 100], --val_share {self.val_share} in [0, 1)")
+        if not 1 <= self.jpeg_quality <= 100 or not 0 <= self.val_fraction < 1:
+            raise DataError(f"--jpeg_quality {self.jpeg_quality} must be in [1, 100], --val_fraction {self.val_fraction} in [0, 1)")
         if not self.source or not Path(self.source).is_dir():
             raise DataError(f"--source is {self.source!r}: expected the folder of the videos")
-        fits = self.layout == "vpp" and not self.frames_per_second and self.size and self.size % RECORDED_DOWNSCALE == 0
+        fits = self.layout == "vpp" and not self.fps and self.size and self.size % RECORDED_DOWNSCALE == 0
         if self.content == "latents" and not fits:
             raise DataError(
                 "--content=latents needs --layout=vpp, takes every frame, and --size a multiple of "
@@ -143,7 +148,7 @@ class HumanVideoRecipe:
 
 def list_clips(plan: HumanVideoSettings) -> tuple[Clip, ...]:
     """The clips of `plan.source`, at most `limit` of each split. DataError where there are none, or names do not fit TFDS."""
-    clips = LAYOUTS[plan.layout](Origin(Path(plan.source), plan.captions, plan.annotations, plan.val_share))
+    clips = LAYOUTS[plan.layout](Origin(Path(plan.source), plan.captions, plan.annotations, plan.val_fraction))
     taken: Counter[str] = Counter()
     kept = []
     for clip in clips:
@@ -162,7 +167,7 @@ def episode_schema(plan: HumanVideoSettings) -> Schema:
         side = plan.size // RECORDED_DOWNSCALE
         seen = {mean_of(CAMERA): Feature("tensor", "float16", (side, side, RECORDED_CHANNELS), "bytes")}
     else:
-        side = plan.size if plan.size and plan.fit == "square" else None
+        side = plan.size if plan.size and plan.resize_mode == "square" else None
         seen = {CAMERA: Feature("image", "uint8", (side, side, 3), "jpeg")}
     flag, text = Feature("tensor", "bool"), Feature("text")
     return Schema(
@@ -171,7 +176,7 @@ def episode_schema(plan: HumanVideoSettings) -> Schema:
             "episode_metadata/name": text,
             "episode_metadata/file": text,
             "episode_metadata/template": text,
-            "episode_metadata/frames_per_second": Feature("tensor", "float32"),
+            "episode_metadata/fps": Feature("tensor", "float32"),
         },
     )
 
@@ -183,15 +188,15 @@ def read_episode(plan: HumanVideoSettings, clip: Clip) -> tuple[dict[str, Any], 
         raise BadVideoError(f"{source / clip.file}: {clip.problem}")
     if plan.layout == "vpp":
         clip, frames = annotated(source, clip, plan.content == "latents")
-    if plan.longest and frames is not None and frames > plan.longest:
-        raise BadVideoError(f"{source / clip.file}: {frames} frames, more than --longest={plan.longest}")
+    if plan.max_video_frames and frames is not None and frames > plan.max_video_frames:
+        raise BadVideoError(f"{source / clip.file}: {frames} frames, more than --max_video_frames={plan.max_video_frames}")
     if plan.content == "latents":
         name, values = mean_of(CAMERA), _recorded_latents(plan, source / clip.file)
         if frames is not None and len(values) != frames:
             raise BadVideoError(f"{source / clip.file}: {len(values)} latents for {frames} frames")
-        values = values[_spread(len(values), plan.most_frames)]
+        values = values[_spread(len(values), plan.num_frames)]
     else:
-        name, (values, rate) = CAMERA, _pictures(plan, source / clip.file)
+        name, (values, rate) = CAMERA, _jpeg_frames(plan, source / clip.file)
     steps = len(values)
     numbers = np.arange(steps)
     columns = {
@@ -201,21 +206,21 @@ def read_episode(plan: HumanVideoSettings, clip: Clip) -> tuple[dict[str, Any], 
         IS_LAST: numbers == steps - 1,
         IS_TERMINAL: np.zeros(steps, bool),
     }
-    metadata = {"name": clip.name, "file": clip.file, "template": clip.template, "frames_per_second": np.float32(rate)}
+    metadata = {"name": clip.name, "file": clip.file, "template": clip.template, "fps": np.float32(rate)}
     return columns, {f"episode_metadata/{key}": value for key, value in metadata.items()}
 
 
-def _pictures(plan: HumanVideoSettings, path: Path) -> tuple[list[bytes], float]:
+def _jpeg_frames(plan: HumanVideoSettings, path: Path) -> tuple[list[bytes], float]:
     """JPEG pictures and their rate (0 for a single one)."""
     pictures, times = [], []
-    for number, (seconds, frame) in enumerate(read_frames(path, plan.frames_per_second)):
-        if plan.longest and number == plan.longest:
-            raise BadVideoError(f"{path}: more frames than --longest={plan.longest}")
+    for number, (seconds, frame) in enumerate(read_frames(path, plan.fps)):
+        if plan.max_video_frames and number == plan.max_video_frames:
+            raise BadVideoError(f"{path}: more frames than --max_video_frames={plan.max_video_frames}")
         if plan.size:
-            frame = resize(frame, plan.size) if plan.fit == "square" else resize_short_side(frame, plan.size)
+            frame = resize(frame, plan.size) if plan.resize_mode == "square" else resize_short_side(frame, plan.size)
         pictures.append(images.encode_jpeg(frame, plan.jpeg_quality))
         times.append(seconds)
-    chosen = _spread(len(pictures), plan.most_frames)
+    chosen = _spread(len(pictures), plan.num_frames)
     span = times[chosen[-1]] - times[chosen[0]]
     return [pictures[step] for step in chosen], (len(chosen) - 1) / span if span > 0 else 0.0
 

@@ -57,7 +57,7 @@ def examples(clip: Clip, plan: HumanVideoSettings) -> Iterator[tuple[str, dict[s
         if plan.on_bad_video == "fail":
             raise
         log.warning("left out: %s", error)
-        beam.metrics.Metrics.counter(COUNTERS, "left_out").inc()
+        beam.metrics.Metrics.counter(COUNTERS, "skipped").inc()
         return
     names = list(columns)
     steps = [nested(dict(zip(names, values, strict=True))) for values in zip(*columns.values(), strict=True)]

@@ -27,7 +27,7 @@ from data_pipelines.openx.registry import DatasetSpec, dataset_spec
 from data_pipelines.rlds.dataset import DatasetInfo, Episode, RLDSDataset
 from data_pipelines.rlds.latents import LATENTS, LatentsInfo, logvar_of, mean_of
 from data_pipelines.rlds.schema import STEPS, Feature, Schema
-from data_pipelines.sources import picture
+from data_pipelines.sources import camera_frame
 from data_pipelines.storage import Location
 
 # images uint8 [n s s 3] -> (mean, log variance), each float16 [n h w c]; n is always the same
@@ -144,9 +144,9 @@ class LatentsBuild:
         todo = [shard for shard in shards[share[0] :: share[1]] if shard.file not in finished]
         total, done = sum(map(self._frames, todo)), 0
         for shard in todo:
-            payloads, left_out = self._encode_shard(shard, encode)
+            payloads, skipped = self._encode_shard(shard, encode)
             counts = {shard.split: len(shard.jobs)}
-            sharded.save_shard(shard, directory, payloads, counts, {shard.split: len(payloads)}, left_out)
+            sharded.save_shard(shard, directory, payloads, counts, {shard.split: len(payloads)}, skipped)
             done += self._frames(shard)
             if progress is not None:
                 progress(done, total, shard.file)
@@ -158,7 +158,7 @@ class LatentsBuild:
 
     def _encode_shard(self, shard: Shard, encode: Encoder) -> tuple[list[bytes], list[str]]:
         """Records in order, and what is wrong with those that are left out. Batches run over the borders of episodes."""
-        dataset, payloads, left_out = self._datasets[shard.split], [], []
+        dataset, payloads, skipped = self._datasets[shard.split], [], []
         waiting: deque[Episode] = deque()  # episodes whose frames are with the encoder
 
         def frames(pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
@@ -169,7 +169,7 @@ class LatentsBuild:
                 except BadRecordError as error:
                     if self._settings.on_bad_record == "fail":
                         raise
-                    left_out.append(str(error))
+                    skipped.append(str(error))
                     continue
                 waiting.append(episode)
                 yield from pictures
@@ -181,13 +181,13 @@ class LatentsBuild:
                 if len(rows) == len(self.cameras) * len(waiting[0]):
                     payloads.append(self._record(waiting.popleft(), rows))
                     rows = []
-        return payloads, left_out
+        return payloads, skipped
 
     def _places(self, episode: Episode) -> Iterable[tuple[str, int]]:
         return itertools.product(self.cameras, range(len(episode)))
 
     def _picture(self, episode: Episode, camera: str, step: int) -> np.ndarray:
-        return picture(episode, camera, step, self.spec, self._settings.image_size, self._settings.jpeg_dct_scaling)
+        return camera_frame(episode, camera, step, self.spec, self._settings.image_size, self._settings.jpeg_dct_scaling)
 
     def _checked(self, row: tuple[np.ndarray, np.ndarray], episode: Episode) -> tuple[np.ndarray, np.ndarray]:
         for values in row:

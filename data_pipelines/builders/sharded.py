@@ -31,7 +31,7 @@ class Recorded(NamedTuple):
 
     payloads: tuple[bytes, ...]
     attempts: int
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 class Recipe(Protocol):
@@ -104,7 +104,7 @@ def build(recipe: Recipe, directory: Path, workers: int = 1, progress: Progress 
 
 def write_shard(recipe: Recipe, shard: Shard, directory: Path) -> dict:
     """Records the episodes of one shard and writes it; returns (and notes on disk) what it holds. Runs in a worker process."""
-    payloads, attempts, kept, left_out = [], {}, {}, []
+    payloads, attempts, kept, skipped = [], {}, {}, []
     resource = recipe.open()
     try:
         for job in shard.jobs:
@@ -112,16 +112,16 @@ def write_shard(recipe: Recipe, shard: Shard, directory: Path) -> dict:
             attempts[group] = attempts.get(group, 0) + recorded.attempts
             kept[group] = kept.get(group, 0) + len(recorded.payloads)
             payloads += recorded.payloads
-            left_out += recorded.left_out
+            skipped += recorded.skipped
     finally:
         resource.close()
-    if not payloads and not left_out:
+    if not payloads and not skipped:
         raise DataError(f"{shard.file}: none of {sum(attempts.values())} attempts was worth keeping ({', '.join(sorted(attempts))})")
-    return save_shard(shard, directory, payloads, attempts, kept, left_out)
+    return save_shard(shard, directory, payloads, attempts, kept, skipped)
 
 
 def save_shard(
-    shard: Shard, directory: Path, payloads: Sequence[bytes], attempts: dict[str, int], kept: dict[str, int], left_out: Sequence[str]
+    shard: Shard, directory: Path, payloads: Sequence[bytes], attempts: dict[str, int], kept: dict[str, int], skipped: Sequence[str]
 ) -> dict:
     """Writes a shard's file, and then beside it what the file holds; returns the latter."""
     size = write_records(directory / shard.file, payloads)
@@ -132,7 +132,7 @@ def save_shard(
         "bytes": size,
         "attempts": attempts,
         "kept": kept,
-        "left_out": list(left_out),
+        "skipped": list(skipped),
     }
     write_atomically(directory / PROGRESS_DIRECTORY / f"{shard.file}.json", json.dumps(entry).encode())
     return entry
@@ -220,7 +220,7 @@ def finish(recipe: Origin, directory: Path, shards: Sequence[Shard], finished: d
     for split in dict.fromkeys(shard.split for shard in shards):
         mine = [entry for entry in entries if entry["split"] == split]
         if not any(entry["episodes"] for entry in mine):
-            first = next((problem for entry in mine for problem in entry["left_out"]), "there was nothing to record")
+            first = next((problem for entry in mine for problem in entry["skipped"]), "there was nothing to record")
             raise DataError(f"{directory}: nothing is left of split {split}, all of it was left out; first: {first}")
         splits[split] = writer.WrittenSplit(tuple(entry["episodes"] for entry in mine), sum(entry["bytes"] for entry in mine))
     attempts = _total(entry["attempts"] for entry in entries)
@@ -231,10 +231,10 @@ def finish(recipe: Origin, directory: Path, shards: Sequence[Shard], finished: d
         "settings": recipe.settings(),
         "attempts": attempts,
         "kept": kept,
-        "share_kept": {group: kept[group] / count for group, count in attempts.items()},
+        "kept_fraction": {group: kept[group] / count for group, count in attempts.items()},
         "episodes": {split: sum(written.shard_lengths) for split, written in splits.items()},
         "bytes": {split: written.num_bytes for split, written in splits.items()},
-        "left_out": [problem for entry in entries for problem in entry.get("left_out", ())],
+        "skipped": [problem for entry in entries for problem in entry.get("skipped", ())],
         "shards": entries,
     }
     write_atomically(directory / REPORT_FILE, json.dumps(report, indent=1).encode())

@@ -11,18 +11,18 @@ from data_pipelines.errors import DataError
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 # A video that ends earlier than this share of its declared length (and two frames) is cut off; containers round their lengths.
-MOST_MISSING = 0.1
+MAX_MISSING = 0.1
 
 
 class BadVideoError(DataError):
     """One video or its caption cannot be used. The message names the file."""
 
 
-def read_frames(path: Path, frames_per_second: float = 0.0) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
+def read_frames(path: Path, fps: float = 0.0) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
     """(seconds from the first frame, picture as it is meant to be seen) of the first video stream.
 
     Args:
-      frames_per_second: a picture is given for each tick of such a clock, the first frame at or after it, none twice; 0: every frame.
+      fps: a picture is given for each tick of such a clock, the first frame at or after it, none twice; 0: every frame.
     Raises:
       BadVideoError: the file is no video, a frame is damaged, or the video ends long before its declared length.
     """
@@ -32,12 +32,12 @@ def read_frames(path: Path, frames_per_second: float = 0.0) -> Iterator[tuple[fl
                 raise BadVideoError(f"{path}: has no video stream")
             if container.streams.video[0].codec_context is None:
                 raise BadVideoError(f"{path}: is in a format that FFmpeg does not know")
-            yield from _frames(path, container, container.streams.video[0], frames_per_second)
+            yield from _frames(path, container, container.streams.video[0], fps)
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
         raise BadVideoError(f"{path}: cannot be decoded ({error})") from error
 
 
-def _frames(path: Path, container, stream, frames_per_second: float) -> Iterator[tuple[float, np.ndarray]]:
+def _frames(path: Path, container, stream, fps: float) -> Iterator[tuple[float, np.ndarray]]:
     stream.codec_context.thread_count = 1  # each worker process has one video; and damage shows the same way every time
     period = 1.0 / float(stream.average_rate or 25)
     first, seconds, count, tick = None, 0.0, 0, 0
@@ -47,14 +47,14 @@ def _frames(path: Path, container, stream, frames_per_second: float) -> Iterator
         time = frame.time if frame.time is not None else count * period
         first = time if first is None else first
         seconds, count = time - first, count + 1
-        if frames_per_second and seconds < tick / frames_per_second - 1e-3:
+        if fps and seconds < tick / fps - 1e-3:
             continue
-        tick = int(seconds * frames_per_second + 1e-3) + 1
+        tick = int(seconds * fps + 1e-3) + 1
         yield seconds, np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
     declared = _declared_seconds(container, stream)
     if not count:
         raise BadVideoError(f"{path}: has no frames")
-    if declared - (seconds + period) > max(MOST_MISSING * declared, 2 * period):
+    if declared - (seconds + period) > max(MAX_MISSING * declared, 2 * period):
         raise BadVideoError(f"{path}: is cut off, its {count} frames end at {seconds + period:.2f} s of {declared:.2f} s")
 
 

@@ -51,7 +51,7 @@ class Origin(NamedTuple):
     source: Path
     captions: str
     annotations: str
-    val_share: float
+    val_fraction: float
 
 
 # --- Something-Something-v2 -----------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def folder(origin: Origin) -> list[Clip]:
     for name in dict.fromkeys((*found, *rows)):
         caption, split = rows.get(name, ("", ""))
         problem = "no such video" if name not in present else "" if caption else "no caption"
-        clips.append(Clip(split or _drawn_split(name, origin.val_share), name, name, caption, problem=problem))
+        clips.append(Clip(split or _drawn_split(name, origin.val_fraction), name, name, caption, problem=problem))
     return clips
 
 
@@ -165,10 +165,10 @@ def _rows(path: Path) -> Iterable[Any]:
     raise DataError(f"{path}: captions are read from .json, .jsonl and .csv files")
 
 
-def _drawn_split(name: str, val_share: float) -> str:
+def _drawn_split(name: str, val_fraction: float) -> str:
     """A function of the name alone: adding videos moves none from one split to the other."""
     draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-    return "val" if draw < val_share else "train"
+    return "val" if draw < val_fraction else "train"
 
 
 # --- the published code's own format ----------------------------------------------------------------------------------------------------

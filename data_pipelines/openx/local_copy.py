@@ -28,13 +28,13 @@ BUILT_AS = {"something_something_v2": "human_video"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One dataset of a mirror.
+    """One dataset of a local copy.
 
     Attributes:
       status: the worst of what was found, one of `STATUSES`.
       problems: everything that was found, in words.
       splits: name -> shards there, shards listed, episodes listed.
-      refused: 'video' or 'policy' -> why the registry does not let such a stage train on it.
+      unusable: 'video' or 'policy' -> why the registry does not let such a stage train on it.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Finding:
     version: str = ""
     problems: tuple[str, ...] = ()
     splits: Mapping[str, tuple[int, int, int]] | None = None
-    refused: Mapping[str, str] | None = None
+    unusable: Mapping[str, str] | None = None
 
 
 def row_of(name: str) -> str | None:
@@ -76,7 +76,7 @@ def locate(root: Location, name: str) -> tuple[str, DatasetInfo] | None:
 def datasets(root: Location) -> list[str]:
     """Folders directly under `root` that hold a dataset; none where `root` is not there."""
     try:
-        return [name for name in storage.folders(storage.location(root)) if _is_dataset(root, name)]
+        return [name for name in storage.list_dirs(storage.location(root)) if _is_dataset(root, name)]
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -121,13 +121,19 @@ def _compare(name: str, spec: DatasetSpec | None, versions: Sequence[str], info:
     splits = {split.name: (len(split.present), len(split.files), sum(split.shard_lengths)) for split in info.splits.values()}
     worst = max((status for status, _ in found), key=STATUSES.index, default=OK)
     return Finding(
-        name, worst, str(info.directory), info.version, tuple(problem for _, problem in found), splits, refusals(spec) if spec else {}
+        name,
+        worst,
+        str(info.directory),
+        info.version,
+        tuple(problem for _, problem in found),
+        splits,
+        unusable_stages(spec) if spec else {},
     )
 
 
-def refusals(spec: DatasetSpec) -> dict[str, str]:
+def unusable_stages(spec: DatasetSpec) -> dict[str, str]:
     """'video' or 'policy' -> why the row does not let such a stage train on it."""
-    reasons = {stage: spec.refusal(columns) for stage, columns in (("video", CLIP_COLUMNS), ("policy", POLICY_COLUMNS))}
+    reasons = {stage: spec.why_unusable(columns) for stage, columns in (("video", CLIP_COLUMNS), ("policy", POLICY_COLUMNS))}
     return {stage: why for stage, why in reasons.items() if why}
 
 
@@ -139,7 +145,7 @@ def missing_keys(spec: DatasetSpec, schema: Schema) -> list[str]:
     for column, key, parts in (("action", spec.action_key, spec.action_parts), ("proprio", spec.proprio_key, spec.proprio_parts)):
         if parts is not None:
             missing += parts.problems(schema)
-        elif key and column not in spec.impossible and key not in schema.steps:
+        elif key and column not in spec.unsupported and key not in schema.steps:
             missing.append(f"step field '{key}'")
     return list(dict.fromkeys(missing))
 
@@ -148,7 +154,7 @@ def summary(findings: Sequence[Finding], weights: Mapping[str, float] | None = N
     """A table for a terminal: one line per dataset, what is wrong below it."""
     rows = [("dataset", "status", "version", "for", *(["weight"] if weights else []), "shards and episodes per split")]
     for finding in findings:
-        uses = "+".join(stage for stage in ("video", "policy") if finding.splits and stage not in (finding.refused or {}))
+        uses = "+".join(stage for stage in ("video", "policy") if finding.splits and stage not in (finding.unusable or {}))
         weight = [f"{weights[finding.name]:.4g}"] if weights else []
         splits = "; ".join(f"{name} {there}/{listed}, {episodes}" for name, (there, listed, episodes) in (finding.splits or {}).items())
         rows.append((finding.name, finding.status, finding.version or "-", uses or "-", *weight, splits))

@@ -1,4 +1,4 @@
-"""Mixtures that others have trained on, by name, and how one becomes the datasets of a mirror: `data.mixture` and `data.data_dir`.
+"""Mixtures that others have trained on, by name, and how one becomes the datasets of a local copy: `data.mixture` and `data.data_dir`.
 
 What a weight means differs. Octo and OpenVLA multiply it by the number of steps N of the dataset before normalising,
 p_i = w_i N_i / sum_j w_j N_j, so that 1 is "in proportion to size" (`per_step`). RT-1-X, iVideoGPT and VPP give plain sampling weights.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from data_pipelines.config import DataConfig, DatasetConfig
 from data_pipelines.errors import DataError
-from data_pipelines.openx import local_copy as mirror
+from data_pipelines.openx import local_copy
 
 # Names of validation splits, in the order of preference.
 VALIDATION = ("val", "validation", "test")
@@ -229,14 +229,14 @@ def mixture(name: str) -> MixtureTable:
 def expand(config: DataConfig) -> DataConfig:
     """`config` with the datasets of its mixture in place of the mixture's name; unchanged where it names none.
 
-    DataError listing every dataset that the mirror lacks, unless `data.missing_datasets` is 'skip'.
+    DataError listing every dataset that the local copy lacks, unless `data.missing_datasets` is 'skip'.
     """
     if not config.mixture:
         return config
     table = mixture(config.mixture)
     if not config.data_dir:
         raise DataError(f"data.mixture is '{config.mixture}', but data.data_dir is empty; set it to the directory that holds the datasets")
-    found = {name: mirror.locate(config.data_dir, name) for name in table.weights}
+    found = {name: local_copy.locate(config.data_dir, name) for name in table.weights}
     absent = [name for name, place in found.items() if place is None]
     if absent and (config.missing_datasets == "fail" or len(absent) == len(found)):
         raise DataError(

@@ -27,8 +27,8 @@ class DatasetSpec:
       action_key, action_width: the label; `normalization` is applied to the dimensions where `normalized` is True (all when empty).
       proprio_key, proprio_width: robot state, scaled by mean and standard deviation; "" and 0 when there is none.
       action_parts, proprio_parts: where given, the label or the state is composed of several columns, and the key is their text.
-      swapped: cameras whose pictures are stored blue-green-red.
-      impossible, unverified: 'cameras', 'instruction', 'action', 'gripper', 'proprio' or 'control_hz' -> why it cannot be used, or what
+      bgr_cameras: cameras whose pictures are stored blue-green-red.
+      unsupported, unverified: 'cameras', 'instruction', 'action', 'gripper', 'proprio' or 'control_hz' -> why it cannot be used, or what
         about it no documentation confirms.
       instruction_keys: the first one that features.json has is used.
       clip_sampling: 'strided' (robot episodes) or 'whole' (the clip spans the episode).
@@ -56,8 +56,8 @@ class DatasetSpec:
     units: tuple[str, str] = ("", "")
     action_parts: Composition | None = None
     proprio_parts: Composition | None = None
-    swapped: tuple[str, ...] = ()
-    impossible: Mapping[str, str] = field(default_factory=dict)
+    bgr_cameras: tuple[str, ...] = ()
+    unsupported: Mapping[str, str] = field(default_factory=dict)
     unverified: Mapping[str, str] = field(default_factory=dict)
     notes: str = field(default="", compare=False)
 
@@ -79,27 +79,27 @@ class DatasetSpec:
             )
         return known
 
-    def refusal(self, columns: Collection[str], allow_unverified: bool = False) -> str:
-        """Why `columns` of this row (see `impossible`) cannot be used, or ""."""
+    def why_unusable(self, columns: Collection[str], allow_unverified: bool = False) -> str:
+        """Why `columns` of this row (see `unsupported`) cannot be used, or ""."""
         marked = {} if allow_unverified else {name: f"not verified: {why}" for name, why in self.unverified.items()}
-        return "; ".join(f"{name}: {why}" for name, why in {**marked, **self.impossible}.items() if name in columns)
+        return "; ".join(f"{name}: {why}" for name, why in {**marked, **self.unsupported}.items() if name in columns)
 
 
 def _openx_spec(row: OpenXDataset) -> DatasetSpec:
     """End-effector deltas with mean 0 and deviation 1 and the gripper left as it is, as Octo scales them."""
     cameras = {role: f"observation/{key}" for role, key in row.cameras.items()}
     view = next(iter(cameras), "")
-    impossible = {}
+    unsupported = {}
     if not cameras:
-        impossible["cameras"] = row.notes
+        unsupported["cameras"] = row.notes
     if row.action is not ActionEncoding.EEF_DELTA:
-        impossible["action"] = f"no common form for '{row.action.value}'"
-    if row.grip is Gripper.UNKNOWN:
-        impossible["gripper"] = "not documented"
+        unsupported["action"] = f"no common form for '{row.action.value}'"
+    if row.gripper_convention is Gripper.UNKNOWN:
+        unsupported["gripper"] = "not documented"
     if row.proprio in (Proprio.UNKNOWN, Proprio.JOINT_BIMANUAL):
-        impossible["proprio"] = f"no common form for '{row.proprio.value}'"
-    if row.hz is None:
-        impossible["control_hz"] = "not documented"
+        unsupported["proprio"] = f"no common form for '{row.proprio.value}'"
+    if row.control_hz is None:
+        unsupported["control_hz"] = "not documented"
     return DatasetSpec(
         name=row.name,
         cameras=cameras,
@@ -110,15 +110,15 @@ def _openx_spec(row: OpenXDataset) -> DatasetSpec:
         action_parts=row.composition,
         normalization="mean_std",
         normalized=(True,) * (ACTION_WIDTH - 1) + (False,),
-        control_hz=row.hz,
-        proprio_key=str(row.state_composition),
+        control_hz=row.control_hz,
+        proprio_key=str(row.proprio_composition),
         proprio_width=PROPRIO_WIDTH,
-        proprio_parts=row.state_composition,
+        proprio_parts=row.proprio_composition,
         instruction_keys=(row.instruction,),
         clip_sampling=row.clip_sampling,
         first_step=row.first_step,
-        swapped=tuple(f"observation/{key}" for key in row.swapped),
-        impossible=impossible,
+        bgr_cameras=tuple(f"observation/{key}" for key in row.bgr_cameras),
+        unsupported=unsupported,
         unverified=row.unverified,
         notes=row.notes,
     )
@@ -171,7 +171,7 @@ REGISTRY: dict[str, DatasetSpec] = {
             normalization="none",
             control_hz=None,
             clip_sampling="whole",
-            impossible=dict.fromkeys(("action", "gripper", "control_hz"), "videos have no actions"),
+            unsupported=dict.fromkeys(("action", "gripper", "control_hz"), "videos have no actions"),
             notes="captioned videos as converted by `vpp data build human_video`",
         ),
         *map(_openx_spec, OPENX.values()),

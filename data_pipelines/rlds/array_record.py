@@ -12,14 +12,14 @@ from array_record.python.array_record_module import ArrayRecordReader
 from data_pipelines import storage
 from data_pipelines.errors import DataError
 from data_pipelines.rlds.shards import DEFECTIVE, UNCOUNTED, Defect, ShardIndex
-from data_pipelines.storage import RETRY, Location, Retry, Status
+from data_pipelines.storage import RETRY, FileInfo, Location, Retry
 
 EXTENSION = "array_record"
 OPEN_FILES = 64  # readers kept open; each holds a file descriptor and the file's own index
 RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 
 
-def scan(path: Location, status: Status, count: Callable[[bytes], int] | None, retry: Retry = RETRY) -> ShardIndex:
+def scan(path: Location, file_info: FileInfo, count: Callable[[bytes], int] | None, retry: Retry = RETRY) -> ShardIndex:
     """Counts the steps of each record (see `tfrecord.scan`); with `count` None only the number of records is read, lengths are -1."""
     name = storage.name_of(path)
     try:
@@ -27,7 +27,7 @@ def scan(path: Location, status: Status, count: Callable[[bytes], int] | None, r
     except ValueError as error:
         if isinstance(error, DataError):
             raise
-        return ShardIndex.of(name, status, [], [], [], [Defect(name, 0, str(error), fatal=True)])
+        return ShardIndex.of(name, file_info, [], [], [], [Defect(name, 0, str(error), fatal=True)])
     lengths, counts, defects = [], [], []
     for number in range(records):
         length, steps = -1, UNCOUNTED
@@ -40,7 +40,7 @@ def scan(path: Location, status: Status, count: Callable[[bytes], int] | None, r
                 defects.append(Defect(name, number, str(error)))
         lengths.append(length)
         counts.append(steps)
-    return ShardIndex.of(name, status, range(records), lengths, counts, defects)
+    return ShardIndex.of(name, file_info, range(records), lengths, counts, defects)
 
 
 def read_payload(path: Location, offset: int, length: int, retry: Retry = RETRY) -> bytes:

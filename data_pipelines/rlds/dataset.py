@@ -18,9 +18,9 @@ from data_pipelines.openx.filters import FILTERS, EpisodeFilter
 from data_pipelines.rlds import array_record, examples, images, tfrecord
 from data_pipelines.rlds import index as record_index
 from data_pipelines.rlds.schema import STEPS, Schema
-from data_pipelines.rlds.shards import LEFT_OUT, Defect, ShardIndex
+from data_pipelines.rlds.shards import FILTERED, Defect, ShardIndex
 from data_pipelines.rlds.sparse import Blobs, SparseExample
-from data_pipelines.storage import RETRY, Location, Retry, Status
+from data_pipelines.storage import RETRY, FileInfo, Location, Retry
 
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 METADATA_FILE = "metadata.json"  # TFDS's place for whatever a dataset says of itself
@@ -57,7 +57,7 @@ class DatasetInfo:
     version: str
     file_format: str
     splits: dict[str, SplitInfo]
-    files: dict[str, Status]
+    files: dict[str, FileInfo]
 
     @classmethod
     def read(cls, path: Location, retry: Retry = RETRY) -> "DatasetInfo":
@@ -132,7 +132,7 @@ class Episode:
 
     def frame(self, camera: str, step: int, least: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
         """The decoded picture of `camera` at `step`; `least` as in `images.decode_scaled`."""
-        return self._guard(camera, lambda: self._picture(camera, step, least))
+        return self._guard(camera, lambda: self._decode(camera, step, least))
 
     def rows(self, name: str, steps: Sequence[int]) -> np.ndarray:
         """Some steps [n, *shape] of a column of packed tensors of one shape."""
@@ -153,7 +153,7 @@ class Episode:
         """An error to raise about this episode."""
         return BadRecordError(self.where, field, problem)
 
-    def _picture(self, camera: str, step: int, least: int | None) -> UInt8[np.ndarray, "h w 3"]:
+    def _decode(self, camera: str, step: int, least: int | None) -> UInt8[np.ndarray, "h w 3"]:
         picture, stored = images.decode_scaled(self.encoded(camera, step), least)
         shape = self._schema.steps[camera].shape
         if any(size not in (None, found) for size, found in zip(shape[:2], stored, strict=False)):
@@ -189,7 +189,7 @@ class RLDSDataset:
     Attributes:
       lengths: int32[len], steps of each episode, known without reading it.
       defects: what is wrong with the shards.
-      left_out: number of episodes that `data_pipelines.openx.filters` leaves out.
+      num_filtered: number of episodes that the filter removes.
     """
 
     def __init__(
@@ -219,10 +219,10 @@ class RLDSDataset:
                 where = f"{storage.join(self.directory, first.file)} record {first.record}"
                 raise BadRecordError(where, "", first.problem + more)
             log.warning("%s: %d defect(s) skipped, first: %s: %s", self.directory, len(self.defects), first.where, first.problem)
-        self.left_out = sum(int((shard.counts == LEFT_OUT).sum()) for shard in shards)
+        self.num_filtered = sum(int((shard.counts == FILTERED).sum()) for shard in shards)
         good = [np.flatnonzero(shard.counts > 0) for shard in shards]
         self._files = tuple(shard.name for shard in shards)
-        self._statuses = tuple(shard.status for shard in shards)
+        self._file_infos = tuple(shard.file_info for shard in shards)
         self._shard = np.repeat(np.arange(len(shards), dtype=np.int32), [len(rows) for rows in good])
         self._record = _concatenate(good, np.int32)
         self._offset = _concatenate([shard.offsets[rows] for shard, rows in zip(shards, good, strict=True)], np.int64)
@@ -288,7 +288,7 @@ class RLDSDataset:
         try:
             payload = FORMATS[self.info.file_format].read_payload(path, offset, int(self._bytes[index]), self._retry)
             if self._in_place and isinstance(path, Path):  # a bucket's request takes longer than the rest of the record
-                read_part = functools.partial(self._read_part, path, self._statuses[self._shard[index]], offset)
+                read_part = functools.partial(self._read_part, path, self._file_infos[self._shard[index]], offset)
                 example = SparseExample(payload, self._in_place, read_part)
             else:
                 example = examples.Example(payload)
@@ -298,10 +298,10 @@ class RLDSDataset:
             raise BadRecordError(self.where(index), "", f"{error}{self._changed(index)}") from error
         return Episode(example, self.schema, self.where(index), int(self.lengths[index])), example.nbytes
 
-    def _read_part(self, path: Path, indexed: Status, record: int, offset: int, length: int) -> bytes:
+    def _read_part(self, path: Path, indexed: FileInfo, record: int, offset: int, length: int) -> bytes:
         """`length` bytes at `offset` of the record that starts at `record`. A part has no checksum, so the file must still be `indexed`."""
         try:
-            if storage.status(path, self._retry) != indexed:
+            if storage.file_info(path, self._retry) != indexed:
                 raise ValueError("the file has been written anew since its index was made: start again")
             data = storage.read_range(path, record + offset, length, self._retry)
         except FileNotFoundError as error:
@@ -313,7 +313,7 @@ class RLDSDataset:
     def _changed(self, index: int) -> str:
         """Said of a record that cannot be read when its file is no longer the one the index describes."""
         try:
-            now, then = storage.status(self._path(index), self._retry), self._statuses[self._shard[index]]
+            now, then = storage.file_info(self._path(index), self._retry), self._file_infos[self._shard[index]]
         except (OSError, DataError):
             return ""
         if now == then:
@@ -349,7 +349,7 @@ def build_index(
     return record_index.load_or_build(
         files,
         record_index.index_path(info.directory, split, index_dir),
-        lambda name, status: scan(storage.join(info.directory, name), status, count, retry),
+        lambda name, file_info: scan(storage.join(info.directory, name), file_info, count, retry),
         counted=counted,
         rule=episode_filter.text if episode_filter else "",
         workers=workers,
@@ -361,21 +361,21 @@ def build_index(
 def _count(payload: bytes, schema: Schema, episode_filter: EpisodeFilter | None) -> int:
     steps = examples.count_steps(payload, schema)
     try:
-        return steps if episode_filter is None or episode_filter.keeps(examples.Example(payload), steps) else LEFT_OUT
+        return steps if episode_filter is None or episode_filter.keeps(examples.Example(payload), steps) else FILTERED
     except IndexError as error:
         raise ValueError(f"nothing in the record says whether it belongs to the '{episode_filter.text}' to be left out") from error
 
 
-def resolve(path: Location, retry: Retry = RETRY) -> tuple[Location, dict[str, Status]]:
+def resolve(path: Location, retry: Retry = RETRY) -> tuple[Location, dict[str, FileInfo]]:
     """The directory that holds dataset_info.json (`path` itself, or its newest version folder) and its files."""
     path = storage.location(path)
     try:
-        files = storage.listing(path, retry)
+        files = storage.list_files(path, retry)
         if "dataset_info.json" in files:
             return path, files
-        versions = [name for name in storage.folders(path, retry) if re.fullmatch(r"\d+\.\d+\.\d+", name)]
+        versions = [name for name in storage.list_dirs(path, retry) if re.fullmatch(r"\d+\.\d+\.\d+", name)]
         for name in sorted(versions, key=lambda name: tuple(map(int, name.split("."))), reverse=True):
-            files = storage.listing(storage.join(path, name), retry)
+            files = storage.list_files(storage.join(path, name), retry)
             if "dataset_info.json" in files:
                 return storage.join(path, name), files
         state = "has no dataset_info.json"

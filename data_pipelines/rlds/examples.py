@@ -15,7 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 from data_pipelines.rlds import schema as rlds_schema
 from data_pipelines.rlds.schema import Feature, Schema, numpy_dtype
 
-MOST_UNPACKED = 1 << 28  # bytes of one encoded tensor
+MAX_UNPACKED_BYTES = 1 << 28  # bytes of one encoded tensor
 _FIELD = descriptor_pb2.FieldDescriptorProto
 
 
@@ -228,10 +228,10 @@ def _fold(flat: np.ndarray, shape: tuple[int | None, ...], width: int, rows: int
 
 
 def _inflated(blob: bytes, encoding: str, dtype: np.dtype, numbers: int | None) -> np.ndarray:
-    """The numbers of one encoded tensor. Never unpacks more than `numbers`, nor MOST_UNPACKED bytes, whatever the blob says."""
-    limit = MOST_UNPACKED if numbers is None else numbers * dtype.itemsize
-    if limit > MOST_UNPACKED:
-        raise ValueError(f"{limit} bytes in one value, more than {MOST_UNPACKED}")
+    """The numbers of one encoded tensor. Never unpacks more than `numbers`, nor MAX_UNPACKED_BYTES bytes, whatever the blob says."""
+    limit = MAX_UNPACKED_BYTES if numbers is None else numbers * dtype.itemsize
+    if limit > MAX_UNPACKED_BYTES:
+        raise ValueError(f"{limit} bytes in one value, more than {MAX_UNPACKED_BYTES}")
     raw = blob
     if encoding == "zlib":
         inflater = zlib.decompressobj()

@@ -9,7 +9,7 @@ from PIL import Image
 
 JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 MARGIN = 1.25  # leaves work to the antialiasing filter that follows: the nearer to 1, the more the result differs from a full decoding
-MOST_PIXELS = 1 << 26  # more is a damaged header, which must not reserve gigabytes
+MAX_PIXELS = 1 << 26  # more is a damaged header, which must not reserve gigabytes
 
 
 def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
@@ -42,8 +42,8 @@ def decode_scaled(data: bytes, least: int | None) -> tuple[UInt8[np.ndarray, "h2
 
 
 def _check_size(height: int, width: int) -> None:
-    if height * width > MOST_PIXELS:
-        raise ValueError(f"{height} x {width} pixels by its header, more than {MOST_PIXELS}")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{height} x {width} pixels by its header, more than {MAX_PIXELS}")
 
 
 def encode_jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int = 95) -> bytes:

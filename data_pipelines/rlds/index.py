@@ -18,12 +18,12 @@ import numpy as np
 
 from data_pipelines import storage
 from data_pipelines.rlds.shards import Defect, ShardIndex
-from data_pipelines.storage import Location, Status
+from data_pipelines.storage import FileInfo, Location
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 PART_EVERY_S = 1.0
 LARGE = 10 << 30  # bytes to read that a person should hear of
-Scan = Callable[[str, Status], ShardIndex]
+Scan = Callable[[str, FileInfo], ShardIndex]
 Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def index_path(directory: Location, split: str, index_dir: Location | None, stem
 
 
 def load_or_build(
-    files: Mapping[str, Status],
+    files: Mapping[str, FileInfo],
     store: Location,
     scan: Scan,
     *,
@@ -65,7 +65,7 @@ def load_or_build(
     parts = _part_files(store)
     known: dict[str, ShardIndex] = {}
     for shard in (shard for path in (store, *parts) for shard in _load(path, rule)):
-        if files.get(shard.name) == shard.status and (shard.counted or not (counted or shard.name in known)):
+        if files.get(shard.name) == shard.file_info and (shard.counted or not (counted or shard.name in known)):
             known[shard.name] = shard
     mine = [name for number, name in enumerate(files) if name not in known and number % share[1] == share[0]]
     if mine:
@@ -77,33 +77,33 @@ def load_or_build(
                 storage.parent(store),
                 size / 1e9,
             )
-        rest = _scan_all(mine, files, scan, workers, known, lambda shards: _put_aside(store, shards, rule), progress)
+        rest = _scan_all(mine, files, scan, workers, known, lambda shards: _save_partial(store, shards, rule), progress)
         if share[1] > 1 and rest:
-            _put_aside(store, rest, rule)
+            _save_partial(store, rest, rule)
     elif progress is not None:
         progress(len(known), len(files))
     shards = [known[name] for name in files if name in known]
     if share[1] == 1 and (mine or parts):
-        _keep(store, shards, rule)
+        _finalize(store, shards, rule)
     return shards
 
 
 def fingerprint(shards: Sequence[ShardIndex]) -> str:
-    """SHA-256 of what the shards hold (names, sizes, record and step counts); stamps do not count, copies agree."""
+    """SHA-256 of what the shards hold (names, sizes, record and step counts); versions do not count, copies agree."""
     digest = hashlib.sha256()
     for shard in shards:
-        digest.update(f"{shard.name}:{shard.status.size}:{len(shard.offsets)}".encode())
+        digest.update(f"{shard.name}:{shard.file_info.size}:{len(shard.offsets)}".encode())
         digest.update(shard.counts.astype("<i4").tobytes())
     return digest.hexdigest()
 
 
 def _scan_all(
     names: Sequence[str],
-    files: Mapping[str, Status],
+    files: Mapping[str, FileInfo],
     scan: Scan,
     workers: int,
     known: dict[str, ShardIndex],
-    put_aside: Callable[[list[ShardIndex]], None],
+    save_partial: Callable[[list[ShardIndex]], None],
     progress: Progress | None,
 ) -> list[ShardIndex]:
     """Adds the index of each of `names` to `known`, and puts finished ones aside as it goes, and when interrupted; returns the others."""
@@ -115,13 +115,13 @@ def _scan_all(
             known[shard.name] = shard
             fresh.append(shard)
             if time.monotonic() - last > PART_EVERY_S:
-                put_aside(fresh)
+                save_partial(fresh)
                 fresh, last = [], time.monotonic()
             if progress is not None:
                 progress(len(known), len(files))
     except BaseException:
         if fresh:
-            put_aside(fresh)
+            save_partial(fresh)
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -133,15 +133,15 @@ def _parts(store: Location) -> Location:
     return storage.join(storage.parent(store), f"{name.removesuffix('.npz')}.parts")
 
 
-def _put_aside(store: Location, shards: Sequence[ShardIndex], rule: str) -> None:
-    tag = hashlib.sha256(" ".join(f"{shard.name} {shard.status.stamp}" for shard in shards).encode()).hexdigest()[:16]
+def _save_partial(store: Location, shards: Sequence[ShardIndex], rule: str) -> None:
+    tag = hashlib.sha256(" ".join(f"{shard.name} {shard.file_info.version}" for shard in shards).encode()).hexdigest()[:16]
     try:
         storage.write(storage.join(_parts(store), f"{tag}.npz"), _encode(shards, rule))
     except OSError as error:
         log.debug("finished part of %s not kept (%s)", store, error)
 
 
-def _keep(store: Location, shards: Sequence[ShardIndex], rule: str) -> None:
+def _finalize(store: Location, shards: Sequence[ShardIndex], rule: str) -> None:
     """Writes the whole index and removes the parts it was made from."""
     try:
         storage.write(store, _encode(shards, rule))
@@ -153,7 +153,7 @@ def _keep(store: Location, shards: Sequence[ShardIndex], rule: str) -> None:
 
 def _part_files(store: Location) -> list[Location]:
     try:
-        return [storage.join(_parts(store), name) for name in storage.listing(_parts(store)) if name.endswith(".npz")]
+        return [storage.join(_parts(store), name) for name in storage.list_files(_parts(store)) if name.endswith(".npz")]
     except FileNotFoundError:
         return []
 
@@ -163,8 +163,8 @@ def _encode(shards: Sequence[ShardIndex], rule: str) -> bytes:
         "version": INDEX_VERSION,
         "rule": rule,
         "names": [shard.name for shard in shards],
-        "sizes": [shard.status.size for shard in shards],
-        "stamps": [shard.status.stamp for shard in shards],
+        "sizes": [shard.file_info.size for shard in shards],
+        "versions": [shard.file_info.version for shard in shards],
         "records": [len(shard.offsets) for shard in shards],
         "defects": [asdict(defect) for shard in shards for defect in shard.defects],
     }
@@ -194,9 +194,9 @@ def _load(path: Location, rule: str) -> list[ShardIndex]:
         for entry in header["defects"]:
             defects.setdefault(entry["file"], []).append(Defect(**entry))
         shards, start = [], 0
-        for name, size, stamp, records in zip(header["names"], header["sizes"], header["stamps"], header["records"], strict=True):
+        for name, size, version, records in zip(header["names"], header["sizes"], header["versions"], header["records"], strict=True):
             rows = slice(start, start + records)
-            shards.append(ShardIndex(name, Status(size, stamp), *(column[rows] for column in columns), tuple(defects.get(name, ()))))
+            shards.append(ShardIndex(name, FileInfo(size, version), *(column[rows] for column in columns), tuple(defects.get(name, ()))))
             start += records
         if any(len(column) != start for column in columns):
             raise ValueError(f"{start} records by its header, its columns have {', '.join(str(len(column)) for column in columns)}")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipelines.storage import Status
+from data_pipelines.storage import FileInfo
 
 # In place of a number of steps: a filter leaves the record out; it cannot be used; nobody has looked.
-LEFT_OUT, DEFECTIVE, UNCOUNTED = 0, -1, -2
+FILTERED, DEFECTIVE, UNCOUNTED = 0, -1, -2
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class ShardIndex:
     """Where the records of one file are.
 
     Attributes:
-      status: of the file that was read; another one means that it has been written anew.
+      file_info: of the file that was read; another one means that it has been written anew.
       offsets, lengths: int64[n]. TFRecord: byte position and size of each payload; ArrayRecord: record number and size.
-      counts: int32[n], steps of each record, LEFT_OUT, DEFECTIVE or UNCOUNTED.
+      counts: int32[n], steps of each record, FILTERED, DEFECTIVE or UNCOUNTED.
     """
 
     name: str
-    status: Status
+    file_info: FileInfo
     offsets: np.ndarray
     lengths: np.ndarray
     counts: np.ndarray
@@ -44,9 +44,17 @@ class ShardIndex:
 
     @classmethod
     def of(
-        cls, name: str, status: Status, offsets: Sequence[int], lengths: Sequence[int], counts: Sequence[int], defects: Sequence[Defect]
+        cls,
+        name: str,
+        file_info: FileInfo,
+        offsets: Sequence[int],
+        lengths: Sequence[int],
+        counts: Sequence[int],
+        defects: Sequence[Defect],
     ) -> "ShardIndex":
-        return cls(name, status, np.asarray(offsets, np.int64), np.asarray(lengths, np.int64), np.asarray(counts, np.int32), tuple(defects))
+        return cls(
+            name, file_info, np.asarray(offsets, np.int64), np.asarray(lengths, np.int64), np.asarray(counts, np.int32), tuple(defects)
+        )
 
     @property
     def counted(self) -> bool:

@@ -15,7 +15,7 @@ from data_pipelines.rlds.examples import Example
 # Example.features 1 > Features.feature 1 (map entry) > key 1, value 2 > Feature.bytes_list 1 > BytesList.value 1.
 FIRST, SECOND = 0x0A, 0x12
 OVERHEAD = 2048  # bytes of Python objects about a record
-MOST_SURPLUS = 4  # bytes read at once for one that is wanted: copying them from the file cache costs less than asking many times
+MAX_SURPLUS = 4  # bytes read at once for one that is wanted: copying them from the file cache costs less than asking many times
 
 Ranges = Int[np.ndarray, "n 2"]
 
@@ -65,7 +65,7 @@ class Blobs(Sequence):
         """The values of some steps; read at once where that is not much more than they are."""
         ranges = self._ranges[np.asarray(steps)].tolist()
         begin, end = min(offset for offset, _ in ranges), max(offset + length for offset, length in ranges)
-        if end - begin > MOST_SURPLUS * sum(length for _, length in ranges):
+        if end - begin > MAX_SURPLUS * sum(length for _, length in ranges):
             return [self._read(offset, length) for offset, length in ranges]
         span = memoryview(self._read(begin, end - begin))
         return [span[offset - begin : offset - begin + length] for offset, length in ranges]

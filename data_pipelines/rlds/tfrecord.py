@@ -12,7 +12,7 @@ import crc32c
 
 from data_pipelines import storage
 from data_pipelines.rlds.shards import DEFECTIVE, UNCOUNTED, Defect, ShardIndex
-from data_pipelines.storage import RETRY, Location, Retry, Status
+from data_pipelines.storage import RETRY, FileInfo, Location, Retry
 
 Buffer = bytes | memoryview
 EXTENSION = "tfrecord"
@@ -50,15 +50,15 @@ def write_records(path: Path, payloads: Iterable[bytes]) -> int:
     return path.stat().st_size
 
 
-def scan(path: Location, status: Status, count: Callable[[Buffer], int] | None, retry: Retry = RETRY) -> ShardIndex:
+def scan(path: Location, file_info: FileInfo, count: Callable[[Buffer], int] | None, retry: Retry = RETRY) -> ShardIndex:
     """Goes through a file once from front to back and notes where each record lies; checks the checksum of every length.
 
     Args:
-      status: of the file, as just listed.
+      file_info: of the file, as just listed.
       count: number of steps of a payload; a ValueError marks that record as defective and goes on. The payload's checksum is
         checked, too. None reads record headers only, payloads are skipped (their bytes are never fetched from a bucket).
     """
-    name, size = storage.name_of(path), status.size
+    name, size = storage.name_of(path), file_info.size
     block = LOCAL_BLOCK if isinstance(path, Path) else BUCKET_BLOCK
     if count is None:
         block = HEADER.size if isinstance(path, Path) else BUCKET_HEADER_BLOCK
@@ -92,7 +92,7 @@ def scan(path: Location, status: Status, count: Callable[[Buffer], int] | None, 
                 counts.append(DEFECTIVE)
                 defects.append(Defect(name, number, str(error)))
         position += HEADER.size + length + FOOTER.size
-    return ShardIndex.of(name, status, offsets, lengths, counts, defects)
+    return ShardIndex.of(name, file_info, offsets, lengths, counts, defects)
 
 
 def read_payload(path: Location, offset: int, length: int, retry: Retry = RETRY) -> bytes:

@@ -54,9 +54,9 @@ def test_report_counts_attempts(built):
     report = json.loads((built / "build_report.json").read_text())
     assert sum(report["kept"].values()) == 16
     assert report["episodes"] == {"train": 12, "val": 4}
-    for group, share in report["share_kept"].items():
+    for group, share in report["kept_fraction"].items():
         assert share == report["kept"][group] / report["attempts"][group]
-    assert min(report["share_kept"].values()) < 1  # one attempt in three is hopeless
+    assert min(report["kept_fraction"].values()) < 1  # one attempt in three is hopeless
 
 
 def test_noise_has_the_asked_spread_and_memory():

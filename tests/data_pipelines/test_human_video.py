@@ -83,7 +83,7 @@ def test_something_something(something, tmp_path):
     assert report["episodes"] == {"train": 2, "val": 1}
     assert report["kept"] == {"train": 2, "val": 1}
     assert report["attempts"] == {"train": 6, "val": 1}
-    problems = {line.split(": ")[0].rsplit("/", 1)[-1]: line for line in report["left_out"]}
+    problems = {line.split(": ")[0].rsplit("/", 1)[-1]: line for line in report["skipped"]}
     assert set(problems) == {"3.webm", "4", "6.webm", "8.webm"}  # 7 is of the test split, which has no labels
     assert "has no frames" in problems["3.webm"]
     assert "no such video" in problems["4"]
@@ -93,7 +93,7 @@ def test_something_something(something, tmp_path):
     assert (first.metadata("episode_metadata/name"), first.text("language_instruction")) == ("1", "pushing thing 1")
     assert second.text("language_instruction") == "Moving a cup and a pen"
     assert second.metadata("episode_metadata/template") == "Moving [something] and [something]"
-    assert first.metadata("episode_metadata/frames_per_second") == pytest.approx(12, rel=0.01)
+    assert first.metadata("episode_metadata/fps") == pytest.approx(12, rel=0.01)
     assert len(first) == 12
     shown = [first.frame(CAMERA, step) for step in range(12)]
     assert shown[0].shape == (32, 32, 3)
@@ -161,7 +161,7 @@ def test_every_form_of_captions_gives_the_same_clips(tmp_path):
 def test_videos_go_to_val_by_name_alone(tmp_path):
     for number in range(400):
         (tmp_path / f"{number}.mp4").touch()
-    settings = {"source": str(tmp_path), "layout": "folder", "val_share": 0.25}
+    settings = {"source": str(tmp_path), "layout": "folder", "val_fraction": 0.25}
     before = {clip.name: clip.split for clip in list_clips(HumanVideoSettings(**settings))}
     share = sum(split == "val" for split in before.values()) / 400
     assert abs(share - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 400)
@@ -214,13 +214,13 @@ def torch_save(path: Path, values: np.ndarray) -> None:
 def test_published_format_with_videos(published, tmp_path):
     report = build(tmp_path / "out", source=str(published), layout="vpp", size=0, on_bad_video="skip")
     assert report["episodes"] == {"val": 1}
-    assert "val/10.json: empty caption" in report["left_out"][0]
+    assert "val/10.json: empty caption" in report["skipped"][0]
     (episode,) = RLDSDataset(tmp_path / "out", "val")
     assert episode.text("language_instruction") == "put the cheese on the cloth"
     assert episode.frame(CAMERA, 4).shape == (48, 64, 3)
     assert brightness(episode.frame(CAMERA, 4)) == pytest.approx(50, abs=4)
-    with pytest.raises(DataError, match=r"nothing is left of split val.*more than --longest=4"):
-        build(tmp_path / "short", source=str(published), layout="vpp", longest=4, on_bad_video="skip")
+    with pytest.raises(DataError, match=r"nothing is left of split val.*more than --max_video_frames=4"):
+        build(tmp_path / "short", source=str(published), layout="vpp", max_video_frames=4, on_bad_video="skip")
 
 
 def test_published_format_with_latents(published, tmp_path):
@@ -268,12 +268,12 @@ def test_size_rate_and_number_of_frames(tmp_path):
     write_video(tmp_path / "videos" / "a.mp4", frames=24, rate=24, first=10, height=48, width=96)
     (tmp_path / "videos" / "a.txt").write_text("a thing")
     common = {"source": str(tmp_path / "videos"), "layout": "folder"}
-    build(tmp_path / "rate", **common, frames_per_second=8, size=24, fit="short_side")
+    build(tmp_path / "rate", **common, fps=8, size=24, resize_mode="short_side")
     (episode,) = RLDSDataset(tmp_path / "rate")
     assert episode.frame(CAMERA, 0).shape == (24, 48, 3)
     np.testing.assert_allclose([brightness(episode.frame(CAMERA, k)) for k in range(len(episode))], 10 + 30 * np.arange(8), atol=4)
-    assert episode.metadata("episode_metadata/frames_per_second") == pytest.approx(8, rel=0.01)
-    build(tmp_path / "most", **common, most_frames=5, size=16)
+    assert episode.metadata("episode_metadata/fps") == pytest.approx(8, rel=0.01)
+    build(tmp_path / "most", **common, num_frames=5, size=16)
     (episode,) = RLDSDataset(tmp_path / "most")
     spread = np.trunc(np.linspace(0, 23, 5))
     np.testing.assert_allclose([brightness(episode.frame(CAMERA, k)) for k in range(5)], 10 + 10 * spread, atol=4)
@@ -376,7 +376,7 @@ def test_settings_that_contradict(tmp_path):
         ({"layout": "ssv2"}, "--layout is 'ssv2', expected one of something_something, folder, vpp"),
         ({"content": "latents"}, "needs --layout=vpp"),
         ({"size": -1}, "--size is -1"),
-        ({"val_share": 1.0}, "--val_share"),
+        ({"val_fraction": 1.0}, "--val_fraction"),
     )
     for wrong, message in wrongs:
         with pytest.raises(DataError, match=message):

@@ -157,7 +157,7 @@ def test_bad_pictures_fail_or_are_left_out(write_dataset, tmp_path):
         LatentsBuild(settings(directory)).run(tmp_path / "fails", Encoder())
     report = LatentsBuild(settings(directory, on_bad_record="skip")).run(tmp_path / "out", Encoder())
     assert report["episodes"] == {"train": 2}
-    assert "record 1" in report["left_out"][0]
+    assert "record 1" in report["skipped"][0]
     assert [episode.text("language_instruction") for episode in RLDSDataset(tmp_path / "out")] == ["episode 0", "episode 2"]
 
 

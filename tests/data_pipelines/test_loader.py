@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines.config import DataConfig, DatasetConfig
 from data_pipelines.errors import BadRecordError, DataError
-from data_pipelines.loader import clip_source, eval_batches, example_order, make_iterator
+from data_pipelines.loader import clip_source, eval_batches, make_iterator, mixture_index
 from data_pipelines.sources import Mixture
 
 
@@ -42,7 +42,7 @@ def test_global_batches_do_not_depend_on_processes_or_threads(source, shuffle):
         parts = [batches(30, source, 8, 5, process, processes, threads, shuffle) for process in range(processes)]
         joined = [list(itertools.chain(*rows)) for rows in zip(*parts, strict=True)]
         assert joined == whole
-    order = example_order(source, 5, shuffle)(np.arange(30 * 8))
+    order = mixture_index(source, 5, shuffle)(np.arange(30 * 8))
     assert list(itertools.chain(*whole)) == [int(source[int(number)]["number"]) for number in order]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import DataError
-from data_pipelines.openx import local_copy as mirror
+from data_pipelines.openx import local_copy
 from data_pipelines.openx.mixtures import MIXTURES, OCTO, OCTO_LISTS, OPENVLA, OPENVLA_LISTS, RT_1_X, expand, mixture
 from data_pipelines.openx.table import OPENX
 from data_pipelines.sources import clip_source
@@ -61,14 +61,14 @@ def test_vpp_and_merged_mixtures():
     merged = MIXTURES["octo_rtx_franka"].weights
     assert (merged["viola"], merged["kaist_nonprehensile_converted_externally_to_rlds"]) == (2, 3)  # the first weight is kept
     assert set(merged) == {name for name, row in OCTO.items() if row[0] or row[1]}
-    unknown = {name for row in MIXTURES.values() for name in row.weights if mirror.row_of(name) is None}
+    unknown = {name for row in MIXTURES.values() for name in row.weights if local_copy.row_of(name) is None}
     assert unknown <= PRIVATE
     with pytest.raises(DataError, match="did you mean octo_magic_soup or openvla_magic_soup"):
         mixture("oxe_magic_soup")
 
 
 @pytest.fixture
-def mirror_root(write_openx, tmp_path):
+def local_root(write_openx, tmp_path):
     write_openx(OPENX["viola"], val=True)
     write_openx(OPENX["toto"], version="0.2.0")
     write_openx(OPENX["jaco_play"], leave_out=("observation/end_effector_cartesian_pos", "action/world_vector"))
@@ -80,8 +80,8 @@ def mirror_root(write_openx, tmp_path):
     return tmp_path / "mirror"
 
 
-def test_every_state_a_dataset_can_be_in(mirror_root):
-    found = {finding.name: finding for finding in mirror.check(mirror_root, mirror.datasets(mirror_root))}
+def test_every_state_a_dataset_can_be_in(local_root):
+    found = {finding.name: finding for finding in local_copy.check(local_root, local_copy.datasets(local_root))}
     assert {name: finding.status for name, finding in found.items()} == {
         "viola": "ok",
         "toto": "other version",
@@ -94,35 +94,35 @@ def test_every_state_a_dataset_can_be_in(mirror_root):
     assert found["jaco_play"].problems == ("no step field 'action/world_vector'", "no step field 'observation/end_effector_cartesian_pos'")
     assert found["taco_play"].problems == ("split train: 1 of 1 shards absent",)
     assert found["viola"].splits == {"train": (1, 1, 2), "val": (1, 1, 2)}
-    assert set(found["fmb_dataset"].refused) == {"policy"}
-    (absent,) = mirror.check(mirror_root, ["bc_z"])
+    assert set(found["fmb_dataset"].unusable) == {"policy"}
+    (absent,) = local_copy.check(local_root, ["bc_z"])
     assert (absent.status, absent.version) == ("absent", "")
 
 
 def test_expected_version_is_taken_where_it_is_there(write_openx, tmp_path):
     for version in ("0.1.0", "1.5.0"):
         write_openx(OPENX["viola"], version=version)
-    assert mirror.locate(tmp_path / "mirror", "viola")[1].version == "0.1.0"
+    assert local_copy.locate(tmp_path / "mirror", "viola")[1].version == "0.1.0"
     write_openx(OPENX["bridge"], root="other")
-    row, info = mirror.locate(tmp_path / "other", "bridge")
+    row, info = local_copy.locate(tmp_path / "other", "bridge")
     assert (row, info.directory.parent.name) == ("bridge", "bridge_data_v2")
 
 
-def test_command_checks_a_mirror(mirror_root, capsys, tmp_path):
-    assert command.main(["inspect", str(mirror_root), "--json", str(tmp_path / "mirror.json")]) == 1
+def test_command_checks_a_mirror(local_root, capsys, tmp_path):
+    assert command.main(["inspect", str(local_root), "--json", str(tmp_path / "mirror.json")]) == 1
     printed = capsys.readouterr().out
     assert re.search(r"^viola +ok +0\.1\.0 +video\+policy +train 1/1, 2; val 1/1, 2$", printed, re.M)
     assert "6 datasets: 2 ok, 1 not in the registry, 1 other version, 1 missing shard, 1 missing key" in printed
     assert {entry["status"] for entry in json.loads((tmp_path / "mirror.json").read_text())} >= {"ok", "missing key"}
-    assert command.main(["inspect", str(mirror_root), "--mixture", "rt_1_x"]) == 1
+    assert command.main(["inspect", str(local_root), "--mixture", "rt_1_x"]) == 1
     printed = capsys.readouterr().out
     assert re.search(r"^viola +ok +0\.1\.0 +video\+policy +3 ", printed, re.M)
     assert re.search(r"^bridge +absent +- +- +50$", printed, re.M)
 
 
-def test_mirror_in_a_bucket(mirror_root, capsys):
+def test_local_copy_in_a_bucket(local_root, capsys):
     bucket = fsspec.filesystem("memory")
-    bucket.put(str(mirror_root), "/robots", recursive=True)
+    bucket.put(str(local_root), "/robots", recursive=True)
     try:
         assert command.main(["inspect", "memory://robots"]) == 1
         assert "6 datasets: 2 ok, " in capsys.readouterr().out
@@ -133,8 +133,8 @@ def test_mirror_in_a_bucket(mirror_root, capsys):
         bucket.rm("/robots", recursive=True)
 
 
-def test_mixture_becomes_datasets(mirror_root, tokenizer):
-    config = DataConfig(mixture="rt_1_x", data_dir=str(mirror_root), clip_frames=2)
+def test_mixture_becomes_datasets(local_root, tokenizer):
+    config = DataConfig(mixture="rt_1_x", data_dir=str(local_root), clip_frames=2)
     with pytest.raises(DataError, match=r"lacks 6 of the 10 datasets .*: fractal20220817_data, bridge, .*data\.missing_datasets=skip"):
         expand(config)
     made = expand(replace(config, missing_datasets="skip"))
@@ -145,7 +145,7 @@ def test_mixture_becomes_datasets(mirror_root, tokenizer):
         ("toto", 5, False, "train"),
     ]
     assert (made.mixture, made.data_dir, expand(made)) == ("", "", made)
-    next((mirror_root / "viola").rglob("*val.tfrecord*")).unlink()  # a split that is not whole is none to validate on
+    next((local_root / "viola").rglob("*val.tfrecord*")).unlink()  # a split that is not whole is none to validate on
     assert [entry.val_split for entry in expand(replace(config, missing_datasets="skip")).datasets] == ["train"] * 4
     (plus,) = (
         entry
@@ -158,14 +158,14 @@ def test_mixture_becomes_datasets(mirror_root, tokenizer):
     with pytest.raises(DataError, match=r"data\.data_dir is empty"):
         expand(DataConfig(mixture="rt_1_x"))
     with pytest.raises(DataError, match="lacks 10 of the 10"):
-        expand(replace(config, data_dir=str(mirror_root / "notes"), missing_datasets="skip"))
+        expand(replace(config, data_dir=str(local_root / "notes"), missing_datasets="skip"))
 
 
-def test_mixture_on_the_command_line(mirror_root, project):
+def test_mixture_on_the_command_line(local_root, project):
     flags = [
         f"--config={project / 'tests' / 'configs' / 'micro_video.py'}",
         "--config.data.mixture=octo_rtx",
-        f"--config.data.data_dir={mirror_root}",
+        f"--config.data.data_dir={local_root}",
         "--config.data.missing_datasets=skip",
     ]
     config, _ = parse(flags, {})
@@ -173,6 +173,6 @@ def test_mixture_on_the_command_line(mirror_root, project):
     assert all(entry.per_step for entry in config.data.datasets)
 
 
-def test_one_dataset_is_still_inspected_alone(mirror_root, capsys):
-    assert command.main(["inspect", str(mirror_root / "viola")]) == 0
+def test_one_dataset_is_still_inspected_alone(local_root, capsys):
+    assert command.main(["inspect", str(local_root / "viola")]) == 0
     assert "split train: 1 of 1 shard(s) present" in capsys.readouterr().out

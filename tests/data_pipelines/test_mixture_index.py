@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from data_pipelines.errors import DataError
-from data_pipelines.mixture_index import ENDLESS, Member, Order, permute, take_turns
+from data_pipelines.mixture_index import MAX_EXAMPLES, DatasetRange, MixtureIndex, interleave, permute
 
 
 def keys(count: int) -> np.ndarray:
@@ -41,44 +41,46 @@ def test_neighbours_are_torn_apart():
 
 @pytest.mark.parametrize("weights", [(1,), (1, 1), (2, 1, 1), (0.3, 0.15, 0.15, 0.08, 0.32), (1e-3, 1, 1e-3)])
 def test_turns_follow_the_weights_in_every_prefix(weights):
-    turns, within = take_turns(np.arange(3000), weights)
+    turns, within = interleave(np.arange(3000), weights)
     seen = [0] * len(weights)
     for place, (turn, position) in enumerate(zip(turns.tolist(), within.tolist(), strict=True), start=1):
-        assert position == seen[turn]  # each member counts its own places without a gap
+        assert position == seen[turn]  # each member counts its own positions without a gap
         seen[turn] += 1
         for member, weight in enumerate(weights):
             assert abs(seen[member] - place * weight / sum(weights)) < len(weights)
 
 
 def test_turns_far_out_agree_with_their_neighbours():
-    places = ENDLESS - 1 - np.arange(50)[::-1]
-    turns, within = take_turns(places, (2, 1, 1))
+    positions = MAX_EXAMPLES - 1 - np.arange(50)[::-1]
+    turns, within = interleave(positions, (2, 1, 1))
     for member in range(3):
         mine = within[turns == member]
         assert np.array_equal(mine, mine[0] + np.arange(len(mine)))
 
 
 def test_every_epoch_is_another_permutation():
-    order = Order([Member(5, 23)], seed=0)
+    order = MixtureIndex([DatasetRange(5, 23)], seed=0)
     epochs = order(np.arange(23 * 4)).reshape(4, 23)
     assert (np.sort(epochs, 1) == 5 + np.arange(23)).all()
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
 def test_order_is_a_function_of_the_place():
-    order = Order([Member(0, 40, 2.0), Member(40, 9), Member(49, 25)], seed=3)
+    order = MixtureIndex([DatasetRange(0, 40, 2.0), DatasetRange(40, 9), DatasetRange(49, 25)], seed=3)
     whole = order(np.arange(500))
     shuffled = np.random.default_rng(0).permutation(500)
     assert np.array_equal(order(shuffled), whole[shuffled])
     assert [int(order(np.array([place]))[0]) for place in range(60)] == whole[:60].tolist()
-    assert not np.array_equal(Order([Member(0, 40, 2.0), Member(40, 9), Member(49, 25)], seed=4)(np.arange(500)), whole)
+    assert not np.array_equal(
+        MixtureIndex([DatasetRange(0, 40, 2.0), DatasetRange(40, 9), DatasetRange(49, 25)], seed=4)(np.arange(500)), whole
+    )
 
 
 def test_order_without_shuffling():
-    assert Order([Member(0, 5)], 0, shuffle=False)(np.arange(12)).tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+    assert MixtureIndex([DatasetRange(0, 5)], 0, shuffle=False)(np.arange(12)).tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
 
 
 def test_empty_members_are_refused():
-    for member in (Member(0, 0), Member(0, 3, 0.0)):
+    for member in (DatasetRange(0, 0), DatasetRange(0, 3, 0.0)):
         with pytest.raises(DataError, match="members with examples and positive weights"):
-            Order([member], 0)
+            MixtureIndex([member], 0)

@@ -23,17 +23,17 @@ def test_each_row_gives_examples_or_says_why_not(name, write_openx, tokenizer):
     directory = write_openx(row)
     entry = DatasetConfig(str(directory), name)
     accepted = config(entry, allow_unverified=(name,))
-    if spec.refusal(CLIP_COLUMNS, allow_unverified=True):
+    if spec.why_unusable(CLIP_COLUMNS, allow_unverified=True):
         with pytest.raises(DataError, match=f"cannot be used here: {name} \\(cameras"):
             clip_source(accepted, 8, tokenizer, 6)
     else:
         clip = clip_source(accepted, 8, tokenizer, 6)[0]
         assert (clip["video"].shape, clip["text_mask"].sum()) == ((2, 8, 8, 3), 1 if name == "language_table" else 2)
-    if spec.refusal(POLICY_COLUMNS, allow_unverified=True):
+    if spec.why_unusable(POLICY_COLUMNS, allow_unverified=True):
         with pytest.raises(DataError, match="cannot be used here"):
             policy_source(accepted, 8, tokenizer, 6)
         return
-    if spec.refusal(POLICY_COLUMNS):
+    if spec.why_unusable(POLICY_COLUMNS):
         with pytest.raises(DataError, match=r"not verified.*data\.allow_unverified"):
             policy_source(config(entry), 8, tokenizer, 6)
     source = policy_source(accepted, 8, tokenizer, 6, action_dim=7)
@@ -111,11 +111,11 @@ def test_all_refused_datasets_are_named_at_once(tokenizer):
 def test_filtered_episodes_count_nowhere(name, lengths, metadata, kept, write_openx, tokenizer):
     directory = write_openx(OPENX[name], lengths, metadata=metadata)
     dataset = RLDSDataset(directory)
-    assert (dataset.lengths.tolist(), dataset.left_out, dataset.defects) == (kept, len(lengths) - len(kept), ())
+    assert (dataset.lengths.tolist(), dataset.num_filtered, dataset.defects) == (kept, len(lengths) - len(kept), ())
     source = clip_source(config(DatasetConfig(str(directory), name, per_step=True), allow_unverified=(name,)), 8, tokenizer, 6)
     assert source.weights == (sum(kept),)
     report = inspect_dataset(directory)["splits"]["train"]
-    assert (report["episodes"], report["episodes_left_out"], report["defects_total"]) == (len(kept), len(lengths) - len(kept), 0)
+    assert (report["episodes"], report["episodes_filtered"], report["defects_total"]) == (len(kept), len(lengths) - len(kept), 0)
 
 
 def test_a_record_that_does_not_say_whether_to_keep_it_is_a_defect(write_openx):

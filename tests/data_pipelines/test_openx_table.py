@@ -124,14 +124,14 @@ def test_place_rate_and_cameras(pair):
     row, cell = pair
     folder, version = cell["location"].split(" ")[0].split("/")
     assert (row.folder or row.name, row.versions[0]) == (folder, version)
-    assert row.hz == (None if cell["control_hz"] == "?" else float(cell["control_hz"]))
+    assert row.control_hz == (None if cell["control_hz"] == "?" else float(cell["control_hz"]))
     cameras = cell["image_keys"].split(" / ")[0]
     roles = {"P": "primary", "S": "secondary", "W": "wrist"}
     expected = {roles[role]: key.replace(".", "/") for role, key in re.findall(r"\b([PSW])=([\w.]+)", cameras)}
     if not expected and not cameras.startswith("none"):
         expected = {key: key for key in cameras.split(", ")}
     assert dict(row.cameras) == expected
-    assert bool(row.swapped) == ("BGR" in cell["notes"])
+    assert bool(row.bgr_cameras) == ("BGR" in cell["notes"])
     assert (row.name in FILTERS) == ("FILTER" in cell["notes"] or "must be dropped" in cell["notes"])
 
 
@@ -144,7 +144,7 @@ def test_action(pair):
         expected = {Gripper.ABSENT} if none else {Gripper.UNKNOWN} if row.action is ActionEncoding.JOINT_BIMANUAL else {Gripper.OPEN}
     else:
         expected = {GRIPPERS[transform]}
-    assert row.grip in expected
+    assert row.gripper_convention in expected
     if row.composition is None:
         return
     text = cell["action_composition"]
@@ -165,7 +165,7 @@ def test_state_and_instruction(pair):
     row, cell = pair
     assert row.proprio == CORRECTED.get(row.name, by_first_words(STATES, cell["proprio_encoding"]))
     assert row.instruction == re.match(r"[\w.]+", cell["language_key"])[0].replace(".", "/")
-    ours = {name.replace("/", "."): used for name, used in of_parts(row.state_composition.parts, "observation/").items()}
+    ours = {name.replace("/", "."): used for name, used in of_parts(row.proprio_composition.parts, "observation/").items()}
     text = re.sub(
         r"end_effector_cartesian_pos\(7\) \((.*) in OpenVLA\)",
         lambda found: "; ".join(f"end_effector_cartesian_pos{slice_}" for slice_ in found[1].split("+")),
@@ -189,12 +189,14 @@ def test_question_marks_stay(pair):
 
 def test_what_is_not_confirmed_is_refused():
     taco = dataset_spec("taco_play")
-    assert taco.refusal(CLIP_COLUMNS) == ""
-    assert re.match(r"gripper: not verified: the catalog says", taco.refusal(POLICY_COLUMNS))
-    assert taco.refusal(POLICY_COLUMNS, allow_unverified=True) == ""
-    unknown = dataset_spec("io_ai_tech").refusal(POLICY_COLUMNS, allow_unverified=True)
+    assert taco.why_unusable(CLIP_COLUMNS) == ""
+    assert re.match(r"gripper: not verified: the catalog says", taco.why_unusable(POLICY_COLUMNS))
+    assert taco.why_unusable(POLICY_COLUMNS, allow_unverified=True) == ""
+    unknown = dataset_spec("io_ai_tech").why_unusable(POLICY_COLUMNS, allow_unverified=True)
     assert "action: no common form for 'not documented'" in unknown
     assert "gripper: not documented" in unknown
-    assert "control_hz: not documented" in dataset_spec("stanford_mask_vit_converted_externally_to_rlds").refusal(POLICY_COLUMNS)
-    assert dataset_spec("eth_agent_affordances").refusal(CLIP_COLUMNS).startswith("cameras: pictures are black")
-    assert not any(spec.refusal(POLICY_COLUMNS) for spec in REGISTRY.values() if spec.name in ("calvin", "calvin_mujoco", "bridge_dataset"))
+    assert "control_hz: not documented" in dataset_spec("stanford_mask_vit_converted_externally_to_rlds").why_unusable(POLICY_COLUMNS)
+    assert dataset_spec("eth_agent_affordances").why_unusable(CLIP_COLUMNS).startswith("cameras: pictures are black")
+    assert not any(
+        spec.why_unusable(POLICY_COLUMNS) for spec in REGISTRY.values() if spec.name in ("calvin", "calvin_mujoco", "bridge_dataset")
+    )

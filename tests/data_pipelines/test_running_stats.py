@@ -6,12 +6,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from data_pipelines import running_stats as column_sketch
-from data_pipelines.running_stats import ColumnSketch
+from data_pipelines import running_stats
+from data_pipelines.running_stats import RunningStats
 
 
-def sketch_of(*parts) -> ColumnSketch:
-    made = ColumnSketch(parts[0].shape[1])
+def stats_of(*parts) -> RunningStats:
+    made = RunningStats(parts[0].shape[1])
     for part in parts:
         made.add(part)
     return made
@@ -27,7 +27,7 @@ def awkward():
 
 
 def test_moments_are_exact_to_the_last_bit(awkward):
-    made = sketch_of(awkward).summary()
+    made = stats_of(awkward).summary()
     for column, values in enumerate(awkward.T.tolist()):
         exact = [Fraction(value) for value in values]
         mean = sum(exact) / len(exact)
@@ -38,17 +38,17 @@ def test_moments_are_exact_to_the_last_bit(awkward):
 
 
 def test_quantiles_of_few_numbers_are_numpys(awkward):
-    made = sketch_of(awkward)
+    made = stats_of(awkward)
     assert made.relative_error == 0
     for share in (0, 0.01, 0.37, 0.5, 0.99, 1):
         np.testing.assert_allclose(made.quantile(share), np.quantile(awkward.astype(np.float64), share, axis=0), rtol=1e-14)
-    np.testing.assert_array_equal(sketch_of(awkward[:1]).quantile(0.5), awkward[0])
+    np.testing.assert_array_equal(stats_of(awkward[:1]).quantile(0.5), awkward[0])
 
 
 def test_quantiles_of_many_numbers_stay_within_the_bound(awkward, monkeypatch):
-    monkeypatch.setattr(column_sketch, "MOST_BINS", 3000)
-    monkeypatch.setattr(column_sketch, "ROWS_AT_ONCE", 1000)
-    made = sketch_of(awkward)
+    monkeypatch.setattr(running_stats, "MAX_BINS", 3000)
+    monkeypatch.setattr(running_stats, "ROWS_AT_ONCE", 1000)
+    made = stats_of(awkward)
     assert max(len(keys) for keys, _ in made._bins) <= 3000
     assert 0 < made.relative_error < 0.3
     ordered = np.sort(awkward.astype(np.float64), axis=0)
@@ -57,28 +57,28 @@ def test_quantiles_of_many_numbers_stay_within_the_bound(awkward, monkeypatch):
         assert (wrong <= made.relative_error * np.maximum(np.abs(ordered[rank]), np.finfo("f").tiny)).all()
 
 
-@pytest.mark.parametrize("most_bins", [1 << 16, 300])
-def test_order_and_splitting_do_not_matter(awkward, monkeypatch, most_bins):
-    monkeypatch.setattr(column_sketch, "MOST_BINS", most_bins)
-    monkeypatch.setattr(column_sketch, "ROWS_AT_ONCE", 512)
-    expected = sketch_of(awkward).summary()
+@pytest.mark.parametrize("max_bins", [1 << 16, 300])
+def test_order_and_splitting_do_not_matter(awkward, monkeypatch, max_bins):
+    monkeypatch.setattr(running_stats, "MAX_BINS", max_bins)
+    monkeypatch.setattr(running_stats, "ROWS_AT_ONCE", 512)
+    expected = stats_of(awkward).summary()
     shuffled = np.random.default_rng(1).permutation(awkward)
-    merged = sketch_of(*np.array_split(shuffled[:1000], 7))
+    merged = stats_of(*np.array_split(shuffled[:1000], 7))
     for part in (shuffled[1000:1010], shuffled[1010:]):
-        merged.merge(sketch_of(part))
+        merged.merge(stats_of(part))
     assert merged.count == len(awkward)
     for name, row in merged.summary().items():
         np.testing.assert_array_equal(row, expected[name])
 
 
 def test_memory_does_not_grow(monkeypatch):
-    monkeypatch.setattr(column_sketch, "ROWS_AT_ONCE", 1 << 14)
-    made, rng = ColumnSketch(1), np.random.default_rng(0)
+    monkeypatch.setattr(running_stats, "ROWS_AT_ONCE", 1 << 14)
+    made, rng = RunningStats(1), np.random.default_rng(0)
     parts = [rng.standard_normal((1 << 14, 1), np.float32) for _ in range(16)]
     for part in parts:
         made.add(part)
-    assert len(made._bins[0][0]) <= column_sketch.MOST_BINS
-    assert not made._waiting
+    assert len(made._bins[0][0]) <= running_stats.MAX_BINS
+    assert not made._buffer
     assert made.relative_error <= 2**-12
     everything = np.concatenate(parts).astype(np.float64)
     np.testing.assert_allclose(made.quantile(0.99), np.quantile(everything, 0.99, axis=0), rtol=2**-12)

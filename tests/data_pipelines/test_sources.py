@@ -122,7 +122,7 @@ def test_unknown_dataset_names_the_nearest():
 def test_registry_rows_are_complete():
     for name, spec in REGISTRY.items():
         assert spec.name == name
-        assert abs(sum(spec.clip_views.values()) - 1) < 1e-9 or "cameras" in spec.impossible
+        assert abs(sum(spec.clip_views.values()) - 1) < 1e-9 or "cameras" in spec.unsupported
         assert bool(spec.proprio_key) == bool(spec.proprio_width)
 
 

@@ -10,9 +10,9 @@ from data_pipelines.rlds.dataset import RLDSDataset
 from data_pipelines.rlds.sparse import SparseExample, split
 
 CAMERA = "steps/observation/rgb_static"
-PICTURES = [bytes([k]) * size for k, size in enumerate((1, 0, 127, 128, 300, 20_000))]
+IMAGES = [bytes([k]) * size for k, size in enumerate((1, 0, 127, 128, 300, 20_000))]
 RECORD = examples.encode(
-    {CAMERA: PICTURES, "steps/action": np.arange(12, dtype="f"), "steps/text": [b"one", b"two"], "steps/is_first": np.array([True, False])}
+    {CAMERA: IMAGES, "steps/action": np.arange(12, dtype="f"), "steps/text": [b"one", b"two"], "steps/is_first": np.array([True, False])}
 )
 
 
@@ -24,7 +24,7 @@ def test_nothing_is_lost():
     whole, part = examples.Example(RECORD), sparse(RECORD)
     assert part.names == whole.names
     assert all(name in part for name in whole.names)
-    assert list(part.blobs(CAMERA)) == list(whole.blobs(CAMERA)) == PICTURES
+    assert list(part.blobs(CAMERA)) == list(whole.blobs(CAMERA)) == IMAGES
     assert list(part.blobs("steps/text")) == [b"one", b"two"]
     np.testing.assert_array_equal(part.numbers("steps/action"), whole.numbers("steps/action"))
     for drop in ((), ("steps/action",), (CAMERA,)):

@@ -38,17 +38,17 @@ def test_disk_and_bucket_give_the_same(bucket, tmp_path):
         assert storage.read(one) == b"0123456789"
         assert storage.read_range(one, 3, 4) == b"3456"
         assert storage.read_range(one, 8, 40) == b"89"
-        assert {name: state.size for name, state in storage.listing(place).items()} == {"one": 10}
-        assert storage.folders(place) == ["sub"]
-        assert storage.status(one) == storage.listing(place)["one"]
-        before = storage.status(one)
+        assert {name: state.size for name, state in storage.list_files(place).items()} == {"one": 10}
+        assert storage.list_dirs(place) == ["sub"]
+        assert storage.file_info(one) == storage.list_files(place)["one"]
+        before = storage.file_info(one)
         storage.write(one, b"9876543210")
-        assert storage.status(one) != before
+        assert storage.file_info(one) != before
         storage.remove(one)
         storage.remove(one)
         for read in (
             lambda place=place: storage.read(storage.join(place, "one")),
-            lambda place=place: storage.listing(storage.join(place, "nothing")),
+            lambda place=place: storage.list_files(storage.join(place, "nothing")),
         ):
             with pytest.raises(FileNotFoundError):
                 read()
@@ -83,7 +83,7 @@ def test_lasting_errors_are_not_repeated(bucket, error):
 
 
 def test_pauses_grow_up_to_a_limit():
-    retry = Retry(attempts=9, wait_s=0.5, longest_s=4)
+    retry = Retry(attempts=9, wait_s=0.5, max_wait_s=4)
     for failed, longest in ((1, 0.5), (2, 1), (4, 4), (8, 4)):
         pauses = [retry.pause(failed) for _ in range(50)]
         assert longest / 2 <= min(pauses) < max(pauses) <= longest
@@ -124,7 +124,7 @@ def test_headers_only_index_of_a_bucket_fetches_little(bucket, write_dataset):
     (shard,) = build_index(info, Schema.read(url), "train", counted=False)
     fetched = sum(size for what, name, size in bucket.requests if what == "read" and ".tfrecord" in name)
     assert len(shard.offsets) == 4
-    assert fetched < shard.status.size
+    assert fetched < shard.file_info.size
 
 
 def test_an_outage_while_reading_names_the_record(bucket, write_dataset):

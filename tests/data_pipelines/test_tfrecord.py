@@ -25,7 +25,7 @@ def shard(tmp_path):
 
 
 def scan(path, count=len):
-    return tfrecord.scan(path, storage.status(path), count)
+    return tfrecord.scan(path, storage.file_info(path), count)
 
 
 def load_or_build(paths, store, scans=None, **options):
@@ -36,7 +36,7 @@ def load_or_build(paths, store, scans=None, **options):
             scans.append(name)
         return tfrecord.scan(paths[0].parent / name, status, len if options.get("counted", True) else None)
 
-    return index.load_or_build({path.name: storage.status(path) for path in paths}, store, note, **options)
+    return index.load_or_build({path.name: storage.file_info(path) for path in paths}, store, note, **options)
 
 
 def test_masked_crc_follows_the_format():
@@ -189,7 +189,7 @@ def test_interrupted_build_keeps_what_is_finished(several, tmp_path, monkeypatch
 
 def test_killed_build_loses_a_second_at_most(several, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "PART_EVERY_S", 0.0)
-    monkeypatch.setattr(index, "_keep", lambda *_: None)  # killed before the end
+    monkeypatch.setattr(index, "_finalize", lambda *_: None)  # killed before the end
     store, scans = tmp_path / "out" / "index.npz", []
     load_or_build(several, store)
     monkeypatch.undo()

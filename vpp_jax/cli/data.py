@@ -62,11 +62,11 @@ HELP = {
     "content": "video, or latents: the recorded ones of layout vpp",
     "vae": "latents: identity of the VAE that made them, as `vpp data latents --identity` prints it",
     "size": "pixels of a side; 0: as in the video",
-    "fit": "square (squeezed, as training sees it) or short_side (proportions are kept)",
-    "frames_per_second": "more than 0: pictures at this rate at most",
-    "most_frames": "more than 0: so many frames, spread over the video",
-    "longest": "more than 0: leave out videos of more frames (the published mixture: 100)",
-    "val_share": "folder: share of the videos that become split val, where the table does not say",
+    "resize_mode": "square (squeezed, as training sees it) or short_side (proportions are kept)",
+    "fps": "more than 0: pictures at this rate at most",
+    "num_frames": "more than 0: so many frames, spread over the video",
+    "max_video_frames": "more than 0: leave out videos of more frames (the published mixture: 100)",
+    "val_fraction": "folder: share of the videos that become split val, where the table does not say",
     "on_bad_video": "fail, or skip: leave it out, count and list it",
 }
 
@@ -136,8 +136,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="K/N",
         help="only the K-th part (0 to N-1) of the episodes: for N hosts; afterwards the command without --share joins what they found",
     )
-    inspect = reader("inspect", _inspect, "what a dataset, or each dataset of a mirror, holds and what is wrong with it")
-    inspect.add_argument("--mixture", metavar="NAME", help="DIR is a mirror: check the datasets of this mixture")
+    inspect = reader("inspect", _inspect, "what a dataset, or each dataset of a local copy, holds and what is wrong with it")
+    inspect.add_argument("--mixture", metavar="NAME", help="DIR is a local copy: check the datasets of this mixture")
     inspect.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
     inspect.add_argument("--png", type=Path, metavar="FILE", help="draw windows with sentences and actions")
     inspect.add_argument("--images", type=int, default=1, help="pictures decoded per camera and episode (default: 1)")
@@ -162,12 +162,12 @@ def _build(arguments: argparse.Namespace) -> int:
         values = {field.name: getattr(arguments, field.name) for field in fields(settings)}
         report = sharded.build(recipe(settings(**values)), arguments.out, arguments.workers, progress)
     print(f"{'group':<32} kept  tried  share")
-    for group, share in report["share_kept"].items():
+    for group, share in report["kept_fraction"].items():
         print(f"{group:<32} {report['kept'][group]:>4}  {report['attempts'][group]:>5}  {share:5.0%}")
-    for problem in report["left_out"][:10]:
+    for problem in report["skipped"][:10]:
         print(f"left out: {problem}")
-    if len(report["left_out"]) > 10:
-        print(f"left out: {len(report['left_out']) - 10} more, all in {sharded.REPORT_FILE}")
+    if len(report["skipped"]) > 10:
+        print(f"left out: {len(report['skipped']) - 10} more, all in {sharded.REPORT_FILE}")
     size = sum(report["bytes"].values()) / 1e6
     episodes = ", ".join(f"{count} {split}" for split, count in report["episodes"].items())
     print(f"{arguments.out}: {episodes} episodes, {size:.1f} MB, in {time.monotonic() - started:.0f} s; details in {sharded.REPORT_FILE}")
@@ -223,7 +223,7 @@ def _stats(arguments: argparse.Namespace) -> int:
                 "progress": lambda done, total, line=line: line(done, total, ""),
             }
             if arguments.share:
-                part = statistics.put_aside(dataset, spec, arguments.share, **options)
+                part = statistics.save_partial(dataset, spec, arguments.share, **options)
                 print(f"{dataset.directory} split {dataset.split}: part {'/'.join(map(str, arguments.share))}, {part.episodes} episodes")
                 continue
             made = statistics.load_or_compute(dataset, spec, **options)
@@ -246,9 +246,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
     if arguments.mixture:
         table = mixture(arguments.mixture)
         print(f"mixture {arguments.mixture} ({table.source}); weights {'per step of the dataset' if table.per_step else 'as shares'}")
-        return _inspect_mirror(arguments, table.weights, table.weights)
+        return _inspect_local_copy(arguments, table.weights, table.weights)
     if names := _datasets_below(arguments.directory):
-        return _inspect_mirror(arguments, names)
+        return _inspect_local_copy(arguments, names)
     report = inspection.inspect_dataset(arguments.directory, arguments.index_dir, arguments.images)
     print(inspection.summary(report))
     if arguments.json:
@@ -268,26 +268,26 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _datasets_below(directory: Location) -> list[str]:
-    """The datasets of a mirror; none where `directory` is a dataset itself."""
-    from data_pipelines.openx import local_copy as mirror
+    """The datasets of a local copy; none where `directory` is a dataset itself."""
+    from data_pipelines.openx import local_copy
     from data_pipelines.rlds.dataset import resolve
 
     try:
         resolve(directory)
     except DatasetNotFoundError:
-        return mirror.datasets(directory)
+        return local_copy.datasets(directory)
     return []
 
 
-def _inspect_mirror(arguments: argparse.Namespace, names: Iterable[str], weights: Mapping[str, float] | None = None) -> int:
-    from data_pipelines.openx import local_copy as mirror
+def _inspect_local_copy(arguments: argparse.Namespace, names: Iterable[str], weights: Mapping[str, float] | None = None) -> int:
+    from data_pipelines.openx import local_copy
 
-    findings = mirror.check(arguments.directory, names)
-    print(mirror.summary(findings, weights))
+    findings = local_copy.check(arguments.directory, names)
+    print(local_copy.summary(findings, weights))
     if arguments.json:
         write_atomically(arguments.json, json.dumps([asdict(finding) for finding in findings], indent=1).encode())
         print(f"wrote {arguments.json}")
-    return 1 if any(finding.status != mirror.OK for finding in findings) else 0
+    return 1 if any(finding.status != local_copy.OK for finding in findings) else 0
 
 
 class ProgressLine:

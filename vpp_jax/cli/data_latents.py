@@ -76,11 +76,11 @@ def _encode(config, options: dict[str, str]) -> int:
     if report is None:
         print(f"{out}: the shards of process {index} are done; whichever process ends last completes the dataset")
         return 0
-    for problem in report["left_out"][:10]:
+    for problem in report["skipped"][:10]:
         print(f"left out: {problem}")
     episodes = ", ".join(f"{number} {split}" for split, number in report["episodes"].items())
     size = sum(report["bytes"].values()) / 1e6
-    print(f"{out}: {episodes} episodes, {len(report['left_out'])} left out, {size:.1f} MB, VAE {encoder.identity}")
+    print(f"{out}: {episodes} episodes, {len(report['skipped'])} left out, {size:.1f} MB, VAE {encoder.identity}")
     return 0
 
 
