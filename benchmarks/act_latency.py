@@ -54,7 +54,7 @@ def measure(config, batch: int, calls: int) -> dict[str, dict[str, float]]:
     views = len(model.views)
 
     jit = partial(jax.jit, compiler_options=compiler_options())
-    read = jit(policy.read)
+    read = jit(policy.encode_instruction)
     encode_images = jit(predictor.encode_images)
     instruction = jax.device_get(read(params, ids, mask))
     tiled = jnp.tile(instruction.states, (views, 1, 1))

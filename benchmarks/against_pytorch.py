@@ -62,7 +62,7 @@ def main() -> None:
     processors = pin(options.threads)
 
     about = {"size": options.size, "repeats": options.repeats, "threads": options.threads, "dtype": "float32", **machine()}
-    print(f"size {options.size}, float32, {options.threads} threads on processors {processors}, {about['device']}")
+    print(f"size {options.size}, float32, {options.threads} threads on CPUs {processors}, {about['device']}")
     print(" ".join(f"{name} {version}" for name, version in about["versions"].items()))
     titles = ("ours s", 9), ("torch s", 9), ("torch/ours", 10), ("compile s", 9), ("ours GB", 8), ("torch GB", 8)
     print(f"{'quantity':44s} " + " ".join(f"{title:>{width}s}" for title, width in titles) + "  difference")

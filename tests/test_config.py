@@ -15,12 +15,12 @@ from vpp_jax.config import (
     OptimizerConfig,
     TrainConfig,
     check_inputs,
+    config_diff,
     config_hash,
     default_config,
-    differences,
+    flatten_dict,
     from_config_dict,
     from_json,
-    leaves,
     to_dict,
     to_json,
 )
@@ -45,7 +45,7 @@ def test_default_config_is_the_default_experiment_and_round_trips():
 
 
 def test_every_field_of_every_group_is_in_the_config_dict():
-    assert leaves(default_config().to_dict()).keys() == leaves(dataclasses.asdict(ExperimentConfig())).keys()
+    assert flatten_dict(default_config().to_dict()).keys() == flatten_dict(dataclasses.asdict(ExperimentConfig())).keys()
 
 
 def test_hash_changes_with_every_field_and_only_then():
@@ -133,7 +133,7 @@ def test_what_a_stage_needs_from_outside():
 def test_differences_leave_out_what_does_not_change_a_run():
     old = ExperimentConfig()
     new = dataclasses.replace(old, seed=4, train=TrainConfig(steps=5, max_to_keep=9, ema_decay=0.5), mesh=MeshConfig(fsdp=4, data=2))
-    assert differences(old, new) == {"seed": (0, 4), "train.ema_decay": (0.999, 0.5)}
+    assert config_diff(old, new) == {"seed": (0, 4), "train.ema_decay": (0.999, 0.5)}
 
 
 def test_the_unet_of_a_policy_stops_at_its_last_tap():

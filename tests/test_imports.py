@@ -14,7 +14,7 @@ NETWORKS = {"vpp_jax.models", "vpp_jax.diffusion"}
 MAY_IMPORT = {
     "vpp_jax.core": NETWORKS | {"data_pipelines", "vpp_jax.parallel"},  # configurations stand beside what they configure; weights are
     # read through `parallel.gather`
-    "vpp_jax.models": CORE | {"vpp_jax.parallel"},  # `rows.on_own_rows` runs a kernel on every device
+    "vpp_jax.models": CORE | {"vpp_jax.parallel"},  # `rows.shard_map_over_batch` runs a kernel on every device
     "vpp_jax.diffusion": CORE,
     "vpp_jax.predictor": CORE | NETWORKS,
     "vpp_jax.parallel": CORE,

@@ -47,7 +47,7 @@ def observation(policy):
 @pytest.fixture(scope="module")
 def act(policy):
     def read_and_act(params, images, ids, mask, proprio, keys):
-        return policy.act(params, images, policy.read(params, ids, mask), proprio, keys)
+        return policy.act(params, images, policy.encode_instruction(params, ids, mask), proprio, keys)
 
     return jax.jit(read_and_act)
 
@@ -63,7 +63,7 @@ def test_the_video_model_reads_a_sentence_as_if_it_were_cut_to_its_length(policy
     short, long = (CLIPTokenizer(length)(sentences) for length in lengths)
     assert lengths[0] < lengths[1] < long[1].sum(1).max() + 1
     np.testing.assert_allclose(policy.video_states(params, *long), policy.video_states(params, *short), rtol=1e-6, atol=1e-6)
-    assert policy.read(params, *long).goal.shape == (2, policy.config.action.goal_dim)
+    assert policy.encode_instruction(params, *long).goal.shape == (2, policy.config.action.goal_dim)
 
 
 def test_views_stand_side_by_side_and_each_is_seen(policy, params, observation):

@@ -93,7 +93,7 @@ class Run:
         }
         self._running = []
         for index in range(self.processes):
-            several = (f"--coordinator=127.0.0.1:{port}", f"--process_index={index}", f"--process_count={self.processes}")
+            several = (f"--coordinator=127.0.0.1:{port}", f"--shard_index={index}", f"--num_shards={self.processes}")
             log = (self._root / f"{self.workdir.name}.{index}.log").open("ab")
             self._running.append(
                 subprocess.Popen(
@@ -199,13 +199,13 @@ def unreadable(run: Run) -> list[str]:
         if not entry.name.isdigit():
             continue
         try:
-            contents(run, int(entry.name))
+            load_tensors(run, int(entry.name))
         except Exception as error:
             problems.append(f"checkpoint {entry.name}: {type(error).__name__}: {str(error)[:200]}")
     return problems
 
 
-def contents(run: Run, step: int) -> dict[str, np.ndarray]:
+def load_tensors(run: Run, step: int) -> dict[str, np.ndarray]:
     """Every array of a checkpoint, and its documents."""
     path, found = run.checkpoints / str(step), {}
     for item in ITEMS:
@@ -223,9 +223,9 @@ def flat(tree, prefix: str = ""):
         yield from flat(value, f"{prefix}/{name}") if isinstance(value, dict) else [(f"{prefix}/{name}", value)]
 
 
-def differences(run: Run, whole: Run, step: int) -> list[str]:
+def tensor_diff(run: Run, whole: Run, step: int) -> list[str]:
     """Where a run that was interrupted ends differently from one that was not."""
-    one, other = contents(run, step), contents(whole, step)
+    one, other = load_tensors(run, step), load_tensors(whole, step)
     differ = sorted(one.keys() ^ other.keys()) + [name for name in one.keys() & other.keys() if not np.array_equal(one[name], other[name])]
     untimed = lambda entry: {name: value for name, value in entry.items() if not name.startswith(TIMING)}  # noqa: E731
     numbers = [[untimed(entry) for entry in read_entries(r.workdir / "metrics.jsonl")] for r in (run, whole)]
@@ -324,7 +324,7 @@ def whole_run(root: Path, count: int, steps: int) -> Run:
 def compare(run: Run, journal: Journal, must_be_finished: bool) -> None:
     """A run that has reached its end, beside the uninterrupted one; then room for the next."""
     if run.finished:
-        differ = differences(run, whole_run(run.workdir.parent, run.processes, run.steps), run.steps)
+        differ = tensor_diff(run, whole_run(run.workdir.parent, run.processes, run.steps), run.steps)
         print(f"{run.workdir.name} has ended after {run.starts} starts; {differ or 'equal, bit for bit'}", flush=True)
         journal.problems += [f"{run.workdir.name}: {name}" for name in differ]
         journal.ended[str(run.processes)] = journal.ended.get(str(run.processes), 0) + 1

@@ -184,7 +184,7 @@ def command(out: Path, stage: str, workdir: Path, count: int, steps: int) -> flo
     arguments += [f"--config.init.video={out / 'video_1'}"] if stage == "policy" else []
     begin, running = time.perf_counter(), []
     for index in range(count):
-        several = (f"--coordinator=127.0.0.1:{port}", f"--process_index={index}", f"--process_count={count}") if count > 1 else ()
+        several = (f"--coordinator=127.0.0.1:{port}", f"--shard_index={index}", f"--num_shards={count}") if count > 1 else ()
         with (out / f"{workdir.name}.{index}.log").open("ab") as log:
             running.append(subprocess.Popen([*arguments, *several], cwd=PROJECT, stdout=log, stderr=log))
     codes = [process.wait() for process in running]
@@ -196,14 +196,14 @@ def report(out: Path, stage: str, name: str, processes: str, seconds: float) -> 
     """Prints the row of one run beside that of one process -> the larger difference."""
     import numpy as np
 
-    from vpp_jax.training.checkpoints import contents, load_params
+    from vpp_jax.training.checkpoints import list_tensors, load_params
     from vpp_jax.training.metrics import read_entries
 
     runs = [out / f"{stage}_1", out / name]
     losses = [{"": np.array([entry["loss"] for entry in read_entries(run / "metrics.jsonl")])} for run in runs]
     params = []
     for run in runs:
-        wanted = {key: spec for key, spec in contents(run, item="params").items()}
+        wanted = {key: spec for key, spec in list_tensors(run, item="params").items()}
         params.append({key: np.asarray(value) for key, value in load_params(run, wanted, item="params").items()})
     found = [largest(*losses), largest(*params)]
     print(f"| {stage} | {processes} | {found[0]:.1e} | {found[1]:.1e} | {seconds:.0f} |", flush=True)

@@ -41,12 +41,12 @@ __all__ = [
     "VAELossConfig",
     "VideoDiffusionConfig",
     "check_inputs",
+    "config_diff",
     "config_hash",
     "default_config",
-    "differences",
+    "flatten_dict",
     "from_config_dict",
     "from_json",
-    "leaves",
     "to_config_dict",
     "to_dict",
     "to_json",
@@ -56,7 +56,7 @@ STAGES = ("vae", "video", "policy")
 SCHEDULES = ("constant", "cosine", "tri_stage")
 SAMPLERS = tuple(SAMPLER_TABLE)
 # Fields that may change between a run and its continuation: they do not enter the parameters at a given step.
-MAY_CHANGE = (
+RESUMABLE_OVERRIDES = (
     "train.steps",
     "train.log_every",
     "train.eval_every",
@@ -415,16 +415,16 @@ def config_hash(config: Any) -> str:
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def differences(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
-    """Fields that differ and would change the run: dotted name -> (old, new). Fields of `MAY_CHANGE` are left out."""
-    before, after = leaves(to_dict(old)), leaves(to_dict(new))
-    names = [name for name in before | after if before.get(name) != after.get(name) and name not in MAY_CHANGE]
+def config_diff(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+    """Fields that differ and would change the run: dotted name -> (old, new). Fields of `RESUMABLE_OVERRIDES` are left out."""
+    before, after = flatten_dict(to_dict(old)), flatten_dict(to_dict(new))
+    names = [name for name in before | after if before.get(name) != after.get(name) and name not in RESUMABLE_OVERRIDES]
     return {name: (before.get(name), after.get(name)) for name in names}
 
 
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_dict(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested groups -> {dotted name: value}."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
-        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        found |= flatten_dict(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return found

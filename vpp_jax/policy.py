@@ -1,7 +1,8 @@
 """Stage 2 as one object: predictive features + Video Former + diffusion transformer -> loss and actions.
 
 Pure functions of one flat parameter dict. Frozen prefixes: `text/`, `vae/`, `unet/` (up to the last tap), `latents/scaling_factor`;
-trained ones: `video_former/`, `action_transformer/`, and `goal_text_encoder/`, the text encoder whose pooled vector is the policy's goal token.
+trained ones: `video_former/`, `action_transformer/`, and `goal_text_encoder/`, the text encoder whose pooled vector is the policy's
+goal token.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from vpp_jax.config import ModelConfig, PolicyDiffusionConfig, VideoDiffusionCon
 from vpp_jax.diffusion.densities import sample_sigma
 from vpp_jax.diffusion.edm import add_noise, policy_preconditioning, policy_target
 from vpp_jax.diffusion.noise_schedules import get_sigmas, initial_scale
-from vpp_jax.diffusion.per_example import normal_rows, row_keys, split_rows
+from vpp_jax.diffusion.per_example import example_keys, normal_per_example, split_example_keys
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
 from vpp_jax.models.action_transformer import ActionTransformer
@@ -30,8 +31,8 @@ from vpp_jax.video_predictor import VideoPredictor
 Images = Mapping[str, UInt8[Array, "b s s 3"]]
 
 
-class Instruction(NamedTuple):
-    """What the models read of a sentence, float32. It changes once per task, not once per chunk: whoever acts may keep it.
+class InstructionEmbedding(NamedTuple):
+    """What the models condition on of one instruction, float32. It changes once per task, not once per action chunk, so callers may cache it.
 
     states: cross-attention input of the video U-Net; goal: pooled, un-normalised CLIP vector for the policy.
     """
@@ -68,12 +69,12 @@ class VideoPredictionPolicy:
 
     # --- observation -> context -----------------------------------------------------------------------------------------------
 
-    def read(self, params: Params, text_ids: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> Instruction:
+    def encode_instruction(self, params: Params, text_ids: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> InstructionEmbedding:
         """Tokens of `goal_length` -> what both models condition on; the U-Net gets the first `text_length` of them."""
-        return Instruction(self.video_states(params, text_ids, text_mask), self.goal_vector(params, text_ids, text_mask))
+        return InstructionEmbedding(self.video_states(params, text_ids, text_mask), self.goal_vector(params, text_ids, text_mask))
 
     def video_states(self, params: Params, text_ids: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> Float[Array, "b l d"]:
-        """Cut as the tokenizer cuts: a sentence that is too long keeps its end token. Padding is the end token, too."""
+        """Truncated as the tokenizer truncates: an instruction that is too long keeps its end token. Padding is the end token, too."""
         length, end = self.config.text_length, self.config.text.end_of_text
         if text_ids.shape[1] > length:
             text_ids, text_mask = jnp.asarray(text_ids)[:, :length].at[:, -1].set(end), text_mask[:, :length]
@@ -91,13 +92,14 @@ class VideoPredictionPolicy:
         views = len(self.config.views)
         stacked = rearrange([images[view] for view in self.config.views], "v b h w c -> (b v) h w c")
         if self.config.fixed_feature_noise:
-            key = jnp.tile(self._noise_per_row(jax.random.split(jax.random.key(0), 1), stacked.shape[1])[:1], (len(stacked), 1, 1, 1, 1))
+            noise = self._noise_per_example(jax.random.split(jax.random.key(0), 1), stacked.shape[1])[:1]
+            key = jnp.tile(noise, (len(stacked), 1, 1, 1, 1))
         elif key.ndim == 1:
-            key = self._noise_per_row(key, stacked.shape[1])
+            key = self._noise_per_example(key, stacked.shape[1])
         features = self.predictor.predictive_features(params, stacked, repeat(text_states, "b l d -> (b v) l d", v=views), key)
         return rearrange(features, "(b v) t n d -> b t (v n) d", v=views)
 
-    def _noise_per_row(self, keys: jax.Array, image_size: int) -> Float[Array, "bv t h w c"]:
+    def _noise_per_example(self, keys: jax.Array, image_size: int) -> Float[Array, "bv t h w c"]:
         size = image_size // self.config.vae.downscale
         shape = (len(self.config.views), self.config.frames, size, size, self.config.vae.latent_channels)
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
@@ -131,14 +133,15 @@ class VideoPredictionPolicy:
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Unweighted EDM loss on the network output (vpp: score matching with sigma_data 0.5), over valid steps only.
 
-        `key`: one PRNG key, or one per row [b]; noise belongs to rows (`row_keys`), dropout masks are drawn for all rows from the first.
+        `key`: one PRNG key, or one per example [b]. Noise is drawn per example (`example_keys`), dropout masks for the whole batch from
+        the first key.
         """
-        dropout_keys, sigma_keys, noise_keys = split_rows(row_keys(key, action.shape[0]), 3)
+        dropout_keys, sigma_keys, noise_keys = split_example_keys(example_keys(key, action.shape[0]), 3)
         context_key, dropout_key = jax.random.split(dropout_keys[0])
         context = self.context(params, features, self.goal_vector(params, text_ids, text_mask), proprio, context_key)
         sigma = jax.vmap(lambda row: sample_sigma(row, (), self.diffusion.density))(sigma_keys)
         scale = policy_preconditioning(sigma, self.diffusion.sigma_data)
-        noise = normal_rows(noise_keys, action.shape[1:])
+        noise = normal_per_example(noise_keys, action.shape[1:])
         noisy = add_noise(action, noise, sigma)
         output = self.action_transformer.bind(select("action_transformer", params)).decode(
             scale.network_input(noisy), sigma, context, key=dropout_key
@@ -178,11 +181,11 @@ class VideoPredictionPolicy:
         self,
         params: Params,
         images: Images,
-        instruction: Instruction,
+        instruction: InstructionEmbedding,
         proprio: Float[Array, "b p"] | None,
         keys: jax.Array,
     ) -> Float[Array, "b k a"]:
-        """One observation per row -> one normalised action chunk per row; `keys` [b] make rows independent of the batch."""
+        """One normalised action chunk per observation; with one key per observation [b] its result does not depend on the rest of the batch."""
         feature_keys, action_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         features = self.features(params, images, instruction.states, feature_keys)
         context = self.context(params, features, instruction.goal, proprio)

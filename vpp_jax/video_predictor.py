@@ -19,7 +19,7 @@ from vpp_jax.diffusion.densities import sample_sigma
 from vpp_jax.diffusion.edm import add_noise, video_preconditioning, video_target
 from vpp_jax.diffusion.guidance import frame_guidance, guide
 from vpp_jax.diffusion.noise_schedules import NoiseScheduleConfig, get_sigmas, initial_scale
-from vpp_jax.diffusion.per_example import normal_rows, row_keys, split_rows
+from vpp_jax.diffusion.per_example import example_keys, normal_per_example, split_example_keys
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
 from vpp_jax.models.layers import at_least_float32
@@ -41,7 +41,7 @@ def to_uint8_image(images: Float[Array, "..."]) -> UInt8[Array, "..."]:
     return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
 
-def sample_rows(posterior: Posterior, keys: jax.Array) -> Float[Array, "n h w c"]:
+def sample_per_example(posterior: Posterior, keys: jax.Array) -> Float[Array, "n h w c"]:
     """One sample of each row [n ...] with its own PRNG key [n]."""
     return jax.vmap(Posterior.sample)(posterior, keys)
 
@@ -92,7 +92,7 @@ class VideoPredictor:
     ) -> Float[Array, "n h8 w8 c"]:
         """Unscaled VAE latents: the posterior's mean, or with `keys`, one PRNG key per image, samples of it."""
         posterior = self.posterior(params, images)
-        return at_least_float32(posterior.mean if keys is None else sample_rows(posterior, keys))
+        return at_least_float32(posterior.mean if keys is None else sample_per_example(posterior, keys))
 
     def posterior(self, params: Params, images: UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"]) -> Posterior:
         """What the VAE's encoder says of each image [n h8 w8 c], unscaled."""
@@ -138,15 +138,15 @@ class VideoPredictor:
         """Weighted denoising error of stage 1: mean of (x_hat - x)^2 (sigma^2 + 1) / sigma^2 over everything, frame 0 included.
 
         `video`: clips, or the encoder's posterior of their frames [b t h8 w8 c], computed before: the loss is the same.
-        `key`: one PRNG key, or one per row [b]; random numbers belong to rows (`row_keys`).
+        `key`: one PRNG key, or one per row [b]; random numbers belong to rows (`example_keys`).
         """
         encoded = isinstance(video, Posterior)
         batch, frames = (video.mean if encoded else video).shape[:2]
-        posterior_keys, sigma_keys, noise_keys, dropout_keys = split_rows(row_keys(key, batch), 4)
-        frame_keys = rearrange(split_rows(posterior_keys, frames), "t b -> (b t)")
+        posterior_keys, sigma_keys, noise_keys, dropout_keys = split_example_keys(example_keys(key, batch), 4)
+        frame_keys = rearrange(split_example_keys(posterior_keys, frames), "t b -> (b t)")
         flat = jax.tree.map(lambda values: rearrange(values, "b t h w c -> (b t) h w c"), video)
         posterior = jax.tree.map(at_least_float32, flat if encoded else self.posterior(params, flat))
-        flat = sample_rows(posterior, frame_keys)
+        flat = sample_per_example(posterior, frame_keys)
         unscaled = jax.lax.stop_gradient(rearrange(flat, "(b t) h w c -> b t h w c", b=batch))
         latents, condition = unscaled * params[SCALING_FACTOR], unscaled[:, 0]
 
@@ -155,7 +155,7 @@ class VideoPredictor:
         text_states = jnp.where(keep, text_states, 0.0)
 
         sigma = jax.vmap(lambda row: sample_sigma(row, (), self.diffusion.density))(sigma_keys)
-        noise = normal_rows(noise_keys, latents.shape[1:])
+        noise = normal_per_example(noise_keys, latents.shape[1:])
         loss = self.denoising_loss(params, latents, condition, text_states, sigma, noise)
         return loss, {"latent_std": jnp.std(latents), "text_kept": jnp.mean(keep.astype(jnp.float32))}
 

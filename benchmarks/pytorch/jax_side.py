@@ -80,7 +80,7 @@ def act(size: str) -> Prepared:
         params |= with_prefix(group, weights(group, select(group, abstract)))
     images = {view: np.moveaxis(given["images"][i : i + 1], 1, -1) for i, view in enumerate(config.model.views)}
 
-    read, _ = compiled(policy.read, params, given["goal_ids"], given["goal_mask"])
+    read, _ = compiled(policy.encode_instruction, params, given["goal_ids"], given["goal_mask"])
     instruction = jax.device_get(read())
     begin = time.perf_counter()
     read()
@@ -101,7 +101,7 @@ def noise_of(policy, seeds: np.ndarray) -> dict[str, jax.Array]:
     feature_keys, action_keys = jax.vmap(jax.random.split, out_axes=1)(jax.vmap(jax.random.key)(seeds))
     action, sigmas = policy.config.action, get_sigmas(policy.diffusion.noise_schedule)
     start = jax.vmap(lambda key: jax.random.normal(key, (action.action_horizon, action.action_dim)))(action_keys) * sigmas[0]
-    noise = policy._noise_per_row(feature_keys, policy.config.image_size)
+    noise = policy._noise_per_example(feature_keys, policy.config.image_size)
     return {"feature_noise": jnp.moveaxis(noise, -1, 2), "start": start, "sigmas": sigmas}
 
 

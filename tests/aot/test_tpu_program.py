@@ -12,7 +12,7 @@ import pytest
 from vpp_jax.aot.chips import parse_topology
 from vpp_jax.aot.environment import VARIABLES, MissingCompilerError, require_compiler
 from vpp_jax.aot.program import Compiled, DoesNotFitError, Program
-from vpp_jax.aot.report import next_knob
+from vpp_jax.aot.report import suggest_change
 from vpp_jax.aot.roofline import UnreadableProgramError, analyse
 from vpp_jax.config import ExperimentConfig
 
@@ -142,9 +142,9 @@ def test_a_program_whose_text_cannot_be_read_still_says_what_it_takes():
 
 def test_the_next_knob():
     report = {"step": "train", "remat": "none", "examples_per_chip": 16, "topology": {"chips": 16, "mesh": {"fsdp": 16, "tensor": 1}}}
-    assert "remat=blocks" in next_knob(report)
-    assert "--per_chip=8 " in next_knob(report | {"remat": "blocks"})
-    assert "remat=everything" in next_knob(report | {"remat": "blocks", "examples_per_chip": 1})
+    assert "remat=blocks" in suggest_change(report)
+    assert "--per_chip=8 " in suggest_change(report | {"remat": "blocks"})
+    assert "remat=everything" in suggest_change(report | {"remat": "blocks", "examples_per_chip": 1})
 
 
 def test_without_the_compiler_the_command_says_what_to_install(monkeypatch):

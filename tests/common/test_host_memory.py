@@ -1,4 +1,4 @@
-"""Huge pages where models run on processors; freed memory goes back to the system while a checkpoint is restored."""
+"""Huge pages where models run on CPU; freed memory goes back to the system while a checkpoint is restored."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vpp_jax.cli import main as command
-from vpp_jax.common.host_memory import computes_on_processors, with_huge_pages
+from vpp_jax.common.host_memory import computes_on_cpu, with_huge_pages
 
 # A block below glibc's adjusted threshold comes from the heap; freed, it stays with the process while anything above it is in use.
 RESIDENT = """
@@ -86,7 +86,7 @@ def test_what_the_environment_says_already_is_kept():
         (["eval", "calvin"], "cpu", "glibc.malloc.hugetlb=1", False),  # the process that was started anew
     ],
 )
-def test_commands_that_run_models_on_processors_start_anew(monkeypatch, arguments, platforms, tunables, expected):
+def test_commands_that_run_models_on_cpu_start_anew(monkeypatch, arguments, platforms, tunables, expected):
     started = []
     monkeypatch.setattr("sys.argv", ["vpp", *arguments])
     monkeypatch.setattr("sys.orig_argv", ["python", "-m", "vpp_jax", *arguments])
@@ -116,4 +116,4 @@ def test_commands_that_run_models_on_processors_start_anew(monkeypatch, argument
 def test_where_jax_will_compute(monkeypatch, platforms, installed, expected):
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in installed else None)
-    assert computes_on_processors() is expected
+    assert computes_on_cpu() is expected

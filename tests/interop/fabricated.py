@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from vpp_jax.functional import PureModule
-from vpp_jax.interop.slots import slots
+from vpp_jax.interop.tensor_mapping import tensor_mappings
 
 UNET = {
     "_class_name": "UNetSpatioTemporalConditionModel",
@@ -62,8 +62,8 @@ Arrays = dict[str, np.ndarray]
 def tensors(module: PureModule, seed: int, prefix: str = "", openai: bool = False, dtype=np.float32) -> Arrays:
     """Random tensors of one module by their published names."""
     rng, shapes = np.random.default_rng(seed), {}
-    for slot in slots(module.abstract, prefix, openai).values():
-        shapes[slot.name] = slot.shape
+    for mapping in tensor_mappings(module.abstract, prefix, openai).values():
+        shapes[mapping.name] = mapping.shape
     return {name: (0.1 * rng.standard_normal(shape)).astype(dtype) for name, shape in shapes.items()}
 
 

@@ -22,7 +22,7 @@ from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_former import VideoFormer, VideoFormerConfig
 from vpp_jax.models.video_unet import SpatioTemporalUNet
 from vpp_jax.models.video_vae import TemporalVAE
-from vpp_jax.training.checkpoints import Checkpoints, contents, load_params, read_metadata
+from vpp_jax.training.checkpoints import Checkpoints, list_tensors, load_params, read_metadata
 from vpp_jax.training.stages.base import make_stage
 from vpp_jax.training.state import TrainState
 from vpp_jax.video_predictor import SCALING_FACTOR
@@ -127,7 +127,7 @@ def refused(capsys):
 def test_work_directories_hold_the_published_values(imported, system):
     """Every parameter that the stages ask for, bit by bit, in the types of the files."""
     stage = make_stage(from_config_dict(read_metadata(imported / "policy")["config"]))
-    wanted = contents(imported / "policy")
+    wanted = list_tensors(imported / "policy")
     params = load_params(imported / "policy", wanted, stage="policy")
     assert (stage.abstract_trainable() | stage.abstract_frozen()).keys() <= params.keys()
     assert params[SCALING_FACTOR] == np.float32(0.25)
@@ -146,7 +146,7 @@ def test_work_directories_hold_the_published_values(imported, system):
 
 
 def test_goal_encoder_splits_and_turns_openai_s_tensors(imported, system):
-    params = load_params(imported / "policy", contents(imported / "policy"))
+    params = load_params(imported / "policy", list_tensors(imported / "policy"))
     prefix, theirs = "language_goal.clip_rn50.", system.arrays["policy"]
     fused = theirs[f"{prefix}transformer.resblocks.1.attn.in_proj_weight"]  # rows of query, key, value
     np.testing.assert_array_equal(params["goal_text_encoder/text_model.encoder.layers.1.self_attn.k_proj.kernel"], fused[32:64].T)
@@ -348,7 +348,7 @@ def test_allowed_faults_are_imported_and_reported(system, tmp_path):
     assert main(["convert", "import", f"--vae={folder}", f"--out={tmp_path / 'out'}", *allowed]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())["reports"]["vae"]
     assert report["allowed"] == ["quant_conv.bias", "surplus.weight"]
-    vae = load_params(tmp_path / "out" / "vae", contents(tmp_path / "out" / "vae"), stage="vae")
+    vae = load_params(tmp_path / "out" / "vae", list_tensors(tmp_path / "out" / "vae"), stage="vae")
     assert not np.asarray(vae["vae/quant_conv.bias"]).any()
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from vpp_jax.config import ModelConfig, PolicyDiffusionConfig, VideoDiffusionConfig
 from vpp_jax.functional import with_prefix
-from vpp_jax.interop.matching import match
+from vpp_jax.interop.matching import compare_names
 from vpp_jax.interop.policy_config import policy_model
 from vpp_jax.interop.report import ConversionError
-from vpp_jax.interop.slots import slots
+from vpp_jax.interop.tensor_mapping import tensor_mappings
 from vpp_jax.policy import VideoPredictionPolicy
 
 
@@ -76,12 +76,12 @@ def test_every_tensor_has_a_place_or_a_reason(shapes):
         ("text", policy.predictor.text, "TVP_encoder.text_encoder.", False),
         ("goal_text_encoder", policy.goal_text_encoder, "language_goal.clip_rn50.", True),
     ):
-        wanted |= with_prefix(group, slots(module.abstract, prefix, openai))
-    report = match("policy", Listed(shapes), wanted)
+        wanted |= with_prefix(group, tensor_mappings(module.abstract, prefix, openai))
+    report = compare_names("policy", Listed(shapes), wanted)
     report.check()
     assert len(report.loaded) + len(report.dropped) == len(shapes)
     assert len(report.dropped) == 9 + 152 + 1  # unused tensors of the policy, CLIP's image encoder, its temperature
     fewer = {name: shape for name, shape in shapes.items() if name != "model.inner_model.lang_emb.0.bias"}
-    damaged = match("policy", Listed(fewer | {"model.inner_model.tok_emb.bias": (3,)}), wanted)
+    damaged = compare_names("policy", Listed(fewer | {"model.inner_model.tok_emb.bias": (3,)}), wanted)
     with pytest.raises(ConversionError, match=r"1 missing: .*lang_emb\.0\.bias; 0 unexpected; 1 of another shape"):
         damaged.check()

@@ -12,11 +12,11 @@ from jax import lax
 from vpp_jax.functional import PureModule
 from vpp_jax.models.layers import (
     GEGLU,
+    AlphaBlender,
     Conv2d,
     FeedForward,
     GroupNorm,
     LayerNorm,
-    MixingGate,
     TemporalConv,
     check_dtype,
     dropout,
@@ -151,9 +151,9 @@ def test_geglu_gates_with_the_second_half():
 def test_mixing_gate_and_its_reverse():
     spatial, temporal = normal(2, 3), normal(2, 3)
     share = 1 / (1 + math.exp(-0.7))
-    gate = MixingGate(initial=0.7, rngs=nnx.Rngs(0))
+    gate = AlphaBlender(initial=0.7, rngs=nnx.Rngs(0))
     np.testing.assert_allclose(gate(spatial, temporal), share * spatial + (1 - share) * temporal, atol=1e-6)
-    gate = MixingGate(initial=0.7, reverse=True, rngs=nnx.Rngs(0))
+    gate = AlphaBlender(initial=0.7, reverse=True, rngs=nnx.Rngs(0))
     np.testing.assert_allclose(gate(spatial, temporal), (1 - share) * spatial + share * temporal, atol=1e-6)
 
 

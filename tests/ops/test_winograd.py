@@ -75,9 +75,9 @@ def test_doubled_images_are_made_only_where_channels_are_few(channels, dtype, ex
     conv = Conv2d(channels, channels, dtype=dtype, rngs=nnx.Rngs(0))
     conv.bias[...] = jnp.arange(channels, dtype=jnp.float32)
     x = np.random.default_rng(2).normal(size=(1, 4, 4, channels)).astype(np.float32)
-    assert jax.jit(conv.of_doubled).lower(x).as_text().count("stablehlo.dot_general") == expected
+    assert jax.jit(conv.upsample_conv).lower(x).as_text().count("stablehlo.dot_general") == expected
     theirs = np.asarray(conv(jnp.asarray(x.repeat(2, 1).repeat(2, 2))), np.float32)
-    np.testing.assert_allclose(np.asarray(conv.of_doubled(jnp.asarray(x)), np.float32), theirs, atol=1e-5 * np.abs(theirs).max())
+    np.testing.assert_allclose(np.asarray(conv.upsample_conv(jnp.asarray(x)), np.float32), theirs, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_odd_sizes_and_other_kernels_are_refused():

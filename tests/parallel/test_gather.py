@@ -13,7 +13,7 @@ from vpp_jax.aot.collectives import collectives
 from vpp_jax.aot.roofline import foreign_gathers
 from vpp_jax.config import MeshConfig
 from vpp_jax.functional import PureModule
-from vpp_jax.models.unet_blocks import BlockShape, TransformerBlock, recomputed
+from vpp_jax.models.unet_blocks import BlockShape, TransformerBlock, remat
 from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import batch_sharding, make_mesh
 from vpp_jax.parallel.partition import partition
@@ -23,7 +23,7 @@ params = jax.jit(block.init)(jax.random.key(0))
 inputs = [jax.random.normal(jax.random.key(1), (8, 2, 16, 192)), jax.random.normal(jax.random.key(2), (8, 3, 24))]
 
 def loss(params, x, text):
-    return jnp.mean(recomputed(block.bind(params), x, text) ** 2)
+    return jnp.mean(remat(block.bind(params), x, text) ** 2)
 
 expected = jax.jit(jax.grad(loss))(params, *inputs)
 answers = {}

@@ -35,7 +35,7 @@ def decisions(name: str) -> dict[str, dict[str, dict[str, int]]]:
     for devices, sizes in MESHES.items():
         groups = found.setdefault(devices, {})
         for parameter, decision in decide(params, sizes, config.mesh.min_size_to_shard).items():
-            split = ",".join(str(axis or "-") for axis in decision.spec) or "whole"
+            split = ",".join(str(axis or "-") for axis in decision.spec) or "replicated"
             note = f" ({decision.note})" if decision.note else ""
             groups.setdefault(re.sub(r"\.\d+\.", ".N.", parameter), Counter())[split + note] += 1
     return {devices: {key: dict(sorted(value.items())) for key, value in sorted(groups.items())} for devices, groups in found.items()}

@@ -80,7 +80,7 @@ def test_specs(name, shape, sizes, expected):
 
 def test_departures_are_noted():
     assert spec("unet/conv_out.kernel", (3, 3, 320, 4), fsdp=8)[1] == "fsdp=8 does not divide 4, moved"
-    assert spec("action_transformer/cross_att.key.kernel", (30, 31), tensor=2)[1] == "tensor=2 does not divide 31, whole"
+    assert spec("action_transformer/cross_att.key.kernel", (30, 31), tensor=2)[1] == "tensor=2 does not divide 31, unsharded"
     assert spec("unet/attn1.to_q.kernel", (320, 320), min_size_to_shard=1 << 20, fsdp=4) == (P(), "small")
 
 

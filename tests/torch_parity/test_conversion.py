@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModelWit
 from vpp_jax.cli.main import main
 from vpp_jax.config import from_config_dict
 from vpp_jax.interop.torch_file import TorchFile
-from vpp_jax.training.checkpoints import contents, load_params, read_metadata
+from vpp_jax.training.checkpoints import list_tensors, load_params, read_metadata
 
 TEXT = {
     "hidden_size": 32,
@@ -155,7 +155,7 @@ def test_text_encoder_saved_with_torch_save(tmp_path):
     save_pipeline(tmp_path / "pipeline", torch.float32)
     published = (f"--unet={tmp_path / 'pipeline'}", f"--text={tmp_path / 'clip'}")
     assert main(["convert", "import", *published, f"--out={tmp_path / 'in'}", *SMALL]) == 0
-    params = load_params(tmp_path / "in/video", contents(tmp_path / "in/video"))
+    params = load_params(tmp_path / "in/video", list_tensors(tmp_path / "in/video"))
     np.testing.assert_array_equal(params["text/text_projection.kernel"], expected["text_projection.weight"].T)
     config = from_config_dict(read_metadata(tmp_path / "in/video")["config"])
     assert config.model.text.projection_dim == 24

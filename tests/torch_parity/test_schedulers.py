@@ -163,7 +163,7 @@ def test_euler_ancestral_on_the_same_noise(monkeypatch):
     scheduler = diffusers.EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     scheduler.set_timesteps(8)
     levels, keys = scheduler.sigmas.numpy(), jax.random.split(jax.random.key(5), len(NOISE))
-    drawn = iter([np.array(samplers._row_noise(keys, step, NOISE.numpy())) for step in range(8)])
+    drawn = iter([np.array(samplers._example_noise(keys, step, NOISE.numpy())) for step in range(8)])
     module = diffusers.schedulers.scheduling_euler_ancestral_discrete
     monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: torch.from_numpy(next(drawn)))
     _, states, result = run_theirs(scheduler, current)

@@ -9,7 +9,7 @@ import pytest
 
 from vpp_jax.config import ConfigError, MeshConfig
 from vpp_jax.parallel.mesh import make_mesh
-from vpp_jax.training.accumulation import check_passes, loss_and_gradients
+from vpp_jax.training.accumulation import check_micro_batches, loss_and_gradients
 from vpp_jax.training.state import Trainer
 
 
@@ -61,11 +61,11 @@ def test_a_training_step_in_four_passes(updated):
 
 def test_passes_must_fit_batch_and_mesh(toy):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    check_passes(8, 4, mesh)
+    check_micro_batches(8, 4, mesh)
     with pytest.raises(
         ConfigError, match=r"batch_size is 8, expected a multiple of 1 \(mesh data x fsdp\) times 3 \(train\.grad_accum_steps\)"
     ):
-        check_passes(8, 3, mesh)
+        check_micro_batches(8, 3, mesh)
     config = toy.toy_config()
     passes = replace(config.train, grad_accum_steps=3)
     with pytest.raises(ConfigError, match=r"train\.grad_accum_steps is 3, which does not divide data\.batch_size = 8"):

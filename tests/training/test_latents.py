@@ -189,8 +189,8 @@ def test_identity_is_of_the_encoder(params, config):
 def test_pictures_of_latents(params, packed, tmp_path):
     stage = Stage(packed)
     batch = {name: value for name, value in next(eval_batches(stage.source("val", params, Path()), 2)).items() if name != "valid"}
-    stage.draw_batch(batch, tmp_path / "first_batch.png")
-    stage.preview({}, params, batch, jax.random.key(0), tmp_path / "preview.png")
+    stage.plot_batch(batch, tmp_path / "first_batch.png")
+    stage.plot_predictions({}, params, batch, jax.random.key(0), tmp_path / "preview.png")
     true, predicted = stage._preview(params, batch, jax.random.key(0))
     assert true.shape == predicted.shape == (2, 4, 32, 32, 3)
     assert np.asarray(true).std() > 0

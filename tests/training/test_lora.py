@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vpp_jax.config import ConfigError, LoRAConfig, check_inputs, from_config_dict, to_dict
-from vpp_jax.training.checkpoints import Checkpoints, contents, load_params
+from vpp_jax.training.checkpoints import Checkpoints, list_tensors, load_params
 from vpp_jax.training.lora import abstract_adapters, adapters_of, init_adapters, merge
 from vpp_jax.training.stages.base import make_stage
 from vpp_jax.training.state import TrainState
@@ -74,7 +74,7 @@ def test_who_loads_such_a_checkpoint_gets_merged_kernels(base, toy, tmp_path):
             np.testing.assert_allclose(loaded[name], expected[name], rtol=1e-6, atol=1e-6)
     one = "unet/b.to_k.kernel"  # a part of the model
     np.testing.assert_allclose(load_params(tmp_path, {one: wanted[one]})[one], merge(base | averages, 3.0)[one], rtol=1e-5)
-    assert set(contents(tmp_path)) == {*base, *adapters}
+    assert set(list_tensors(tmp_path)) == {*base, *adapters}
 
 
 def test_stage_video_trains_adapters_alone(micro_config):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vpp_jax.training.motion import motion_figures
+from vpp_jax.training.motion import motion_metrics
 
 
 def clip(*columns: int, brightness: int = 200) -> np.ndarray:
@@ -25,7 +25,7 @@ def clip(*columns: int, brightness: int = 200) -> np.ndarray:
     ],
 )
 def test_known_motion(predicted, correlation, error):
-    figures = motion_figures(clip(2, 5, 9), predicted)
+    figures = motion_metrics(clip(2, 5, 9), predicted)
     assert figures["motion/correlation"] == pytest.approx(correlation, abs=1e-6)
     assert figures["motion/error"] == pytest.approx(error, abs=1e-6)
 
@@ -33,11 +33,11 @@ def test_known_motion(predicted, correlation, error):
 def test_clips_count_by_their_motion():
     """A clip in which nothing moves changes neither figure; a still picture never gets more than chance."""
     true, still = np.concatenate([clip(2, 5, 9), clip(4, 4, 4)]), np.concatenate([clip(2, 2, 2), clip(4, 4, 4)])
-    assert motion_figures(true, true) == {"motion/correlation": pytest.approx(1.0), "motion/error": 0.0}
-    assert motion_figures(true, still) == {"motion/correlation": 0.0, "motion/error": 1.0}
-    assert motion_figures(still, still) == {"motion/correlation": 0.0, "motion/error": 1.0}
+    assert motion_metrics(true, true) == {"motion/correlation": pytest.approx(1.0), "motion/error": 0.0}
+    assert motion_metrics(true, still) == {"motion/correlation": 0.0, "motion/error": 1.0}
+    assert motion_metrics(still, still) == {"motion/correlation": 0.0, "motion/error": 1.0}
 
 
 def test_a_tinted_decoder_keeps_its_correlation():
     tinted = (clip(2, 5, 9).astype(int) - 15).astype(np.uint8)
-    assert motion_figures(clip(2, 5, 9), tinted)["motion/correlation"] == pytest.approx(1.0)
+    assert motion_metrics(clip(2, 5, 9), tinted)["motion/correlation"] == pytest.approx(1.0)

@@ -94,7 +94,7 @@ def test_held_parameters_do_not_move_and_have_no_moments(toy):
     # decay (1 + 0) / (10 + 0) at the first update
     expected = 0.1 * before.params["head/last.bias"] + 0.9 * after.params["head/last.bias"]
     np.testing.assert_allclose(after.ema["head/last.bias"], expected, rtol=1e-5)
-    assert after.averaged is after.ema
+    assert after.eval_params is after.ema
 
 
 def test_ema_decay_warms_up():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vpp_jax.cli.config_flag import parse
-from vpp_jax.training.checkpoints import complete_steps, contents, load_params
+from vpp_jax.training.checkpoints import complete_steps, list_tensors, load_params
 from vpp_jax.training.loop import train
 from vpp_jax.training.metrics import read_entries
 from vpp_jax.training.stages.base import make_stage
@@ -45,7 +45,7 @@ def launch(flags, workdir, processes: int, project) -> list[subprocess.Popen]:
         port = free.getsockname()[1]
     running = []
     for index in range(processes):
-        several = {"VPP_COORDINATOR": f"127.0.0.1:{port}", "VPP_PROCESS_INDEX": str(index), "VPP_PROCESS_COUNT": str(processes)}
+        several = {"VPP_COORDINATOR": f"127.0.0.1:{port}", "VPP_SHARD_INDEX": str(index), "VPP_NUM_SHARDS": str(processes)}
         running.append(
             subprocess.Popen(
                 [sys.executable, "-m", "vpp_jax", "train", *flags, f"--workdir={workdir}"],
@@ -80,7 +80,7 @@ def test_two_processes_stopped_through_one_end_as_one_would(flags, project, tmp_
     one, other = ([entry["loss"] for entry in read_entries(run / "metrics.jsonl") if entry["kind"] == "train"] for run in (whole, parts))
     np.testing.assert_allclose(one[:10], other[:10], rtol=1e-5)
     np.testing.assert_allclose(one, other, rtol=1e-3)  # rounding grows from step to step; another batch would differ by a tenth
-    wanted = contents(whole, item="params")
+    wanted = list_tensors(whole, item="params")
     expected, params = (load_params(run, wanted, item="params") for run in (whole, parts))
     for name, value in expected.items():
         scale = max(float(np.abs(value).max()), 5e-4)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vpp_jax.config import ExperimentConfig, MeshConfig, OptimizerConfig, TrainConfig
-from vpp_jax.diffusion.per_example import normal_rows, row_keys
+from vpp_jax.diffusion.per_example import example_keys, normal_per_example
 from vpp_jax.training.loop import train
 
 # 520 x 520 is more than what checkpoints pack, so both ways of saving are exercised.
@@ -74,7 +74,7 @@ class ToyStage:
         return ToySource(**self.source_options)
 
     def loss(self, trainable, frozen, batch, key):
-        x = batch["x"] @ frozen["vae/lift.kernel"] + 0.1 * normal_rows(row_keys(key, len(batch["x"])), (16,))
+        x = batch["x"] @ frozen["vae/lift.kernel"] + 0.1 * normal_per_example(example_keys(key, len(batch["x"])), (16,))
         hidden = jax.nn.tanh(x @ trainable["net/first.kernel"] + trainable["net/first.bias"])
         hidden = jax.nn.tanh(hidden @ trainable["net/hidden.kernel"] + trainable["net/hidden.bias"])
         error = hidden @ trainable["head/last.kernel"] + trainable["head/last.bias"] - batch["y"]
@@ -83,14 +83,14 @@ class ToyStage:
     def loss_weight(self, batch):
         return jnp.float32(len(batch["x"]))
 
-    def draw_batch(self, batch, path):
+    def plot_batch(self, batch, path):
         path.write_bytes(json.dumps(batch["number"].tolist()).encode())
 
-    def preview(self, trainable, frozen, batch, key, path):
+    def plot_predictions(self, trainable, frozen, batch, key, path):
         self.drawn.append(path.name)
         return {"rows_shown": float(len(batch["x"]))}
 
-    def finalize(self, trainable, frozen, batches):
+    def final_metadata(self, trainable, frozen, batches):
         return {"latent_scaling_factor": float(frozen["latents/scaling_factor"]), "seen": [int(b["number"].sum()) for b in batches]}
 
 

@@ -14,7 +14,7 @@ def main(argv: list[str]) -> int:
     import jax
 
     from vpp_jax.aot.program import DoesNotFitError, Program
-    from vpp_jax.aot.report import next_knob, provenance, table
+    from vpp_jax.aot.report import provenance, suggest_change, table
     from vpp_jax.aot.roofline import analyse, request
     from vpp_jax.cli.config_flag import parse
 
@@ -28,7 +28,8 @@ def main(argv: list[str]) -> int:
     try:
         compiled = program.compile()
     except DoesNotFitError as error:
-        print(f"does not fit, short by at least {error.needed - error.available:.2f} GiB: {error}; {next_knob(origin | request(program))}")
+        short, suggestion = error.needed - error.available, suggest_change(origin | request(program))
+        print(f"does not fit, short by at least {short:.2f} GiB: {error}; {suggestion}")
         return 1
     if options["hlo"]:
         Path(options["hlo"]).write_text(compiled.executable.as_text())

@@ -22,7 +22,7 @@ from vpp_jax.functional import Params
 from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh
 from vpp_jax.parallel.partition import partition
-from vpp_jax.policy import Instruction
+from vpp_jax.policy import InstructionEmbedding
 from vpp_jax.training.loop import compile_step
 from vpp_jax.training.stages.base import make_stage
 from vpp_jax.training.stages.policy import PolicyStage
@@ -148,7 +148,7 @@ def _inference(config: ExperimentConfig, step: str, rows: int):
             states,
             keys,
         )
-    instruction = Instruction(states, shape((rows, model.action.goal_dim), jnp.float32))
+    instruction = InstructionEmbedding(states, shape((rows, model.action.goal_dim), jnp.float32))
     proprio = shape((rows, model.action.proprio_dim), jnp.float32)
     return lambda params, images, instruction, proprio, keys: policy.act(
         params, images, instruction, proprio, jax.random.wrap_key_data(keys)

@@ -15,7 +15,7 @@ ASSUMED = (
     "uses the links of the fewest torus axes that hold its group, both ways round, half of them where an axis is open, one after the other",
 )
 # next thing to try when a program does not fit, cheapest first: (applies to the report?, advice)
-KNOBS = (
+SUGGESTIONS = (
     (lambda r: r["step"] == "train" and r["remat"] in ("none", "attention"), "recompute more: --config.model.unet.remat=blocks"),
     (
         lambda r: r["examples_per_chip"] > 1,
@@ -47,12 +47,12 @@ def verdict(report: dict[str, Any]) -> str:
     room = f"peak {memory['peak']:.2f} of {memory['limit']:.0f} GiB per chip"
     if memory["short"] <= 0:
         return f"fits: {room}, {-memory['short']:.2f} GiB left"
-    return f"does not fit, short by {memory['short']:.2f} GiB ({room}); {next_knob(report)}"
+    return f"does not fit, short by {memory['short']:.2f} GiB ({room}); {suggest_change(report)}"
 
 
-def next_knob(report: dict[str, Any]) -> str:
+def suggest_change(report: dict[str, Any]) -> str:
     """What to try where a program does not fit."""
-    return "next: " + next(text for applies, text in KNOBS if applies(report)).format(fewer=max(report["examples_per_chip"] // 2, 1))
+    return "next: " + next(text for applies, text in SUGGESTIONS if applies(report)).format(fewer=max(report["examples_per_chip"] // 2, 1))
 
 
 def table(report: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """`vpp data latents --config=FILE --config.init.vae=WORKDIR --dataset=DIR --out=DIR`: a dataset's pictures as VAE latents, computed once.
 
 The configuration is that of the stage `video` that will train on them: its `model.vae`, `model.image_size` and `init.vae` are used. The
-same command continues. Several processes, each on its own host or devices, share one dataset: --process_index and --process_count.
+same command continues. Several processes, each on its own host or devices, share one dataset: --shard_index and --num_shards.
 `vpp data latents --identity --config=FILE --config.init.vae=WORKDIR` prints the identity of the VAE and ends.
 """
 
@@ -17,8 +17,8 @@ OPTIONS = {
     "views": "views to encode, comma-separated (default: those that clips are taken from)",
     "splits": "splits to encode, comma-separated (default: every split whose shards are there)",
     "batch": "frames per call of the encoder, over all devices of the process (default: 64)",
-    "process_index": "number of this process, from 0",
-    "process_count": "number of processes",
+    "shard_index": "number of this process, from 0",
+    "num_shards": "number of processes",
 }
 
 
@@ -50,9 +50,9 @@ def _encode(config, options: dict[str, str]) -> int:
     from vpp_jax.cli.data import ProgressLine
     from vpp_jax.training.latents import DatasetEncoder
 
-    batch, index, count = (_number(options, *default) for default in (("batch", 64), ("process_index", 0), ("process_count", 1)))
+    batch, index, count = (_number(options, *default) for default in (("batch", 64), ("shard_index", 0), ("num_shards", 1)))
     if not index < count:
-        raise UsageError(f"--process_index={index} must be below --process_count={count}")
+        raise UsageError(f"--shard_index={index} must be below --num_shards={count}")
     encoder = DatasetEncoder(config, batch)
     build = LatentsBuild(
         LatentsSettings(

@@ -3,8 +3,8 @@
 The same command resumes. Exit codes: 0 trained; 143 or 130 where SIGTERM or Ctrl-C stopped it (saved, the same command goes on); 75 where
 another process of the run is gone (the same commands go on from the newest checkpoint).
 
-Many hosts: the same command on each. A TPU's processes find each other; elsewhere each gets --coordinator, --process_index and
---process_count, or VPP_COORDINATOR, VPP_PROCESS_INDEX and VPP_PROCESS_COUNT in its environment. All see the same DIR.
+Many hosts: the same command on each. A TPU's processes find each other; elsewhere each gets --coordinator, --shard_index and
+--num_shards, or VPP_COORDINATOR, VPP_SHARD_INDEX and VPP_NUM_SHARDS in its environment. All see the same DIR.
 """
 
 import logging
@@ -21,8 +21,8 @@ from vpp_jax.common.errors import VppError
 OPTIONS = {
     "workdir": "directory of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, previews",
     "coordinator": "HOST:PORT of process 0 where a run has several processes",
-    "process_index": "number of this process, from 0",
-    "process_count": "number of processes",
+    "shard_index": "number of this process, from 0",
+    "num_shards": "number of processes",
     "compilation_cache": "directory of compiled programs, so that a resumed run starts at once; default: .jax_cache beside the workdir",
 }
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int:
     import jax
 
-    from vpp_jax.training.distributed import TRY_AGAIN, MissingProcessError, leave, start
+    from vpp_jax.training.distributed import EX_TEMPFAIL, MissingProcessError, hard_exit, start
     from vpp_jax.training.heartbeat import Heartbeat
     from vpp_jax.training.loop import train
     from vpp_jax.training.stages.base import make_stage
@@ -61,10 +61,10 @@ def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int
         """Ends this process of several: a regular exit would wait for the others, and they for this one."""
         print(message, file=sys.stderr)
         heartbeat.fail(message)
-        leave(code)
+        hard_exit(code)
 
     times = config.train.heartbeat_s, config.train.peer_timeout_s
-    heartbeat = Heartbeat(workdir / "heartbeats", index, count, *times, give_up=lambda message: end(f"vpp: {message}", TRY_AGAIN))
+    heartbeat = Heartbeat(workdir / "heartbeats", index, count, *times, give_up=lambda message: end(f"vpp: {message}", EX_TEMPFAIL))
     with heartbeat:
         try:
             start(coordinator, index, count, config.train.peer_timeout_s)
@@ -78,19 +78,19 @@ def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int
             # a failed collective comes as either, depending on who called it
             gone = heartbeat.gone() if isinstance(error, jax.errors.JaxRuntimeError | ValueError) else []
             if gone:  # what failed is a computation that all share
-                end(f"vpp: process {index} cannot go on without {'; '.join(map(str, gone))}", TRY_AGAIN)
-            code = TRY_AGAIN if isinstance(error, MissingProcessError) else 1
+                end(f"vpp: process {index} cannot go on without {'; '.join(map(str, gone))}", EX_TEMPFAIL)
+            code = EX_TEMPFAIL if isinstance(error, MissingProcessError) else 1
             end(paragraph(error) if isinstance(error, VppError) else traceback.format_exc(), code)
 
 
 def _processes(options: dict[str, str]) -> tuple[str, int, int]:
     """(coordinator, index, count) from the flags, else from the environment; ('', 0, 1) where neither says anything."""
-    given = [options[name] or os.environ.get(f"VPP_{name.upper()}", "") for name in ("coordinator", "process_index", "process_count")]
+    given = [options[name] or os.environ.get(f"VPP_{name.upper()}", "") for name in ("coordinator", "shard_index", "num_shards")]
     if not any(given):
         return "", 0, 1
     coordinator, index, count = given
     if not (":" in coordinator and index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UsageError(f"several processes need --coordinator=HOST:PORT, --process_index and --process_count, below it; got {given}")
+        raise UsageError(f"several processes need --coordinator=HOST:PORT, --shard_index and --num_shards, below it; got {given}")
     return coordinator, int(index), int(count)
 
 
@@ -124,6 +124,10 @@ def _help(argv: Sequence[str]) -> str:
     if not files:
         return text + "\n`vpp train --config=FILE --help` lists every field that --config.NAME=VALUE can set."
     from vpp_jax.cli.config_flag import load_config
-    from vpp_jax.config import leaves, to_dict
+    from vpp_jax.config import flatten_dict, to_dict
 
-    return text + "\nfields:\n" + "\n".join(f"  --config.{name}={value}" for name, value in leaves(to_dict(load_config(files[0]))).items())
+    return (
+        text
+        + "\nfields:\n"
+        + "\n".join(f"  --config.{name}={value}" for name, value in flatten_dict(to_dict(load_config(files[0]))).items())
+    )

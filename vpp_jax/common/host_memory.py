@@ -1,4 +1,4 @@
-"""The C library's allocator: huge pages while models run on processors, and what is freed given back while a checkpoint is restored.
+"""The C library's allocator: huge pages while models run on CPU, and what is freed given back while a checkpoint is restored.
 
 Both are options of glibc; other C libraries do not read them.
 """
@@ -30,15 +30,15 @@ def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def restart_with_huge_pages() -> None:
-    """Starts this process anew (same ID, same arguments) where JAX will compute on processors and huge pages are not asked for yet."""
+    """Starts this process anew (same ID, same arguments) where JAX will compute on CPU and huge pages are not asked for yet."""
     environment = with_huge_pages(os.environ)
-    if sys.platform == "linux" and computes_on_processors() and environment != dict(os.environ):
+    if sys.platform == "linux" and computes_on_cpu() and environment != dict(os.environ):
         sys.stdout.flush()
         sys.stderr.flush()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
-def computes_on_processors() -> bool:
+def computes_on_cpu() -> bool:
     """Whether JAX, which this does not start, will take the CPU: it is told to, or no other platform is installed."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms:

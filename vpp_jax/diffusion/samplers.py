@@ -97,7 +97,7 @@ def _integrate(
     if isinstance(method, LinearMethod):
         coefficients = _coefficients(method, kind, sigmas, eta, dtype)
         recent = jnp.zeros((coefficients.weights.shape[1], *x.shape), dtype)
-        keys = _row_keys(kind, key, x.shape[0]) if method.stochastic and eta > 0 else None
+        keys = _example_keys(kind, key, x.shape[0]) if method.stochastic and eta > 0 else None
     sigmas = jnp.asarray(sigmas, dtype)
     first, following = sigmas[:-1], sigmas[1:]
     second = method.second(first, following) if isinstance(method, SingleStep) and method.second else None
@@ -119,7 +119,7 @@ def _integrate(
             recent = jnp.concatenate([seen[None], recent[:-1]])
             following = linear.keep * state + sum(linear.weights[age] * recent[age] for age in range(len(recent)))
         if keys is not None:
-            following += linear.spread * _row_noise(keys, index, state)
+            following += linear.spread * _example_noise(keys, index, state)
         return (following, recent), (Trajectory(state, denoised) if collect else None)
 
     levels = (first, following, second, prepared, prepared_second, coefficients, jnp.arange(len(first)))
@@ -179,7 +179,7 @@ def _coefficients(method: LinearMethod, kind: str, sigmas: jax.Array, eta: float
     return LinearSteps(*(jnp.asarray(values, dtype) for values in steps))
 
 
-def _row_keys(kind: str, key: jax.Array | None, batch: int) -> jax.Array:
+def _example_keys(kind: str, key: jax.Array | None, batch: int) -> jax.Array:
     """One key per row, from one key for all or as given."""
     if key is None:
         raise ValueError(f"sampler {kind} draws noise: pass key, one PRNG key or one per row (or eta=0 for none)")
@@ -188,7 +188,7 @@ def _row_keys(kind: str, key: jax.Array | None, batch: int) -> jax.Array:
     return key if key.ndim else jax.random.split(key, batch)
 
 
-def _row_noise(keys: jax.Array, index: jax.Array, state: jax.Array) -> jax.Array:
+def _example_noise(keys: jax.Array, index: jax.Array, state: jax.Array) -> jax.Array:
     """Unit normal noise of step `index` in the shape of `state`, each row from its own key."""
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), state.shape[1:], state.dtype))(keys)
 

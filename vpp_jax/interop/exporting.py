@@ -26,10 +26,10 @@ from vpp_jax.interop.policy_config import ACTION, FORMER, policy_arguments
 from vpp_jax.interop.published_configs import published_text, published_unet, published_vae
 from vpp_jax.interop.report import ConversionError
 from vpp_jax.interop.safetensors_file import DTYPES, make_header, names_in_order, parse_header, write_file
-from vpp_jax.interop.slots import Slot, slots
 from vpp_jax.interop.sources import COMPONENTS
+from vpp_jax.interop.tensor_mapping import TensorMapping, tensor_mappings
 from vpp_jax.policy import VideoPredictionPolicy
-from vpp_jax.training.checkpoints import contents, load_params, locate, read_metadata
+from vpp_jax.training.checkpoints import list_tensors, load_params, locate, read_metadata
 from vpp_jax.video_predictor import VideoPredictor
 
 METADATA = {"format": "pt"}
@@ -38,11 +38,14 @@ GROUP_BYTES = 512 << 20  # tensors that are read from the checkpoint together
 
 @dataclass(frozen=True)
 class Part:
-    """One published module. `slots`: our name -> slot. `config`: its config.json; a policy's has the arguments of the published class."""
+    """One published module.
+
+    mappings: our name -> published tensor. config: its config.json; a policy's has the arguments of the published class.
+    """
 
     kind: str
     folder: str
-    slots: dict[str, Slot]
+    mappings: dict[str, TensorMapping]
     config: dict[str, Any]
 
 
@@ -53,13 +56,13 @@ def export_published(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConversionError(f"--out={out} exists and is not empty: name a new directory")
     metadata = read_metadata(checkpoint, step)
-    stored = contents(checkpoint, item=item, step=step)
+    stored = list_tensors(checkpoint, item=item, step=step)
     layouts = _layouts(checkpoint, step)
     written = []
     for part in _parts(from_config_dict(metadata["config"]), metadata.get("latent_scaling_factor")):
-        if not any(name in stored for name in part.slots):
+        if not any(name in stored for name in part.mappings):
             continue  # e.g. a trained VAE's work directory has no text encoder
-        reader = _Reader(checkpoint, item, step, part.slots, stored)
+        reader = _Reader(checkpoint, item, step, part.mappings, stored)
         folder = out / part.folder
         folder.mkdir(parents=True, exist_ok=True)
         files, texts = _files(part, reader.tensors, layouts.get(part.kind, {}))
@@ -75,15 +78,17 @@ def export_published(
 class _Reader:
     """The published tensors of one module, assembled from ours."""
 
-    def __init__(self, checkpoint: Path, item: str, step: int | str, slots: Mapping[str, Slot], stored: Params):
-        missing = [name for name in slots if name not in stored]
+    def __init__(self, checkpoint: Path, item: str, step: int | str, mappings: Mapping[str, TensorMapping], stored: Params):
+        missing = [name for name in mappings if name not in stored]
         if missing:
             raise ConversionError(f"{checkpoint} lacks {len(missing)} tensors of the module, first {missing[0]}")
         self._load = lambda names: load_params(checkpoint, {name: stored[name] for name in names}, item=item, step=step)
-        self._slots, self._sources = slots, {}
-        for name, slot in slots.items():
-            self._sources.setdefault(slot.name, []).append(name)
-        self.tensors = {theirs: jax.ShapeDtypeStruct(slots[ours[0]].shape, stored[ours[0]].dtype) for theirs, ours in self._sources.items()}
+        self._mappings, self._sources = mappings, {}
+        for name, mapping in mappings.items():
+            self._sources.setdefault(mapping.name, []).append(name)
+        self.tensors = {
+            theirs: jax.ShapeDtypeStruct(mappings[ours[0]].shape, stored[ours[0]].dtype) for theirs, ours in self._sources.items()
+        }
 
     def read(self, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
         """In the given order; a few hundred megabytes are in memory at a time."""
@@ -99,8 +104,8 @@ class _Reader:
             waiting = []
 
     def _assemble(self, name: str, params: Params) -> np.ndarray:
-        parts = sorted(self._sources[name], key=lambda ours: self._slots[ours].third or 0)
-        arrays = [self._slots[ours].theirs(np.asarray(params[ours])) for ours in parts]
+        parts = sorted(self._sources[name], key=lambda ours: self._mappings[ours].qkv_index or 0)
+        arrays = [self._mappings[ours].theirs(np.asarray(params[ours])) for ours in parts]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
@@ -116,7 +121,7 @@ def _parts(config: ExperimentConfig, scaling_factor: float | None) -> list[Part]
         ]
         wanted = {}
         for group, module, prefix, openai in modules:
-            wanted |= with_prefix(group, slots(module.abstract, prefix, openai))
+            wanted |= with_prefix(group, tensor_mappings(module.abstract, prefix, openai))
         return [Part("policy", "", wanted, policy_arguments(model))]
     predictor = VideoPredictor(replace(model, unet=replace(model.unet, last_tap=None)), config.video_diffusion)
     latent_size = model.image_size // model.vae.downscale
@@ -126,7 +131,9 @@ def _parts(config: ExperimentConfig, scaling_factor: float | None) -> list[Part]
         "text": (predictor.text, published_text(model.text)),
     }
     kinds = ("vae",) if config.stage == "vae" else ("unet", "vae", "text")
-    return [Part(kind, COMPONENTS[kind][0], with_prefix(kind, slots(entries[kind][0].abstract)), entries[kind][1]) for kind in kinds]
+    return [
+        Part(kind, COMPONENTS[kind][0], with_prefix(kind, tensor_mappings(entries[kind][0].abstract)), entries[kind][1]) for kind in kinds
+    ]
 
 
 # --- files --------------------------------------------------------------------------------------------------------------------------

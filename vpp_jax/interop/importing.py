@@ -25,12 +25,12 @@ from vpp_jax.common.provenance import device_name, git_revision, library_version
 from vpp_jax.config import ExperimentConfig, InitConfig, ModelConfig, config_hash, from_config_dict, to_dict, to_json
 from vpp_jax.config_checks import build
 from vpp_jax.functional import Params, PureModule, with_prefix
-from vpp_jax.interop.matching import match, place
+from vpp_jax.interop.matching import compare_names, load_onto
 from vpp_jax.interop.policy_config import ACTION, FORMER, policy_model
 from vpp_jax.interop.published_configs import text_config, unet_config, vae_config
 from vpp_jax.interop.report import ConversionError, ConversionReport
-from vpp_jax.interop.slots import Slot, slots
 from vpp_jax.interop.sources import Component, open_component, open_policy
+from vpp_jax.interop.tensor_mapping import TensorMapping, tensor_mappings
 from vpp_jax.models.tokenizer import VOCABULARY_SIZE
 from vpp_jax.parallel.mesh import make_mesh
 from vpp_jax.parallel.partition import partition
@@ -92,7 +92,7 @@ class Plan:
       policy_model: the same with what the policy's own `args` say about features and sentences.
       configs: stage -> the configuration of its work directory.
       abstract: component -> our parameters as ShapeDtypeStructs, names with their group.
-      wanted: component -> group -> the slots of its parameters.
+      wanted: component -> group -> the mappings of its parameters.
     """
 
     def __init__(self, request: Request):
@@ -143,7 +143,7 @@ class Plan:
             init=InitConfig(vae=str(out / "vae") if stage == "video" else "", video=str(out / "video") if stage == "policy" else ""),
         )
 
-    def _places(self) -> tuple[dict[str, Params], dict[str, dict[str, dict[str, Slot]]]]:
+    def _places(self) -> tuple[dict[str, Params], dict[str, dict[str, dict[str, TensorMapping]]]]:
         modules: dict[str, list[tuple[str, PureModule, str, bool]]] = {"vae": [("vae", self.predictor.vae, "", False)]}
         if "unet" in self.components:
             modules["unet"] = [("unet", self.predictor.unet, "", False)]
@@ -164,17 +164,17 @@ class Plan:
                 goal,
             ]
         abstract: dict[str, Params] = {kind: {} for kind in modules}
-        wanted: dict[str, dict[str, dict[str, Slot]]] = {kind: {} for kind in modules}
+        wanted: dict[str, dict[str, dict[str, TensorMapping]]] = {kind: {} for kind in modules}
         for kind, entries in modules.items():
             for group, module, prefix, openai in entries:
                 abstract[kind] |= with_prefix(group, module.abstract)
-                wanted[kind][group] = with_prefix(group, slots(module.abstract, prefix, openai))
+                wanted[kind][group] = with_prefix(group, tensor_mappings(module.abstract, prefix, openai))
         return abstract, wanted
 
     def _report(self, kind: str) -> ConversionReport:
-        wanted = {name: slot for group in self.wanted[kind].values() for name, slot in group.items()}
+        wanted = {name: mapping for group in self.wanted[kind].values() for name, mapping in group.items()}
         request = self.request
-        return match(kind, self.components[kind].source, wanted, request.allow_missing, request.allow_unexpected)
+        return compare_names(kind, self.components[kind].source, wanted, request.allow_missing, request.allow_unexpected)
 
 
 def _open(request: Request) -> dict[str, Component]:
@@ -263,10 +263,10 @@ class _Writer:
 
     def _load(self, kind: str, *groups: str) -> Params:
         start, plan = time.monotonic(), self._plan
-        wanted = {name: slot for group in groups for name, slot in plan.wanted[kind][group].items()}
+        wanted = {name: mapping for group in groups for name, mapping in plan.wanted[kind][group].items()}
         abstract = {name: plan.abstract[kind][name] for name in wanted}
         source = plan.components[kind].source
-        params = place(source, wanted, partition(abstract, self._mesh, plan.base.mesh.min_size_to_shard))
+        params = load_onto(source, wanted, partition(abstract, self._mesh, plan.base.mesh.min_size_to_shard))
         size = sum(value.nbytes for value in params.values())
         seconds = time.monotonic() - start
         self._say(f"read {' and '.join(groups)} from {source.where}: {len(params)} tensors, {size / 1e9:.3f} GB, {seconds:.1f} s")

@@ -12,7 +12,7 @@ from jax.sharding import Sharding
 from vpp_jax.functional import Params
 from vpp_jax.interop.report import ConversionReport
 from vpp_jax.interop.safetensors_file import TensorSource
-from vpp_jax.interop.slots import Slot
+from vpp_jax.interop.tensor_mapping import TensorMapping
 
 # Of parameters; kept as they are.
 TYPES = tuple(np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16))
@@ -36,11 +36,15 @@ DROPPED: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def match(
-    kind: str, source: TensorSource, wanted: Mapping[str, Slot], allow_missing: Sequence[str] = (), allow_unexpected: Sequence[str] = ()
+def compare_names(
+    kind: str,
+    source: TensorSource,
+    wanted: Mapping[str, TensorMapping],
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
 ) -> ConversionReport:
     """Compares names and shapes; nothing is read. `check` of the result raises where something is neither expected nor allowed."""
-    shapes = {slot.name: slot.shape for slot in wanted.values()}
+    shapes = {mapping.name: mapping.shape for mapping in wanted.values()}
     report, present = ConversionReport(source.where), source.tensors
     for name, shape in shapes.items():
         if name not in present:
@@ -63,19 +67,19 @@ def match(
     return report
 
 
-def place(source: TensorSource, wanted: Mapping[str, Slot], shardings: Mapping[str, Sharding]) -> Params:
+def load_onto(source: TensorSource, wanted: Mapping[str, TensorMapping], shardings: Mapping[str, Sharding]) -> Params:
     """Our parameters in the types of the file, each read, turned and put onto its sharding before the next one is read.
 
     Names that the source lacks become zeros. Of a tensor that is sharded over several processes, each keeps its own part.
     """
     present, params, last = source.tensors, {}, ("", np.empty(0))
-    usual = Counter(present[slot.name].dtype for slot in wanted.values() if slot.name in present).most_common(1)
-    for name, slot in sorted(wanted.items(), key=lambda item: item[1].name):
-        if slot.name in present:
-            last = last if last[0] == slot.name else (slot.name, source.read(slot.name))
-            value = slot.ours(last[1])
+    usual = Counter(present[mapping.name].dtype for mapping in wanted.values() if mapping.name in present).most_common(1)
+    for name, mapping in sorted(wanted.items(), key=lambda item: item[1].name):
+        if mapping.name in present:
+            last = last if last[0] == mapping.name else (mapping.name, source.read(mapping.name))
+            value = mapping.ours(last[1])
         else:
-            value = slot.ours(np.zeros(slot.shape, usual[0][0] if usual else np.float32))
+            value = mapping.ours(np.zeros(mapping.shape, usual[0][0] if usual else np.float32))
         params[name] = jax.make_array_from_callback(
             value.shape, shardings[name], lambda part, value=value: np.ascontiguousarray(value[part])
         )

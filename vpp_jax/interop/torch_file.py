@@ -31,7 +31,7 @@ class TorchFile:
         model = _mapping(root["model"]) if "model" in root else root
         if not model:
             raise FileFormatError(f"{path}: 'model' is empty or no dict of tensors")
-        self.arguments = plain(root["args"], self.where) if "args" in root else None
+        self.arguments = to_jsonable(root["args"], self.where) if "args" in root else None
         self._parts = {str(name): self._archive.tensor(str(name), value) for name, value in model.items()}
 
     @cached_property
@@ -43,7 +43,7 @@ class TorchFile:
         return self._archive.read(name, self._parts[name])
 
 
-def plain(value: Any, where: str) -> Any:
+def to_jsonable(value: Any, where: str) -> Any:
     """An OmegaConf configuration, or nested dicts and lists, as plain values. Interpolations stay the texts they are."""
     budget = [MAX_NODES]
 

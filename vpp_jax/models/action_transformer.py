@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key
 
 from vpp_jax.models.attention import Attention
 from vpp_jax.models.initialization import normal_linears
-from vpp_jax.models.layers import MLP, LayerNorm, Linear, Placeholder, at_least_float32, check_dtype, dropout, silu, sinusoidal_embedding
+from vpp_jax.models.layers import MLP, Identity, LayerNorm, Linear, at_least_float32, check_dtype, dropout, silu, sinusoidal_embedding
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class _Modulation(nnx.Module):
     """SiLU -> Linear -> (shift, scale, gate) of self-attention, then of the MLP. A modulated norm is shift + scale·LN(x), without 1 +."""
 
     def __init__(self, config: ActionTransformerConfig, *, rngs: nnx.Rngs):
-        self.modulation = nnx.List([Placeholder(), Linear(config.width, 6 * config.width, dtype=config.dtype, rngs=rngs)])
+        self.modulation = nnx.List([Identity(), Linear(config.width, 6 * config.width, dtype=config.dtype, rngs=rngs)])
 
     def __call__(self, condition: Float[Array, "b w"]) -> Float[Array, "b six_w"]:
         return self.modulation[1](silu(condition))

@@ -17,7 +17,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
-from vpp_jax.models.layers import Linear, dropout, weight
+from vpp_jax.models.layers import Linear, cast_and_gather, dropout
 from vpp_jax.ops.flash import flash_attend, flash_fits
 
 
@@ -46,7 +46,7 @@ def attend(
     forms = {}
     if allowed is None and key is None and q.ndim > 2 and q.shape[:-2] == k.shape[:-2]:
         if n * m >= MAP_FROM:
-            forms["cpu"] = partial(_attend_one_by_one, heads)
+            forms["cpu"] = partial(_mapped_attention, heads)
         if n >= FLASH_FROM and q.dtype == jnp.bfloat16 and flash_fits(n, m, q.shape[-1] // heads):
             forms["tpu"] = partial(flash_attend, heads)
     if forms:
@@ -81,7 +81,7 @@ def _attend(
     return out.reshape(*out.shape[:-2], -1)
 
 
-def _attend_one_by_one(
+def _mapped_attention(
     heads: int, q: Float[Array, "*b n c"], k: Float[Array, "*b m c"], v: Float[Array, "*b m d"]
 ) -> Float[Array, "*b n d"]:
     """`_attend`, one example after the other: faster on CPU (`benchmarks/cpu_forms.py`)."""
@@ -138,7 +138,7 @@ class Attention(nnx.Module):
         name, dot, _ = self.names[3].partition(".")
         return getattr(self, name)[0] if dot else getattr(self, name)
 
-    def _attend_to_few(self, x: Float[Array, "*b n c"], context: Float[Array, "*b m d"]) -> Float[Array, "*b n o"]:
+    def _absorbed_cross_attention(self, x: Float[Array, "*b n c"], context: Float[Array, "*b m d"]) -> Float[Array, "*b n o"]:
         """The same for fewer context tokens than a head is wide, as of many pixels to one sentence: no query is ever made.
 
         With q_h = W_q,h x the score of key k is (W_q,hᵀ k)·x, and the output is Σ a (W_o,h v): the projections of the many queries move to
@@ -147,12 +147,12 @@ class Attention(nnx.Module):
         to_q, to_k, to_v = (getattr(self, name) for name in self.names[:3])
         per_head = lambda x: x.reshape(*x.shape[:-1], self.heads, self.head_dim)  # noqa: E731
         keys, values = per_head(to_k(context) / math.sqrt(self.head_dim)), per_head(to_v(context))
-        maps = jnp.einsum("chd,...mhd->...chm", per_head(weight(to_q.kernel, x.dtype)), keys)
+        maps = jnp.einsum("chd,...mhd->...chm", per_head(cast_and_gather(to_q.kernel, x.dtype)), keys)
         scores = jnp.einsum("...nc,...chm->...nhm", x, maps, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
         if to_q.bias is not None:
             scores = scores + jnp.einsum("hd,...mhd->...hm", per_head(to_q.bias[...].astype(x.dtype)), keys)[..., None, :, :]
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        kernel = weight(self._out.kernel, x.dtype).reshape(self.heads, self.head_dim, -1)
+        kernel = cast_and_gather(self._out.kernel, x.dtype).reshape(self.heads, self.head_dim, -1)
         out = jnp.einsum("...nhm,...hmo->...no", weights, jnp.einsum("...mhd,hdo->...hmo", values, kernel))
         return out if self._out.bias is None else out + self._out.bias[...].astype(x.dtype)
 
@@ -165,7 +165,7 @@ class Attention(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "*b n o"]:
         if context is not None and mask is None and key is None and not self.causal and context.shape[-2] < self.head_dim:
-            return self._attend_to_few(x, context)
+            return self._absorbed_cross_attention(x, context)
         q, k, v = self.project(x, x if context is None else context)
         return self.output(attend(q, k, v, heads=self.heads, causal=self.causal, mask=mask, dropout_rate=self.dropout_rate, key=key))
 

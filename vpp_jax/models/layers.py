@@ -1,6 +1,6 @@
 """Building blocks shared by every model. All arrays are channels last.
 
-    weight                         a kernel in the type of the computation; all are read through it
+    cast_and_gather                a kernel in the type of the computation; all are read through it
     check_dtype                    the types of a computation that a configuration may name
     at_least_float32               for what bfloat16 is too coarse for: statistics, softmax, noise levels, losses
     dropout, gelu, silu            functions; `dropout(x, rate, key)` is the identity when `key` is None
@@ -8,11 +8,11 @@
     sinusoidal_embedding           scalars -> [cos, sin] or [sin, cos]
     Linear, Conv2d, TemporalConv   `kernel` [in, out], [kh, kw, in, out], [3, 1, 1, in, out]; `bias` [out]
     GroupNorm, LayerNorm           statistics in float32 at least; LayerNorm with or without bias
-    TimestepMLP                    linear_1 -> SiLU -> linear_2
+    TimestepEmbedding              linear_1 -> SiLU -> linear_2
     GEGLU, FeedForward             `net.0.proj`, `net.2`: the gated feed-forward of Stable Diffusion
     MLP                            plain two-layer perceptron, names and activation of the caller's choice, optional biases and dropout
-    MixingGate                     sigmoid(mix_factor) blend of a spatial and a temporal branch
-    Placeholder                    keeps the numbering of a published nn.Sequential where an entry has no parameters
+    AlphaBlender                   sigmoid(mix_factor) blend of a spatial and a temporal branch
+    Identity                       keeps the numbering of a published nn.Sequential where an entry has no parameters
 
 Parameters are created in float32; `dtype` is the type of the computation. Kernels start from N(0, 1/fan-in), biases
 from zero. `zero=True` starts a kernel from zero: used for the last convolution of residual branches, so that a deep network trained
@@ -53,7 +53,7 @@ def at_least_float32(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def weight(param: nnx.Param, dtype: DTypeLike) -> jax.Array:
+def cast_and_gather(param: nnx.Param, dtype: DTypeLike) -> jax.Array:
     """A kernel in the type of the computation, through what `PureModule.bind` attached to it: on a mesh, the gathering of its shards."""
     value = param[...].astype(dtype)
     return param.gather(value) if param.has_metadata("gather") else value
@@ -114,7 +114,7 @@ def _kernel(shape: tuple[int, ...], zero: bool, rngs: nnx.Rngs) -> nnx.Param:
     return nnx.Param(standard_normal(rngs, shape) / math.sqrt(math.prod(shape[:-1])))
 
 
-class Placeholder(nnx.Module):
+class Identity(nnx.Module):
     """An entry without parameters (activation, dropout) in a numbered list."""
 
 
@@ -126,7 +126,7 @@ def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
 BLOCK_ROWS, BLOCKS_FROM = 512, 2**22
 
 
-def in_blocks(function: Callable[[Array], Array], x: Float[Array, "*b c"], width: int) -> Float[Array, "*b d"]:
+def blockwise(function: Callable[[Array], Array], x: Float[Array, "*b c"], width: int) -> Float[Array, "*b d"]:
     """`function` of rows [n c], whose widest intermediate has `width` columns, on x.
 
     On CPU, where such an intermediate would have more than `BLOCKS_FROM` entries, `BLOCK_ROWS` rows go through all of `function` before the
@@ -173,7 +173,7 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-        y = _matmul(x.astype(self.dtype), weight(self.kernel, self.dtype))
+        y = _matmul(x.astype(self.dtype), cast_and_gather(self.kernel, self.dtype))
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
@@ -206,7 +206,7 @@ class Conv2d(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "n h w i"]) -> Float[Array, "n h2 w2 o"]:
-        x, kernel = x.astype(self.dtype), weight(self.kernel, self.dtype)
+        x, kernel = x.astype(self.dtype), cast_and_gather(self.kernel, self.dtype)
         n, h, w, _ = x.shape
         size, outputs = kernel.shape[0], kernel.shape[-1]
         if size == self.stride == 1:
@@ -219,7 +219,7 @@ class Conv2d(nnx.Module):
             y = convolve(x, kernel, self.padding, self.stride)
         return y + self.bias[...].astype(self.dtype)
 
-    def of_doubled(self, x: Float[Array, "n h w i"]) -> Float[Array, "n 2*h 2*w o"]:
+    def upsample_conv(self, x: Float[Array, "n h w i"]) -> Float[Array, "n 2*h 2*w o"]:
         """The same of x doubled in height and width by nearest neighbours, for 3x3 with padding 1; with many channels faster on CPU."""
 
         def plain(x: jax.Array) -> jax.Array:
@@ -227,7 +227,7 @@ class Conv2d(nnx.Module):
             return self(jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c))
 
         def fused(x: jax.Array) -> jax.Array:
-            return doubled_convolution(x, weight(self.kernel, self.dtype)) + self.bias[...]
+            return doubled_convolution(x, cast_and_gather(self.kernel, self.dtype)) + self.bias[...]
 
         x = x.astype(self.dtype)
         if min(self.kernel.shape[-2:]) >= WINOGRAD_FROM and x.dtype == jnp.float32:
@@ -251,7 +251,7 @@ class TemporalConv(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b t h w i"]) -> Float[Array, "b t h w o"]:
-        x, kernel = x.astype(self.dtype), weight(self.kernel, self.dtype)
+        x, kernel = x.astype(self.dtype), cast_and_gather(self.kernel, self.dtype)
         if x.shape[-1] < self.MATMUL_BELOW:
             before, here, after = (_matmul(frames, tap[0, 0]) for frames, tap in zip((x[:, :-1], x, x[:, 1:]), kernel, strict=True))
             rest = ((0, 0),) * 3
@@ -315,7 +315,7 @@ class LayerNorm(nnx.Module):
         return y.astype(self.dtype)
 
 
-class TimestepMLP(nnx.Module):
+class TimestepEmbedding(nnx.Module):
     """Embedding of a scalar: sinusoid [b i] -> Linear -> SiLU -> Linear -> [b o]."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int | None = None, *, dtype: DTypeLike = "float32", rngs: nnx.Rngs):
@@ -342,12 +342,10 @@ class FeedForward(nnx.Module):
 
     def __init__(self, channels: int, *, multiple: int = 4, dtype: DTypeLike = "float32", rngs: nnx.Rngs):
         hidden = multiple * channels
-        self.net = nnx.List(
-            [GEGLU(channels, hidden, dtype=dtype, rngs=rngs), Placeholder(), Linear(hidden, channels, dtype=dtype, rngs=rngs)]
-        )
+        self.net = nnx.List([GEGLU(channels, hidden, dtype=dtype, rngs=rngs), Identity(), Linear(hidden, channels, dtype=dtype, rngs=rngs)])
 
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-        return in_blocks(lambda rows: self.net[2](self.net[0](rows)), x, self.net[0].proj.kernel[...].shape[1])
+        return blockwise(lambda rows: self.net[2](self.net[0](rows)), x, self.net[0].proj.kernel[...].shape[1])
 
 
 class MLP(nnx.Module):
@@ -377,7 +375,7 @@ class MLP(nnx.Module):
         return dropout(second(self.activation(first(x))), self.dropout_rate, key)
 
 
-class MixingGate(nnx.Module):
+class AlphaBlender(nnx.Module):
     """s·spatial + (1 - s)·temporal with s = sigmoid(mix_factor); `reverse` exchanges the weights (the video VAE's decoder).
 
     Written as one interpolation: its gradient needs one product with the difference instead of two (a fifth of a VAE step on CPU).

@@ -16,14 +16,14 @@ from jaxtyping import Array, Float
 
 from vpp_jax.models.attention import Attention, attend
 from vpp_jax.models.layers import (
+    AlphaBlender,
     Conv2d,
     FeedForward,
     GroupNorm,
     LayerNorm,
     Linear,
-    MixingGate,
     TemporalConv,
-    TimestepMLP,
+    TimestepEmbedding,
     silu,
     sinusoidal_embedding,
 )
@@ -53,10 +53,10 @@ class BlockShape:
 
     def call(self, block: nnx.Module, *args):
         """block(*args), a residual block or a transformer, under the policy."""
-        return recomputed(block, *args) if self.remat in ("blocks", "everything") else block(*args)
+        return remat(block, *args) if self.remat in ("blocks", "everything") else block(*args)
 
 
-def recomputed(function: Callable, *args):
+def remat(function: Callable, *args):
     """function(*args); of what happens inside, the backward pass keeps the arguments alone."""
     return jax.checkpoint(lambda *args: function(*args))(*args)
 
@@ -125,7 +125,7 @@ class SpatioTemporalResBlock(nnx.Module):
         shared = {"groups": groups, "time_dim": time_dim, "dtype": dtype, "rngs": rngs}
         self.spatial_res_block = ResBlock(inputs, outputs, eps=eps, **shared)
         self.temporal_res_block = ResBlock(outputs, outputs, eps=eps if temporal_eps is None else temporal_eps, temporal=True, **shared)
-        self.time_mixer = MixingGate(initial=0.0 if reverse_mix else 0.5, reverse=reverse_mix, rngs=rngs)
+        self.time_mixer = AlphaBlender(initial=0.0 if reverse_mix else 0.5, reverse=reverse_mix, rngs=rngs)
 
     def __call__(self, x: Video, time: Float[Array, "b d"] | None = None) -> Video:
         spatial = self.spatial_res_block(x.reshape(-1, *x.shape[2:]), time)
@@ -163,7 +163,7 @@ class TransformerBlock(nnx.Module):
 
     def self_attention(self, x: Float[Array, "b t s c"]) -> Float[Array, "b t s c"]:
         if not self.temporal:
-            return recomputed(self.attn1, x) if self.remat == "attention" else self.attn1(x)
+            return remat(self.attn1, x) if self.remat == "attention" else self.attn1(x)
         q, k, v = (y.swapaxes(1, 2) for y in self.attn1.project(x, x))
         return self.attn1.output(attend(q, k, v, heads=self.attn1.heads).swapaxes(1, 2))
 
@@ -177,8 +177,8 @@ class SpatioTemporalTransformer(nnx.Module):
         self.proj_in = Linear(channels, channels, dtype=dtype, rngs=rngs)
         self.transformer_blocks = nnx.List([TransformerBlock(channels, heads, shape, temporal=False, rngs=rngs)])
         self.temporal_transformer_blocks = nnx.List([TransformerBlock(channels, heads, shape, temporal=True, rngs=rngs)])
-        self.time_pos_embed = TimestepMLP(channels, 4 * channels, channels, dtype=dtype, rngs=rngs)
-        self.time_mixer = MixingGate(rngs=rngs)
+        self.time_pos_embed = TimestepEmbedding(channels, 4 * channels, channels, dtype=dtype, rngs=rngs)
+        self.time_mixer = AlphaBlender(rngs=rngs)
         self.proj_out = Linear(channels, channels, zero=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Video, text: Text) -> Video:
@@ -207,7 +207,7 @@ class Upsample(nnx.Module):
         self.conv = Conv2d(channels, channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        return self.conv.of_doubled(x)
+        return self.conv.upsample_conv(x)
 
 
 class DownBlock(nnx.Module):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from vpp_jax.models.attention import FusedAttention, attend
 from vpp_jax.models.initialization import uniform_linears
-from vpp_jax.models.layers import MLP, LayerNorm, Linear, Placeholder, check_dtype, gelu, weight
+from vpp_jax.models.layers import MLP, Identity, LayerNorm, Linear, cast_and_gather, check_dtype, gelu
 
 VARIANTS = ("3d", "2d", "linear")
 
@@ -80,7 +80,7 @@ class VideoFormer(nnx.Module):
             [
                 LayerNorm(dim, dtype=dtype, rngs=rngs),
                 Linear(dim, 4 * dim, use_bias=False, dtype=dtype, rngs=rngs),
-                Placeholder(),
+                Identity(),
                 Linear(4 * dim, dim, use_bias=False, dtype=dtype, rngs=rngs),
             ]
         )
@@ -129,7 +129,7 @@ class PerceiverAttention(nnx.Module):
         latents = self.norm_latents(latents)
         context = jnp.concatenate([self.norm_media(media), latents], axis=-2)
         dim = context.shape[-1]
-        key_maps, value_maps = (weight(to.kernel, context.dtype).reshape(dim, self.heads, -1) for to in (self.to_k, self.to_v))
+        key_maps, value_maps = (cast_and_gather(to.kernel, context.dtype).reshape(dim, self.heads, -1) for to in (self.to_k, self.to_v))
         dim_head = key_maps.shape[-1]
 
         queries = self.to_q(latents).reshape(*latents.shape[:-1], self.heads, dim_head)

@@ -12,8 +12,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpp_jax.models.layers import Conv2d, GroupNorm, TimestepMLP, check_dtype, silu, sinusoidal_embedding
-from vpp_jax.models.unet_blocks import REMAT, BlockShape, DownBlock, MidBlock, UpBlock, per_frame, recomputed
+from vpp_jax.models.layers import Conv2d, GroupNorm, TimestepEmbedding, check_dtype, silu, sinusoidal_embedding
+from vpp_jax.models.unet_blocks import REMAT, BlockShape, DownBlock, MidBlock, UpBlock, per_frame, remat
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class SpatioTemporalUNet(nnx.Module):
         shape = BlockShape(time_dim, config.cross_attention_dim, config.norm_groups, dtype, config.remat)
 
         self.conv_in = Conv2d(config.in_channels, channels[0], dtype=dtype, rngs=rngs)
-        self.time_embedding = TimestepMLP(channels[0], time_dim, dtype=dtype, rngs=rngs)
-        self.add_embedding = TimestepMLP(3 * config.addition_time_embed_dim, time_dim, dtype=dtype, rngs=rngs)
+        self.time_embedding = TimestepEmbedding(channels[0], time_dim, dtype=dtype, rngs=rngs)
+        self.add_embedding = TimestepEmbedding(3 * config.addition_time_embed_dim, time_dim, dtype=dtype, rngs=rngs)
 
         skips, width, down = [channels[0]], channels[0], []
         for level, outputs in enumerate(channels):
@@ -129,7 +129,7 @@ class SpatioTemporalUNet(nnx.Module):
         return. Height and width must be divisible by 2^(levels - 1).
         """
         self._check(sample, encoder_hidden_states, taps)
-        call = recomputed if self.config.remat == "everything" else _call
+        call = remat if self.config.remat == "everything" else _call
         time = silu(self._time(c_noise, added_time_ids))
         text = encoder_hidden_states.astype(self.config.dtype)
 

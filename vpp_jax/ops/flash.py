@@ -9,7 +9,7 @@ import math
 import jax
 from jaxtyping import Array, Float
 
-from vpp_jax.parallel.batch_shard_map import on_own_rows
+from vpp_jax.parallel.batch_shard_map import shard_map_over_batch
 
 BLOCK = 512  # tokens of a block of queries or keys, fewer where there are fewer
 LANES = 128  # tokens come in multiples of it
@@ -45,5 +45,5 @@ def flash_attend(
         return jax.vmap(make_splash_mha_single_device(mask, block_sizes=sizes, interpret=interpret))(q, k, v)
 
     split = lambda x: x.reshape(-1, n, heads, x.shape[-1] // heads).swapaxes(1, 2)  # noqa: E731
-    out = on_own_rows(rows, split(q / math.sqrt(q.shape[-1] // heads)), split(k), split(v))
+    out = shard_map_over_batch(rows, split(q / math.sqrt(q.shape[-1] // heads)), split(k), split(v))
     return out.swapaxes(1, 2).reshape(*q.shape[:-1], -1)

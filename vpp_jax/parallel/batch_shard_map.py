@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 ROWS = ("data", "fsdp")  # mesh axes that split a batch
 
 
-def on_own_rows(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
+def shard_map_over_batch(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """function(*arrays), all [n h ...] with independent rows and heads: n over data x fsdp, h over tensor of the mesh in force.
 
     An axis that does not divide stays whole; without a mesh the function is called as it is.

@@ -101,7 +101,7 @@ def _fit(shape: tuple[int, ...], axes: Axes, sizes: Mapping[str, int]) -> Decisi
         free = [d for d in range(len(shape)) if spec[d] is None and shape[d] % sizes[axis] == 0] if axis == "fsdp" else []
         if free:
             spec[max(free, key=lambda d: shape[d])] = axis
-        notes.append(f"{axis}={sizes[axis]} does not divide {shape[place]}, {'moved' if free else 'whole'}")
+        notes.append(f"{axis}={sizes[axis]} does not divide {shape[place]}, {'moved' if free else 'unsharded'}")
     while spec and spec[-1] is None:
         spec.pop()
     return Decision(P(*spec), "; ".join(notes))

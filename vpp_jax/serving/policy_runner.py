@@ -1,4 +1,4 @@
-"""A checkpoint of stage `policy` as a host-side policy: camera images and sentences in, robot actions out."""
+"""A checkpoint of stage `policy` as a host-side policy: camera images and instructions in, robot actions out."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +16,11 @@ from vpp_jax.config import ExperimentConfig, from_config_dict
 from vpp_jax.functional import Params
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.parallel.mesh import compiler_options
-from vpp_jax.policy import Instruction
+from vpp_jax.policy import InstructionEmbedding
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.stages.policy import PolicyStage
 
-INSTRUCTION_CACHE_SIZE = 1024  # kept as read; 82 KB each at the published size
+INSTRUCTION_CACHE_SIZE = 1024  # embeddings; 82 KB each at the published size
 
 
 class ObservationError(VppError):
@@ -31,7 +31,7 @@ class PolicyRunner:
     """Resizes, normalises and tokenises as in training, runs one jitted function, and gives actions back in the robot's units.
 
     The function is compiled once per batch size; row i of the result depends on row i of the observations and on seed i alone.
-    A sentence is read by the text encoders once, however many chunks it takes to carry it out.
+    The text encoders run once per instruction; its embedding is cached and used for every action chunk.
     """
 
     def __init__(self, config: ExperimentConfig, params: Params, data: dict[str, Any], metadata: PolicyMetadata):
@@ -41,8 +41,13 @@ class PolicyRunner:
         self._signed = list(row.signed_dimensions)
         self._action = Normalizer.from_json(data["action"])
         self._proprio = Normalizer.from_json(data["proprio"])
-        tokenizer, read = CLIPTokenizer(config.model.goal_length), jax.jit(stage.policy.read)
-        self._read = lru_cache(maxsize=INSTRUCTION_CACHE_SIZE)(lambda sentence: jax.device_get(read(params, *tokenizer([sentence]))))
+        tokenizer, encode = CLIPTokenizer(config.model.goal_length), jax.jit(stage.policy.encode_instruction)
+
+        @lru_cache(maxsize=INSTRUCTION_CACHE_SIZE)
+        def encode_instruction(text: str) -> InstructionEmbedding:
+            return jax.device_get(encode(params, *tokenizer([text])))
+
+        self._encode_instruction = encode_instruction
 
         def act(params, images, instruction, proprio, seeds):
             keys = jax.vmap(jax.random.key)(seeds)
@@ -50,8 +55,8 @@ class PolicyRunner:
 
         self._act = jax.jit(act, compiler_options=compiler_options())
 
-    def inputs(self, observations: Observations) -> tuple[dict[str, np.ndarray], Instruction, np.ndarray]:
-        """What the jitted function takes: (images uint8 [b s s 3] per view, the sentences as read, normalised proprio)."""
+    def inputs(self, observations: Observations) -> tuple[dict[str, np.ndarray], InstructionEmbedding, np.ndarray]:
+        """What the jitted function takes: (images uint8 [b s s 3] per view, instruction embeddings, normalised proprio)."""
         views, size = self.config.model.views, self.config.model.image_size
         absent = [view for view in views if view not in observations.images]
         if absent:
@@ -60,8 +65,8 @@ class PolicyRunner:
         if self.config.model.action.proprio_dim and width != self._proprio.width:
             raise ObservationError(f"the observation's proprio has width {width}, the policy was trained on {self._proprio.width}")
         images = {view: np.stack([resize(image, size) for image in observations.images[view]]) for view in views}
-        read = [self._read(sentence) for sentence in observations.text]
-        instruction = Instruction(*(np.concatenate(parts) for parts in zip(*read, strict=True)))
+        embeddings = [self._encode_instruction(text) for text in observations.text]
+        instruction = InstructionEmbedding(*(np.concatenate(parts) for parts in zip(*embeddings, strict=True)))
         return images, instruction, self._proprio.forward(observations.proprio)
 
     def act(self, observations: Observations, seeds: UInt32[np.ndarray, "b"]) -> Float[np.ndarray, "b k a"]:
@@ -77,8 +82,8 @@ def load_policy(
     """The policy of a work directory of stage `policy` (or of one of its checkpoints).
 
     Args:
-      item: 'ema' (averaged parameters) or 'params'.
-      n_action_steps: actions meant to be run per chunk, instead of the configuration's.
+      item: 'ema' (moving average of the parameters) or 'params'.
+      n_action_steps: actions executed per chunk; None: as configured.
     """
     metadata = read_metadata(checkpoint, step)
     if metadata["stage"] != "policy":

@@ -1,8 +1,8 @@
-"""Gradients of a large batch in several smaller passes.
+"""Gradient accumulation: the gradients of a large batch from several micro-batches.
 
 The loss is a mean over what its examples contain, so the gradient of a batch is the mean of the gradients of its parts, weighted by how
-much each contains. Random numbers belong to rows (`row_keys`), not to passes: but for rounding, the result does not depend on the number
-of passes. Dropout alone is drawn per pass.
+much each contains. Random numbers are drawn per example (`example_keys`), not per micro-batch: up to rounding, the result does not depend
+on the number of micro-batches. Only dropout masks are drawn per micro-batch.
 """
 
 from collections.abc import Callable
@@ -20,25 +20,25 @@ from vpp_jax.functional import Params
 Objective = Callable[[Params, Any], tuple[Float[Array, ""], tuple[Params, Float[Array, ""]]]]
 
 
-def check_passes(batch_size: int, passes: int, mesh: Mesh) -> None:
+def check_micro_batches(batch_size: int, grad_accum_steps: int, mesh: Mesh) -> None:
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % (ways * passes):
+    if batch_size % (ways * grad_accum_steps):
         raise ConfigError(
             f"data.batch_size is {batch_size}, expected a multiple of {ways} (mesh data x fsdp)"
-            + (f" times {passes} (train.grad_accum_steps)" if passes > 1 else "")
+            + (f" times {grad_accum_steps} (train.grad_accum_steps)" if grad_accum_steps > 1 else "")
         )
 
 
-def loss_and_gradients(objective: Objective, params: Params, rows: Any, passes: int) -> tuple[Float[Array, ""], Params, Params]:
-    """(loss, metrics, gradients) over all `rows`, a tree of arrays with one leading dimension. Metrics are means over passes.
+def loss_and_gradients(objective: Objective, params: Params, rows: Any, grad_accum_steps: int) -> tuple[Float[Array, ""], Params, Params]:
+    """(loss, metrics, gradients) over all `rows`, a tree of arrays with one leading dimension. Metrics are means over micro-batches.
 
-    Pass i takes rows i, i + passes, ...: on a mesh that splits the rows into blocks, every device keeps the rows it has.
+    Micro-batch i takes rows i, i + grad_accum_steps, ...: on a mesh that splits the rows into blocks, every device keeps its rows.
     """
     differentiate = jax.value_and_grad(objective, has_aux=True)
-    if passes == 1:
+    if grad_accum_steps == 1:
         (loss, (metrics, _)), gradients = differentiate(params, rows)
         return loss, metrics, gradients
-    parts = jax.tree.map(lambda value: jnp.swapaxes(value.reshape(-1, passes, *value.shape[1:]), 0, 1), rows)
+    parts = jax.tree.map(lambda value: jnp.swapaxes(value.reshape(-1, grad_accum_steps, *value.shape[1:]), 0, 1), rows)
 
     def contribution(part: Any):
         (loss, (metrics, weight)), gradients = differentiate(params, part)
@@ -51,4 +51,4 @@ def loss_and_gradients(objective: Objective, params: Params, rows: Any, passes: 
     nothing = jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), jax.eval_shape(contribution, one))
     (weight, metrics, sums), _ = jax.lax.scan(add, nothing, parts)
     means = jax.tree.map(lambda value: value / jnp.maximum(weight, 1e-30), sums)
-    return means["loss"], {name: value / passes for name, value in metrics.items()}, means["gradients"]
+    return means["loss"], {name: value / grad_accum_steps for name, value in metrics.items()}, means["gradients"]

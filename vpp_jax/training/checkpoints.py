@@ -97,7 +97,7 @@ def _whole(entry: list, like: Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(entry[0]), entry[1], sharding=sharding)
 
 
-def contents(directory: str | Path, *, item: str = "ema", step: int | str = "latest") -> Params:
+def list_tensors(directory: str | Path, *, item: str = "ema", step: int | str = "latest") -> Params:
     """ShapeDtypeStructs of everything `load_params` could load with this `item`, in the types of the files."""
     path = locate(directory, step)
     index = _index(path)

@@ -20,7 +20,7 @@ from vpp_jax.functional import Params
 from vpp_jax.parallel.mesh import AXES, batch_sharding, replicated
 
 # sysexits.h: a temporary failure; schedulers start such a job again.
-TRY_AGAIN = 75
+EX_TEMPFAIL = 75
 # JAX's own detector of silent processes aborts without a word about the others, and all of them after a suspension of the machine; the
 # heartbeats (vpp_jax/training/heartbeat.py) find them sooner.
 _JAX_DETECTOR_S = 3600
@@ -71,7 +71,7 @@ def _on_tpu() -> bool:
     return running_in_cloud_tpu_vm and os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] == "tpu"
 
 
-def leave(code: int) -> None:
+def hard_exit(code: int) -> None:
     """Ends this process where the others may be gone: a regular exit would wait for them."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -81,7 +81,7 @@ def leave(code: int) -> None:
 # --- agreement ----------------------------------------------------------------------------------------------------------------------
 
 
-def exchange(name: str, value: str, timeout_s: float) -> list[str]:
+def all_gather_string(name: str, value: str, timeout_s: float) -> list[str]:
     """Every process's `value`, in process order; a barrier, too. MissingProcessError names those that did not come in time.
 
     `name` must be new in every call.
@@ -108,13 +108,13 @@ def exchange(name: str, value: str, timeout_s: float) -> list[str]:
 
 def require_equal(name: str, value: str, timeout_s: float, hint: str) -> None:
     """DistributedError, with all values, where a process has another `value` than process 0."""
-    values = exchange(name, value, timeout_s)
+    values = all_gather_string(name, value, timeout_s)
     if len(set(values)) > 1:
         listed = "; ".join(f"process {index}: {seen}" for index, seen in enumerate(values) if index == 0 or seen != values[0])
         raise DistributedError(f"the processes do not agree on the {name}: {listed}. {hint}")
 
 
-class SharedFlag:
+class PreemptionFlag:
     """A flag that is up for all processes, at the same step, as soon as one of them raises it.
 
     Between processes the answer is one call late, so that reading it never waits for the step that runs. `or` over all devices of `mesh`.
@@ -125,7 +125,7 @@ class SharedFlag:
         self._any = jax.jit(jnp.max, out_shardings=replicated(mesh))
         self._devices, self._pending, self._up = mesh.size, None, False
 
-    def exchange(self, raised: bool) -> bool:
+    def any_process(self, raised: bool) -> bool:
         """Every process calls this equally often."""
         if jax.process_count() == 1:
             return raised
@@ -139,7 +139,7 @@ class SharedFlag:
 # --- data ---------------------------------------------------------------------------------------------------------------------------
 
 
-def batch_part(mesh: Mesh) -> tuple[int, int]:
+def process_shard(mesh: Mesh) -> tuple[int, int]:
     """(i, n): this process feeds the i-th of n equal parts of each batch. Processes whose devices hold the same rows have the same i."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     rows: dict[int, set[int]] = {}

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.sources import Source
-from vpp_jax.training.distributed import exchange
+from vpp_jax.training.distributed import all_gather_string
 
 FILE_NAME = "features.npy"
 FLUSH_EVERY = 16  # blocks
@@ -69,15 +69,15 @@ def build_feature_cache(
     journal, total = directory / "journal.json", draws * len(observations)
     state = json.loads(journal.read_text()) if journal.exists() else {}
     done = state.get("done", 0) if state.get("identity") == identity and state.get("total") == total else 0
-    done = int(exchange(f"{directory} begins", str(done), OTHERS_TIMEOUT_S)[0])
+    done = int(all_gather_string(f"{directory} begins", str(done), OTHERS_TIMEOUT_S)[0])
     features = np.lib.format.open_memmap(directory / FILE_NAME, mode="r+") if done and primary else None
     root = jax.random.key(seed)
-    row_keys = jax.jit(jax.vmap(lambda index: jax.random.fold_in(root, index)))
+    observation_keys = jax.jit(jax.vmap(lambda index: jax.random.fold_in(root, index)))
     for start in tqdm(range(done, total, batch_size), desc="predictive features", unit="batch", disable=None):
         rows = np.minimum(np.arange(start, start + batch_size), total - 1)  # the last block is padded: one shape, one compilation
         examples = [observations[int(row) % len(observations)] for row in rows]
         batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-        block = np.asarray(compute(batch, row_keys(rows))).astype(np.float16)[: total - start]
+        block = np.asarray(compute(batch, observation_keys(rows))).astype(np.float16)[: total - start]
         if not primary:
             continue
         if features is None:
@@ -86,7 +86,7 @@ def build_feature_cache(
         if (start // batch_size + 1) % FLUSH_EVERY == 0 or start + batch_size >= total:
             features.flush()
             _write_journal(journal, {"identity": identity, "total": total, "done": start + len(block)})
-    exchange(f"{directory} is complete", "", OTHERS_TIMEOUT_S)
+    all_gather_string(f"{directory} is complete", "", OTHERS_TIMEOUT_S)
     return np.load(directory / FILE_NAME, mmap_mode="r")
 
 

@@ -28,14 +28,14 @@ from jax.sharding import Mesh
 
 from data_pipelines.loader import eval_batches, make_iterator
 from vpp_jax.common.provenance import device_name, git_revision, library_versions
-from vpp_jax.config import ConfigError, ExperimentConfig, config_hash, differences, from_config_dict, to_dict, to_json
+from vpp_jax.config import ConfigError, ExperimentConfig, config_diff, config_hash, from_config_dict, to_dict, to_json
 from vpp_jax.functional import Params, parameter_count
 from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh, put_batch, replicated
 from vpp_jax.parallel.partition import partition
-from vpp_jax.training.accumulation import check_passes
+from vpp_jax.training.accumulation import check_micro_batches
 from vpp_jax.training.checkpoints import Checkpoints, check_stage
-from vpp_jax.training.distributed import SharedFlag, batch_part, require_equal
+from vpp_jax.training.distributed import PreemptionFlag, process_shard, require_equal
 from vpp_jax.training.heartbeat import Heartbeat
 from vpp_jax.training.metrics import JSON_LINES, MetricLog, append_line, open_log, rewind
 from vpp_jax.training.preemption import StopRequest
@@ -67,8 +67,8 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
     config, workdir, primary = stage.config, Path(workdir), jax.process_index() == 0
     mesh = make_mesh(config.mesh) if mesh is None else mesh
     heartbeat = heartbeat or Heartbeat(workdir / "heartbeats", 0, 1, config.train.heartbeat_s, config.train.peer_timeout_s)
-    check_passes(config.data.batch_size, config.train.grad_accum_steps, mesh)
-    part, timeout_s = batch_part(mesh), config.train.peer_timeout_s
+    check_micro_batches(config.data.batch_size, config.train.grad_accum_steps, mesh)
+    part, timeout_s = process_shard(mesh), config.train.peer_timeout_s
 
     with (
         closing(Checkpoints(workdir / "checkpoints", config.train.max_to_keep)) as checkpoints,
@@ -94,7 +94,7 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
         if start is not None:
             state = checkpoints.restore(start, abstract, shardings)
         elif (given := stage.load_trainable(shardings.params)) is not None:
-            state = jax.jit(trainer.begin, out_shardings=shardings)(given)
+            state = jax.jit(trainer.init_from_params, out_shardings=shardings)(given)
         else:
             key = jax.random.fold_in(jax.random.key(config.seed), INIT_STREAM)
             state = jax.jit(trainer.init, out_shardings=shardings)(key)
@@ -158,12 +158,12 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
         # === the loop ===============================================================================================================
         clock = Clock(total=saved["train_s"])
         evaluation = Evaluation(stage, mesh, frozen, held_out, workdir) if held_out is not None else None
-        last_saved, evaluated, anywhere = start, saved["evaluated"], SharedFlag(mesh)
+        last_saved, evaluated, preemption = start, saved["evaluated"], PreemptionFlag(mesh)
         profile = StepProfile(workdir / "profile", step, config.train.profile_steps if primary else 0)
         with closing(open_log(workdir, config, step) if primary else MetricLog([])) as log, closing(profile), StopRequest() as stop:
             skipped = lambda: len(getattr(source, "skipped", ()))  # noqa: E731
             recorder = Recorder(log, clock, config.train.log_every, config.data.batch_size, saved["window"], skipped)
-            stop_asked = lambda: anywhere.exchange(stop.requested)  # noqa: E731
+            stop_asked = lambda: preemption.any_process(stop.requested)  # noqa: E731
             clock.start()
             while True:
                 finished, stopping = step >= config.train.steps, stop_asked()
@@ -173,7 +173,7 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
                 if evaluation and due and not evaluated and (finished or not stopping):
                     recorder.settle()
                     with clock.paused(), heartbeat.during("eval"):
-                        values = evaluation(state.averaged, step, None if finished else stop_asked)
+                        values = evaluation(state.eval_params, step, None if finished else stop_asked)
                     if values is not None:
                         log.write("eval", step, values)
                         evaluated = True
@@ -184,7 +184,7 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
                     recorder.settle()
                     with clock.paused(), heartbeat.during("save"):
                         progress = {"finished": finished, "evaluated": evaluated, "window": list(recorder.window), "train_s": clock.total}
-                        added = stage.finalize(state.averaged, frozen, _whole_batches(source, config, mesh)) if finished else {}
+                        added = stage.final_metadata(state.eval_params, frozen, _whole_batches(source, config, mesh)) if finished else {}
                         checkpoints.save(step, state, about | progress | added, iterator.get_state())
                     last_saved = step
                 if finished or stopping:
@@ -197,7 +197,7 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
                     on_device = put_batch(batch, mesh)
                 if step == 0 and primary:
                     with clock.paused():
-                        stage.draw_batch(batch, workdir / "first_batch.png")
+                        stage.plot_batch(batch, workdir / "first_batch.png")
 
                 # --- state = train_step(state, batch) -------------------------------------------------------------------------------
                 profile.at(step)
@@ -243,7 +243,7 @@ class Evaluation:
             loss, metrics = self._loss(params, self._frozen, batch, key)
             rows.append({name: float(value) for name, value in jax.device_get({"loss": loss, **metrics}).items()})
             if index == 0:
-                shown = self._stage.preview(params, self._frozen, batch, key, picture)
+                shown = self._stage.plot_predictions(params, self._frozen, batch, key, picture)
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | shown
 
 
@@ -260,7 +260,7 @@ def _whole_batches(source: StageSource, config: ExperimentConfig, mesh: Mesh) ->
     """
     size = config.data.batch_size
     count = min(config.train.eval_batches, max(len(source) // size, 1))
-    batches = eval_batches(source, size, *batch_part(mesh), config.data.threads, limit=count * size)
+    batches = eval_batches(source, size, *process_shard(mesh), config.data.threads, limit=count * size)
     for batch in batches:
         yield put_batch({name: value for name, value in batch.items() if name != "valid"}, mesh)
 
@@ -279,7 +279,7 @@ def _frozen(stage: Stage, mesh: Mesh, checkpoints: Checkpoints, resumed: bool) -
 def _refuse_another_run(workdir: Path, config: ExperimentConfig, saved: dict[str, Any]) -> None:
     """A work directory continues with the configuration it was started with."""
     check_stage(workdir, saved, config.stage)
-    changed = differences(from_config_dict(saved["config"]), config)
+    changed = config_diff(from_config_dict(saved["config"]), config)
     if changed:
         listed = "; ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in sorted(changed.items()))
         raise ConfigError(f"{workdir} holds a run with another configuration: {listed}. Use the old values, or a new --workdir")

@@ -6,7 +6,7 @@ from jaxtyping import UInt8
 MOVED = 25  # a pixel has moved if one of its colours differs by more between first and last frame, of 255
 
 
-def motion_figures(true: UInt8[np.ndarray, "n t h w 3"], predicted: UInt8[np.ndarray, "n t h w 3"]) -> dict[str, float]:
+def motion_metrics(true: UInt8[np.ndarray, "n t h w 3"], predicted: UInt8[np.ndarray, "n t h w 3"]) -> dict[str, float]:
     """Figures over all clips together.
 
     motion/correlation: of the change in brightness from first to last frame, predicted against true, each clip's own first frame taken

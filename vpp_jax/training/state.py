@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from vpp_jax.config import TrainConfig
-from vpp_jax.diffusion.per_example import row_keys
+from vpp_jax.diffusion.per_example import example_keys
 from vpp_jax.functional import Params
 from vpp_jax.parallel.mesh import replicated
 from vpp_jax.parallel.partition import like_params, partition
@@ -32,7 +32,7 @@ class TrainState:
     opt_state: Any
 
     @property
-    def averaged(self) -> Params:
+    def eval_params(self) -> Params:
         """What evaluation uses."""
         return self.ema or self.params
 
@@ -52,9 +52,9 @@ class Trainer:
         return make_optimizer(self.stage.config.optimizer, self.stage.config.train.steps)
 
     def init(self, key: jax.Array) -> TrainState:
-        return self.begin(self.stage.init_trainable(key))
+        return self.init_from_params(self.stage.init_trainable(key))
 
-    def begin(self, params: Params) -> TrainState:
+    def init_from_params(self, params: Params) -> TrainState:
         """The state before the first update of `params`."""
         trained = trained_names(self.stage.config.optimizer, params)
         ema = dict(params) if self.stage.config.train.ema_decay else {}
@@ -75,21 +75,21 @@ class Trainer:
     def step(self, state: TrainState, frozen: Params, batch: dict[str, jax.Array]) -> tuple[TrainState, Params, Params]:
         """One update. Randomness depends on (seed, step) alone, never on history."""
         config = self.stage.config
-        keys = row_keys(jax.random.fold_in(jax.random.key(config.seed), state.step), len(next(iter(batch.values()))))
+        keys = example_keys(jax.random.fold_in(jax.random.key(config.seed), state.step), len(next(iter(batch.values()))))
         trained = trained_names(config.optimizer, state.params)
-        held = {name: value for name, value in state.params.items() if name not in trained}
-        moving = {name: value for name, value in state.params.items() if name in trained}
+        fixed = {name: value for name, value in state.params.items() if name not in trained}
+        trainable = {name: value for name, value in state.params.items() if name in trained}
 
-        def objective(moving: Params, rows: tuple[dict[str, jax.Array], jax.Array]):
-            loss, metrics = self.stage.loss(moving | held, frozen, *rows)
+        def objective(trainable: Params, rows: tuple[dict[str, jax.Array], jax.Array]):
+            loss, metrics = self.stage.loss(trainable | fixed, frozen, *rows)
             return loss, (metrics, self.stage.loss_weight(rows[0]))
 
-        loss, metrics, grads = loss_and_gradients(objective, moving, (batch, keys), config.train.grad_accum_steps)
+        loss, metrics, grads = loss_and_gradients(objective, trainable, (batch, keys), config.train.grad_accum_steps)
         squares = squared_norms(grads)
         norms = group_norms(squares)
         grads = clip_by_norm(grads, norms["grad_norm"], config.optimizer.grad_clip)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, moving)
-        params = dict(sorted((optax.apply_updates(moving, updates) | held).items()))
+        updates, opt_state = self.optimizer.update(grads, state.opt_state, trainable)
+        params = dict(sorted((optax.apply_updates(trainable, updates) | fixed).items()))
         ema = _average(state.ema, params, state.step, config.train)
         metrics = {"loss": loss, **metrics, "learning_rate": used_learning_rate(opt_state), **norms}
         metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}

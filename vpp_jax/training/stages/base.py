@@ -72,18 +72,20 @@ class Stage(Protocol):
         """How many things `loss` is a mean over, for means over several batches."""
         ...
 
-    def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
+    def plot_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
         """A PNG of the batch as the model sees it."""
         ...
 
-    def preview(self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array, path: Path | None) -> dict[str, float]:
+    def plot_predictions(
+        self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array, path: Path | None
+    ) -> dict[str, float]:
         """A PNG of what the model makes of `batch`, and figures of it for the log; called at evaluation steps with averaged parameters.
 
         All processes compute it; `path` is None where another one writes.
         """
         ...
 
-    def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, Array]]) -> dict[str, Any]:
+    def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, Array]]) -> dict[str, Any]:
         """JSON for the last checkpoint's metadata, e.g. the latent scaling factor, from the averaged parameters."""
         ...
 

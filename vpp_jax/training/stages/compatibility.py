@@ -1,6 +1,6 @@
 """What a stage must have in common with the stage it builds on."""
 
-from vpp_jax.config import ConfigError, ExperimentConfig, leaves, to_dict
+from vpp_jax.config import ConfigError, ExperimentConfig, flatten_dict, to_dict
 from vpp_jax.training.checkpoints import read_metadata
 
 # How something is computed, not what: these may differ between a stage and the one it builds on.
@@ -13,7 +13,7 @@ def check_model_agrees(config: ExperimentConfig, directory: str, groups: tuple[s
     Many such fields (group sizes of normalisations, heads, frame rates) leave every tensor's shape as it is: loading would not notice.
     """
     trained = read_metadata(directory)["config"]["model"]
-    select = lambda model: leaves({group: model[group] for group in groups})  # noqa: E731
+    select = lambda model: flatten_dict({group: model[group] for group in groups})  # noqa: E731
     before, now = select(trained), select(to_dict(config.model))
     differ = [name for name in now if before.get(name) != now[name] and name.rpartition(".")[2] not in COMPUTATION]
     if differ:

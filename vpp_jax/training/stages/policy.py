@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines.loader import policy_source
 from data_pipelines.sources import Source
 from vpp_jax.config import DataConfig, ExperimentConfig, config_hash
-from vpp_jax.diffusion.per_example import row_keys, split_rows
+from vpp_jax.diffusion.per_example import example_keys, split_example_keys
 from vpp_jax.functional import Params, with_prefix
 from vpp_jax.models.action_transformer import ActionTransformerConfig
 from vpp_jax.models.tokenizer import CLIPTokenizer
@@ -123,7 +123,7 @@ class PolicyStage:
         return self.policy.features(frozen, images, states, key)
 
     def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
-        feature_keys, loss_keys = split_rows(row_keys(key, batch["action"].shape[0]), 2)
+        feature_keys, loss_keys = split_example_keys(example_keys(key, batch["action"].shape[0]), 2)
         features = batch["features"] if "features" in batch else self._features(frozen, batch, feature_keys)
         return self.policy.loss(
             trainable | frozen,
@@ -153,7 +153,7 @@ class PolicyStage:
     def _sample(self):
         return jax.jit(self._sampled, compiler_options=compiler_options())
 
-    def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
+    def plot_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
         """Views, sentence and action chunk of the first observations; of cached features, the images they were computed from."""
         rows = range(min(8, len(batch["action"])))
         if "observation" in batch:
@@ -167,7 +167,7 @@ class PolicyStage:
     def _sentences(self, batch: dict[str, np.ndarray], count: int) -> list[str]:
         return CLIPTokenizer(self.config.model.goal_length).decode(batch["text_ids"][:count], batch["text_mask"][:count])
 
-    def preview(
+    def plot_predictions(
         self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None
     ) -> dict[str, float]:
         """True action chunks as lines, sampled ones dashed."""
@@ -176,7 +176,7 @@ class PolicyStage:
             write_action_traces(path, shown["action"][:8], sampled[:8], self._sentences(shown, 8))
         return {}
 
-    def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
+    def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         """Mean squared error of sampled, normalised actions: the figure VPP's authors select checkpoints by."""
         error, count = 0.0, 0.0
         for number, batch in enumerate(batches):

@@ -13,7 +13,7 @@ from einops import rearrange
 from data_pipelines.loader import clip_source
 from data_pipelines.sources import Source
 from vpp_jax.config import ExperimentConfig
-from vpp_jax.diffusion.per_example import normal_rows, row_keys
+from vpp_jax.diffusion.per_example import example_keys, normal_per_example
 from vpp_jax.functional import Params, PureModule, select, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_vae import TemporalVAE
@@ -64,7 +64,7 @@ class VAEStage:
         vae = self.vae.bind(select("vae", trainable))
         posterior = vae.encode(rearrange(clips, "b t h w c -> (b t) h w c"))
         mean, logvar = posterior.mean.astype(jnp.float32), posterior.logvar.astype(jnp.float32)
-        noise = normal_rows(row_keys(key, count), (frames, *mean.shape[1:])).reshape(mean.shape)
+        noise = normal_per_example(example_keys(key, count), (frames, *mean.shape[1:])).reshape(mean.shape)
         latents = mean + jnp.exp(0.5 * logvar) * noise
         decoded = vae.decode(rearrange(latents, "(b t) h w c -> b t h w c", b=count))
         reconstruction = jnp.mean(jnp.abs(decoded.astype(jnp.float32) - clips))
@@ -75,10 +75,10 @@ class VAEStage:
     def loss_weight(self, batch: dict[str, jax.Array]) -> jax.Array:
         return jnp.float32(len(batch["video"]))
 
-    def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
+    def plot_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
         write_strips(path, [[("", video)] for video in batch["video"][:4]])
 
-    def preview(
+    def plot_predictions(
         self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None
     ) -> dict[str, float]:
         """Strips of true and reconstructed frames, one pair per clip."""
@@ -97,7 +97,7 @@ class VAEStage:
         posterior = vae.encode(rearrange(to_float_image(clips), "b t h w c -> (b t) h w c"))
         return to_uint8_image(vae.decode(rearrange(posterior.mean, "(b t) h w c -> b t h w c", b=clips.shape[0])))
 
-    def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
+    def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         """The factor that gives the latents unit standard deviation, as 0.18215 does for Stability's VAE."""
         encode = jax.jit(
             lambda params, clips: self.predictor.encode_images(params, rearrange(clips, "b t h w c -> (b t) h w c")),

@@ -20,7 +20,7 @@ from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.distributed import on_host
 from vpp_jax.training.latents import check_latents, vae_identity
 from vpp_jax.training.lora import abstract_adapters, init_adapters, merge
-from vpp_jax.training.motion import motion_figures
+from vpp_jax.training.motion import motion_metrics
 from vpp_jax.training.previews import false_colours, write_strips
 from vpp_jax.training.stages.compatibility import check_model_agrees
 from vpp_jax.training.stages.specs import as_frozen
@@ -108,7 +108,7 @@ class VideoStage:
     def loss_weight(self, batch: dict[str, jax.Array]) -> jax.Array:
         return jnp.float32(len(batch["text_ids"]))
 
-    def draw_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
+    def plot_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
         """Latents are drawn in false colours: there are no parameters here to decode them with."""
         clips = {name: value[:PREVIEW_CLIPS] for name, value in batch.items()}
         videos = false_colours(clips["latent_mean"]) if "latent_mean" in clips else clips["video"]
@@ -117,17 +117,17 @@ class VideoStage:
     def _sentences(self, clips: dict[str, np.ndarray]) -> list[str]:
         return CLIPTokenizer(self.config.model.text_length).decode(clips["text_ids"], clips["text_mask"])
 
-    def preview(
+    def plot_predictions(
         self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None
     ) -> dict[str, float]:
-        """Strips of the true clip, and of the one sampled from its first frame and its sentence; `motion_figures` of the whole batch."""
+        """Strips of the true clip, and of the one sampled from its first frame and its sentence; `motion_metrics` of the whole batch."""
         clips = on_host(batch)
         params = self._merged(trainable, frozen)
         true, predicted = on_host(self._preview(params, clips, key))
         if path is not None:
             trios = list(zip(self._sentences(clips), true, predicted, strict=True))[:PREVIEW_CLIPS]
             write_strips(path, [[(f"true: {text}", video), ("predicted", ours)] for text, video, ours in trios])
-        return motion_figures(true, predicted)
+        return motion_metrics(true, predicted)
 
     @cached_property
     def _preview(self):
@@ -142,5 +142,5 @@ class VideoStage:
         true = to_uint8_image(self.predictor.decode_latents(params, mean * params[SCALING_FACTOR]))
         return true, self.predictor.generate_from(params, mean[:, 0], ids, mask, key)
 
-    def finalize(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
+    def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         return {"latent_scaling_factor": float(frozen[SCALING_FACTOR])}

@@ -25,7 +25,7 @@ OPENAI_CLIP: tuple[tuple[str, str], ...] = (
 
 
 @dataclass(frozen=True)
-class Slot:
+class TensorMapping:
     """The place of one of our tensors.
 
     name, shape: of the published tensor. third: which third of its first axis is ours, None for all of it. turned: it is a kernel,
@@ -34,37 +34,37 @@ class Slot:
 
     name: str
     shape: tuple[int, ...]
-    third: int | None
-    turned: bool
+    qkv_index: int | None
+    transpose: bool
 
     def ours(self, published: np.ndarray) -> np.ndarray:
         """Our tensor, a view of the published one."""
-        part = published if self.third is None else np.split(published, 3)[self.third]
-        return from_published("kernel", part) if self.turned else part
+        part = published if self.qkv_index is None else np.split(published, 3)[self.qkv_index]
+        return from_published("kernel", part) if self.transpose else part
 
     def theirs(self, ours: np.ndarray) -> np.ndarray:
         """The published tensor, or its third, as a view of ours."""
-        return to_published("kernel", ours) if self.turned else ours
+        return to_published("kernel", ours) if self.transpose else ours
 
 
-def slots(abstract: Mapping[str, jax.ShapeDtypeStruct], prefix: str = "", openai: bool = False) -> dict[str, Slot]:
-    """Our name -> slot for one module, which stands below `prefix` in the checkpoint. `openai`: it is a CLIP in OpenAI's naming."""
-    make = _openai_slot if openai else _slot
+def tensor_mappings(abstract: Mapping[str, jax.ShapeDtypeStruct], prefix: str = "", openai: bool = False) -> dict[str, TensorMapping]:
+    """Our name -> mapping for one module, which stands below `prefix` in the checkpoint. `openai`: it is a CLIP in OpenAI's naming."""
+    make = _openai_mapping_of if openai else _mapping_of
     return {name: make(name, spec.shape, prefix) for name, spec in abstract.items()}
 
 
-def _slot(name: str, shape: tuple[int, ...], prefix: str) -> Slot:
-    return Slot(prefix + published_name(name), published_shape(name, shape), None, name.rpartition(".")[2] == "kernel")
+def _mapping_of(name: str, shape: tuple[int, ...], prefix: str) -> TensorMapping:
+    return TensorMapping(prefix + published_name(name), published_shape(name, shape), None, name.rpartition(".")[2] == "kernel")
 
 
-def _openai_slot(name: str, shape: tuple[int, ...], prefix: str) -> Slot:
-    plain = _slot(name, shape, "")
+def _openai_mapping_of(name: str, shape: tuple[int, ...], prefix: str) -> TensorMapping:
+    plain = _mapping_of(name, shape, "")
     # the tables of embeddings keep our last part, since two of them have no last part there
     known = name if name.endswith(".embedding") else plain.name
     theirs = next(match.expand(target) for pattern, target in OPENAI_CLIP if (match := re.fullmatch(pattern, known)))
     fused = re.search(r"self_attn\.([qkv])_proj", name)
     if fused:
-        return Slot(prefix + theirs, (3 * plain.shape[0], *plain.shape[1:]), "qkv".index(fused.group(1)), plain.turned)
+        return TensorMapping(prefix + theirs, (3 * plain.shape[0], *plain.shape[1:]), "qkv".index(fused.group(1)), plain.transpose)
     if name == "text_projection.kernel":  # a plain matrix there, applied from the right as ours is
-        return Slot(prefix + theirs, tuple(shape), None, False)
-    return Slot(prefix + theirs, plain.shape, None, plain.turned)
+        return TensorMapping(prefix + theirs, tuple(shape), None, False)
+    return TensorMapping(prefix + theirs, plain.shape, None, plain.transpose)
