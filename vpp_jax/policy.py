@@ -32,7 +32,7 @@ Images = Mapping[str, UInt8[Array, "b s s 3"]]
 
 
 class InstructionEmbedding(NamedTuple):
-    """What the models condition on of one instruction, float32. It changes once per task, not once per action chunk, so callers may cache it.
+    """What the models condition on, float32. It changes once per task, not once per action chunk, so callers may cache it.
 
     states: cross-attention input of the video U-Net; goal: pooled, un-normalised CLIP vector for the policy.
     """
@@ -185,7 +185,7 @@ class VideoPredictionPolicy:
         proprio: Float[Array, "b p"] | None,
         keys: jax.Array,
     ) -> Float[Array, "b k a"]:
-        """One normalised action chunk per observation; with one key per observation [b] its result does not depend on the rest of the batch."""
+        """One normalised action chunk per observation; one key per observation [b] makes it independent of the rest of the batch."""
         feature_keys, action_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         features = self.features(params, images, instruction.states, feature_keys)
         context = self.context(params, features, instruction.goal, proprio)
