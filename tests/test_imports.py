@@ -93,7 +93,7 @@ def test_imports_run_one_way(project):
 
 
 def test_networks_know_no_files_and_no_data(project):
-    """models and diffusion: arrays in, arrays out. The tokenizer is the one that reads, a vocabulary inside a wheel."""
+    """models and diffusion: arrays in, arrays out. The tokenizer is the one exception: it reads the vocabulary inside the package."""
     forbidden = {"pathlib", "os", "io", "json", "grain", "orbax", "fsspec", "PIL", "data_pipelines", "eval", "mujoco", "tensorflow"}
     for module, path in module_files(Path(project)):
         if room(module) in ("vpp_jax.models", "vpp_jax.diffusion") and not module.endswith("tokenizer"):

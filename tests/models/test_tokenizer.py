@@ -1,8 +1,11 @@
 """CLIP's byte-pair encoding: known ids, padding, truncation, and its place outside JAX."""
 
+import gzip
+import hashlib
 import pickle
 import subprocess
 import sys
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -21,6 +24,12 @@ def test_known_ids():
 def test_case_and_spacing_do_not_matter():
     ids, _ = CLIPTokenizer(20)(["push the red block", "  Push   THE red\nblock "])
     np.testing.assert_array_equal(ids[0], ids[1])
+
+
+def test_composed_and_decomposed_letters_are_the_same():
+    ids, mask = CLIPTokenizer(8)(["caf\u00e9 na\u00efve 2", "cafe\u0301 nai\u0308ve 2"])
+    np.testing.assert_array_equal(ids, [[49406, 15304, 1097, 35689, 563, 273, 49407, 49407]] * 2)
+    assert mask.sum() == 14
 
 
 def test_rows_are_start_sentence_end_padding():
@@ -57,7 +66,7 @@ def test_empty_instruction_is_refused(empty):
 
 
 def test_one_string_is_refused():
-    with pytest.raises(TypeError, match="list of sentences"):
+    with pytest.raises(TypeError, match="list of instructions"):
         CLIPTokenizer(20)("open the drawer")
 
 
@@ -79,9 +88,24 @@ def test_no_sentences_give_empty_arrays():
     assert ids.shape == mask.shape == (0, 20)
 
 
-def test_importing_it_leaves_jax_alone(project):
-    code = "import sys, vpp_jax.models.tokenizer; sys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=project, check=False).returncode == 0
+def test_encoding_needs_neither_jax_nor_a_hub(project):
+    """The package `tokenizers` depends on huggingface_hub: it must stay on the disk, since nothing is fetched at run time."""
+    code = """
+import sys
+from vpp_jax.models.tokenizer import CLIPTokenizer
+CLIPTokenizer(20)(["open the drawer"])
+assert not {"jax", "huggingface_hub", "requests", "transformers"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_vocabulary_is_the_published_one():
+    """The package's merge table by its contents: a byte that is lost in packaging would change ids silently."""
+    table = resources.files("vpp_jax.models") / "clip_bpe" / "merges.txt.gz"
+    merges = gzip.decompress(table.read_bytes())
+    assert hashlib.sha256(merges).hexdigest() == "d308b7377a8ceaa9707a21614fe8c831b9196e197b7aeb69833359362907af02"
+    assert (table.parent / "LICENSE").read_text().count("Copyright (c) 2021 OpenAI") == 1
 
 
 def test_decode_gives_the_sentences_back():

@@ -1,4 +1,7 @@
-"""Our CLIP tokens against transformers' CLIPTokenizer, built from the published merge table that the wheel of open_clip carries."""
+"""Our CLIP tokens against transformers' CLIPTokenizer, built from the published merge table that the wheel of open_clip carries.
+
+Ours comes from the table in this package, so the comparison holds that table, too.
+"""
 
 import gzip
 import importlib.metadata
@@ -12,7 +15,7 @@ from transformers import CLIPTokenizer as TheirTokenizer
 
 from vpp_jax.models.tokenizer import CLIPTokenizer
 
-SENTENCES = (
+INSTRUCTIONS = (
     "push the sliding door to the left side",
     "grasp and lift the red block",
     "turn off the green light",
@@ -58,6 +61,10 @@ SENTENCES = (
     "<b>bold</b>",
     "ﬁne ligature",
     "ﾊﾝｶｸ",
+    "cafe\u0301 nai\u0308ve, decomposed letters",
+    "\u1100\u1161 jamo",
+    "a\u00a0b\u3000c\u200bd\u0085e",
+    "<|startoftext|>open<|endoftext|> the drawer",
     " ".join(["lift the very heavy blue block"] * 20),
     "word " * 100,
 )
@@ -90,8 +97,8 @@ def theirs():
 @pytest.mark.parametrize("length", [20, 77])
 def test_ids_and_masks(length, theirs):
     """padding and truncation to a length, as the published code asks for: 20 tokens for the U-Net, 77 for the goal."""
-    want = theirs(list(SENTENCES), padding="max_length", max_length=length, truncation=True, return_tensors="np")
-    ids, mask = CLIPTokenizer(length)(list(SENTENCES))
-    different = [text for text, a, b in zip(SENTENCES, ids, want["input_ids"], strict=True) if not np.array_equal(a, b)]
+    want = theirs(list(INSTRUCTIONS), padding="max_length", max_length=length, truncation=True, return_tensors="np")
+    ids, mask = CLIPTokenizer(length)(list(INSTRUCTIONS))
+    different = [text for text, a, b in zip(INSTRUCTIONS, ids, want["input_ids"], strict=True) if not np.array_equal(a, b)]
     assert not different
     np.testing.assert_array_equal(mask, want["attention_mask"].astype(bool))
