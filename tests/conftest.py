@@ -1,7 +1,9 @@
-"""Fixtures every test may use."""
+"""Fixtures every test may use, and the reasons for which a test may be skipped."""
 
 import importlib.util
 import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,37 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
+# Everything that a test may lack. What `make test` installs, and what lies in tests/data, is never a reason to skip.
+SKIP_REASONS = (
+    r"(PyTorch|diffusers|transformers|OmegaConf|open_clip_torch) is not installed",  # `make parity`
+    r"Apache Beam is not installed",  # `make beam`
+    r"libtpu is not installed",  # `make tpu`
+    r"no chromium on this machine",  # the report's browser test
+)
+
+
+def _refuse_unknown_skip(report) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        path, line, message = report.longrepr
+        reason = message.removeprefix("Skipped: ")
+        if not any(re.search(known, reason) for known in SKIP_REASONS):
+            report.outcome = "failed"
+            report.longrepr = f"{path}:{line}: {reason!r} is no reason to skip a test: expected one of SKIP_REASONS (tests/conftest.py)"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    report = yield
+    _refuse_unknown_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    report = yield
+    _refuse_unknown_skip(report)
+    return report
+
 
 @pytest.fixture(scope="session")
 def project() -> Path:
@@ -23,12 +56,15 @@ def project() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Small real robot data that is never part of the project: `VPP_TEST_DATA`, else `../shared/data`. Skips where absent."""
-    path = Path(os.environ.get("VPP_TEST_DATA", PROJECT.parent / "shared" / "data"))
-    if not path.is_dir():
-        pytest.skip(f"real data not present at {path} (set VPP_TEST_DATA)")
-    return path
+def reference_data() -> Path:
+    """`tests/data`: recorded vectors, published lists, small real recordings. Read only; its README says where each comes from."""
+    return PROJECT / "tests" / "data"
+
+
+@pytest.fixture(scope="session")
+def bridge_dataset(reference_data, tmp_path_factory) -> Path:
+    """A copy of the real Open-X shard: whoever opens a dataset writes an index into its directory."""
+    return Path(shutil.copytree(reference_data / "openx" / "bridge_dataset", tmp_path_factory.mktemp("openx") / "bridge_dataset"))
 
 
 @pytest.fixture(scope="session")

@@ -228,9 +228,9 @@ def test_corrupt_shard(run, capsys, tmp_path):
 # --- real robot data ------------------------------------------------------------------------------------------------------------------
 
 
-def test_video_stage_trains_on_a_real_open_x_shard(shared_data, project, tmp_path):
+def test_video_stage_trains_on_a_real_open_x_shard(bridge_dataset, project, tmp_path):
     """BridgeData V2, 40 steps: the loss falls, and strips of predicted frames are written."""
-    data = (f"--config.data.datasets[0].path={shared_data / 'openx/bridge_dataset/1.0.0'}", f"--config.data.index_dir={tmp_path / 'index'}")
+    data = (f"--config.data.datasets[0].path={bridge_dataset / '1.0.0'}", f"--config.data.index_dir={tmp_path / 'index'}")
     vae, video = tmp_path / "vae", tmp_path / "video"
     vpp("train", f"--config={CONFIGS / 'micro_bridge_vae.py'}", f"--workdir={vae}", *data, project=project)
     more = (f"--config.init.vae={vae}", "--config.train.eval_every=40", "--config.train.eval_batches=1")

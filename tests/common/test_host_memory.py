@@ -63,9 +63,12 @@ def test_blocks_freed_while_restoring_are_given_back(variables):
     assert printed(RESIDENT, "inside", **variables) < 16 < 64 < printed(RESIDENT, **variables)
 
 
-@pytest.mark.skipif(not SETTING.is_file() or "[madvise]" not in SETTING.read_text(), reason="here huge pages are not given to who asks")
 def test_temporaries_lie_in_huge_pages():
-    assert printed(PAGES, "huge", JAX_PLATFORMS="cpu") < 5000 < 30000 < printed(PAGES, JAX_PLATFORMS="cpu")
+    asked, not_asked = printed(PAGES, "huge", JAX_PLATFORMS="cpu"), printed(PAGES, JAX_PLATFORMS="cpu")
+    if SETTING.is_file() and "[madvise]" in SETTING.read_text():
+        assert asked < 5000 < 30000 < not_asked
+    else:  # this kernel gives huge pages to everybody or to nobody: asking changes nothing
+        assert asked == pytest.approx(not_asked, rel=0.2, abs=500)
 
 
 def test_what_the_environment_says_already_is_kept():
@@ -76,7 +79,6 @@ def test_what_the_environment_says_already_is_kept():
     assert with_huge_pages(chosen) == chosen
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
 @pytest.mark.parametrize(
     ("arguments", "platforms", "tunables", "expected"),
     [
@@ -90,6 +92,7 @@ def test_commands_that_run_models_on_cpu_start_anew(monkeypatch, arguments, plat
     started = []
     monkeypatch.setattr("sys.argv", ["vpp", *arguments])
     monkeypatch.setattr("sys.orig_argv", ["python", "-m", "vpp_jax", *arguments])
+    monkeypatch.setattr("sys.platform", "linux")  # huge pages are a matter of glibc
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     monkeypatch.setenv("GLIBC_TUNABLES", tunables)
     monkeypatch.setattr("os.execve", lambda *how: started.append(how))

@@ -233,8 +233,8 @@ def test_damaged_records_with_right_checksums(dataset):
     assert min(outcomes.values()) > 100, outcomes
 
 
-def test_damaged_records_of_a_real_dataset(shared_data):
-    directory = shared_data / "openx" / "bridge_dataset" / "1.0.0"
+def test_damaged_records_of_a_real_dataset(bridge_dataset):
+    directory = bridge_dataset / "1.0.0"
     path = next(directory.glob("*train*"))
     schema = Schema.read(directory)
     offset, length = next(iter(_places(path)))

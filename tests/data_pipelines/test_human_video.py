@@ -246,8 +246,8 @@ def test_annotations_may_not_lead_out_of_the_source(published, tmp_path):
             build(tmp_path / "out", source=str(published), layout="vpp")
 
 
-def test_real_videos_and_latents(shared_data, tmp_path):
-    source = shared_data / "videos" / "bridge"
+def test_real_videos_and_latents(reference_data, tmp_path):
+    source = reference_data / "videos" / "bridge"
     build(tmp_path / "pixels", source=str(source), layout="vpp", size=64)
     build(tmp_path / "latents", source=str(source), layout="vpp", content="latents")
     pixels, latents = RLDSDataset(tmp_path / "pixels", "val"), RLDSDataset(tmp_path / "latents", "val")
@@ -389,7 +389,8 @@ def test_settings_that_contradict(tmp_path):
 
 def test_tfds_reads_it(something, published, tmp_path):
     """TFDS itself, without TensorFlow: its decoder gives the pictures and latents that ours gives."""
-    tfds = pytest.importorskip("tensorflow_datasets")
+    import tensorflow_datasets as tfds
+
     build(tmp_path / "pixels", source=str(something), size=0, on_bad_video="skip")
     build(tmp_path / "latents", source=str(published), layout="vpp", content="latents", size=32, on_bad_video="skip")
     for name, split, key in (("pixels", "train", CAMERA), ("latents", "val", mean_of(CAMERA))):

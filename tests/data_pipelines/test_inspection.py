@@ -54,9 +54,9 @@ def test_defects_and_warnings(write_dataset):
     assert any("rgb_gripper': 4 of 4 pictures looked at are blank" in problem for problem in warnings)  # flat grey pictures
 
 
-def test_command_inspects_the_real_shard(shared_data, tmp_path, capsys):
+def test_command_inspects_the_real_shard(bridge_dataset, tmp_path, capsys):
     outputs = {name: tmp_path / f"report.{name}" for name in ("json", "png")}
-    directory = shared_data / "openx" / "bridge_dataset" / "1.0.0"
+    directory = bridge_dataset / "1.0.0"
     files = ["--json", str(outputs["json"]), "--png", str(outputs["png"])]
     assert command.main(["inspect", str(directory), "--index_dir", str(tmp_path), *files]) == 0
     printed = capsys.readouterr().out
@@ -64,7 +64,7 @@ def test_command_inspects_the_real_shard(shared_data, tmp_path, capsys):
     report = json.loads(outputs["json"].read_text())
     train, val = report["splits"]["train"], report["splits"]["val"]
     assert (val["shards_present"], val["shards_absent"]) == (0, ["bridge_dataset-val.tfrecord-00000-of-00001"])
-    assert (train["episodes"], train["steps"], train["defects_total"]) == (25, 250, 0)
+    assert (train["episodes"], train["steps"], train["defects_total"]) == (14, 140, 0)
     assert train["instructions"]["language_instruction"]["distinct"] == 4
     # this copy says that it has no cameras, and three of its four do hold pictures
     assert {warning["problem"].split("'")[1] for warning in train["warnings"] if "has_image" in warning["problem"]} == {

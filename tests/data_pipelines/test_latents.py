@@ -204,7 +204,8 @@ def test_features_are_edited_where_they_stand():
 
 def test_tfds_reads_it(latents):
     """TFDS's own decoder, without TensorFlow."""
-    tfds = pytest.importorskip("tensorflow_datasets")
+    import tensorflow_datasets as tfds
+
     builder, dataset = tfds.builder_from_directory(str(latents)), RLDSDataset(latents)
     assert builder.info.metadata["latents"]["vae"] == "abc"
     record = next(latents.glob("*-train.tfrecord-00000*")).read_bytes()

@@ -1,5 +1,6 @@
 """Mixtures by name, and what `vpp data inspect` says of a directory with many datasets."""
 
+import csv
 import json
 import re
 from dataclasses import replace
@@ -21,38 +22,25 @@ PRIVATE = {"metaworld", "panda_arm", "dexterous_hand", "gnm_dataset", "aloha_sta
 
 
 @pytest.fixture(scope="module")
-def facts(shared_data) -> str:
-    path = shared_data.parent / "facts" / "openx.md"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
-    return path.read_text()
+def published(reference_data) -> dict[tuple[str, str], dict[str, float]]:
+    """(publisher, mixture) -> dataset -> weight."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    with open(reference_data / "openx" / "mixtures.tsv", newline="") as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            found.setdefault((row["publisher"], row["mixture"]), {})[row["dataset"]] = float(row["weight"])
+    return found
 
 
-def table(text: str, heading: str) -> dict[str, list[str]]:
-    """Rows of the first Markdown table after `heading`, by first cell."""
-    rows = re.findall(r"^\|(.*)\|$", text.split(heading, 1)[1].split("\n### ", 1)[0].split("\n\nBatch shares", 1)[0], re.M)
-    cells = [[cell.strip() for cell in row.split("|")] for row in rows]
-    return {row[0]: row[1:] for row in cells[2:]}
+@pytest.mark.parametrize(("publisher", "ours", "lists"), [("octo", OCTO, OCTO_LISTS), ("openvla", OPENVLA, OPENVLA_LISTS)])
+def test_lists_agree_cell_by_cell(published, publisher, ours, lists):
+    theirs = {mixture: weights for (name, mixture), weights in published.items() if name == publisher}
+    assert theirs == {name: {dataset: row[column] for dataset, row in ours.items() if row[column]} for column, name in enumerate(lists)}
+    assert all(any(row) and len(row) == len(lists) for row in ours.values())
 
 
-@pytest.mark.parametrize(
-    ("heading", "ours", "lists"), [("### 1.2 Octo", OCTO, OCTO_LISTS), ("### 1.3 OpenVLA", OPENVLA, OPENVLA_LISTS)], ids=["octo", "openvla"]
-)
-def test_lists_agree_cell_by_cell(facts, heading, ours, lists):
-    theirs = {name: tuple(float(cell or 0) for cell in row) for name, row in table(facts, heading).items()}
-    assert theirs == {name: tuple(map(float, row)) for name, row in ours.items()}
-    assert {len(row) for row in ours.values()} == {len(lists)}
-
-
-def test_plain_lists_agree(facts):
-    theirs = {name: row[0] for name, row in table(facts, "### 1.4 RT-1-X").items()}
-    assert {name: float(cell) for name, cell in theirs.items() if "commented out" not in cell} == RT_1_X
-    text = facts.split("### 1.5 iVideoGPT", 1)[1].split("\n## ", 1)[0].replace("Something-Something-V2", "something_something_v2")
-    first, rest = text.split("; 0.5 each: ")
-    half, last = rest.split("; something")
-    found = {name: float(value) for name, value in re.findall(r"(\w+) ([\d.]+)(?=[,;\n]|$)", first)}
-    found |= dict.fromkeys(re.findall(r"\w+", half), 0.5) | {"something_something_v2": float(re.search(r"[\d.]+\d", last)[0])}
-    assert found == MIXTURES["ivideogpt"].weights
+def test_plain_lists_agree(published):
+    assert published["rt_1_x", "rt_1_x"] == RT_1_X
+    assert published["ivideogpt", "ivideogpt"] == MIXTURES["ivideogpt"].weights
 
 
 def test_vpp_and_merged_mixtures():

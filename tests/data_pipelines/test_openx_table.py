@@ -1,4 +1,4 @@
-"""The table of Open-X datasets, cell by cell against the collected facts (skipped where those are not there), and what it refuses."""
+"""The table of Open-X datasets, cell by cell against the collected facts, and what it refuses."""
 
 import csv
 import re
@@ -69,11 +69,8 @@ MARKED = {
 
 
 @pytest.fixture(scope="module")
-def facts(shared_data) -> dict[str, dict[str, str]]:
-    path = shared_data.parent / "facts" / "openx.tsv"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
-    with open(path, newline="") as file:
+def facts(reference_data) -> dict[str, dict[str, str]]:
+    with open(reference_data / "openx" / "datasets.tsv", newline="") as file:
         return {row["tfds_name"]: row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
 
 

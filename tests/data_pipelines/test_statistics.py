@@ -102,17 +102,17 @@ def test_nan_is_named_or_left_out(write_dataset):
     assert "record 1: action: NaN" in made.skipped[0]
 
 
-def test_bridge_counts_reached_motion_without_the_first_and_the_last_step(shared_data):
-    dataset = RLDSDataset(shared_data / "openx" / "bridge_dataset", index_dir=None)
+def test_bridge_counts_reached_motion_without_the_first_and_the_last_step(bridge_dataset):
+    dataset = RLDSDataset(bridge_dataset, index_dir=None)
     spec = dataset_spec("bridge_dataset")
     made = statistics.compute(dataset, spec)
-    assert made.steps == 25 * 8
+    assert made.steps == 14 * 8
     normalizer = made.action_normalizer(spec)
     assert normalizer.shift[6] == 0
     assert normalizer.scale[6] == 1
     motion = np.concatenate([np.diff(episode.column("observation/state")[1:, :6], axis=0) for episode in dataset])
     np.testing.assert_allclose(made.columns["action"].mean[:6], motion.mean(0), atol=1e-6)
     actions = np.concatenate([statistics.actions(episode, spec)[1:] for episode in dataset])
-    assert actions.shape == (25 * 8, 7)
+    assert actions.shape == (14 * 8, 7)
     assert set(actions[:, 6]) <= {0, 1}
     np.testing.assert_allclose(normalizer.forward(actions)[:, :6].std(0), 1, atol=1e-4)

@@ -101,8 +101,8 @@ def test_loglogistic_quantile_is_accurate_in_both_tails():
     np.testing.assert_allclose(truncated_loglogistic_quantile(u, config), expected, rtol=2e-6)
 
 
-def test_recorded_loglogistic_map(shared_data):
-    vectors = np.load(shared_data / "parity" / "vectors.npz")
+def test_recorded_loglogistic_map(reference_data):
+    vectors = np.load(reference_data / "parity" / "vectors.npz")
     got = truncated_loglogistic_quantile(vectors["loglogistic_u"], SigmaDensityConfig(kind="truncated_loglogistic"))
     # u is rounded to float32 (6e-8), which 1 - u = 0.01 magnifies to 3e-6 in log odds
     np.testing.assert_allclose(got, vectors["loglogistic_sigma"], rtol=5e-6)

@@ -83,9 +83,9 @@ def test_per_sample_broadcasts_over_the_leading_axis_only():
     np.testing.assert_array_equal(scaled[1], 3.0)
 
 
-def test_recorded_policy_vectors(shared_data):
+def test_recorded_policy_vectors(reference_data):
     """Denoised actions and loss of the published policy from its recorded network output."""
-    vectors = np.load(shared_data / "parity" / "vectors.npz")
+    vectors = np.load(reference_data / "parity" / "vectors.npz")
     actions, noise, sigma, output = (vectors[name] for name in ("actions", "act_noise", "act_sigma", "policy_model_output"))
     pre = edm.policy_preconditioning(sigma)
     np.testing.assert_allclose(pre.denoised(edm.add_noise(actions, noise, sigma), output), vectors["policy_denoised"], atol=1e-6)
@@ -93,9 +93,9 @@ def test_recorded_policy_vectors(shared_data):
     np.testing.assert_allclose(loss, vectors["policy_loss"], rtol=1e-5)
 
 
-def test_recorded_video_vectors(shared_data):
+def test_recorded_video_vectors(reference_data):
     """`tvp_out` and `tvp_loss` of the published training code."""
-    vectors = np.load(shared_data / "parity" / "vectors.npz")
+    vectors = np.load(reference_data / "parity" / "vectors.npz")
     latents, noise, sigma, output = (vectors[f"tvp_{name}"] for name in ("latents", "noise", "sigma", "out"))
     target = edm.video_target(jnp.asarray(latents), jnp.asarray(noise), sigma.reshape(-1))
     np.testing.assert_allclose(np.mean((output - target) ** 2), vectors["tvp_loss"], rtol=1e-4)

@@ -113,8 +113,8 @@ def test_every_ladder_descends_to_zero(kind, first):
         assert initial_scale(config) == sigmas[0]
 
 
-def test_recorded_ladders(shared_data):
-    vectors = np.load(shared_data / "parity" / "vectors.npz")
+def test_recorded_ladders(reference_data):
+    vectors = np.load(reference_data / "parity" / "vectors.npz")
     np.testing.assert_allclose(get_sigmas(NoiseScheduleConfig("svd_euler", 20, 0.002, 700.0)), vectors["sched_sigmas20"], rtol=2e-7)
     for low in ("0.001", "1.0"):
         sigmas = get_sigmas(NoiseScheduleConfig("exponential", 10, float(low), 80.0))

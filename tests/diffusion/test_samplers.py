@@ -231,9 +231,9 @@ def test_traced_once_whatever_the_number_of_steps(kind, start):
     assert traces[3] == traces[40] <= 2
 
 
-def test_recorded_ddim_trajectories(shared_data):
+def test_recorded_ddim_trajectories(reference_data):
     """Published states, one after the other: each step from the recorded denoised samples."""
-    vectors = np.load(shared_data / "parity" / "vectors.npz")
+    vectors = np.load(reference_data / "parity" / "vectors.npz")
     for low in ("0.001", "1.0"):
         sigmas, denoised = (jnp.asarray(vectors[f"ddim_{name}_{low}"]) for name in ("sigmas", "denoised"))
 

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 from fabricated_run import NASTY, fabricate
+from playwright.sync_api import sync_playwright
 
 from eval.benchmarks.calvin import TASKS
 from eval.errors import EvaluationError
@@ -34,10 +35,9 @@ def report(run_directory) -> Path:
 @pytest.fixture(scope="module")
 def browser():
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if executable is None:
         pytest.skip("no chromium on this machine (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         launched = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield launched
         launched.close()

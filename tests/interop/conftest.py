@@ -1,6 +1,8 @@
-"""Fabricated published checkpoints for the tests of conversion."""
+"""Fabricated published checkpoints for the tests of conversion, and what the real ones hold."""
 
+import csv
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,19 @@ def fabricated():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def published_shapes(reference_data) -> Callable[[str], dict[str, tuple[int, ...]]]:
+    """Module (`unet`, `vae`, ...) -> shape of every tensor of the published file, from its list of keys."""
+
+    def shapes(module: str) -> dict[str, tuple[int, ...]]:
+        found: dict[str, tuple[int, ...]] = {}
+        with open(reference_data / "published" / f"keys_{module}.tsv", newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                if row["key"] in found:  # further down some lists repeat what differs in other variants
+                    break
+                found[row["key"]] = () if row["shape"] == "scalar" else tuple(map(int, row["shape"].split("x")))
+        return found
+
+    return shapes

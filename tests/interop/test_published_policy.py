@@ -1,7 +1,5 @@
 """The whole published policy file by its list of tensors: sizes, places, and what is left out."""
 
-import csv
-
 import jax
 import numpy as np
 import pytest
@@ -25,17 +23,10 @@ class Listed:
 
 
 @pytest.fixture(scope="module")
-def shapes(shared_data):
+def shapes(published_shapes):
     """Name -> shape of everything that the published policy holds, from the lists of its four modules."""
-    found = {}
     lists = {"video_former": "Video_Former.", "policy": "model.", "langclip": "", "clip_text": "TVP_encoder.text_encoder."}
-    for name, prefix in lists.items():
-        with open(shared_data.parent / "facts" / f"keys_{name}.tsv") as file:
-            for key, shape, *_ in list(csv.reader(file, delimiter="\t"))[1:]:
-                if prefix + key in found:  # further down some lists repeat what differs in other variants
-                    break
-                found[prefix + key] = () if shape == "scalar" else tuple(map(int, shape.split("x")))
-    return found
+    return {prefix + key: shape for module, prefix in lists.items() for key, shape in published_shapes(module).items()}
 
 
 def test_sizes_are_those_of_the_default_configuration(shapes):

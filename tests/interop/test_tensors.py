@@ -1,7 +1,5 @@
 """Names and layouts against PyTorch's conventions, written out by hand, and round trips."""
 
-import csv
-
 import numpy as np
 import pytest
 
@@ -53,17 +51,10 @@ MODULES = {
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_published_tensor_has_its_place(module, shared_data):
+def test_every_published_tensor_has_its_place(module, published_shapes):
     """Names and shapes of the whole model at size svd against the published lists."""
     build, prefix, unused = MODULES[module]
-    with open(shared_data.parent / "facts" / f"keys_{module}.tsv") as file:
-        rows = [row for row in csv.reader(file, delimiter="\t") if row and not row[0].startswith("#")]
-    published: dict[str, tuple[int, ...]] = {}
-    for name, shape, *_ in rows[1:]:
-        if name in published:  # further down some lists repeat what differs in other variants
-            break
-        published[name] = () if shape == "scalar" else tuple(map(int, shape.split("x")))
-    published = {name: shape for name, shape in published.items() if not name.removeprefix(prefix).startswith(unused or ("\0",))}
+    published = {name: shape for name, shape in published_shapes(module).items() if not name.removeprefix(prefix).startswith(unused)}
     abstract = PureModule.of(build).abstract
     ours = {prefix + published_name(name): published_shape(name, spec.shape) for name, spec in abstract.items()}
     assert ours == published

@@ -1,11 +1,12 @@
 """Vectors recorded from the published modules, and the weights they were recorded with, for the PyTorch twins in `benchmarks/pytorch`."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+
+from tools.parity import Folder
 
 
 def vectors(folder: Path) -> dict[str, torch.Tensor]:
@@ -15,10 +16,7 @@ def vectors(folder: Path) -> dict[str, torch.Tensor]:
 
 def weights(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     """Module -> state dict, rebuilt from the seed."""
-    spec = importlib.util.spec_from_file_location("reference_weights", folder / "reference_weights.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.reference_weights(folder / "keys.json", seed=0)
+    return Folder(folder, seed=0).weights
 
 
 def with_weights(module: nn.Module, state: dict[str, np.ndarray]) -> nn.Module:

@@ -59,13 +59,13 @@ def arrays(*tensors: torch.Tensor) -> tuple[jax.Array, ...]:
 
 
 @pytest.fixture(scope="module")
-def vectors(shared_data):
-    return reference_vectors.vectors(shared_data / "parity")
+def vectors(reference_data):
+    return reference_vectors.vectors(reference_data / "parity")
 
 
 @pytest.fixture(scope="module")
-def published(shared_data):
-    return lambda config: reference_vectors.with_weights(twin(config), reference_vectors.weights(shared_data / "parity")["policy"])
+def published(reference_data):
+    return lambda config: reference_vectors.with_weights(twin(config), reference_vectors.weights(reference_data / "parity")["policy"])
 
 
 def test_the_twin_is_the_published_policy(vectors, published):

@@ -41,8 +41,8 @@ def build(config: VideoFormerConfig) -> PureModule:
 
 
 @pytest.mark.parametrize(("variant", "module", "output"), [("3d", "video_former", "vf_out"), ("2d", "video_former_2d", "vf2d_out")])
-def test_the_twin_is_the_published_module(variant, module, output, shared_data):
-    vectors, state = reference_vectors.vectors(shared_data / "parity"), reference_vectors.weights(shared_data / "parity")[module]
+def test_the_twin_is_the_published_module(variant, module, output, reference_data):
+    vectors, state = reference_vectors.vectors(reference_data / "parity"), reference_vectors.weights(reference_data / "parity")[module]
     depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
     frames, tokens, _ = state["latents"].shape
     config = VideoFormerConfig(variant, depth=depth, frames=frames, tokens_per_frame=tokens, condition_dim=vectors["vf_in"].shape[-1])
