@@ -134,7 +134,7 @@ def test_predict_writes_a_clip(run, project, tmp_path):
     image = tmp_path / "scene.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 48, 3), np.uint8)).save(image)
     out = tmp_path / "clip.mp4"
-    vpp("predict", f"--checkpoint={run / 'video'}", f"--image={image}", "--text=open the drawer", f"--out={out}", project=project)
+    vpp("predict", f"--checkpoint={run / 'video'}", f"--image={image}", "--instruction=open the drawer", f"--out={out}", project=project)
     with av.open(str(out)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert np.stack(frames).shape == (4, 32, 32, 3)

@@ -6,6 +6,7 @@ import sys
 import types
 
 import pytest
+from PIL import Image
 
 from vpp_jax.cli import main as cli
 from vpp_jax.cli.config_flag import load_config, parse
@@ -203,13 +204,20 @@ def test_benchmarks_exist(project):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["--out=x.gif", "--text=a"], "ends in .mp4"), (["--out=x.mp4", "--text= "], "--text is empty")]
+    ("arguments", "message"),
+    [(["--out=x.gif", "--instruction=a"], "ends in .mp4"), (["--out=x.mp4", "--instruction= "], "--instruction is empty")],
 )
 def test_predict_refuses_what_it_cannot_write_or_read(tmp_path, capsys, arguments, message):
     assert main(["predict", f"--checkpoint={tmp_path}", "--image=a.png", *arguments]) == 1
     assert message in capsys.readouterr().err
 
 
-def test_predict_needs_a_checkpoint(tmp_path, capsys):
-    assert main(["predict", f"--checkpoint={tmp_path}", "--image=a.png", "--text=a", "--out=x.mp4"]) == 1
+def test_predict_needs_an_image_and_a_checkpoint(tmp_path, capsys):
+    image = tmp_path / "a.png"
+    image.write_text("not an image")
+    arguments = ["predict", f"--checkpoint={tmp_path}", f"--image={image}", "--instruction=a", "--out=x.mp4"]
+    assert main(arguments) == 1
+    assert "is not an image" in capsys.readouterr().err
+    Image.new("RGB", (8, 6)).save(image)
+    assert main(arguments) == 1
     assert "is not a checkpoint" in capsys.readouterr().err
