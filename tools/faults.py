@@ -40,7 +40,6 @@ from vpp_jax.training.checkpoints import ITEMS, Checkpoints, complete_steps
 from vpp_jax.training.metrics import TIMING, read_entries
 
 PROJECT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(PROJECT / "tests"))
 MOMENTS, SIGNALS, COUNTS = ("start", "restore", "step", "save"), (signal.SIGKILL, signal.SIGTERM), (1, 2)
 # (processes, which of them is killed, moment, signal); each kill is one of those that were made least often
 PLAN = tuple(itertools.product(((1, 0), (2, 0), (2, 1)), MOMENTS, SIGNALS))

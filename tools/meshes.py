@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(PROJECT / "tests"), str(PROJECT / "tests" / "configs")]
+sys.path.insert(0, str(PROJECT / "tests" / "configs"))
 DEVICES, STEPS, BOUND = 8, 3, 1e-5
 LEARNING_RATE, EPS = 1e-3, 1e-3
 STAGES = ("vae", "video", "policy")

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from tools.synthetic_episodes import write_episodes
 from vpp_jax.cli.config_flag import parse
 from vpp_jax.training.checkpoints import complete_steps, list_tensors, load_params
 from vpp_jax.training.loop import train
@@ -24,9 +25,6 @@ STEPS = 40
 def flags(project, tmp_path_factory) -> list[str]:
     """The configuration, on data made here. Adam's eps: see tools/meshes.py."""
     data = tmp_path_factory.mktemp("data")
-    sys.path.insert(0, str(project / "tests"))
-    from synthetic_episodes import write_episodes
-
     write_episodes(data)
     return [
         "--config=tests/configs/faults_vae.py",
