@@ -4,12 +4,14 @@ import importlib.util
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).parent))  # `malicious`, which several folders import
 
 # Most of the suite's time is compilation, and what it compiles runs for seconds: half the optimisation, twice the speed. Set before JAX
 # starts, and inherited by the commands that tests run.

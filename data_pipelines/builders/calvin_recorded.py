@@ -3,7 +3,8 @@
 Frames are read one by one and only those that a window needs. A window (start, end) of `auto_lang_ann.npy` covers the frames
 start...end-1: it was written with end = start + length. Blocks of scene_obs are brought to the order red, blue, pink; the recordings
 have each scene's own.
-The annotation file is a pickle, which can run code when read: convert only copies you trust.
+`auto_lang_ann.npy` and `scene_info.npy` are pickles, which can run code when NumPy loads them; here they are read as data, and nothing in
+them runs (`vpp_jax.common.object_array`).
 """
 
 import functools
@@ -19,6 +20,7 @@ from data_pipelines.builders.sharded import Recorded
 from data_pipelines.errors import DataError
 from data_pipelines.rlds import images
 from data_pipelines.rlds.schema import Schema
+from vpp_jax.common.object_array import read_object_array
 
 STATIC_SIZE, GRIPPER_SIZE = 200, 84
 FOLDERS = {"train": "training", "val": "validation"}  # split -> folder of the original
@@ -126,8 +128,15 @@ def read_windows(plan: RecordedSettings, split: str) -> list[Window]:
     path = folder / plan.language / "auto_lang_ann.npy"
     if not path.is_file():
         raise DataError(f"{path} is missing: the language annotations; choose their folder with --language")
-    content = np.load(path, allow_pickle=True).item()
-    instructions, tasks, spans = content["language"]["ann"], content["language"]["task"], content["info"]["indx"]
+    content = _read_dict(path)
+    try:
+        instructions, tasks, spans = content["language"]["ann"], content["language"]["task"], content["info"]["indx"]
+        texts = all(isinstance(text, str) for text in (*instructions, *tasks))
+        spans = [(int(start), int(end)) for start, end in spans]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(f"{path}: no CALVIN annotations, a dict with language.ann, language.task, info.indx ({error!r})") from None
+    if not texts:
+        raise DataError(f"{path}: language.ann and language.task are to be lists of texts")
     if not len(instructions) == len(tasks) == len(spans):
         raise DataError(f"{path}: {len(instructions)} instructions, {len(tasks)} tasks and {len(spans)} windows, expected as many of each")
     ranges = read_scene_ranges(folder / "scene_info.npy") if split == "train" else {}
@@ -135,7 +144,7 @@ def read_windows(plan: RecordedSettings, split: str) -> list[Window]:
     for number, (instruction, task, (start, end)) in enumerate(zip(instructions, tasks, spans, strict=True)):
         fallback = plan.scene if split == "train" else "D"
         scene = next((name for name, (first, last) in ranges.items() if first <= start <= last), fallback)
-        windows.append(Window(split, number, int(start), int(end), str(task), str(instruction), scene))
+        windows.append(Window(split, number, start, end, str(task), str(instruction), scene))
     return windows[: plan.limit or None]
 
 
@@ -143,8 +152,19 @@ def read_scene_ranges(path: Path) -> dict[str, tuple[int, int]]:
     """Scene letter -> first and last frame; empty where the file is absent."""
     if not path.is_file():
         return {}
-    content = np.load(path, allow_pickle=True).item()
-    return {str(name).rsplit("_", 1)[-1].upper(): (int(first), int(last)) for name, (first, last) in content.items()}
+    try:
+        return {str(name).rsplit("_", 1)[-1].upper(): (int(first), int(last)) for name, (first, last) in _read_dict(path).items()}
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: expected a dict of scenes with their first and last frame ({error})") from None
+
+
+def _read_dict(path: Path) -> dict[Any, Any]:
+    """The dict that `np.save` wrote, read as data: nothing in the file runs."""
+    array = read_object_array(path)
+    content = array.item() if array.shape == () else None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds an array {array.dtype} {array.shape}, expected one dict")
+    return content
 
 
 def in_standard_order(scene_obs: np.ndarray, scene: str) -> np.ndarray:

@@ -10,6 +10,8 @@ from jaxtyping import UInt8
 from data_pipelines.errors import DataError
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
+# What FFmpeg calls the containers of these. It knows others that are playlists, which make it open further files and addresses.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 # A video that ends earlier than this share of its declared length (and two frames) is cut off; containers round their lengths.
 MAX_MISSING = 0.1
 
@@ -27,13 +29,13 @@ def read_frames(path: Path, fps: float = 0.0) -> Iterator[tuple[float, UInt8[np.
       BadVideoError: the file is no video, a frame is damaged, or the video ends long before its declared length.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options={"format_whitelist": CONTAINERS}) as container:
             if not container.streams.video:
                 raise BadVideoError(f"{path}: has no video stream")
             if container.streams.video[0].codec_context is None:
                 raise BadVideoError(f"{path}: is in a format that FFmpeg does not know")
             yield from _frames(path, container, container.streams.video[0], fps)
-    except (av.error.FFmpegError, UnicodeDecodeError) as error:
+    except (av.error.FFmpegError, UnicodeDecodeError) as error:  # a container that is not allowed is EINVAL
         raise BadVideoError(f"{path}: cannot be decoded ({error})") from error
 
 

@@ -7,6 +7,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image
 
+FORMATS = ("JPEG", "PNG")  # of the others that Pillow knows, some start programs (EPS: Ghostscript)
 JPEG_MAGIC, PNG_MAGIC = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 MARGIN = 1.25  # leaves work to the antialiasing filter that follows: the nearer to 1, the more the result differs from a full decoding
 MAX_PIXELS = 1 << 26  # more is a damaged header, which must not reserve gigabytes
@@ -31,7 +32,7 @@ def decode_scaled(data: bytes, least: int | None) -> tuple[UInt8[np.ndarray, "h2
             smallest = {"min_height": -(-height // parts), "min_width": -(-width // parts)} if parts > 1 else {}
             return simplejpeg.decode_jpeg(data, colorspace="RGB", **smallest), (height, width)
         if data.startswith(PNG_MAGIC):
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image.height, image.width)
                 return np.asarray(image.convert("RGB")), (image.height, image.width)
     except MemoryError:
@@ -54,7 +55,7 @@ def encode_jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int = 95) -> bytes:
 def size(data: bytes) -> tuple[int, int]:
     """(height, width) without decoding."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.height, image.width
     except (OSError, SyntaxError) as error:
         raise ValueError(f"not a picture ({error})") from error

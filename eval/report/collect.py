@@ -37,7 +37,8 @@ class Evaluation:
     def videos(self) -> list[tuple[dict[str, Any], Path]]:
         """(journal line, video file) of the recorded episodes that are there, in the order of the protocol."""
         pairs = [(record, self.directory / record["video"]) for record in self.episodes if record.get("video")]
-        return [(record, path) for record, path in pairs if path.is_file()]
+        inside = self.directory.resolve()  # a journal must not put other files of this machine into a page that is passed on
+        return [(record, path) for record, path in pairs if path.is_file() and path.resolve().is_relative_to(inside)]
 
 
 @dataclass(frozen=True)

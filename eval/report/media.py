@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from eval.errors import EvaluationError
 from eval.report.collect import Run, StageRun
 from eval.report.wording import POLICY_TITLES, STAGE_TITLES, absent
 
@@ -90,12 +91,15 @@ def step_caption(path: Path) -> str:
 
 def _image(path: Path, caption: str) -> str:
     data, kind = path.read_bytes(), "png"
-    with Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        if len(data) > MAX_PNG_BYTES:
-            buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "JPEG", quality=88)
-            data, kind = buffer.getvalue(), "jpeg"
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            width, height = image.size
+            if len(data) > MAX_PNG_BYTES:
+                buffer = io.BytesIO()
+                image.convert("RGB").save(buffer, "JPEG", quality=88)
+                data, kind = buffer.getvalue(), "jpeg"
+    except (OSError, SyntaxError) as error:
+        raise EvaluationError(f"{path} is no PNG image, or it is damaged ({error})") from error
     wide = " wide" if width > 1.4 * height else ""
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return (

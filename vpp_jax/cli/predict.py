@@ -7,6 +7,8 @@ from pathlib import Path
 
 from vpp_jax.common.errors import VppError
 
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # Pillow knows more, and starts other programs for some of them
+
 
 class PredictError(VppError):
     """An input that no video can be predicted from."""
@@ -45,7 +47,7 @@ def read_image(path: Path):
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
             return np.asarray(image.convert("RGB"))
     except UnidentifiedImageError:
-        raise PredictError(f"{path} is not an image") from None
+        raise PredictError(f"{path} is not an image of type {', '.join(IMAGE_FORMATS)}") from None

@@ -53,6 +53,7 @@ _VALUES = {
     "BINFLOAT",
     "BINBYTES",
     "SHORT_BINBYTES",
+    "BYTEARRAY8",
     "BINSTRING",
     "SHORT_BINSTRING",
 }
@@ -62,10 +63,17 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MARK = object()
 
 
-def read_pickle(data: bytes, allowed: Callable[[Global], bool], where: str) -> Any:
-    """The tree of one pickle. FileFormatError where it is damaged, uses opcodes that weight files do not, or names what is not allowed."""
+def read_pickle(
+    data: bytes,
+    allowed: Callable[[Global], bool],
+    where: str,
+    *,
+    content: str = "weight files",
+    advice: str = "If the file is yours, save the tensors alone, best as safetensors",
+) -> Any:
+    """The tree of one pickle. FileFormatError where it is damaged, uses opcodes that `content` does not, or names what is not allowed."""
     try:
-        tree, names = _interpret(data, where)
+        tree, names = _interpret(data, where, content)
     except FileFormatError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError, MemoryError) as error:
@@ -74,13 +82,12 @@ def read_pickle(data: bytes, allowed: Callable[[Global], bool], where: str) -> A
     if forbidden:
         listed = ", ".join(forbidden[:8]) + (", ..." if len(forbidden) > 8 else "")
         raise FileFormatError(
-            f"{where} is refused: its pickle calls for {listed}, which weight files have no use for. Nothing of it was run. If the file is "
-            "yours, save the tensors alone, best as safetensors"
+            f"{where} is refused: its pickle calls for {listed}, which {content} have no use for. Nothing of it was run. {advice}"
         )
     return tree
 
 
-def _interpret(data: bytes, where: str) -> tuple[Any, list[Global]]:
+def _interpret(data: bytes, where: str, content: str) -> tuple[Any, list[Global]]:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     names: list[Global] = []
@@ -130,10 +137,10 @@ def _interpret(data: bytes, where: str) -> tuple[Any, list[Global]]:
                 _elements(stack[-1]).extend(values)
             case "SETITEM":
                 value, key = stack.pop(), stack.pop()
-                _items(stack[-1])[key] = value
+                _items(stack[-1])[_key(key)] = value
             case "SETITEMS":
                 values = since_mark()
-                _items(stack[-1]).update(zip(values[::2], values[1::2], strict=True))
+                _items(stack[-1]).update(zip(map(_key, values[::2]), values[1::2], strict=True))
             case "GLOBAL":
                 name(*argument.split(" ", 1))
             case "STACK_GLOBAL":
@@ -149,7 +156,7 @@ def _interpret(data: bytes, where: str) -> tuple[Any, list[Global]]:
             case "BINPERSID":
                 stack.append(Persistent(stack.pop()))
             case kind:
-                raise FileFormatError(f"{where} is refused: its pickle has opcode {kind} at byte {position}, which weight files never use")
+                raise FileFormatError(f"{where} is refused: its pickle has opcode {kind} at byte {position}, which {content} never use")
     raise ValueError("it ends without STOP")
 
 
@@ -159,6 +166,13 @@ def _items(target: Any) -> dict:
 
 def _elements(target: Any) -> list:
     return target.elements if isinstance(target, Call) else _expect(target, list)
+
+
+def _key(value: Any) -> Any:
+    """A dict's key. Plain values only: hashing a deeply nested tuple would overflow the interpreter's stack."""
+    if value is not None and not isinstance(value, str | int | float | bytes):
+        raise TypeError(f"a {type(value).__name__} as the key of a dict")
+    return value
 
 
 def _expect(target: Any, kind: type) -> Any:

@@ -305,7 +305,10 @@ def _document(path: epath.Path, name: str) -> Any:
     if not (path / name).exists():
         raise CheckpointError(f"{path} has no '{name}': it was not written by this program")
     reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
-    return reader.restore(path, args=ocp.args.Composite(**{name: ocp.args.JsonRestore()}))[name]
+    try:
+        return reader.restore(path, args=ocp.args.Composite(**{name: ocp.args.JsonRestore()}))[name]
+    except ValueError as error:
+        raise CheckpointError(f"{path}: '{name}' is damaged ({error})") from error
 
 
 def _index(path: epath.Path) -> dict[str, dict[str, list]]:
