@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines import statistics
 from data_pipelines.errors import BadRecordError
 from data_pipelines.openx.local_copy import missing_keys, unusable_stages
-from data_pipelines.openx.registry import REGISTRY, DatasetSpec
+from data_pipelines.openx.registry import REGISTRY, DatasetSpec, dataset_spec
 from data_pipelines.rlds import images
 from data_pipelines.rlds.dataset import DatasetInfo, Episode, RLDSDataset
 from data_pipelines.rlds.schema import ACTION, IS_FIRST, IS_LAST, LANGUAGE_INSTRUCTION, OBSERVATION, Schema
@@ -25,14 +25,15 @@ COMMON_ACTION = "action as trained"
 INSTRUCTION_KEYS = (LANGUAGE_INSTRUCTION, "natural_language_instruction")
 
 
-def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, images_per_episode: int = 1) -> dict:
+def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, images_per_episode: int = 1, row: str = "") -> dict:
     """Report of every split, as JSON.
 
     Args:
+      row: name of the registry row to check against; "": the row that is called as the dataset, where there is one.
       images_per_episode: pictures decoded per camera and episode to find damaged and blank ones; everything else is read completely.
     """
     info = DatasetInfo.read(path)
-    schema, spec = Schema.read(info.directory), REGISTRY.get(info.name)
+    schema, spec = Schema.read(info.directory), dataset_spec(row) if row else REGISTRY.get(info.name)
     features = {name: {"kind": it.kind, "dtype": it.dtype, "shape": list(it.shape)} for name, it in schema.steps.items()}
     report = {
         "dataset": info.name,
@@ -51,7 +52,8 @@ def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, image
             "episodes_listed": sum(split.shard_lengths),
         }
         if split.present:
-            dataset = RLDSDataset(path, name, index_dir=index_dir, on_bad_record="skip")
+            episode_filter = spec.episode_filter if spec else None
+            dataset = RLDSDataset(path, name, index_dir=index_dir, on_bad_record="skip", episode_filter=episode_filter)
             entry |= _Survey(schema, spec, images_per_episode).of(dataset)
         report["splits"][name] = entry
     return report

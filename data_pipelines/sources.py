@@ -389,6 +389,7 @@ def open_dataset(config: DataConfig, entry: DatasetConfig, split: str = "train")
         name,
         index_dir=config.index_dir or None,
         on_bad_record=config.on_bad_record,
+        episode_filter=dataset_spec(entry.name).episode_filter,
         cache_bytes=config.bytes_per_dataset(config.cache_mb),
         retry=Retry(config.read_attempts),
     )

@@ -135,6 +135,8 @@ def partial_statistics(
             f"{dataset.directory}: registry row '{spec.name}' has no actions, hence no statistics; stages vae and video need none"
         )
     made = PartialStats()
+    if progress is not None:
+        progress(0, len(episodes))
     for done, rows in enumerate(_in_order(lambda index: _rows(dataset, index, spec), episodes, workers), start=1):
         if progress is not None:
             progress(done, len(episodes))
@@ -228,17 +230,19 @@ def statistics_path(dataset: RLDSDataset, index_dir: Location | None = None) -> 
 def save_partial(
     dataset: RLDSDataset,
     spec: DatasetSpec,
-    share: tuple[int, int],
+    shard_index: int,
+    num_shards: int,
     *,
     index_dir: Location | None = None,
     on_bad_record: str = "fail",
     progress: Progress | None = None,
 ) -> PartialStats:
-    """Part k of n (`share`) of the statistics, stored where `load_or_compute` joins all n. OSError where that place is not writable."""
-    number, hosts = share
-    episodes = range(len(dataset) * number // hosts, len(dataset) * (number + 1) // hosts)
+    """Part `shard_index` of `num_shards` of the statistics, stored where `load_or_compute` merges all parts. OSError where that place is
+    not writable.
+    """
+    episodes = range(len(dataset) * shard_index // num_shards, len(dataset) * (shard_index + 1) // num_shards)
     made = partial_statistics(dataset, spec, episodes, on_bad_record, progress)
-    storage.write(storage.join(_parts(dataset, index_dir), f"{number:05d}-of-{hosts:05d}.npz"), made.pack(_about(dataset, spec)))
+    storage.write(storage.join(_parts(dataset, index_dir), f"{shard_index:05d}-of-{num_shards:05d}.npz"), made.pack(_about(dataset, spec)))
     return made
 
 

@@ -124,15 +124,24 @@ class LatentsBuild:
     def _datasets(self) -> dict[str, RLDSDataset]:
         mine = self._settings
         return {
-            split: RLDSDataset(mine.dataset, split, index_dir=mine.index_dir, on_bad_record=mine.on_bad_record, cache_bytes=0)
+            split: RLDSDataset(
+                mine.dataset,
+                split,
+                index_dir=mine.index_dir,
+                on_bad_record=mine.on_bad_record,
+                episode_filter=self.spec.episode_filter,
+                cache_bytes=0,
+            )
             for split in self.splits
         }
 
-    def run(self, directory: Path, encode: Encoder, share: tuple[int, int] = (0, 1), progress: Progress | None = None) -> dict | None:
+    def run(
+        self, directory: Path, encode: Encoder, shard_index: int = 0, num_shards: int = 1, progress: Progress | None = None
+    ) -> dict | None:
         """Encodes what is missing. Returns the report once every shard is there, None while other processes still have some.
 
         Args:
-          share: (i, n): this process takes every n-th shard, from the i-th on.
+          shard_index, num_shards: this process takes every `num_shards`-th file, from number `shard_index` on.
           progress: called with (frames done, frames planned, what was just finished).
         """
         sharded.claim(self, directory)
@@ -141,8 +150,10 @@ class LatentsBuild:
             names = [writer.shard_name(self.name, split, number, len(dataset.parts)) for number in range(len(dataset.parts))]
             shards += [Shard(split, name, tuple(part)) for name, part in zip(names, dataset.parts, strict=True)]
         finished = sharded.finished_shards(directory, shards)
-        todo = [shard for shard in shards[share[0] :: share[1]] if shard.file not in finished]
+        todo = [shard for shard in shards[shard_index::num_shards] if shard.file not in finished]
         total, done = sum(map(self._frames, todo)), 0
+        if progress is not None:
+            progress(done, total, "")
         for shard in todo:
             payloads, skipped = self._encode_shard(shard, encode)
             counts = {shard.split: len(shard.jobs)}

@@ -92,8 +92,8 @@ def build(recipe: Recipe, directory: Path, workers: int = 1, progress: Progress 
     shards = plan_shards(recipe)
     finished = finished_shards(directory, shards)
     total, done = sum(len(shard.jobs) for shard in shards), sum(len(shard.jobs) for shard in shards if shard.file in finished)
-    if progress is not None and finished:
-        progress(done, total, f"{len(finished)} shard(s) kept from an earlier run")
+    if progress is not None:
+        progress(done, total, f"{len(finished)} shard(s) from an earlier run" if finished else "")
     for shard, entry in _run(recipe, [shard for shard in shards if shard.file not in finished], directory, workers):
         finished[shard.file] = entry
         done += len(shard.jobs)

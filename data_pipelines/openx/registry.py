@@ -12,6 +12,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.openx.conventions import ACTION_WIDTH, PROPRIO_WIDTH, ActionEncoding, Gripper, Proprio
 from data_pipelines.openx.standardise import Composition
 from data_pipelines.openx.table import OPENX, OpenXDataset
+from data_pipelines.rlds.filters import EpisodeFilter
 from data_pipelines.rlds.windows import CLIP_SAMPLING
 from data_pipelines.transforms import NORMALIZATIONS
 
@@ -33,6 +34,7 @@ class DatasetSpec:
       instruction_keys: the first one that features.json has is used.
       clip_sampling: 'strided' (robot episodes) or 'whole' (the clip spans the episode).
       first_step: steps before it are no policy examples and not in the statistics.
+      episode_filter: which of its episodes are used; None: all.
       units: of the position and of the rotation in an action; "" where no documentation says.
       control_hz: rate of the actions; None: not known.
       signed_dimensions: commands that are +1 or -1 to the robot (grippers): a policy's output there is replaced by its sign.
@@ -52,6 +54,7 @@ class DatasetSpec:
     instruction_keys: tuple[str, ...] = ("language_instruction",)
     clip_sampling: str = "strided"
     first_step: int = 0
+    episode_filter: EpisodeFilter | None = None
     signed_dimensions: tuple[int, ...] = ()
     units: tuple[str, str] = ("", "")
     action_parts: Composition | None = None
@@ -117,6 +120,7 @@ def _openx_spec(row: OpenXDataset) -> DatasetSpec:
         instruction_keys=(row.instruction,),
         clip_sampling=row.clip_sampling,
         first_step=row.first_step,
+        episode_filter=row.episode_filter,
         bgr_cameras=tuple(f"observation/{key}" for key in row.bgr_cameras),
         unsupported=unsupported,
         unverified=row.unverified,

@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from data_pipelines.openx.conventions import ACTION_WIDTH, PROPRIO_WIDTH, ActionEncoding, Gripper, Proprio
+from data_pipelines.openx.filters import SEVERAL_STEPS, SUCCESS_FLAG, SUCCESS_PATH
 from data_pipelines.openx.standardise import Composition, parts
+from data_pipelines.rlds.filters import EpisodeFilter
 
 # Columns of a row that may be marked.
 MARKS = ("cameras", "action", "gripper", "proprio", "instruction")
@@ -29,9 +31,10 @@ class OpenXDataset:
       hz: control rate; None: not known.
       cameras: role -> picture; empty where the pictures are stand-ins.
       bgr_cameras: pictures stored blue-green-red.
-      action: what the action is; `motion` composes its six numbers, `gripper` and `grip` its seventh: column and convention.
-      proprio: what the state is; `state` composes its eight numbers, "" is zeros.
+      action: what the action is; `ee_delta_keys` composes its first six numbers, `gripper_key` and `gripper_convention` give the seventh.
+      proprio: what the robot state is; `proprio_keys` composes its eight numbers, "" is zeros.
       first_step: steps before it are no policy examples.
+      episode_filter: which episodes are used; None: all.
       unverified: column of this row (one of `MARKS`) -> what is not certain about it.
     """
 
@@ -51,6 +54,7 @@ class OpenXDataset:
     instruction: str = "language_instruction"
     clip_sampling: str = "strided"
     first_step: int = 0
+    episode_filter: EpisodeFilter | None = None
     unverified: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
 
@@ -106,6 +110,7 @@ _ROWS = (
         proprio=Proprio.POS_QUAT,
         proprio_keys="observation/clip_function_input/base_pose_tool_reached[0:7] + observation/gripper_closed[0:1]",
         instruction=OBSERVED_INSTRUCTION,
+        episode_filter=SUCCESS_FLAG,
         notes="state columns are zlib-compressed; the instruction says nothing",
     ),
     OpenXDataset(
@@ -612,6 +617,7 @@ _ROWS = (
             gripper_key="",
             proprio=Proprio.NAVIGATION,
             proprio_keys="observation/state[0:3] + 5*0",
+            episode_filter=SEVERAL_STEPS,
             unverified={"instruction": "it may be a constant stand-in"},
         )
         for name, hz in (("recon", 3), ("cory_hall", 5), ("sac_son", 10))
@@ -788,6 +794,7 @@ _ROWS = (
         gripper_key="action_dict/gripper_position[0:1]",
         proprio=Proprio.POS_EULER,
         proprio_keys="observation/cartesian_position[0:6] + 1*0 + observation/gripper_position[0:1]",
+        episode_filter=SUCCESS_PATH,
         notes="1.0.0 lacks many instructions",
     ),
 )

@@ -14,9 +14,9 @@ from jaxtyping import UInt8
 from data_pipelines import storage
 from data_pipelines.cache import ByteLRU
 from data_pipelines.errors import BadRecordError, DataError, DatasetNotFoundError, ReadFailedError
-from data_pipelines.openx.filters import FILTERS, EpisodeFilter
 from data_pipelines.rlds import array_record, examples, images, tfrecord
 from data_pipelines.rlds import index as record_index
+from data_pipelines.rlds.filters import EpisodeFilter
 from data_pipelines.rlds.schema import STEPS, Schema
 from data_pipelines.rlds.shards import FILTERED, Defect, ShardIndex
 from data_pipelines.rlds.sparse import Blobs, SparseExample
@@ -184,6 +184,7 @@ class RLDSDataset:
       index_dir: where the record index is kept; default beside the shards.
       on_bad_record: 'fail' raises on the first defect the index found; 'skip' leaves those records out, and lists them in `defects`.
       cache_bytes: parsed episodes kept in memory.
+      episode_filter: which episodes are used; None: all. A registry row names the one of its dataset.
       retry: how often a read that fails for a passing reason is repeated.
       workers: threads that make the index where there is none.
     Attributes:
@@ -200,6 +201,7 @@ class RLDSDataset:
         index_dir: Location | None = None,
         on_bad_record: str = "fail",
         cache_bytes: int = 256 << 20,
+        episode_filter: EpisodeFilter | None = None,
         retry: Retry = RETRY,
         workers: int = 8,
         progress: Callable[[int, int], None] | None = None,
@@ -209,7 +211,16 @@ class RLDSDataset:
         self.info = DatasetInfo.read(path, retry)
         self.directory, self.split, self.schema = self.info.directory, split, Schema.read(self.info.directory, retry)
         listed = self.info.split(split, allow_absent=on_bad_record == "skip")
-        shards = build_index(self.info, self.schema, split, index_dir=index_dir, retry=retry, workers=workers, progress=progress)
+        shards = build_index(
+            self.info,
+            self.schema,
+            split,
+            index_dir=index_dir,
+            episode_filter=episode_filter,
+            retry=retry,
+            workers=workers,
+            progress=progress,
+        )
         self.fingerprint = record_index.fingerprint(shards)
         self.defects = find_defects(listed, shards)
         if self.defects:
@@ -331,10 +342,12 @@ def build_index(
     split: str,
     *,
     index_dir: Location | None = None,
+    episode_filter: EpisodeFilter | None = None,
     counted: bool = True,
     retry: Retry = RETRY,
     workers: int = 8,
-    share: tuple[int, int] = (0, 1),
+    shard_index: int = 0,
+    num_shards: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ShardIndex]:
     """The index of the files of `split` that are there; see `index.load_or_build`.
@@ -343,7 +356,6 @@ def build_index(
       counted: with the steps of each episode, for which every record is read once; False reads record headers only.
     """
     scan = FORMATS[info.file_format].scan
-    episode_filter = FILTERS.get(info.name)
     count = (lambda payload: _count(payload, schema, episode_filter)) if counted else None
     files = {file: info.files[file] for file in info.splits[split].present}
     return record_index.load_or_build(
@@ -351,9 +363,10 @@ def build_index(
         record_index.index_path(info.directory, split, index_dir),
         lambda name, file_info: scan(storage.join(info.directory, name), file_info, count, retry),
         counted=counted,
-        rule=episode_filter.text if episode_filter else "",
+        rule=episode_filter.removes if episode_filter else "",
         workers=workers,
-        share=share,
+        shard_index=shard_index,
+        num_shards=num_shards,
         progress=progress,
     )
 
@@ -361,9 +374,11 @@ def build_index(
 def _count(payload: bytes, schema: Schema, episode_filter: EpisodeFilter | None) -> int:
     steps = examples.count_steps(payload, schema)
     try:
-        return steps if episode_filter is None or episode_filter.keeps(examples.Example(payload), steps) else FILTERED
+        return steps if episode_filter is None or episode_filter.keep(examples.Example(payload), steps) else FILTERED
     except IndexError as error:
-        raise ValueError(f"nothing in the record says whether it belongs to the '{episode_filter.text}' to be left out") from error
+        raise ValueError(
+            f"nothing in the record says whether it is one of the '{episode_filter.removes}' that the registry row filters"
+        ) from error
 
 
 def resolve(path: Location, retry: Retry = RETRY) -> tuple[Location, dict[str, FileInfo]]:

@@ -46,7 +46,8 @@ def load_or_build(
     counted: bool = True,
     rule: str = "",
     workers: int = 8,
-    share: tuple[int, int] = (0, 1),
+    shard_index: int = 0,
+    num_shards: int = 1,
     progress: Progress | None = None,
 ) -> list[ShardIndex]:
     """The index of `files`, in their order: from `store` where a file's status still agrees, from `scan` otherwise.
@@ -58,8 +59,9 @@ def load_or_build(
       files: name -> status as just listed.
       scan: reads one file; called from threads.
       counted: steps must be known; stored shards without are scanned.
-      rule: what `scan` leaves out, in words; what was stored under another one is not used.
-      share: (k, n) scans only every n-th file from number k on and returns what is known; for n hosts that each do a part.
+      rule: what `scan` filters, in words; what was stored under another one is not used.
+      shard_index, num_shards: scans only every `num_shards`-th file, from number `shard_index` on, and returns what is known: the part of
+        one of `num_shards` hosts.
       progress: called with (files known, files).
     """
     parts = _part_files(store)
@@ -67,7 +69,9 @@ def load_or_build(
     for shard in (shard for path in (store, *parts) for shard in _load(path, rule)):
         if files.get(shard.name) == shard.file_info and (shard.counted or not (counted or shard.name in known)):
             known[shard.name] = shard
-    mine = [name for number, name in enumerate(files) if name not in known and number % share[1] == share[0]]
+    mine = [name for number, name in enumerate(files) if name not in known and number % num_shards == shard_index]
+    if progress is not None:
+        progress(len(known), len(files))
     if mine:
         size = sum(files[name].size for name in mine)
         log.info("record index: reading %d of %d file(s), %.2f GB", len(mine), len(files), size / 1e9)
@@ -78,12 +82,10 @@ def load_or_build(
                 size / 1e9,
             )
         rest = _scan_all(mine, files, scan, workers, known, lambda shards: _save_partial(store, shards, rule), progress)
-        if share[1] > 1 and rest:
+        if num_shards > 1 and rest:
             _save_partial(store, rest, rule)
-    elif progress is not None:
-        progress(len(known), len(files))
     shards = [known[name] for name in files if name in known]
-    if share[1] == 1 and (mine or parts):
+    if num_shards == 1 and (mine or parts):
         _finalize(store, shards, rule)
     return shards
 

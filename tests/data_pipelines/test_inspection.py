@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_pipelines import contact_sheet, inspection
 from data_pipelines.builders.calvin_mujoco import CalvinMujocoRecipe, Settings
-from data_pipelines.errors import DatasetNotFoundError
+from data_pipelines.errors import DataError, DatasetNotFoundError
 from data_pipelines.openx.registry import dataset_spec
 from data_pipelines.openx.table import OPENX
 from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset
@@ -113,14 +113,14 @@ def test_command_builds_indexes_and_counts(tmp_path, capsys, monkeypatch):
     assert re.search(r"A/go_left +2 +\d+ +\d+%", printed.out)
     assert "4/4 episodes" in printed.err
     assert command.main(arguments) == 0
-    assert "1 shard(s) kept from an earlier run" in capsys.readouterr().err
-    for share in ("1/2", "0/2"):
-        assert command.main(["index", str(out), "--share", share, "--headers_only"]) == 0
+    assert "1 shard(s) from an earlier run" in capsys.readouterr().err
+    for shard_index in ("1", "0"):
+        assert command.main(["index", str(out), "--shard_index", shard_index, "--num_shards", "2", "--headers_only"]) == 0
     assert "0 of 1 shard(s), 0 records" in capsys.readouterr().out
     assert command.main(["index", str(out), "--workers", "2"]) == 0
     assert "1 of 1 shard(s), 4 episodes" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        command.main(["index", str(out), "--share", "2/2"])
+    with pytest.raises(DataError, match="--shard_index=2 must be at least 0 and below --num_shards=2"):
+        command.main(["index", str(out), "--shard_index=2", "--num_shards=2"])
     assert (out / "record_index-train.npz").is_file()
     assert command.main(["stats", str(out)]) == 0
     assert "proprio (observation/robot_obs)" in capsys.readouterr().out

@@ -102,8 +102,8 @@ def test_an_interruption_and_several_processes_change_nothing(built, latents, tm
     assert files(tmp_path / "resumed") == files(latents)
     assert {name: (tmp_path / "resumed" / name).stat().st_mtime_ns for name in done} == kept
 
-    assert LatentsBuild(settings(built)).run(tmp_path / "shared", Encoder(), (1, 2)) is None
-    assert LatentsBuild(settings(built)).run(tmp_path / "shared", Encoder(), (0, 2)) is not None
+    assert LatentsBuild(settings(built)).run(tmp_path / "shared", Encoder(), 1, 2) is None
+    assert LatentsBuild(settings(built)).run(tmp_path / "shared", Encoder(), 0, 2) is not None
     assert files(tmp_path / "shared") == files(latents)
 
 

@@ -1,16 +1,19 @@
 """Every row of the Open-X table on a tiny dataset that has its columns: clips and policy examples in one form, or a refusal."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from data_pipelines.config import DataConfig, DatasetConfig
 from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.inspection import inspect_dataset
-from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, dataset_spec
+from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, REGISTRY, dataset_spec
 from data_pipelines.openx.standardise import relative_to_absolute
 from data_pipelines.openx.table import OPENX
 from data_pipelines.rlds.dataset import RLDSDataset
 from data_pipelines.sources import clip_source, policy_source
+from vpp_jax.cli import data as command
 
 
 def config(*entries: DatasetConfig, **changes) -> DataConfig:
@@ -110,7 +113,7 @@ def test_all_refused_datasets_are_named_at_once(tokenizer):
 )
 def test_filtered_episodes_count_nowhere(name, lengths, metadata, kept, write_openx, tokenizer):
     directory = write_openx(OPENX[name], lengths, metadata=metadata)
-    dataset = RLDSDataset(directory)
+    dataset = RLDSDataset(directory, episode_filter=dataset_spec(name).episode_filter)
     assert (dataset.lengths.tolist(), dataset.num_filtered, dataset.defects) == (kept, len(lengths) - len(kept), ())
     source = clip_source(config(DatasetConfig(str(directory), name, per_step=True), allow_unverified=(name,)), 8, tokenizer, 6)
     assert source.weights == (sum(kept),)
@@ -118,6 +121,30 @@ def test_filtered_episodes_count_nowhere(name, lengths, metadata, kept, write_op
     assert (report["episodes"], report["episodes_filtered"], report["defects_total"]) == (len(kept), len(lengths) - len(kept), 0)
 
 
+SUCCESSES = {"success": [np.array([True]), np.array([False]), np.array([True])]}
+
+
+def test_the_filter_belongs_to_the_row_not_to_the_name_in_the_file(write_openx, tokenizer, monkeypatch, capsys):
+    """The same data under another name is filtered where its row says so; a dataset called kuka with a row of its own loses nothing."""
+    own = replace(dataset_spec("kuka"), name="my_arm", episode_filter=None)
+    monkeypatch.setitem(REGISTRY, own.name, own)
+    renamed = write_openx(replace(OPENX["kuka"], name="kuka_copy"), (4, 3, 5), metadata=SUCCESSES)
+    called_kuka = write_openx(OPENX["kuka"], (4, 3, 5), metadata={})  # has no success flag
+
+    def lengths(directory, row):
+        (source,) = clip_source(config(DatasetConfig(str(directory), row)), 8, tokenizer, 6).sources
+        return source.dataset.lengths.tolist()
+
+    assert RLDSDataset(renamed).name == "kuka_copy"
+    assert lengths(renamed, "kuka") == [4, 5]
+    assert RLDSDataset(called_kuka).name == "kuka"
+    assert lengths(called_kuka, "my_arm") == [4, 3, 5]
+    for directory, row, episodes in ((renamed, "kuka", 2), (called_kuka, "my_arm", 3)):
+        for verb in ("index", "stats", "inspect"):
+            assert command.main([verb, str(directory), "--name", row]) == 0
+            assert f"{episodes} episodes" in capsys.readouterr().out
+
+
 def test_a_record_that_does_not_say_whether_to_keep_it_is_a_defect(write_openx):
     with pytest.raises(BadRecordError, match="missing in the record"):
-        RLDSDataset(write_openx(OPENX["kuka"], metadata={}))
+        RLDSDataset(write_openx(OPENX["kuka"], metadata={}), episode_filter=dataset_spec("kuka").episode_filter)

@@ -55,7 +55,7 @@ def test_stored_reused_and_recomputed_when_the_shards_change(dataset_copy, monke
 def test_hosts_share_the_work(dataset_copy, monkeypatch):
     before = RLDSDataset(dataset_copy)
     for host in range(5):
-        statistics.save_partial(before, SPEC, (host, 5))
+        statistics.save_partial(before, SPEC, host, 5)
     shard = next(dataset_copy.glob("*train*00000-of*"))
     shard.write_bytes(next(dataset_copy.glob("*train*00001-of*")).read_bytes())
     dataset = RLDSDataset(dataset_copy)
@@ -63,9 +63,9 @@ def test_hosts_share_the_work(dataset_copy, monkeypatch):
     assert statistics.load_or_compute(dataset, SPEC) == alone  # parts of other shards are not used
     assert statistics.compute(before, SPEC) != alone
     statistics.statistics_path(dataset).unlink()
-    parts = [statistics.save_partial(dataset, SPEC, (host, 5)) for host in (3, 0, 4, 2)]
+    parts = [statistics.save_partial(dataset, SPEC, host, 5) for host in (3, 0, 4, 2)]
     assert statistics._joined(dataset, SPEC, statistics._parts(dataset, None)) is None  # one is missing
-    parts.append(statistics.save_partial(dataset, SPEC, (1, 5)))
+    parts.append(statistics.save_partial(dataset, SPEC, 1, 5))
     assert sum(part.episodes for part in parts) == len(dataset)
     monkeypatch.setattr(statistics, "compute", None)
     joined = statistics.load_or_compute(dataset, SPEC)

@@ -201,9 +201,9 @@ def test_killed_build_loses_a_second_at_most(several, tmp_path, monkeypatch):
 def test_hosts_share_the_work(several, tmp_path):
     store, scans = tmp_path / "index.npz", []
     for host in (2, 0):
-        load_or_build(several, store, scans, share=(host, 3))
+        load_or_build(several, store, scans, shard_index=host, num_shards=3)
     assert sorted(scans) == ["shard0", "shard2", "shard3"]
-    load_or_build(several, store, scans, share=(1, 3))
+    load_or_build(several, store, scans, shard_index=1, num_shards=3)
     assert sorted(scans) == [path.name for path in several]
     shards = load_or_build(several, store, scans)  # joins, reads nothing
     assert len(scans) == 5

@@ -134,9 +134,9 @@ def test_clock_counts_training_only():
 
 def test_terminal_or_lines(tmp_path, monkeypatch, toy):
     config = toy.toy_config()
-    monkeypatch.setattr(metrics.sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     log = metrics.open_log(tmp_path, config, 3)
-    assert any(isinstance(writer, metrics.ProgressBar) for writer in log._writers)
+    assert any(isinstance(writer, metrics.Terminal) for writer in log._writers)
     log.tick(5)
     log.write("train", 5, {"loss": 1.0})
     log.close()

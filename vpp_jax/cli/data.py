@@ -1,17 +1,16 @@
-"""`vpp data build | latents | index | stats | inspect`: make datasets, and look at them before anything trains."""
+"""`vpp data build | latents | index | stats | inspect`: build datasets, and check them before training."""
 
 import argparse
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.builders import sharded
 from data_pipelines.builders.calvin_mujoco import CalvinMujocoRecipe, Settings
@@ -21,6 +20,7 @@ from data_pipelines.builders.human_video import HumanVideoRecipe, HumanVideoSett
 from data_pipelines.errors import DataError, DatasetNotFoundError
 from data_pipelines.storage import Location, location
 from vpp_jax.common.files import write_atomically
+from vpp_jax.common.progress import ProgressBar
 
 
 def _calvin_mujoco(settings: Settings) -> CalvinMujocoRecipe | CalvinPlayRecipe:
@@ -34,46 +34,46 @@ RECIPES = {
     "human_video": (HumanVideoRecipe, HumanVideoSettings, HumanVideoRecipe.description.splitlines()[0]),
 }
 HELP = {
-    "scenes": "comma-separated scenes",
-    "tasks": "comma-separated tasks",
-    "episodes": "episodes per scene and task",
-    "val_episodes": "the same for the val split",
-    "seed": "decides initial states, noise and sentences",
+    "scenes": "scenes, comma-separated",
+    "tasks": "tasks, comma-separated",
+    "episodes": "train episodes per scene and task",
+    "val_episodes": "val episodes per scene and task (play: val runs per scene)",
+    "seed": "seed of initial states, noise and instructions",
     "action_noise": "standard deviation of the noise on the executed xyz action (1 = 2 cm per step)",
-    "noise_memory": "share of the noise kept from one step to the next",
-    "hold_steps": "steps recorded after success, holding still",
-    "max_attempts": "tries per episode before it is left out",
-    "max_steps": "steps per try",
-    "static_size": "pixels of the static camera",
-    "gripper_size": "pixels of the gripper camera",
-    "jpeg_quality": "1 to 100",
+    "noise_memory": "autocorrelation of the noise from one step to the next, in [0, 1)",
+    "hold_steps": "steps recorded after success with the arm held still",
+    "max_attempts": "attempts per episode before it is given up",
+    "max_steps": "steps per attempt",
+    "static_size": "image size of the static camera in pixels",
+    "gripper_size": "image size of the gripper camera in pixels",
+    "jpeg_quality": "JPEG quality, 1 to 100",
     "quality": "rendering preset of the environment",
     "episodes_per_shard": "episodes per file",
-    "blocks": "the table has its blocks (play always has)",
-    "hours": "more than 0: so many simulated hours of play over all scenes, instead of single episodes",
-    "source": "folder of the recorded dataset",
-    "language": "folder of the annotations in training and validation",
-    "scene": "scene of training frames that scene_info.npy does not place",
-    "limit": "episodes per split at most; 0: all",
-    "layout": "something_something (webm files and label files), folder (videos with captions), vpp (annotation/SPLIT/ID.json)",
-    "captions": "folder: table below the source (default: captions.json, .jsonl or .csv, else NAME.txt beside NAME.mp4); "
-    "something_something: folder of the label files",
-    "annotations": "vpp: folder of the annotations",
-    "content": "video, or latents: the recorded ones of layout vpp",
+    "blocks": "put the blocks on the table (play always does)",
+    "hours": "if positive: record this many simulated hours of play over all scenes instead of single episodes",
+    "source": "directory of the source dataset",
+    "language": "directory of the annotations within training and validation",
+    "scene": "scene of training frames that scene_info.npy does not list",
+    "limit": "maximum number of episodes per split; 0: all",
+    "layout": "something_something (webm files and label files), folder (videos with captions) or vpp (annotation/SPLIT/ID.json)",
+    "captions": "folder: caption table below the source (default: captions.json, .jsonl or .csv, else NAME.txt next to NAME.mp4); "
+    "something_something: directory of the label files",
+    "annotations": "vpp: directory of the annotations",
+    "content": "video, or latents: the recorded latents of layout vpp",
     "vae": "latents: identity of the VAE that made them, as `vpp data latents --identity` prints it",
-    "size": "pixels of a side; 0: as in the video",
-    "resize_mode": "square (squeezed, as training sees it) or short_side (proportions are kept)",
-    "fps": "more than 0: pictures at this rate at most",
-    "num_frames": "more than 0: so many frames, spread over the video",
-    "max_video_frames": "more than 0: leave out videos of more frames (the published mixture: 100)",
-    "val_fraction": "folder: share of the videos that become split val, where the table does not say",
-    "on_bad_video": "fail, or skip: leave it out, count and list it",
+    "size": "image size in pixels; 0: the size of the video",
+    "resize_mode": "square (both sides resized to --size, as in training) or short_side (aspect ratio is preserved)",
+    "fps": "if positive: subsample to at most this frame rate",
+    "num_frames": "if positive: take this many frames, spread evenly over the video",
+    "max_video_frames": "if positive: skip videos with more frames (the published mixture: 100)",
+    "val_fraction": "folder: fraction of the videos that go to split val, where the caption table does not name a split",
+    "on_bad_video": "fail, or skip: skip, count and list it",
 }
 
 
 def main(argv: list[str]) -> int:
-    """Runs one sub-command; errors of the data side are raised as DataError."""
-    if argv[:1] == ["latents"]:  # has a configuration, like `vpp train`
+    """Runs one subcommand; errors in data or arguments are raised as DataError."""
+    if argv[:1] == ["latents"]:  # takes a configuration, like `vpp train`
         from vpp_jax.cli import data_latents
 
         return data_latents.main(argv[1:])
@@ -83,14 +83,14 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vpp data", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vpp data", description=__doc__, allow_abbrev=False)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    build = verbs.add_parser("build", help="write an RLDS dataset; the same command continues an interrupted build")
+    build = verbs.add_parser("build", help="write an RLDS dataset; re-run the command to resume an interrupted build", allow_abbrev=False)
     names = build.add_subparsers(required=True, metavar="NAME", dest="name")
     for name, (_, settings, text) in RECIPES.items():
-        one = names.add_parser(name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        one.add_argument("--out", type=Path, required=True, help="directory to write")
-        one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="worker processes (do not change the result)")
+        one = names.add_parser(name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+        one.add_argument("--out", type=Path, required=True, help="output directory")
+        one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="worker processes; the result does not depend on them")
         for field in fields(settings):
             assert field.default is not MISSING
             many = isinstance(field.default, tuple)
@@ -105,69 +105,64 @@ def _parser() -> argparse.ArgumentParser:
             )
         one.set_defaults(run=_build)
 
-    verbs.add_parser("latents", help="encode a dataset's pictures with the VAE of stage video, once (`vpp data latents --help`)")
+    verbs.add_parser("latents", help="encode a dataset's images with the VAE of stage video, once (`vpp data latents --help`)")
 
-    def reader(verb: str, run: Callable, text: str, **options) -> argparse.ArgumentParser:
-        one = verbs.add_parser(verb, help=text)
-        text = "TFDS/RLDS directory, or its parent with version folders; a path or a bucket's URL"
+    def reader(verb: str, run: Callable[[argparse.Namespace], int], text: str, **options: Any) -> argparse.ArgumentParser:
+        one = verbs.add_parser(verb, help=text, allow_abbrev=False)
+        text = "TFDS/RLDS directory, or its parent with version directories; a path or a bucket URL"
         one.add_argument("directory", type=location, metavar="DIR", help=text, **options)
-        one.add_argument("--index_dir", type=location, help="where record indexes and statistics are kept (default: beside the shards)")
+        one.add_argument("--name", default="", help="registry row (default: the dataset's own name)")
+        one.add_argument("--index_dir", type=location, help="directory of record indexes and statistics (default: next to the shards)")
         one.set_defaults(run=run)
         return one
 
-    index = reader("index", _index, "build the record index of every split that is there; the same command continues an interrupted one")
-    index.add_argument("--workers", type=int, default=8, help="shards read at once (default: 8)")
-    index.add_argument(
-        "--share",
-        type=_share,
-        default=(0, 1),
-        metavar="K/N",
-        help="read only every N-th shard from number K (0 to N-1) "
-        "on: for N hosts; afterwards the command without --share joins what they found",
-    )
-    index.add_argument("--headers_only", action="store_true", help="where the records lie, without reading them (no steps, no checksums)")
-    stats = reader("stats", _stats, "action and state statistics of the training split", nargs="+")
-    stats.add_argument("--name", help="registry row (default: the dataset's own name)")
+    index = reader("index", _index, "build the record index of every split; re-run the command to resume an interrupted build")
+    index.add_argument("--workers", type=int, default=8, help="threads, each reading one file (default: 8)")
+    _add_shard_flags(index, "index every N-th file only")
+    index.add_argument("--headers_only", action="store_true", help="read record headers only: offsets without step counts and checksums")
+    stats = reader("stats", _stats, "compute action and proprio statistics of the training split", nargs="+")
     stats.add_argument("--split", default="train", help="training split (default: train)")
     stats.add_argument("--on_bad_record", choices=("fail", "skip"), default="fail")
-    stats.add_argument(
-        "--share",
-        type=_share,
-        metavar="K/N",
-        help="only the K-th part (0 to N-1) of the episodes: for N hosts; afterwards the command without --share joins what they found",
-    )
-    inspect = reader("inspect", _inspect, "what a dataset, or each dataset of a local copy, holds and what is wrong with it")
-    inspect.add_argument("--mixture", metavar="NAME", help="DIR is a local copy: check the datasets of this mixture")
+    _add_shard_flags(stats, "read one of N equal parts of the episodes only")
+    inspect = reader("inspect", _inspect, "show what a dataset, or each dataset of a directory, holds and what is wrong with it")
+    inspect.add_argument("--mixture", metavar="NAME", help="DIR holds many datasets: check those of this mixture")
     inspect.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
-    inspect.add_argument("--png", type=Path, metavar="FILE", help="draw windows with sentences and actions")
-    inspect.add_argument("--images", type=int, default=1, help="pictures decoded per camera and episode (default: 1)")
+    inspect.add_argument("--png", type=Path, metavar="FILE", help="draw episodes with their instructions and actions")
+    inspect.add_argument("--images", type=int, default=1, help="images decoded per camera and episode (default: 1)")
     return parser
+
+
+def _add_shard_flags(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--shard_index", type=int, default=0, metavar="K", help=f"{text}, from number K (0 to N-1): for N hosts")
+    parser.add_argument(
+        "--num_shards", type=int, default=1, metavar="N", help="afterwards the command without these two flags merges the parts"
+    )
+
+
+def _shard_of(arguments: argparse.Namespace) -> dict[str, int]:
+    index, count = arguments.shard_index, arguments.num_shards
+    if not 0 <= index < count:
+        raise DataError(f"--shard_index={index} must be at least 0 and below --num_shards={count}")
+    return {"shard_index": index, "num_shards": count}
 
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word for word in text.split(",") if word)
 
 
-def _share(text: str) -> tuple[int, int]:
-    number, _, hosts = text.partition("/")
-    if not (number.isdigit() and hosts.isdigit() and int(number) < int(hosts)):
-        raise argparse.ArgumentTypeError(f"'{text}' is not K/N with K from 0 to N-1")
-    return int(number), int(hosts)
-
-
 def _build(arguments: argparse.Namespace) -> int:
     recipe, settings, _ = RECIPES[arguments.name]
     started = time.monotonic()
-    with ProgressLine("episodes") as progress:
+    with ProgressBar("episodes") as progress:
         values = {field.name: getattr(arguments, field.name) for field in fields(settings)}
-        report = sharded.build(recipe(settings(**values)), arguments.out, arguments.workers, progress)
-    print(f"{'group':<32} kept  tried  share")
-    for group, share in report["kept_fraction"].items():
-        print(f"{group:<32} {report['kept'][group]:>4}  {report['attempts'][group]:>5}  {share:5.0%}")
+        report = sharded.build(recipe(settings(**values)), arguments.out, arguments.workers, progress.update)
+    print(f"{'group':<32} episodes  attempts  success")
+    for group, fraction in report["kept_fraction"].items():
+        print(f"{group:<32} {report['kept'][group]:>8}  {report['attempts'][group]:>8}  {fraction:7.0%}")
     for problem in report["skipped"][:10]:
-        print(f"left out: {problem}")
+        print(f"skipped: {problem}")
     if len(report["skipped"]) > 10:
-        print(f"left out: {len(report['skipped']) - 10} more, all in {sharded.REPORT_FILE}")
+        print(f"skipped: {len(report['skipped']) - 10} more, all in {sharded.REPORT_FILE}")
     size = sum(report["bytes"].values()) / 1e6
     episodes = ", ".join(f"{count} {split}" for split, count in report["episodes"].items())
     print(f"{arguments.out}: {episodes} episodes, {size:.1f} MB, in {time.monotonic() - started:.0f} s; details in {sharded.REPORT_FILE}")
@@ -175,26 +170,29 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
+    from data_pipelines.openx.registry import REGISTRY, dataset_spec
     from data_pipelines.rlds.dataset import DatasetInfo, build_index, find_defects
     from data_pipelines.rlds.schema import Schema
 
-    info, bad = DatasetInfo.read(arguments.directory), 0
+    info, bad, shard = DatasetInfo.read(arguments.directory), 0, _shard_of(arguments)
+    spec = dataset_spec(arguments.name) if arguments.name else REGISTRY.get(info.name)
     schema = Schema.read(info.directory)
     for name, split in info.splits.items():
         if not split.present:
             print(f"{name}: none of {len(split.files)} shard(s) present")
             continue
         started = time.monotonic()
-        with ProgressLine("shards") as progress:
+        with ProgressBar("files") as progress:
             shards = build_index(
                 info,
                 schema,
                 name,
                 index_dir=arguments.index_dir,
+                episode_filter=spec.episode_filter if spec else None,
                 counted=not arguments.headers_only,
                 workers=arguments.workers,
-                share=arguments.share,
-                progress=lambda done, total, progress=progress: progress(done, total, ""),
+                progress=progress.update,
+                **shard,
             )
         whole = len(shards) == len(split.present)
         defects = find_defects(split, shards) if whole else [defect for shard in shards for defect in shard.defects]
@@ -211,45 +209,43 @@ def _index(arguments: argparse.Namespace) -> int:
 def _stats(arguments: argparse.Namespace) -> int:
     from data_pipelines import statistics
     from data_pipelines.openx.registry import dataset_spec
-    from data_pipelines.rlds.dataset import RLDSDataset
+    from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset
 
+    shard = _shard_of(arguments)
+    options = {"index_dir": arguments.index_dir, "on_bad_record": arguments.on_bad_record}
     for directory in arguments.directory:
-        dataset = RLDSDataset(directory, arguments.split, index_dir=arguments.index_dir, on_bad_record=arguments.on_bad_record)
-        spec = dataset_spec(arguments.name or dataset.name)
-        with ProgressLine("episodes") as line:
-            options = {
-                "index_dir": arguments.index_dir,
-                "on_bad_record": arguments.on_bad_record,
-                "progress": lambda done, total, line=line: line(done, total, ""),
-            }
-            if arguments.share:
-                part = statistics.save_partial(dataset, spec, arguments.share, **options)
-                print(f"{dataset.directory} split {dataset.split}: part {'/'.join(map(str, arguments.share))}, {part.episodes} episodes")
+        spec = dataset_spec(arguments.name or DatasetInfo.read(directory).name)
+        dataset = RLDSDataset(directory, arguments.split, episode_filter=spec.episode_filter, **options)
+        with ProgressBar("episodes") as progress:
+            if shard["num_shards"] > 1:
+                part = statistics.save_partial(dataset, spec, **shard, **options, progress=progress.update)
+                which = f"part {shard['shard_index']} of {shard['num_shards']}"
+                print(f"{dataset.directory} split {dataset.split}: {which}, {part.episodes} episodes")
                 continue
-            made = statistics.load_or_compute(dataset, spec, **options)
+            made = statistics.load_or_compute(dataset, spec, **options, progress=progress.update)
         print(f"{dataset.directory} split {dataset.split}: {made.episodes} episodes, {made.steps} steps, sha256 {made.hash[:16]}")
         for name, column in made.columns.items():
             print(f"  {name} ({column.key}), {column.count} steps")
             for row in ("mean", "std", "min", "q01", "q99", "max"):
                 print(f"    {row:>4} " + " ".join(f"{value:8.3f}" for value in getattr(column, row)))
         for record in made.skipped:
-            print(f"  left out: {record}")
+            print(f"  skipped: {record}")
     return 0
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from data_pipelines import inspection
     from data_pipelines.openx.mixtures import mixture
-    from data_pipelines.openx.registry import REGISTRY
+    from data_pipelines.openx.registry import REGISTRY, dataset_spec
     from data_pipelines.rlds.dataset import RLDSDataset
 
     if arguments.mixture:
         table = mixture(arguments.mixture)
-        print(f"mixture {arguments.mixture} ({table.source}); weights {'per step of the dataset' if table.per_step else 'as shares'}")
+        print(f"mixture {arguments.mixture} ({table.source}); weights {'per step of the dataset' if table.per_step else 'per dataset'}")
         return _inspect_local_copy(arguments, table.weights, table.weights)
     if names := _datasets_below(arguments.directory):
         return _inspect_local_copy(arguments, names)
-    report = inspection.inspect_dataset(arguments.directory, arguments.index_dir, arguments.images)
+    report = inspection.inspect_dataset(arguments.directory, arguments.index_dir, arguments.images, arguments.name)
     print(inspection.summary(report))
     if arguments.json:
         write_atomically(arguments.json, json.dumps(report, indent=1).encode())
@@ -261,14 +257,18 @@ def _inspect(arguments: argparse.Namespace) -> int:
         if split is None:
             raise DataError(f"{arguments.directory}: no split has an episode to draw")
         arguments.png.parent.mkdir(parents=True, exist_ok=True)
-        dataset = RLDSDataset(arguments.directory, split, index_dir=arguments.index_dir, on_bad_record="skip")
-        contact_sheet.draw(dataset, arguments.png, spec=REGISTRY.get(dataset.name))
+        spec = dataset_spec(arguments.name) if arguments.name else REGISTRY.get(report["dataset"])
+        episode_filter = spec.episode_filter if spec else None
+        dataset = RLDSDataset(
+            arguments.directory, split, index_dir=arguments.index_dir, on_bad_record="skip", episode_filter=episode_filter
+        )
+        contact_sheet.draw(dataset, arguments.png, spec=spec)
         print(f"wrote {arguments.png}")
     return 1 if any(entry.get("defects_total") for entry in report["splits"].values()) else 0
 
 
 def _datasets_below(directory: Location) -> list[str]:
-    """The datasets of a local copy; none where `directory` is a dataset itself."""
+    """Names of the datasets below `directory`; none where it is a dataset itself."""
     from data_pipelines.openx import local_copy
     from data_pipelines.rlds.dataset import resolve
 
@@ -288,27 +288,3 @@ def _inspect_local_copy(arguments: argparse.Namespace, names: Iterable[str], wei
         write_atomically(arguments.json, json.dumps([asdict(finding) for finding in findings], indent=1).encode())
         print(f"wrote {arguments.json}")
     return 1 if any(finding.status != local_copy.OK for finding in findings) else 0
-
-
-class ProgressLine:
-    """A bar on a terminal; a plain line every few seconds and at the end elsewhere."""
-
-    def __init__(self, unit: str, every_s: float = 5.0):
-        self._unit, self._every, self._last, self._start, self._bar = unit, every_s, 0.0, time.monotonic(), None
-
-    def __enter__(self) -> "ProgressLine":
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, done: int, total: int, note: str) -> None:
-        now = time.monotonic()
-        if sys.stderr.isatty():
-            if self._bar is None:
-                self._bar = tqdm(total=total, unit=f" {self._unit}", file=sys.stderr)
-            self._bar.update(done - self._bar.n)
-        elif done == total or now - self._last >= self._every:
-            self._last = now
-            print(f"{done}/{total} {self._unit}, {now - self._start:.0f} s {note}".rstrip(), file=sys.stderr, flush=True)

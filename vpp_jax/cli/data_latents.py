@@ -1,8 +1,8 @@
-"""`vpp data latents --config=FILE --config.init.vae=WORKDIR --dataset=DIR --out=DIR`: a dataset's pictures as VAE latents, computed once.
+"""`vpp data latents --config=FILE --config.init.vae=WORKDIR --dataset=DIR --out=DIR`: encode a dataset's images as VAE latents, once.
 
-The configuration is that of the stage `video` that will train on them: its `model.vae`, `model.image_size` and `init.vae` are used. The
-same command continues. Several processes, each on its own host or devices, share one dataset: --shard_index and --num_shards.
-`vpp data latents --identity --config=FILE --config.init.vae=WORKDIR` prints the identity of the VAE and ends.
+Takes the configuration of the stage `video` that will train on the latents, and uses its `model.vae`, `model.image_size` and `init.vae`.
+Re-run the command to resume. Several processes, each on its own host or devices, can encode one dataset: --shard_index and --num_shards.
+`vpp data latents --identity --config=FILE --config.init.vae=WORKDIR` prints the identity of the VAE and exits.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from vpp_jax.cli.main import UsageError
 OPTIONS = {
     "dataset": "RLDS directory to encode",
     "out": "RLDS directory to write",
-    "name": "row of the registry (default: the dataset's own name)",
-    "views": "views to encode, comma-separated (default: those that clips are taken from)",
-    "splits": "splits to encode, comma-separated (default: every split whose shards are there)",
-    "batch": "frames per call of the encoder, over all devices of the process (default: 64)",
+    "name": "registry row (default: the dataset's own name)",
+    "views": "views to encode, comma-separated (default: the registry row's clip_views)",
+    "splits": "splits to encode, comma-separated (default: every complete split)",
+    "batch": "frames per encoder call, over all devices of the process (default: 64)",
     "shard_index": "number of this process, from 0",
     "num_shards": "number of processes",
 }
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
 def _encode(config, options: dict[str, str]) -> int:
     from data_pipelines.builders.latents import LatentsBuild, LatentsSettings
     from data_pipelines.storage import location
-    from vpp_jax.cli.data import ProgressLine
+    from vpp_jax.common.progress import ProgressBar
     from vpp_jax.training.latents import DatasetEncoder
 
     batch, index, count = (_number(options, *default) for default in (("batch", 64), ("shard_index", 0), ("num_shards", 1)))
@@ -71,23 +71,23 @@ def _encode(config, options: dict[str, str]) -> int:
         )
     )
     out = Path(options["out"])
-    with ProgressLine("frames") as progress:
-        report = build.run(out, encoder, (index, count), progress)
+    with ProgressBar("frames") as progress:
+        report = build.run(out, encoder, index, count, progress.update)
     if report is None:
-        print(f"{out}: the shards of process {index} are done; whichever process ends last completes the dataset")
+        print(f"{out}: the shards of process {index} are done; the last process to finish writes the dataset's metadata")
         return 0
     for problem in report["skipped"][:10]:
-        print(f"left out: {problem}")
+        print(f"skipped: {problem}")
     episodes = ", ".join(f"{number} {split}" for split, number in report["episodes"].items())
     size = sum(report["bytes"].values()) / 1e6
-    print(f"{out}: {episodes} episodes, {len(report['skipped'])} left out, {size:.1f} MB, VAE {encoder.identity}")
+    print(f"{out}: {episodes} episodes, {len(report['skipped'])} skipped, {size:.1f} MB, VAE {encoder.identity}")
     return 0
 
 
 def _number(options: dict[str, str], name: str, default: int) -> int:
     text = options[name] or str(default)
     if not text.isdigit():
-        raise UsageError(f"--{name}={text} is no whole number")
+        raise UsageError(f"--{name}={text} is not a whole number")
     return int(text)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from data_pipelines.sources import Source
+from vpp_jax.common.progress import track
 from vpp_jax.training.distributed import all_gather_string
 
 FILE_NAME = "features.npy"
@@ -73,7 +73,7 @@ def build_feature_cache(
     features = np.lib.format.open_memmap(directory / FILE_NAME, mode="r+") if done and primary else None
     root = jax.random.key(seed)
     observation_keys = jax.jit(jax.vmap(lambda index: jax.random.fold_in(root, index)))
-    for start in tqdm(range(done, total, batch_size), desc="predictive features", unit="batch", disable=None):
+    for start in track(range(done, total, batch_size), "batches of predictive features", visible=primary):
         rows = np.minimum(np.arange(start, start + batch_size), total - 1)  # the last block is padded: one shape, one compilation
         examples = [observations[int(row) % len(observations)] for row in rows]
         batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}

@@ -7,14 +7,12 @@ resumed run's file equals that of an uninterrupted one.
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from tqdm import tqdm
-
 from vpp_jax.common.errors import VppError
+from vpp_jax.common.progress import ProgressBar, is_terminal
 from vpp_jax.config import ExperimentConfig, to_dict
 
 TIMING = "time/"
@@ -45,7 +43,7 @@ class MetricLog:
 
     def tick(self, step: int) -> None:
         for writer in self._writers:
-            if isinstance(writer, ProgressBar):
+            if isinstance(writer, Terminal):
                 writer.tick(step)
 
     def close(self) -> None:
@@ -55,7 +53,7 @@ class MetricLog:
 
 def open_log(workdir: Path, config: ExperimentConfig, start: int) -> MetricLog:
     """The writers of a run that continues at step `start`."""
-    terminal = ProgressBar(start, config.train.steps) if config.train.progress and sys.stderr.isatty() else Lines(config.train.steps)
+    terminal = Terminal(start, config.train.steps) if config.train.progress and is_terminal() else Lines(config.train.steps)
     writers: list[Writer] = [JsonLines(workdir / JSON_LINES), terminal, TensorBoard(workdir / "tensorboard", start)]
     if config.train.wandb:
         writers.append(WandB(workdir, to_dict(config)))
@@ -89,20 +87,20 @@ class Lines:
         pass
 
 
-class ProgressBar:
-    """A bar on a terminal."""
+class Terminal:
+    """A progress bar with the numbers of the last training entry; evaluations are lines above it."""
 
     def __init__(self, start: int, steps: int):
-        self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True)
+        self._bar, self._summary = ProgressBar("steps", steps, start), ""
 
     def tick(self, step: int) -> None:
-        self._bar.update(step - self._bar.n)
+        self._bar.update(step, note=self._summary)
 
     def write(self, kind: str, step: int, values: Values) -> None:
         if kind == "train":
-            self._bar.set_postfix_str(summary(values))
+            self._summary = summary(values)
         else:
-            self._bar.write(f"{kind} {step}  {summary(values)}")
+            self._bar.message(f"{kind} {step}  {summary(values)}")
 
     def close(self) -> None:
         self._bar.close()

@@ -1,0 +1,82 @@
+"""The one progress display: a bar on a terminal, a line every few seconds in a log. Both on standard error."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def is_terminal() -> bool:
+    """Whether a person watches: standard error is a terminal."""
+    return sys.stderr.isatty()
+
+
+class ProgressBar:
+    """Counts units of work that are done. The remaining time is estimated from the work since the first call of `update`.
+
+    Args:
+      unit: what is counted, in the plural, e.g. 'episodes'.
+      total: number of units; None: the first call of `update` says it.
+      initial: units that an earlier run has done, where that is known at the start.
+      interval_s: least seconds between two lines of a log; the first and the last state are always written.
+      visible: False shows nothing, for all processes but one.
+    """
+
+    def __init__(self, unit: str, total: int | None = None, initial: int = 0, *, interval_s: float = 5.0, visible: bool = True):
+        self._unit, self._total, self._interval, self._visible = unit, total, interval_s, visible
+        self._start, self._first, self._last = time.monotonic(), initial if total is not None else None, -float("inf")
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        """`done` of `total` units are done; `note` says what was done last, or how it goes."""
+        self._total = self._total if total is None else total
+        self._first = done if self._first is None else self._first
+        if not self._visible:
+            return
+        if is_terminal():
+            if self._bar is None:
+                self._bar = tqdm(total=self._total, initial=self._first, unit=f" {self._unit}", dynamic_ncols=True, file=sys.stderr)
+            self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(done - self._bar.n)
+        elif done == self._total or time.monotonic() - self._last >= self._interval:
+            self._last = time.monotonic()
+            self.message("  ".join(filter(None, (self._line(done), note))))
+
+    def message(self, text: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _line(self, done: int) -> str:
+        """'12/40 episodes, 00:30 elapsed, 01:10 left'."""
+        seconds = time.monotonic() - self._start
+        line = f"{done}/{'?' if self._total is None else self._total} {self._unit}, {tqdm.format_interval(seconds)} elapsed"
+        fresh = done - (self._first or 0)
+        if self._total is None or not fresh > 0 or done >= self._total:
+            return line
+        return f"{line}, {tqdm.format_interval(seconds / fresh * (self._total - done))} left"
+
+
+def track(items: Sequence[T], unit: str, *, visible: bool = True) -> Iterator[T]:
+    """`items` one by one, under a progress bar of their own; one is done when the next is asked for."""
+    with ProgressBar(unit, len(items), visible=visible) as bar:
+        for number, item in enumerate(items, start=1):
+            yield item
+            bar.update(number)
