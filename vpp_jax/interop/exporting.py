@@ -25,7 +25,7 @@ from vpp_jax.interop.importing import GOAL, PUBLISHED, TEXT
 from vpp_jax.interop.policy_config import ACTION, FORMER, policy_arguments
 from vpp_jax.interop.published_configs import published_text, published_unet, published_vae
 from vpp_jax.interop.report import ConversionError
-from vpp_jax.interop.safetensors_file import DTYPES, make_header, names_in_order, parse_header, write_file
+from vpp_jax.interop.safetensors_file import DTYPES, make_header, parse_header, write_file
 from vpp_jax.interop.sources import COMPONENTS
 from vpp_jax.interop.tensor_mapping import TensorMapping, tensor_mappings
 from vpp_jax.policy import VideoPredictionPolicy
@@ -67,8 +67,8 @@ def export_published(
         folder.mkdir(parents=True, exist_ok=True)
         files, texts = _files(part, reader.tensors, layouts.get(part.kind, {}))
         for name, header in files.items():
-            size = write_file(folder / name, header, reader.read(names_in_order(header, name)))
-            say(f"wrote {folder / name}: {len(parse_header(header, name))} tensors, {size / 1e9:.3f} GB")
+            size = write_file(folder / name, header, reader.read(list(parse_header(header))))
+            say(f"wrote {folder / name}: {len(parse_header(header))} tensors, {size / 1e9:.3f} GB")
             written.append(folder / name)
         for name, text in texts.items():
             (folder / name).write_text(text)
@@ -148,13 +148,13 @@ def _layouts(checkpoint: Path, step: int | str) -> dict[str, Any]:
 def _files(part: Part, tensors: Mapping[str, jax.ShapeDtypeStruct], layout: dict[str, Any]) -> tuple[dict[str, bytes], dict[str, str]]:
     """File name -> header, and name -> text of the files beside: as they were, else one file in the canonical order."""
     headers = {file["name"]: file["header"].encode() for file in layout.get("files", ())}
-    kept = {name: _kept(header, name, tensors) for name, header in headers.items()}
+    kept = {name: _kept(header, tensors) for name, header in headers.items()}
     if not headers or set().union(*kept.values()) != tensors.keys() or any(Path(name).name != name for name in headers):
         texts = {"config.json": json.dumps(part.config, indent=2, sort_keys=True) + "\n"}
         return {f"{COMPONENTS[part.kind][1]}.safetensors": make_header(tensors, METADATA)}, texts
     files = {}
     for name, header in headers.items():
-        whole = len(kept[name]) == len(parse_header(header, name))
+        whole = len(kept[name]) == len(parse_header(header))
         if kept[name]:
             files[name] = header if whole else make_header({tensor: tensors[tensor] for tensor in kept[name]}, METADATA)
     texts = {"config.json": layout["config"]} if "config" in layout else {}
@@ -163,9 +163,9 @@ def _files(part: Part, tensors: Mapping[str, jax.ShapeDtypeStruct], layout: dict
     return files, texts
 
 
-def _kept(header: bytes, where: str, tensors: Mapping[str, jax.ShapeDtypeStruct]) -> set[str]:
+def _kept(header: bytes, tensors: Mapping[str, jax.ShapeDtypeStruct]) -> set[str]:
     """Tensors of a file that are still there in the same shape and type."""
-    entries = parse_header(header, where)
+    entries = parse_header(header)
     return {
         name
         for name, entry in entries.items()
