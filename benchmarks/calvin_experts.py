@@ -24,14 +24,15 @@ from eval.envs.calvin_mujoco.blocks import has_escaped
 from eval.envs.calvin_mujoco.environment import VERSION, CalvinEnvironment
 from eval.envs.calvin_mujoco.scenes import SCENES
 from eval.envs.calvin_mujoco.tasks import TASKS
+from eval.experts.registry import get_expert
 from eval.statistics import wilson_interval
 
-RNG = np.random.default_rng(0)  # the experts draw nothing from it
+EXPERT, RNG = get_expert("calvin_mujoco"), np.random.default_rng(0)  # the expert draws nothing from it
 
 
 def solve(env: CalvinEnvironment) -> tuple[bool, int, str]:
     """Lets the expert finish the current task: success, steps, how the simulation left its bounds."""
-    while not (outcome := env.advance(env.expert_action(RNG))).done:
+    while not (outcome := env.advance(EXPERT(env, RNG))).done:
         pass
     return outcome.success, outcome.steps, outcome.failure
 

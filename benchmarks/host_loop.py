@@ -17,8 +17,8 @@ import numpy as np
 from eval.benchmarks.calvin import CAMERAS, SingleTasks
 from eval.host_loop import HostLoop, LoopOptions
 from eval.policies import RandomPolicy
-from eval.protocol import pack, unpack
 from eval.results import Journal, device_description
+from eval.worker.vpp_worker.protocol import pack, unpack
 from eval.worker_process import WorkerCommand, WorkerProcess, hello
 from vpp_jax.common.provenance import library_versions
 

@@ -14,6 +14,7 @@ import multiprocessing
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import mujoco
@@ -21,6 +22,7 @@ import numpy as np
 
 from eval.envs.calvin_mujoco.environment import VERSION, CalvinEnvironment
 from eval.envs.calvin_mujoco.rendering import renderer_name
+from eval.experts.registry import get_expert
 
 PHYSICS, CAMERAS = "physics and state", "both cameras, {}"
 PYBULLET = {PHYSICS: 780.0, CAMERAS.format("fast"): 15.0, CAMERAS.format("faithful"): 15.0}  # control steps per second
@@ -49,12 +51,12 @@ def measure(step: Callable[[], None], seconds: float) -> dict[str, float]:
 
 def expert_episodes(env: CalvinEnvironment) -> list[tuple[str, int, list[np.ndarray]]]:
     """Task, seed and actions of one solved episode per task: what is replayed is what data and evaluations consist of."""
-    rng, episodes = np.random.default_rng(0), []
+    expert, rng, episodes = get_expert("calvin_mujoco"), np.random.default_rng(0), []
     for task in env.tasks:
         env.reset(task=task, seed=0, render=False)
-        actions = [env.expert_action(rng)]
+        actions = [expert(env, rng)]
         while not env.advance(actions[-1]).done:
-            actions.append(env.expert_action(rng))
+            actions.append(expert(env, rng))
         episodes.append((task, 0, actions))
     return episodes
 
@@ -85,7 +87,9 @@ def benchmark(scene: str, seconds: float, sizes: tuple[int, int], blocks: bool) 
             results[PHYSICS] = replay(env, episodes, seconds, render=False)
             results["reset"] = measure(lambda env=env: env.reset(seed=0, render=False), seconds / 2)
             env.reset(task="open_drawer", seed=0, render=False)
-            results["choosing the expert's action"] = measure(lambda env=env: env.expert_action(None), seconds / 2)
+            results["choosing the expert's action"] = measure(
+                partial(get_expert("calvin_mujoco"), env, np.random.default_rng(0)), seconds / 2
+            )
         results[CAMERAS.format(quality)] = replay(env, episodes, seconds, render=True)
         env.close()
     return results

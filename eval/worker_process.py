@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import selectors
+import shutil
 import subprocess
 import sys
 import time
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import WorkerFailure
-from eval.protocol import PROTOCOL_VERSION, FrameBuffer, ProtocolError, pack
+from eval.worker.vpp_worker.protocol import PROTOCOL_VERSION, FrameBuffer, ProtocolError, pack
 
-PROJECT = Path(__file__).resolve().parents[1]
+_WORKER = Path(__file__).resolve().with_name("worker")
+_PROJECT = _WORKER.parents[1]
 _PIPE_BYTES = 1 << 20  # one observation fits, so a worker can answer while the evaluator is busy with the policy
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}  # simulators scale over processes
 _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, Linux only
@@ -24,20 +26,37 @@ _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, Linux only
 
 @dataclass(frozen=True)
 class WorkerCommand:
-    """How to start a worker: the simulator's name and arguments, the interpreter, and variables on top of this process's own."""
+    """How to start a worker.
+
+    Attributes:
+      environment: name in `eval.envs.registry`, or module:Class.
+      kwargs: of the environment.
+      expert: name in `eval.experts.registry`, or module:function; '': the registered expert of the environment.
+      python: interpreter. Another one than this process's finds none of this process's packages: it gets neither PYTHONPATH nor PYTHONHOME.
+      variables: environment variables on top of this process's own.
+    """
 
     environment: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    expert: str = ""
     python: str = sys.executable
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def arguments(self) -> list[str]:
-        return [self.python, "-m", "eval.worker", "--environment", self.environment, "--kwargs", json.dumps(dict(self.kwargs))]
+        chosen = ["--environment", self.environment, "--kwargs", json.dumps(dict(self.kwargs)), "--expert", self.expert]
+        # our own environments may come from a checkout that is not installed; last on the path it shadows nothing
+        return [self.python, str(_WORKER), *chosen, *(["--path", str(_PROJECT)] if self._own_interpreter() else [])]
 
     def process_environment(self) -> dict[str, str]:
-        variables = {**_ONE_THREAD, **os.environ, **self.variables}
-        paths = [str(PROJECT), *filter(None, [variables.get("PYTHONPATH")])]
-        return {**variables, "PYTHONPATH": os.pathsep.join(paths)}
+        inherited = dict(os.environ)
+        if not self._own_interpreter():
+            for name in ("PYTHONPATH", "PYTHONHOME"):
+                inherited.pop(name, None)
+        return {**_ONE_THREAD, **inherited, **self.variables}
+
+    def _own_interpreter(self) -> bool:
+        """Compared without following links: those of virtual environments lead to the same interpreter."""
+        return os.path.abspath(shutil.which(self.python) or self.python) == os.path.abspath(sys.executable)
 
 
 class WorkerProcess:

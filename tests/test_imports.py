@@ -24,15 +24,16 @@ MAY_IMPORT = {
     "vpp_jax.main": {"vpp_jax.cli"},
     "configs": CORE,
     "data_pipelines": CORE,
-    "data_pipelines.builders": CORE | {"data_pipelines", "eval.envs"},  # the simulator's builder drives the simulator
+    "data_pipelines.builders": CORE | {"data_pipelines", "eval.envs", "eval.experts"},  # the simulator's builder drives the simulator
     "eval": CORE | {"vpp_jax.predictor", "eval.envs", "eval.policies"},
     "eval.envs": CORE,
+    "eval.experts": {"eval.envs"},  # experts stand above the environments
     "eval.policies": CORE | {"eval"},  # the interface of whatever acts
     "vpp_jax.serving": CORE | NETWORKS | {"vpp_jax.predictor", "vpp_jax.parallel", "vpp_jax.training", "data_pipelines", "eval.policies"},
     "vpp_jax.interop": CORE | NETWORKS | {"vpp_jax.predictor", "vpp_jax.parallel", "vpp_jax.training", "data_pipelines"},
 }
 # Rooms that must not load JAX, whatever they import.
-WITHOUT_JAX = ("eval.envs.registry", "eval.envs.base", "eval.worker")
+WITHOUT_JAX = ("eval.envs.registry", "eval.envs.base", "eval.worker.vpp_worker.protocol", "eval.worker_process")
 HEAVY = ("tensorflow", "torch", "mujoco", "wandb")
 LIGHT = (
     "vpp_jax",

@@ -13,6 +13,7 @@ from PIL import Image
 from eval.envs.calvin_mujoco.environment import VERSION, CalvinEnvironment
 from eval.envs.calvin_mujoco.scenes import SCENES
 from eval.envs.calvin_mujoco.tasks import TASKS
+from eval.experts.registry import get_expert
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "reference"
 IMAGES = DOCS / "images" / "calvin"
@@ -31,7 +32,7 @@ def scene_sheet() -> np.ndarray:
 
 def expert_run(env: CalvinEnvironment, task: str, seed: int, drawn: set[int]) -> tuple[bool, int, list[np.ndarray]]:
     """One episode: success, steps, and the static camera's images before the first and after other steps in `drawn`."""
-    rng, frames, done = np.random.default_rng(0), [], False
+    expert, rng, frames, done = get_expert("calvin_mujoco"), np.random.default_rng(0), [], False
     env.reset(task=task, seed=seed, render=False)
     step = 0
     while True:
@@ -39,7 +40,7 @@ def expert_run(env: CalvinEnvironment, task: str, seed: int, drawn: set[int]) ->
             frames.append(env.observation()["rgb_static"])
         if done:
             return outcome.success, step, frames
-        outcome = env.advance(env.expert_action(rng))
+        outcome = env.advance(expert(env, rng))
         step, done = outcome.steps, outcome.done
 
 

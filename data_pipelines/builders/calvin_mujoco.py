@@ -117,6 +117,13 @@ def real_environment(settings: Settings):
     return environment
 
 
+def scripted_expert(environment: Any, rng: np.random.Generator) -> np.ndarray | None:
+    """The simulator's scripted expert: its action for the environment's current task and state."""
+    from eval.experts.registry import get_expert
+
+    return get_expert("calvin_mujoco")(environment, rng)
+
+
 def training_instructions_for(task: str) -> Sequence[str]:
     """The instructions `task` is trained with; never the one it is evaluated with."""
     from eval.envs.calvin_mujoco.instructions import training_instructions
@@ -137,13 +144,15 @@ class CalvinMujocoRecipe:
     """The recipe `data_pipelines.builders.sharded.build` follows.
 
     Attributes:
-      make_environment: settings -> LanguageEnvironment with an expert; importable, since it is sent to worker processes.
-      instructions: task -> instructions to choose from; importable.
-      origin: () -> renderer and environment_version, noted with every episode; importable.
+      make_environment: settings -> LanguageEnvironment; importable, as all of these, since it is sent to worker processes.
+      expert: (environment, random numbers) -> action for the current task and state, or None to give up.
+      instructions: task -> instructions to choose from.
+      origin: () -> renderer and environment_version, noted with every episode.
     """
 
     plan: Settings
     make_environment: Callable[[Settings], Any] = real_environment
+    expert: Callable[[Any, np.random.Generator], np.ndarray | None] = scripted_expert
     instructions: Callable[[str], Sequence[str]] = training_instructions_for
     origin: Callable[[], dict[str, str]] = real_origin
     name: str = "calvin_mujoco"
@@ -182,7 +191,7 @@ class CalvinMujocoRecipe:
         schema = self.schema()
         for attempt in range(self.plan.max_attempts):
             seed = episode_seed(self.plan.seed, job, attempt)
-            steps = record_attempt(resource, self.plan, job, self.instructions(job.task), seed)
+            steps = record_attempt(resource, self.expert, self.plan, job, self.instructions(job.task), seed)
             if steps is None:
                 continue
             metadata = {"scene": job.scene, "task": job.task, "seed": seed, "episode_id": "/".join(map(str, job))} | self.origin()
@@ -225,11 +234,18 @@ def episode_seed(seed: int, job: Job, attempt: int) -> int:
     return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
 
 
-def record_attempt(environment: Any, plan: Settings, job: Job, instructions: Sequence[str], seed: int) -> dict[str, list] | None:
+def record_attempt(
+    environment: Any,
+    expert: Callable[[Any, np.random.Generator], np.ndarray | None],
+    plan: Settings,
+    job: Job,
+    instructions: Sequence[str],
+    seed: int,
+) -> dict[str, list] | None:
     """Step columns of one attempt, or None when the expert did not solve the task.
 
     Args:
-      environment: a `CalvinEnvironment`, or anything with its interface.
+      environment, expert: a `CalvinEnvironment`, or anything with its interface, and what acts in it.
       instructions: instructions to choose from.
       seed: decides the initial state, the noise and the instruction.
     """
@@ -240,7 +256,7 @@ def record_attempt(environment: Any, plan: Settings, job: Job, instructions: Seq
     columns: dict[str, list] = {name: [] for name in episode_schema(plan).steps}
     solved = False
     for _ in range(plan.max_steps):
-        wanted = environment.expert_action(expert_rng)
+        wanted = expert(environment, expert_rng)
         if wanted is None:
             return None
         action = np.asarray(wanted, np.float32)

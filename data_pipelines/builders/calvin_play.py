@@ -45,6 +45,7 @@ class CalvinPlayRecipe:
 
     plan: Settings
     make_environment: Callable[[Settings], Any] = calvin_mujoco.real_environment
+    expert: Callable[[Any, np.random.Generator], np.ndarray | None] = calvin_mujoco.scripted_expert
     instructions: Callable[[str], Sequence[str]] = calvin_mujoco.training_instructions_for
     origin: Callable[[], dict[str, str]] = calvin_mujoco.real_origin
     feasible: Callable[[Any], dict[str, list[str]]] = real_feasible_tasks
@@ -90,7 +91,7 @@ class CalvinPlayRecipe:
         schema, origin, name = self.schema(), self.origin(), "/".join(map(str, job))
         seed = run_seed(self.plan.seed, job)
         payloads, tasks = [], 0
-        for segment in record_run(resource, self.plan, job.scene, seed, self.instructions, self.feasible, self.run_steps):
+        for segment in record_run(resource, self.expert, self.plan, job.scene, seed, self.instructions, self.feasible, self.run_steps):
             tasks += 1
             if segment.columns is None:
                 continue
@@ -116,6 +117,7 @@ def run_seed(seed: int, run: Run) -> int:
 
 def record_run(
     environment: Any,
+    expert: Callable[[Any, np.random.Generator], np.ndarray | None],
     plan: Settings,
     scene: str,
     seed: int,
@@ -144,7 +146,7 @@ def record_run(
         columns, start, outcome = {name: [] for name in names}, step, None
         noise = ActionNoise(plan, noise_rng)
         for _ in range(plan.max_steps):
-            action = np.asarray(environment.expert_action(expert_rng), np.float32)
+            action = np.asarray(expert(environment, expert_rng), np.float32)
             executed = noise.disturb(action)
             append_observation(columns, environment.observation(), plan)
             outcome = environment.advance(executed)

@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
 
 
 class LanguageEnvironment(dm_env.Environment):
-    """A dm_env environment with an instruction, optional rendering and, where one exists, a scripted expert."""
+    """A dm_env environment with an instruction and optional rendering. Scripted experts are in `eval.experts`."""
 
     instruction: str = ""
 
@@ -52,11 +52,6 @@ class LanguageEnvironment(dm_env.Environment):
     @abc.abstractmethod
     def observation(self, render: bool = True) -> dict[str, np.ndarray]:
         """The current observation: state vectors float32 and, if `render`, one uint8 image [h w 3] per camera."""
-
-    def expert_action(self, rng: np.random.Generator) -> np.ndarray | None:
-        """Action of a privileged scripted policy for the current task and state; None where there is none."""
-        del rng
-        return None
 
     @abc.abstractmethod
     def random_action(self, rng: np.random.Generator) -> np.ndarray:

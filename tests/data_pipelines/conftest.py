@@ -48,7 +48,7 @@ def tokenizer() -> WordTokenizer:
 @pytest.fixture(scope="session")
 def recipe():
     """Settings -> recipe over the stand-in simulator."""
-    parts = (fake_table.make, fake_table.instructions, fake_table.origin)
+    parts = (fake_table.make, fake_table.expert, fake_table.instructions, fake_table.origin)
     return lambda **changes: CalvinMujocoRecipe(Settings(**{**SETTINGS, **changes}), *parts)
 
 

@@ -20,11 +20,6 @@ class FakeTable:
         self._shade, self._steps, self._hopeless = ord(scene), 0, seed % 3 == 0
         self._place = float(np.random.default_rng(seed).uniform(-0.3, 0.3))
 
-    def expert_action(self, rng):
-        if self._hopeless:
-            return None
-        return np.array([np.sign(self._goal - self._place), 0.1 * rng.standard_normal(), 0, 0, 0, 0, -1.0])
-
     def advance(self, action):
         assert not self._over
         assert action.shape == (7,)
@@ -51,6 +46,12 @@ class FakeTable:
 
     def close(self):
         self.closed = True
+
+
+def expert(table, rng):
+    if table._hopeless:
+        return None
+    return np.array([np.sign(table._goal - table._place), 0.1 * rng.standard_normal(), 0, 0, 0, 0, -1.0])
 
 
 def make(settings):

@@ -61,18 +61,14 @@ def test_report_counts_attempts(built):
 
 def test_noise_has_the_asked_spread_and_memory():
     plan = Settings(scenes=("A",), tasks=("never",), action_noise=0.2, noise_memory=0.7, static_size=8, gripper_size=8, max_steps=4000)
-    wanted, executed = [], []
+    executed = []
 
     class Endless(fake_table.FakeTable):
-        def expert_action(self, rng):
-            wanted.append(np.zeros(7))
-            return wanted[-1]
-
         def advance(self, action):
             executed.append(action.copy())
             return fake_table.Outcome(False, len(executed) == 4000, len(executed))
 
-    assert record_attempt(Endless(plan), plan, Job("train", "A", "never", 0), ["x"], 1) is None
+    assert record_attempt(Endless(plan), lambda table, rng: np.zeros(7), plan, Job("train", "A", "never", 0), ["x"], 1) is None
     noise = np.array(executed)
     np.testing.assert_allclose(noise[:, :3].std(0), 0.2, rtol=0.1)
     np.testing.assert_allclose([np.corrcoef(noise[1:, axis], noise[:-1, axis])[0, 1] for axis in range(3)], 0.7, atol=0.06)

@@ -37,7 +37,9 @@ def feasible(environment):
 
 def play(**changes) -> CalvinPlayRecipe:
     settings = Settings(**{"scenes": ("A", "B"), "hours": 0.01, "static_size": 16, "gripper_size": 16, **changes})
-    return CalvinPlayRecipe(settings, make_play_table, fake_table.instructions, fake_table.origin, feasible, run_steps=120)
+    return CalvinPlayRecipe(
+        settings, make_play_table, fake_table.expert, fake_table.instructions, fake_table.origin, feasible, run_steps=120
+    )
 
 
 def digests(directory):

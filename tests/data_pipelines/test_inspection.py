@@ -100,7 +100,7 @@ def test_command_builds_indexes_and_counts(tmp_path, capsys, monkeypatch):
         command.RECIPES,
         "calvin_mujoco",
         (
-            lambda settings: CalvinMujocoRecipe(settings, fake_table.make, fake_table.instructions, fake_table.origin),
+            lambda settings: CalvinMujocoRecipe(settings, fake_table.make, fake_table.expert, fake_table.instructions, fake_table.origin),
             Settings,
             "a stand-in",
         ),

@@ -11,6 +11,7 @@ from eval.envs.calvin_mujoco.initial_states import sample_initial_state
 from eval.envs.calvin_mujoco.model import compile_scene
 from eval.envs.calvin_mujoco.scenes import SCENES
 from eval.envs.calvin_mujoco.tasks import FIXTURE_TASKS, TASKS
+from eval.experts.calvin.expert import act
 
 STILL = np.array([0.0] * 6 + [1.0])
 
@@ -76,7 +77,7 @@ def test_touches_do_not_depend_on_sleep(env: CalvinEnvironment):
     names = [model.body(int(body)).name for body in model.geom_bodyid]
     awake = mujoco.MjData(model)
     for _ in range(25):
-        env.advance(env.expert_action(np.random.default_rng(0)))
+        env.advance(act(env))
         asleep += env.data.ntree_awake < model.ntree
         awake.qpos[:] = env.data.qpos
         mujoco.mj_forward(model, awake)

@@ -15,6 +15,7 @@ from eval.envs.calvin_mujoco.lights import Lights
 from eval.envs.calvin_mujoco.scenes import SCENES
 from eval.envs.calvin_mujoco.tasks import FIXTURE_TASKS, TASKS, TaskState, get_task
 from eval.envs.registry import make_environment
+from eval.experts.calvin.expert import act
 
 STILL = np.array([0.0] * 6 + [1.0])
 
@@ -85,8 +86,9 @@ def test_bad_input_is_named(env: CalvinEnvironment):
 
 def test_simulator_does_not_import_jax():
     code = (
-        "import sys, numpy as np; from eval.envs.registry import make_environment; e = make_environment('calvin_mujoco');"
-        "e.reset(task='open_drawer', seed=0, render=False); e.advance(e.expert_action(np.random.default_rng(0)));"
+        "import sys, numpy as np; from eval.envs.registry import make_environment; "
+        "from eval.experts.registry import get_expert; e = make_environment('calvin_mujoco');"
+        "e.reset(task='open_drawer', seed=0, render=False); e.advance(get_expert('calvin_mujoco')(e, np.random.default_rng(0)));"
         "assert not {'jax', 'flax', 'tensorflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -117,7 +119,7 @@ def test_nan_ends_the_episode(env: CalvinEnvironment):
 def test_dm_control_sees_the_same_state(env: CalvinEnvironment):
     env.reset(task="open_drawer", scene="B", seed=2, render=False)
     for _ in range(5):
-        env.advance(env.expert_action(np.random.default_rng(0)))
+        env.advance(act(env))
     physics = env.dm_control_physics()
     np.testing.assert_allclose(physics.named.data.site_xpos["tcp"], env.controller.tcp_position(), atol=1e-9)
     np.testing.assert_allclose(physics.named.data.qpos["base__drawer"], env.task_state().drawer)
@@ -148,7 +150,7 @@ def test_earlier_episodes_do_not_matter(env: CalvinEnvironment):
             env.advance(np.array([0.3, 0.5, -0.5, 0.1, 0, 0, -1.0]))
         env.reset(task="open_drawer", scene="D", seed=4, render=False)
         for _ in range(10):
-            env.advance(env.expert_action(np.random.default_rng(0)))
+            env.advance(act(env))
         traces.append(np.concatenate([env.robot_obs(), env.scene_obs()]))
     np.testing.assert_array_equal(*traces)
 
@@ -202,13 +204,13 @@ def test_random_start_reaches_the_drawn_position(env: CalvinEnvironment):
 
 def test_tasks_chain_without_a_reset(env: CalvinEnvironment):
     env.reset(task="turn_on_led", scene="D", seed=0, render=False)
-    while not (outcome := env.advance(env.expert_action(np.random.default_rng(0)))).done:
+    while not (outcome := env.advance(act(env))).done:
         pass
     assert outcome.success
     before = env.robot_obs()
     env.begin_task("turn_off_led")
     np.testing.assert_array_equal(before, env.robot_obs())
-    while not (outcome := env.advance(env.expert_action(np.random.default_rng(0)))).done:
+    while not (outcome := env.advance(act(env))).done:
         pass
     assert outcome.success  # including letting the button come up first
     assert env.instruction == "press the button to turn off the led light"
@@ -272,7 +274,7 @@ def test_both_versions_in_the_environment():
         env.reset(task="turn_off_led", seed=0, scene_obs=scene_obs, render=False)
         count, was, outcome = 0, False, Outcome(False, False, 0)
         while not outcome.done:
-            outcome = env.advance(env.expert_action(np.random.default_rng(0)))
+            outcome = env.advance(act(env))
             count, was = count + (env.lights.button_pressed and not was), env.lights.button_pressed
         assert outcome.success
         presses[version] = count

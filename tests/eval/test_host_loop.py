@@ -45,7 +45,7 @@ class Drifting:
 
 
 def command(**kwargs) -> WorkerCommand:
-    return WorkerCommand("fake_simulator:Counter", kwargs, variables={"PYTHONPATH": HERE})
+    return WorkerCommand("fake_simulator:Counter", kwargs, "fake_simulator:expert", variables={"PYTHONPATH": HERE})
 
 
 def run(directory: Path, policy=None, episodes=EPISODES, environment=None, **options):

@@ -1,22 +1,29 @@
 """The worker as a process: protocol, errors, what it must not import, and what it must not draw."""
 
+import ast
 import io
+import json
+import os
+import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pytest
 
 from eval.errors import WorkerFailure
-from eval.protocol import PROTOCOL_VERSION, ConnectionClosed, FrameBuffer, ProtocolError, pack, read_message, unpack
+from eval.worker.vpp_worker.protocol import PROTOCOL_VERSION, ConnectionClosed, FrameBuffer, ProtocolError, pack, read_message, unpack
 from eval.worker_process import WorkerCommand, WorkerProcess, hello
 
 HERE = str(Path(__file__).parent)
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def fake(**kwargs) -> WorkerCommand:
-    return WorkerCommand("fake_simulator:Counter", kwargs, variables={"PYTHONPATH": HERE})
+    return WorkerCommand("fake_simulator:Counter", kwargs, "fake_simulator:expert", variables={"PYTHONPATH": HERE})
 
 
 @pytest.fixture
@@ -173,9 +180,125 @@ def test_worker_ends_when_the_evaluator_is_gone(tmp_path):
     assert process.returncode == 0
 
 
+# --- other interpreters
+
+FOREIGN_SIMULATOR = """
+import importlib.util, json, sys
+import numpy as np
+from fake_simulator import Counter
+
+class Foreign(Counter):
+    def __init__(self, look_for):
+        super().__init__()
+        found = {name: importlib.util.find_spec(name) is not None for name in look_for}
+        self.version = json.dumps({"numpy": [np.__version__, np.__file__], "found": found, "path": sys.path})
+"""
+
+
+@pytest.fixture(scope="module")
+def foreign_python(tmp_path_factory) -> Path:
+    """A virtual environment with NumPy, under another version number, and msgpack. Both are links to ours: no index is needed."""
+    home = tmp_path_factory.mktemp("foreign")
+    venv.create(home, symlinks=True, with_pip=False)
+    (packages,) = home.glob("lib/python*/site-packages")
+    ours = Path(np.__file__).parents[1]
+    (packages / "numpy").mkdir()
+    for entry in (ours / "numpy").iterdir():
+        if entry.name not in ("version.py", "__pycache__"):
+            (packages / "numpy" / entry.name).symlink_to(entry)
+    version = (ours / "numpy" / "version.py").read_text()
+    (packages / "numpy" / "version.py").write_text(version + "\nversion = __version__ = full_version = '1.2.3'\n")
+    for path in [*ours.glob("numpy.libs"), Path(msgpack.__file__).parent]:
+        (packages / path.name).symlink_to(path)
+    return home / "bin" / "python"
+
+
+def foreign_greeting(command: WorkerCommand, log: Path) -> dict:
+    """What the simulator of another interpreter finds there; one episode shows that arrays pass between two NumPys."""
+    worker = WorkerProcess(command, log)
+    try:
+        greeting = worker.request(hello(), 60)
+        begun = worker.request(reset(), 60)
+        assert begun["observation"]["rgb_static"].shape == (200, 200, 3)
+        moved = worker.request({"command": "advance", "actions": np.full((20, 7), 0.1), "render": True}, 60)
+        assert moved["outcome"]["success"]
+        return greeting
+    finally:
+        worker.kill()
+
+
+def test_another_interpreter_keeps_its_own_packages(foreign_python, tmp_path, monkeypatch, project):
+    """Neither what this interpreter has installed nor its PYTHONPATH and working directory reach the simulator."""
+    (tmp_path / "foreign_simulator.py").write_text(FOREIGN_SIMULATOR)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(project), str(Path(np.__file__).parents[1])]))
+    monkeypatch.chdir(project)
+    absent = ["eval", "vpp_jax", "data_pipelines", "configs", "tests", "jax", "pytest", "protocol", "process"]
+    command = WorkerCommand(
+        "foreign_simulator:Foreign",
+        {"look_for": absent},
+        "fake_simulator:expert",
+        str(foreign_python),
+        {"PYTHONPATH": os.pathsep.join([str(tmp_path), HERE])},
+    )
+    greeting = foreign_greeting(command, tmp_path / "worker.log")
+    seen = json.loads(greeting["environment_version"])
+    assert np.__version__ != "1.2.3"
+    assert greeting["versions"]["numpy"] == "1.2.3"
+    assert seen["numpy"] == ["1.2.3", str(next(foreign_python.parents[1].glob("lib/python*/site-packages/numpy/__init__.py")))]
+    assert seen["found"] == dict.fromkeys(absent, False)
+    assert seen["path"][0] == str(project / "eval" / "worker")
+
+
+def test_our_environments_need_our_package(foreign_python, tmp_path):
+    worker = WorkerProcess(WorkerCommand("calvin_mujoco", python=str(foreign_python)), tmp_path / "worker.log")
+    with pytest.raises(WorkerFailure, match="'calvin_mujoco' is part of vpp_jax, which is not installed in /"):
+        worker.request(hello(), 60)
+    worker.kill()
+
+
+def test_an_installed_copy_starts_the_same_worker(foreign_python, tmp_path):
+    """As a wheel has it: our packages beside other ones in one directory, of which the simulator sees nothing."""
+    site = tmp_path / "site-packages"
+    for package in ("eval", "vpp_jax/common"):
+        shutil.copytree(PROJECT / package, site / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "vpp_jax/__init__.py", site / "vpp_jax")
+    (site / "installed_here.py").touch()
+    simulators = tmp_path / "simulators"
+    simulators.mkdir()
+    (simulators / "foreign_simulator.py").write_text(FOREIGN_SIMULATOR)
+    code = (
+        f"import sys; sys.path.insert(0, {str(site)!r}); import eval.worker_process as w, json; assert {str(site)!r} in w.__file__;"
+        "command = w.WorkerCommand('foreign_simulator:Foreign', {'look_for': ['installed_here', 'eval']},"
+        f"python={str(foreign_python)!r}, variables={{'PYTHONPATH': {os.pathsep.join([str(simulators), HERE])!r}}});"
+        f"worker = w.WorkerProcess(command, w.Path({str(tmp_path / 'worker.log')!r})); print(json.dumps(worker.request(w.hello(), 60)));"
+        "worker.close()"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    output = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment, cwd=tmp_path, timeout=120)
+    greeting = json.loads(output)
+    seen = json.loads(greeting["environment_version"])
+    assert seen["numpy"][0] == "1.2.3"
+    assert seen["found"] == {"installed_here": False, "eval": False}
+    assert seen["path"][0] == str(site / "eval" / "worker")
+
+
+def test_the_worker_runs_on_old_interpreters(project):
+    """Its directory holds one package, which needs NumPy and msgpack only, in the syntax of Python 3.8."""
+    directory = project / "eval" / "worker"
+    entries = {path.name for path in directory.iterdir()} - {"__pycache__"}
+    assert entries == {"__init__.py", "__main__.py", "vpp_worker"}
+    for path in directory.rglob("*.py"):
+        tree = ast.parse(path.read_text(), feature_version=(3, 8))
+        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert {name.split(".")[0] for name in imported} - sys.stdlib_module_names <= {"numpy", "msgpack", "vpp_worker"}
+
+
 def test_worker_and_environments_import_no_jax(project):
     code = (
-        "import sys, eval.worker, eval.envs.registry, eval.envs.base; eval.worker.build_environment('fake_simulator:Counter', {}); "
+        "import sys, vpp_worker.process, eval.envs.registry, eval.envs.base, eval.experts.registry;"
+        "vpp_worker.process.build_environment('fake_simulator:Counter', {});"
         "heavy = {'jax', 'flax', 'tensorflow', 'torch', 'vpp_jax'} & set(sys.modules); assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env=fake().process_environment(), cwd=project)
+    path = os.pathsep.join([str(project), str(project / "eval" / "worker"), HERE])
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": path}, cwd=project)

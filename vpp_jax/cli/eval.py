@@ -45,7 +45,13 @@ def main(argv: Sequence[str]) -> int:
         arguments.out,
         episodes=episodes,
         policy=arguments.policy or _load(arguments.checkpoint, arguments.policy_options),
-        command=WorkerCommand(arguments.environment, arguments.environment_kwargs, arguments.python),
+        command=WorkerCommand(
+            environment=arguments.environment,
+            kwargs=arguments.environment_kwargs,
+            expert=arguments.expert,
+            python=arguments.python,
+            variables={"PYTHONPATH": arguments.python_path} if arguments.python_path else {},
+        ),
         options=options,
         protocol=description,
         summarize=summary,
@@ -182,6 +188,8 @@ def _parser() -> argparse.ArgumentParser:
     calvin.add_argument("--timeout", type=float, default=60.0, help="timeout of one simulator request, in seconds")
     calvin.add_argument("--environment", default="calvin_mujoco", help="name of a registered simulator, or module:Class")
     calvin.add_argument("--environment_kwargs", type=json.loads, default={}, help="keyword arguments of the simulator, as a JSON object")
+    calvin.add_argument("--expert", default="", help="name of a registered expert, or module:function; empty: the simulator's own")
     calvin.add_argument("--policy_options", type=json.loads, default={}, help="keyword arguments of load_policy, as a JSON object")
     calvin.add_argument("--python", default=sys.executable, help="Python interpreter of the simulator processes")
+    calvin.add_argument("--python_path", default="", help="PYTHONPATH of the simulator processes, e.g. the directory of module:Class")
     return parser

@@ -13,13 +13,13 @@ from eval.envs.base import LanguageEnvironment, Outcome
 from eval.envs.calvin_mujoco.blocks import STANDARD_ORDER, free_joint_values, has_escaped
 from eval.envs.calvin_mujoco.contacts import Touches
 from eval.envs.calvin_mujoco.controller import Controller
-from eval.envs.calvin_mujoco.experts import expert_action
 from eval.envs.calvin_mujoco.initial_states import SCENE_OBS_SIZE, InitialState, sample_initial_state
 from eval.envs.calvin_mujoco.lights import Lights, ResetVersion
 from eval.envs.calvin_mujoco.model import Quality, compile_scene
 from eval.envs.calvin_mujoco.panda import ARM_JOINTS, FINGER_MAX, NEUTRAL_JOINTS
 from eval.envs.calvin_mujoco.rendering import renderer_name, scene_renderer
 from eval.envs.calvin_mujoco.rotations import euler_angles, euler_from_matrix, matrix_from_euler
+from eval.envs.calvin_mujoco.situation import Hand, Situation
 from eval.envs.calvin_mujoco.tasks import FIXTURE_TASKS, TASKS, BlockState, TaskState, get_task
 
 VERSION = "4"  # of dynamics, looks and observations: raised when recorded episodes would no longer be what the environment does
@@ -123,6 +123,19 @@ class CalvinEnvironment(LanguageEnvironment):
         """Joints and lights, all that predicates of FIXTURE_TASKS look at, and the `rest` of a TaskState."""
         button, slide, drawer, switch = self._table_joints.tolist()
         return TaskState(slide, drawer, button, switch, self.lights.bulb, self.lights.led, *rest)
+
+    def situation(self) -> Situation:
+        """The privileged state of this moment, for scripted experts: copies, which later steps do not change."""
+        controller = self.controller
+        hand = Hand(
+            position=controller.tcp_position(),
+            rotation=controller.tcp_matrix(),
+            target_position=controller.target_position.copy(),
+            target_euler=controller.target_euler.copy(),
+            width=float(self._robot_joints[ARM_JOINTS] + self._robot_joints[ARM_JOINTS + 1]),
+            closing=controller.gripper_command < 0,
+        )
+        return Situation(self.compiled.scene, self._start, self.task_state(), hand, self.lights.button_pressed)
 
     def robot_obs(self) -> np.ndarray:
         """float32 [15]: TCP position 3 [m], TCP Euler angles 3, gripper width, arm joints 7, last gripper command."""
@@ -264,11 +277,6 @@ class CalvinEnvironment(LanguageEnvironment):
                 if self.depth:
                     images[f"depth_{view}"] = renderer.depth(self.data, f"rgb_{view}", size)
         return {**images, "robot_obs": self.robot_obs(), "scene_obs": self.scene_obs()}
-
-    def expert_action(self, rng: np.random.Generator) -> np.ndarray:
-        """The scripted expert's action for the current task and state, float32 [7]."""
-        del rng  # the experts are deterministic: a policy that imitates them has one answer per state to learn
-        return expert_action(self._task, self)
 
     def random_action(self, rng: np.random.Generator) -> np.ndarray:
         """Uniform in [-1, 1] in six dimensions, gripper open or closed with equal chance; float32 [7]."""

@@ -8,12 +8,14 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from eval.envs.calvin_mujoco.block_scene import NOTHING, BlockScene, door_handle
 from eval.envs.calvin_mujoco.blocks import EDGE, block_length
-from eval.envs.calvin_mujoco.grips import grip_shift, grip_slack, grip_yaw, level_pitch, reach_tilt
 from eval.envs.calvin_mujoco.initial_states import TABLE_X
 from eval.envs.calvin_mujoco.rotations import wrap
-from eval.envs.calvin_mujoco.servo import (
+from eval.envs.calvin_mujoco.table import TABLE_TOP
+from eval.envs.calvin_mujoco.tasks import BLOCKS
+from eval.experts.calvin.block_scene import NOTHING, BlockScene, door_handle
+from eval.experts.calvin.grips import grip_shift, grip_slack, grip_yaw, level_pitch, reach_tilt
+from eval.experts.calvin.servo import (
     TIP,
     Approach,
     Stroke,
@@ -27,8 +29,6 @@ from eval.envs.calvin_mujoco.servo import (
     smoothstep,
     stroke_motion,
 )
-from eval.envs.calvin_mujoco.table import TABLE_TOP
-from eval.envs.calvin_mujoco.tasks import BLOCKS
 
 OPEN, CLOSED = 1.0, -1.0
 OPENED = 0.072  # gripper width [m] from which fingers fit around a block
@@ -73,11 +73,11 @@ def grasp(scene: BlockScene, colour: str, preferred_yaw: float) -> Float[np.ndar
         shift = grip_shift(scene, colour, yaw)
         point = point + shift * np.array([math.sin(yaw), -math.cos(yaw), 0.0])
     to = Approach(point, axis, 0.16 if shelf else 0.09, 0.008, euler)
-    motion = approach_motion(scene.controller, to)
+    motion = approach_motion(scene.hand, to)
     # at the end of its reach the hand stops short, along its heading: the pads still hold the block
     off = point - scene.tcp
     ahead, aside = off[0] * math.cos(yaw) + off[1] * math.sin(yaw), off[0] * math.sin(yaw) - off[1] * math.cos(yaw)
-    turned = abs(float(wrap(yaw - scene.controller.target_euler[2]))) < 0.12
+    turned = abs(float(wrap(yaw - scene.hand.target_euler[2]))) < 0.12
     tolerance = 0.022 if scene.closing else max(0.6 * grip_slack(scene, colour, yaw), 0.006)
     near = abs(ahead) < 0.013 and abs(aside) < tolerance and abs(off[2]) < 0.010 and turned
     if scene.closing:
@@ -90,7 +90,7 @@ def grasp(scene: BlockScene, colour: str, preferred_yaw: float) -> Float[np.ndar
         motion[:6] *= 0.3
     elif scene.width < OPENED and scene.enclosed() != colour and length(point - scene.tcp) < 0.07:
         motion = np.concatenate([0.5 * axis, motion[3:]])  # open first
-    motion = keep_clear(scene.env, motion, point, ignored=(colour,))
+    motion = keep_clear(scene.situation, motion, point, ignored=(colour,))
     return np.append(motion, CLOSED if close else OPEN)
 
 
@@ -125,7 +125,7 @@ def carry(
     """One step of bringing the held block's centre to `goal`, and letting it go there."""
     position = scene.block(colour).position
     if euler is None:
-        euler = np.array([math.pi, level_pitch(scene, colour), scene.controller.target_euler[2]])
+        euler = np.array([math.pi, level_pitch(scene, colour), scene.hand.target_euler[2]])
     leaving = position[1] > 0.015 and position[2] < 0.60 and length(goal[:2] - position[:2]) > 0.03 and axis is Z
     if leaving:  # the same way out of the shelf as in
         return np.concatenate([limited(0.8 * SHELF_AXIS), np.zeros(3), [CLOSED]])
@@ -136,10 +136,10 @@ def carry(
     if length(across) < (0.012 if touching else 0.008) + 0.010 * far and (touching or float(off @ axis) > -release_height - 0.002):
         return np.array([0.0] * 6 + [OPEN])
     to = Approach(scene.tcp + off, axis, clearance, 0.005 + 0.014 * far, euler)
-    motion = approach_motion(scene.controller, to)
+    motion = approach_motion(scene.hand, to)
     near = smoothstep(length(off), 0.02, 0.05)
     motion[:3] = limited(motion[:3], 0.4 + 0.6 * near)
-    motion = keep_clear(scene.env, motion, scene.tcp + off, ignored=(colour,), hanging=0.02)
+    motion = keep_clear(scene.situation, motion, scene.tcp + off, ignored=(colour,), hanging=0.02)
     return np.append(motion, CLOSED)
 
 
@@ -178,7 +178,7 @@ def push_stroke(scene: BlockScene, colour: str, direction: float) -> Float[np.nd
     contact[2] = TABLE_TOP + 0.017
     euler = np.array([math.pi, -reach_tilt(contact), math.pi / 2])
     stroke = Stroke(contact, Z, 0.075, direction * X, 0.5, 0.022, 0.010, euler)
-    motion = keep_clear(scene.env, stroke_motion(scene.controller, stroke), contact, ignored=(colour,))
+    motion = keep_clear(scene.situation, stroke_motion(scene.hand, stroke), contact, ignored=(colour,))
     return np.append(motion, CLOSED)
 
 
@@ -188,7 +188,7 @@ def pull_stroke(scene: BlockScene, colour: str, distance: float) -> Float[np.nda
     contact = position + (scene.half_extent(colour, Y) + FINGER_DEPTH + distance) * Y
     contact[2] = TABLE_TOP + 0.017
     stroke = Stroke(contact, Z, 0.075, -Y, 0.45, distance + 0.010, 0.010, np.array([math.pi, -reach_tilt(contact), math.pi / 2]))
-    motion = keep_clear(scene.env, stroke_motion(scene.controller, stroke), contact, ignored=(colour,))
+    motion = keep_clear(scene.situation, stroke_motion(scene.hand, stroke), contact, ignored=(colour,))
     return np.append(motion, CLOSED)
 
 

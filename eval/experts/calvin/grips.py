@@ -5,13 +5,13 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from eval.envs.calvin_mujoco.block_scene import BlockScene, door_handle
 from eval.envs.calvin_mujoco.panda import FINGER_MAX
 from eval.envs.calvin_mujoco.rotations import wrap
 from eval.envs.calvin_mujoco.scenes import DOOR_WIDTH
-from eval.envs.calvin_mujoco.servo import length, smoothstep
 from eval.envs.calvin_mujoco.table import TABLE_TOP
 from eval.envs.calvin_mujoco.tasks import BLOCKS
+from eval.experts.calvin.block_scene import BlockScene, door_handle
+from eval.experts.calvin.servo import length, smoothstep
 
 HAND_HALF = 0.105  # m, half of the hand's width
 
@@ -114,7 +114,7 @@ def _out_of_reach(position: Float[np.ndarray, "3"], yaw: float) -> float:
 
 def level_pitch(scene: BlockScene, colour: str) -> float:
     """Pitch [rad] of the tool at which a held block lies level: it may have been grasped with a tilted hand."""
-    rotation, yaw = scene.block(colour).rotation, scene.controller.target_euler[2]
+    rotation, yaw = scene.block(colour).rotation, scene.hand.target_euler[2]
     axis = int(np.argmax(np.abs(rotation[2])))
     up = rotation[:, axis] * np.sign(rotation[2, axis])
     lean = math.atan2(up[0] * math.cos(yaw) + up[1] * math.sin(yaw), up[2])

@@ -1,9 +1,9 @@
 """One simulator in one process: reads commands from stdin, answers on stdout, never imports JAX.
 
-    PYTHON -m eval.worker --environment calvin_mujoco --kwargs '{"image_size": 200}'
+    PYTHON eval/worker --environment calvin_mujoco --kwargs '{"static_size": 200}'
 
-`PYTHON` is any interpreter with numpy, msgpack and the simulator: each simulator may live in its own virtual environment. Messages are
-framed by `eval.protocol`. Commands and their answers:
+`PYTHON` is any interpreter (3.8 or newer) with NumPy, msgpack and the simulator: each simulator may have its own virtual environment, and
+finds its own packages there, not the evaluator's. Messages are framed by `protocol`. Commands and their answers:
 
 | command | fields | answer |
 |---|---|---|
@@ -21,6 +21,7 @@ observation, at its end and only if the task is still open. A failing command an
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -29,31 +30,47 @@ import os
 import platform
 import sys
 import traceback
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Callable
 
 import numpy as np
+from vpp_worker.protocol import PROTOCOL_VERSION, ConnectionClosed, read_message, write_message
 
-from eval.protocol import PROTOCOL_VERSION, ConnectionClosed, read_message, write_message
-
-VERSIONED = ("mujoco", "dm-control", "dm-env", "numpy", "scipy", "msgpack", "metaworld", "pybullet", "libero")
+VERSIONED = ("mujoco", "dm-control", "dm-env", "scipy", "msgpack", "metaworld", "pybullet", "libero")
 
 
 def build_environment(name: str, kwargs: dict[str, Any]) -> Any:
     """`name` is `module:Class` or a name of `eval.envs.registry`."""
     if ":" in name:
-        module, attribute = name.split(":", 1)
-        return getattr(importlib.import_module(module), attribute)(**kwargs)
-    from eval.envs.registry import make_environment
+        return _imported(name)(**kwargs)
+    return _registry("eval.envs.registry", name).make_environment(name, **kwargs)
 
-    return make_environment(name, **kwargs)
+
+def find_expert(name: str) -> Callable[[Any, np.random.Generator], np.ndarray | None]:
+    """`name` is `module:function` or a name of `eval.experts.registry`."""
+    return _imported(name) if ":" in name else _registry("eval.experts.registry", name).get_expert(name)
+
+
+def _imported(name: str) -> Any:
+    module, attribute = name.split(":", 1)
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _registry(module: str, name: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise ValueError(f"{name!r} is part of vpp_jax, which is not installed in {sys.executable}; or give a module:attribute") from error
 
 
 class Worker:
     """Answers one command after the other for one environment."""
 
-    def __init__(self, name: str, environment: Any) -> None:
+    def __init__(self, name: str, environment: Any, expert: str = "") -> None:
         self.name = name
         self.environment = environment
+        self.expert = expert  # by default that of a registered environment has its name
         self.video_stride = 0
         self.steps = 0
         self.recorded_steps: list[int] = []
@@ -75,7 +92,7 @@ class Worker:
     def hello(self, protocol: int, render: bool = False) -> dict[str, Any]:
         if protocol != PROTOCOL_VERSION:
             raise ValueError(f"the evaluator speaks protocol {protocol}, this worker {PROTOCOL_VERSION}: use one checkout for both")
-        versions = {}
+        versions = {"numpy": np.__version__}
         for package in VERSIONED:
             try:
                 versions[package] = importlib.metadata.version(package)
@@ -137,17 +154,21 @@ class Worker:
     def _source(self, source: str, seed: int) -> Any:
         rng = np.random.default_rng(seed)
         if source == "random":
-            return lambda: self.environment.random_action(rng)
+            return functools.partial(self.environment.random_action, rng)
         if source != "expert":
             raise ValueError(f"unknown action source {source!r}: 'expert' or 'random'")
 
-        def expert() -> np.ndarray:
-            action = self.environment.expert_action(rng)
+        if not self.expert and ":" in self.name:
+            raise ValueError(f"{self.name} has no registered expert: give one as module:function")
+        expert = find_expert(self.expert or self.name)
+
+        def choose() -> np.ndarray:
+            action = expert(self.environment, rng)
             if action is None:
-                raise ValueError(f"{self.name} has no scripted expert for this task")
+                raise ValueError(f"the scripted expert of {self.name} has no action for this task and state")
             return action
 
-        return expert
+        return choose
 
     def _result(self, outcome: dict[str, Any], render: bool) -> dict[str, Any]:
         result: dict[str, Any] = {"outcome": outcome}
@@ -178,10 +199,14 @@ def serve(worker: Worker, requests: BinaryIO, replies: BinaryIO) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m eval.worker", description="One simulator process of the closed-loop evaluator.")
+    parser = argparse.ArgumentParser(prog="python eval/worker", description="One simulator process of the closed-loop evaluator.")
     parser.add_argument("--environment", required=True, help="name in eval.envs.registry, or module:Class")
-    parser.add_argument("--kwargs", type=json.loads, default={}, help="JSON object of constructor arguments")
+    parser.add_argument("--kwargs", type=json.loads, default={}, help="constructor arguments, as a JSON object")
+    parser.add_argument("--expert", default="", help="name in eval.experts.registry, or module:function (default: the environment's own)")
+    parser.add_argument("--path", help="directory to add at the end of the module path")
     arguments = parser.parse_args(argv)
+    if arguments.path:
+        sys.path.append(arguments.path)
     # The pipes belong to the protocol: whatever the simulator prints, from Python or C, goes to stderr.
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -189,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     try:
-        worker = Worker(arguments.environment, build_environment(arguments.environment, arguments.kwargs))
+        worker = Worker(arguments.environment, build_environment(arguments.environment, arguments.kwargs), arguments.expert)
     except Exception as error:
         write_message(replies, {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
         return 1
@@ -198,7 +223,3 @@ def main(argv: list[str] | None = None) -> int:
     if close is not None:
         close()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

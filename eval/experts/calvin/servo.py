@@ -6,16 +6,14 @@ the hand is to the contact point, which moves with the part.
 """
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from eval.envs.calvin_mujoco.controller import POSITION_SCALE, ROTATION_SCALE, Controller
+from eval.envs.calvin_mujoco.controller import POSITION_SCALE, ROTATION_SCALE
 from eval.envs.calvin_mujoco.rotations import wrap
-
-if TYPE_CHECKING:
-    from eval.envs.calvin_mujoco.environment import CalvinEnvironment
+from eval.envs.calvin_mujoco.situation import Hand, Situation
 
 SERVO_GAIN = 0.35  # share of the distance to the goal commanded per control step
 TOOL_EULER = np.array([math.pi, 0.0, math.pi / 2])  # fingers straight down, opening along world x
@@ -59,17 +57,17 @@ class Stroke(NamedTuple):
     euler: Float[np.ndarray, "3"] = TOOL_EULER
 
 
-def approach_motion(controller: Controller, to: Approach, extra: float = 0.0, ahead: Float[np.ndarray, "3"] | float = 0.0) -> np.ndarray:
+def approach_motion(hand: Hand, to: Approach, extra: float = 0.0, ahead: Float[np.ndarray, "3"] | float = 0.0) -> np.ndarray:
     """Action entries 0-5 (xyz, Euler) of the way to a point.
 
     Args:
       extra: misalignment [m] on top of what is measured.
       ahead: part of the offset that does not count (m).
     """
-    offset = to.point - controller.tcp_position() + ahead
-    commanded = controller.target_position
+    offset = to.point - hand.position + ahead
+    commanded = hand.target_position
     across = offset - (offset @ to.axis) * to.axis
-    turn_left = wrap(to.euler - controller.target_euler)
+    turn_left = wrap(to.euler - hand.target_euler)
     misaligned = length(across) + extra + 0.1 * max(length(turn_left) - 0.1, 0.0)
     back = to.clearance * smoothstep(misaligned, to.tolerance, to.tolerance + 0.045)
     servo = SERVO_GAIN * (to.point + back * to.axis - commanded) / POSITION_SCALE
@@ -80,15 +78,15 @@ def approach_motion(controller: Controller, to: Approach, extra: float = 0.0, ah
     return np.concatenate([limited(servo), limited(SERVO_GAIN * turn_left / ROTATION_SCALE)])
 
 
-def stroke_motion(controller: Controller, stroke: Stroke) -> np.ndarray:
+def stroke_motion(hand: Hand, stroke: Stroke) -> np.ndarray:
     """Action entries 0-5 of a stroke."""
-    offset = stroke.contact - controller.tcp_position()
+    offset = stroke.contact - hand.position
     ahead = max(-float(offset @ stroke.push), 0.0)  # in contact the hand is ahead of the contact point by the free play
     overshoot = max(ahead - stroke.free_play, 0.0)  # more than that: it is in front of the part, or on its other side
     forgiven = (ahead - overshoot) * stroke.push
     to = Approach(stroke.contact, stroke.approach, stroke.clearance, stroke.tolerance, stroke.euler)
-    motion = approach_motion(controller, to, 2.0 * overshoot, forgiven)
-    hold = SERVO_GAIN * (stroke.contact - controller.target_position) / POSITION_SCALE
+    motion = approach_motion(hand, to, 2.0 * overshoot, forgiven)
+    hold = SERVO_GAIN * (stroke.contact - hand.target_position) / POSITION_SCALE
     push = stroke.speed * stroke.push + hold - (hold @ stroke.push) * stroke.push
     engaged = 1.0 - smoothstep(length(offset + forgiven), stroke.tolerance + 0.006, stroke.tolerance + 0.028)
     motion[:3] = (1.0 - engaged) * motion[:3] + engaged * limited(push)
@@ -96,7 +94,7 @@ def stroke_motion(controller: Controller, stroke: Stroke) -> np.ndarray:
 
 
 def keep_clear(
-    env: "CalvinEnvironment", motion: np.ndarray, goal: Float[np.ndarray, "3"], ignored: tuple[str, ...] = (), hanging: float = TIP
+    situation: Situation, motion: np.ndarray, goal: Float[np.ndarray, "3"], ignored: tuple[str, ...] = (), hanging: float = TIP
 ) -> np.ndarray:
     """`motion` with reflexes: up and out of the drawer before going sideways, and over blocks that stand in the way.
 
@@ -105,13 +103,13 @@ def keep_clear(
       ignored: blocks that may be touched.
       hanging: how far the hand, or what it holds, reaches below the TCP [m].
     """
-    tcp = env.controller.tcp_position()
+    tcp = situation.hand.position
     sideways, lowest = motion[:2], tcp[2] - hanging
     way = length(goal[:2] - tcp[:2])
     if tcp[1] < -0.165 and lowest < 0.42 and way > 0.06:
         return np.concatenate([0.1 * sideways, [0.8], motion[3:]])
-    for colour, body in env.compiled.blocks.items() if way > 0.03 else ():
-        block = env.data.xpos[body]
+    for colour, state in situation.state.blocks.items() if way > 0.03 else ():
+        block = state.position
         away = block[:2] - tcp[:2]
         distance, over = length(away), lowest - block[2] - HALF_BLOCK
         if colour in ignored or block[2] > tcp[2] + 0.05 or over > 0.03 or distance > 0.085:

@@ -1,35 +1,27 @@
 """What the experts for tasks on blocks look at: state, hand, and where blocks are."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from eval.envs.calvin_mujoco.blocks import EDGE, block_length
-from eval.envs.calvin_mujoco.panda import ARM_JOINTS
 from eval.envs.calvin_mujoco.scenes import DOOR_WIDTH
-from eval.envs.calvin_mujoco.servo import length
+from eval.envs.calvin_mujoco.situation import Situation
 from eval.envs.calvin_mujoco.table import TABLE_TOP
-from eval.envs.calvin_mujoco.tasks import BLOCKS, BlockState, TaskState
-
-if TYPE_CHECKING:
-    from eval.envs.calvin_mujoco.environment import CalvinEnvironment
+from eval.envs.calvin_mujoco.tasks import BLOCKS, BlockState
+from eval.experts.calvin.servo import length
 
 NOTHING = 0.035  # gripper width [m] at which there is no block between closed fingers
 
 
 class BlockScene:
-    """What block programs look at: the state now and the hand."""
+    """A situation with what the experts for tasks on blocks ask about it."""
 
-    def __init__(self, env: "CalvinEnvironment") -> None:
-        self.env, self.controller = env, env.controller
-        self.table = env.compiled.scene
-        self.state: TaskState = env.task_state()
-        self.tcp = self.controller.tcp_position()
-        self.tool = self.controller.tcp_matrix()
-        self.width = float(env.data.qpos[ARM_JOINTS] + env.data.qpos[ARM_JOINTS + 1])
-        self.closing = self.controller.gripper_command < 0
+    def __init__(self, situation: Situation) -> None:
+        self.situation = situation
+        self.table, self.start, self.state, self.hand = situation.table, situation.start, situation.state, situation.hand
+        self.tcp, self.tool, self.width, self.closing = self.hand.position, self.hand.rotation, self.hand.width, self.hand.closing
         self.held = next((c for c in BLOCKS if self._is_held(c)), None)
 
     def _is_held(self, colour: str) -> bool:

@@ -1,0 +1,47 @@
+"""The privileged state of one moment: everything that a scripted expert may look at, as plain data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from eval.envs.calvin_mujoco.scenes import Scene
+from eval.envs.calvin_mujoco.tasks import TaskState
+
+
+@dataclass(frozen=True)
+class Hand:
+    """The robot's hand.
+
+    Attributes:
+      position, rotation: measured pose of the tool centre point [m], world frame.
+      target_position, target_euler: the stored target pose [m, rad], which relative actions move.
+      width: distance between the fingers [m].
+      closing: whether the last gripper command was to close.
+    """
+
+    position: Float[np.ndarray, "3"]
+    rotation: Float[np.ndarray, "3 3"]
+    target_position: Float[np.ndarray, "3"]
+    target_euler: Float[np.ndarray, "3"]
+    width: float
+    closing: bool
+
+
+@dataclass(frozen=True)
+class Situation:
+    """One moment of an episode.
+
+    Attributes:
+      table: geometry of the scene.
+      start: state in which the current task began.
+      state: state now.
+      hand: the robot's hand now.
+      button_pressed: whether the button is counted as pressed, see `lights`.
+    """
+
+    table: Scene
+    start: TaskState
+    state: TaskState
+    hand: Hand
+    button_pressed: bool

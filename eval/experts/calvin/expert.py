@@ -1,0 +1,29 @@
+"""The scripted expert of the CALVIN table: small programs that act only through the 7-dim relative actions and see the privileged state.
+
+A policy is to imitate it, so each program is a pure function of the current state (and of the state in which the task began): it has no
+hidden phase and draws no random numbers, and a policy has one answer per state to learn.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from eval.envs.calvin_mujoco.environment import CalvinEnvironment
+from eval.envs.calvin_mujoco.situation import Situation
+from eval.experts.calvin.blocks import block_action, free_hand
+from eval.experts.calvin.strokes import FIXTURE_PROGRAMS, fixture_action
+
+
+def act(environment: CalvinEnvironment, rng: np.random.Generator | None = None) -> Float[np.ndarray, "7"]:
+    """The action for the environment's current task and state, float32; see `eval.experts.registry`."""
+    del rng
+    return expert_action(environment.task, environment.situation())
+
+
+def expert_action(task: str, situation: Situation) -> Float[np.ndarray, "7"]:
+    """The action for `task`, float32 [7]."""
+    if task not in FIXTURE_PROGRAMS:
+        action = block_action(task, situation)
+    else:
+        action = free_hand(situation, wanted=None) if situation.state.blocks else None
+        action = fixture_action(task, situation) if action is None else action
+    return action.astype(np.float32)
