@@ -13,8 +13,9 @@ from typing import Any
 from eval.errors import EvaluationError
 from eval.host_loop import Episode, HostLoop, LoopOptions, LoopReport
 from eval.policies import Policy
-from eval.results import Journal, plain, read_json, write_json, write_results
+from eval.results import Journal, read_json, write_json, write_results
 from eval.worker_process import WorkerCommand
+from vpp_jax.common.json_values import to_jsonable
 
 CONTROL_HZ = 30.0
 
@@ -40,7 +41,7 @@ def evaluate(
     """
     started = time.time()
     loop_identity = {"n_action_steps": options.n_action_steps, "max_steps": options.max_steps}
-    config = plain(
+    config = to_jsonable(
         {
             "protocol": protocol,
             "policy": policy if isinstance(policy, str) else asdict(policy.metadata),

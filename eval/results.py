@@ -4,9 +4,7 @@
 The journal (`episodes.jsonl`) gets one line per finished unit of work, flushed as it ends, so that a stopped run continues from it.
 """
 
-import hashlib
 import json
-import math
 import os
 import platform
 import sys
@@ -15,36 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from eval.errors import EvaluationError
+from vpp_jax.common.json_values import config_hash, to_jsonable
 from vpp_jax.common.provenance import git_revision, library_versions
 
 SCHEMA_VERSION = 1
-
-
-def plain(value: Any) -> Any:
-    """`value` with numpy numbers, arrays, paths and tuples turned into what JSON knows; NaN and infinities become None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no place in a JSON file: {value!r}")
-
-
-def config_hash(config: Any) -> str:
-    """SHA-256 of the canonical JSON of `config` (sorted keys, no spaces)."""
-    return hashlib.sha256(json.dumps(plain(config), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def device_description() -> dict[str, Any]:
@@ -76,7 +49,7 @@ def write_json(path: Path, value: Any) -> Path:
     """Writes JSON so that `path` never holds half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(to_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(path)
     return path
 
@@ -140,10 +113,10 @@ class Journal:
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.write(json.dumps(to_jsonable(record), ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.records.append(plain(record))
+        self.records.append(to_jsonable(record))
 
     def close(self) -> None:
         self._file.close()

@@ -2,22 +2,26 @@
 
 Configuration files start from `default_config()` and override fields; the command line overrides fields of that; `from_config_dict`
 turns the result into an `ExperimentConfig` and refuses unknown names, wrong types, values out of range and fields that contradict one
-another. Code below the command line sees the dataclasses only.
+another. Code below the command line sees the dataclasses only. `vpp_jax.common.config_fields` is how a field is declared.
 """
 
 import dataclasses
-import hashlib
 import json
 import math
+import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from data_pipelines.config import DataConfig
-from vpp_jax.config_checks import ConfigError, at_least, build, check_experiment, check_inputs, one_of, optional_fields, within
+from vpp_jax.common.config_fields import ANNOUNCED, FIXED, FREE, OnResume, check_ranges, group, setting, settings
+from vpp_jax.common.config_tree import build, to_tree
+from vpp_jax.common.errors import ConfigError
+from vpp_jax.common.json_values import config_hash, flatten_dict, to_jsonable
+from vpp_jax.config_checks import check_experiment, check_inputs
 from vpp_jax.diffusion.densities import SigmaDensityConfig
 from vpp_jax.diffusion.noise_schedules import NoiseScheduleConfig
 from vpp_jax.diffusion.samplers import SAMPLERS as SAMPLER_TABLE
@@ -26,6 +30,7 @@ from vpp_jax.models.text_encoder import TextEncoderConfig
 from vpp_jax.models.video_former import VideoFormerConfig
 from vpp_jax.models.video_unet import VideoUNetConfig
 from vpp_jax.models.video_vae import VideoVAEConfig
+from vpp_jax.parallel.mesh import MeshConfig
 
 __all__ = [
     "ConfigError",
@@ -44,9 +49,9 @@ __all__ = [
     "config_diff",
     "config_hash",
     "default_config",
-    "flatten_dict",
     "from_config_dict",
     "from_json",
+    "on_resume",
     "to_config_dict",
     "to_dict",
     "to_json",
@@ -55,84 +60,46 @@ __all__ = [
 STAGES = ("vae", "video", "policy")
 SCHEDULES = ("constant", "cosine", "tri_stage")
 SAMPLERS = tuple(SAMPLER_TABLE)
-# Fields that may change between a run and its continuation: they do not enter the parameters at a given step.
-RESUMABLE_OVERRIDES = (
-    "train.steps",
-    "train.log_every",
-    "train.eval_every",
-    "train.eval_batches",
-    "train.save_every",
-    "train.max_to_keep",
-    "train.wandb",
-    "train.progress",
-    "train.grad_accum_steps",
-    "train.profile_steps",
-    "train.heartbeat_s",
-    "train.peer_timeout_s",
-    "mesh.data",
-    "mesh.fsdp",
-    "mesh.tensor",
-    "mesh.min_size_to_shard",
-    "data.threads",
-    "data.workers",
-    "data.prefetch",
-    "data.index_dir",
-    "data.cache_mb",
-    "data.frame_cache_mb",
-)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is built, for all stages: a policy needs the parts of the video model that its features come from.
+    """What is built, for all stages: a policy needs the parts of the video model that its features come from."""
 
-    image_size:        side of the square images every view is resized to, pixels
-    frames:            frames of a clip, the first of which is given
-    views:             cameras of the policy, in the order in which their tokens stand side by side
-    text_length:       tokens per sentence that the U-Net attends to, padding included
-    goal_length:       tokens per sentence of the policy's goal, padding included (published: 77, all that CLIP has positions for)
-    position_encode:   sinusoidal positions added to the CLIP states before the U-Net (published: general models yes, CALVIN no)
-    fps_id_train, fps_id_generate, fps_id_features, motion_bucket, noise_aug_id_generate: SVD's micro-conditioning (published: 7 in
-                       training and its previews, 4 for features; 127; 0.02 when a video is sampled, 0 in training and for features)
-    tap_blocks:        up blocks whose outputs are the predictive features
-    feature_sigma:     noise level that the pass which gives them starts from
-    feature_steps:     passes down the noise schedule of noise levels; features come from the last one (published: 1, one pass from pure noise)
-    feature_schedule_steps: length of the noise schedule from feature_sigma down to 0.002 (published: 20; without effect while feature_steps is 1)
-    fixed_feature_noise: the same noise for every observation instead of fresh noise; features are then a function of image and text
-    text_trainable:    stage video trains the text encoder of the U-Net, stage policy the goal encoder; off, both are loaded
-    n_action_steps:           actions carried out before the next chunk is predicted, at most `action.action_horizon`
-    """
-
-    image_size: int = 256
-    frames: int = 16
-    views: tuple[str, ...] = ("primary", "wrist")
-    vae: VideoVAEConfig = field(default_factory=VideoVAEConfig)
-    unet: VideoUNetConfig = field(default_factory=VideoUNetConfig)
-    text: TextEncoderConfig = field(default_factory=TextEncoderConfig)
-    former: VideoFormerConfig = field(default_factory=VideoFormerConfig)
-    action: ActionTransformerConfig = field(default_factory=ActionTransformerConfig)
-    text_length: int = 20
-    goal_length: int = 77
-    position_encode: bool = False
-    fps_id_train: int = 7
-    fps_id_generate: int = 7
-    fps_id_features: int = 4
-    motion_bucket: int = 127
-    noise_aug_id_generate: float = 0.02
-    tap_blocks: tuple[int, ...] = (0, 1)
-    feature_sigma: float = 700.0
-    feature_steps: int = 1
-    feature_schedule_steps: int = 20
-    fixed_feature_noise: bool = False
-    text_trainable: bool = False
-    n_action_steps: int = 10
+    image_size: int = setting(256, "side of the square images that every view is resized to, pixels", at_least=1)
+    frames: int = setting(16, "frames of a clip, the given first one included", at_least=1)
+    views: tuple[str, ...] = setting(("primary", "wrist"), "cameras of the policy, in the order in which their tokens are concatenated")
+    vae: VideoVAEConfig = group(VideoVAEConfig)
+    unet: VideoUNetConfig = group(VideoUNetConfig)
+    text: TextEncoderConfig = group(TextEncoderConfig)
+    former: VideoFormerConfig = group(VideoFormerConfig)
+    action: ActionTransformerConfig = group(ActionTransformerConfig)
+    text_length: int = setting(20, "tokens per instruction that the U-Net attends to, padding included", at_least=1)
+    goal_length: int = setting(77, "tokens per instruction of the policy's goal encoder, padding included", at_least=1)
+    position_encode: bool = setting(False, "sinusoidal positions are added to the CLIP states (published: svd-robot yes, CALVIN no)")
+    fps_id_train: int = setting(7, "micro-conditioning: frame rate in training and its previews", at_least=0)
+    fps_id_generate: int = setting(7, "micro-conditioning: frame rate when a video is sampled", at_least=0)
+    fps_id_features: int = setting(4, "micro-conditioning: frame rate when features are computed", at_least=0)
+    motion_bucket: int = setting(127, "micro-conditioning: amount of motion", at_least=0)
+    noise_aug_id_generate: float = setting(
+        0.02, "micro-conditioning: noise augmentation when a video is sampled; in training and for features it is 0", at_least=0
+    )
+    tap_blocks: tuple[int, ...] = setting((0, 1), "up blocks whose outputs are the predictive features, ascending", at_least=0)
+    feature_sigma: float = setting(700.0, "noise level from which the features are computed", more_than=0.002)
+    feature_steps: int = setting(1, "denoising steps of which the last one gives the features (published: 1, from pure noise)", at_least=1)
+    feature_schedule_steps: int = setting(
+        20, "length of the noise schedule from feature_sigma to 0.002; without effect while feature_steps is 1", at_least=1
+    )
+    fixed_feature_noise: bool = setting(False, "the same noise for every observation: features are a function of image and text")
+    text_trainable: bool = setting(
+        False, "stage video trains the text encoder of the U-Net, stage policy the goal encoder; off, both are loaded"
+    )
+    n_action_steps: int = setting(10, "actions that are executed before the next chunk is predicted", at_least=1)
 
     def __post_init__(self):
-        at_least(self, 1, "image_size", "frames", "text_length", "n_action_steps")
-        at_least(self, self.text_length, "goal_length")
-        at_least(self, 0, "fps_id_train", "fps_id_generate", "fps_id_features", "motion_bucket", "noise_aug_id_generate")
-        within(self, "feature_sigma", 0.002, math.inf, open_low=True)
-        at_least(self, 1, "feature_steps", "feature_schedule_steps")
+        check_ranges(self)
+        if self.goal_length < self.text_length:
+            raise ConfigError(f"goal_length is {self.goal_length}, expected at least text_length = {self.text_length}")
         if self.feature_steps > self.feature_schedule_steps:
             raise ConfigError(f"feature_steps {self.feature_steps} is more than feature_schedule_steps {self.feature_schedule_steps}")
         if not self.tap_blocks or list(self.tap_blocks) != sorted(set(self.tap_blocks)):
@@ -145,140 +112,108 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Work directories (or checkpoint directories) of earlier stages, trained here or imported.
+    """Work directories (or checkpoint directories) of earlier stages, trained here or imported."""
 
-    vae:   for stage video
-    video: for stage policy; in stage video the U-Net to go on from (fine-tuning), empty for a fresh one
-    """
-
-    vae: str = ""
-    video: str = ""
+    vae: str = setting("", "stage video: the VAE")
+    video: str = setting("", "stage policy: the video model; stage video: the U-Net to fine-tune, empty for a fresh one")
 
 
 @dataclass(frozen=True)
 class VAELossConfig:
-    """kl_weight: weight of the KL divergence per latent value beside the mean absolute error per pixel value."""
+    """Loss of stage vae: mean absolute error per pixel value, and a KL divergence."""
 
-    kl_weight: float = 1e-6
+    kl_weight: float = setting(1e-6, "weight of the KL divergence per latent value", at_least=0)
 
     def __post_init__(self):
-        within(self, "kl_weight", 0.0, math.inf)
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
 class VideoDiffusionConfig:
-    """EDM training and sampling of stage 1 (paper section 3.1; the defaults are the published values).
+    """EDM training and sampling of stage 1 (paper section 3.1; the defaults are the published values)."""
 
-    conditioning_dropout: share of samples whose text states are replaced by zeros
-    sampler:              one of `SAMPLERS`; vpp_jax/diffusion/samplers.py says what they are
-    eta:                  noise that the stochastic samplers add, from 0 (the ODE) to 1; the others do not read it
-    guidance_min, guidance_max: classifier-free guidance of the first and of the last frame, linear between; 1 and 1 switch it off
-    """
-
-    density: SigmaDensityConfig = field(default_factory=lambda: SigmaDensityConfig("lognormal", mean=0.7, std=1.6))
-    conditioning_dropout: float = 0.05
-    sampler: str = "euler"
-    eta: float = 1.0
-    noise_schedule: NoiseScheduleConfig = field(
-        default_factory=lambda: NoiseScheduleConfig("svd_euler", num_sampling_steps=30, sigma_min=0.002, sigma_max=700.0, rho=7.0)
+    density: SigmaDensityConfig = group(lambda: SigmaDensityConfig("lognormal", mean=0.7, std=1.6))
+    conditioning_dropout: float = setting(0.05, "share of the examples whose text states are replaced by zeros", at_least=0, at_most=1)
+    sampler: str = setting("euler", "how videos are sampled", choices=SAMPLERS)
+    eta: float = setting(1.0, "noise that stochastic samplers add, from 0 (the ODE) to 1; other samplers ignore it", at_least=0, at_most=1)
+    noise_schedule: NoiseScheduleConfig = group(
+        lambda: NoiseScheduleConfig("svd_euler", num_sampling_steps=30, sigma_min=0.002, sigma_max=700.0, rho=7.0)
     )
-    guidance_min: float = 1.0
-    guidance_max: float = 3.0
+    guidance_min: float = setting(1.0, "classifier-free guidance of the first frame, linear to the last; 1 and 1 switch it off", at_least=0)
+    guidance_max: float = setting(3.0, "classifier-free guidance of the last frame", at_least=0)
 
     def __post_init__(self):
-        within(self, "conditioning_dropout", 0.0, 1.0)
-        within(self, "guidance_min", 0.0, self.guidance_max)
-        one_of(self, "sampler", SAMPLERS)
-        within(self, "eta", 0.0, 1.0)
+        check_ranges(self)
+        if self.guidance_min > self.guidance_max:
+            raise ConfigError(f"guidance_min is {self.guidance_min}, expected at most guidance_max = {self.guidance_max}")
 
 
 @dataclass(frozen=True)
 class PolicyDiffusionConfig:
-    """EDM training and sampling of stage 2 (paper section 3.3).
+    """EDM training and sampling of stage 2 (paper section 3.3)."""
 
-    sampler, eta:          as in `VideoDiffusionConfig`
-    feature_draws:         0 computes features in the training step, as published; n caches n noise draws per observation beforehand
-    feature_batch:         observations per batch while that cache is filled
-    """
-
-    density: SigmaDensityConfig = field(
-        default_factory=lambda: SigmaDensityConfig("truncated_loglogistic", loc=math.log(0.5), scale=0.5, sigma_min=0.001, sigma_max=80.0)
+    density: SigmaDensityConfig = group(
+        lambda: SigmaDensityConfig("truncated_loglogistic", loc=math.log(0.5), scale=0.5, sigma_min=0.001, sigma_max=80.0)
     )
-    sigma_data: float = 0.5
-    sampler: str = "ddim"
-    eta: float = 1.0
-    noise_schedule: NoiseScheduleConfig = field(
-        default_factory=lambda: NoiseScheduleConfig("exponential", num_sampling_steps=10, sigma_min=1.0, sigma_max=80.0)
+    sigma_data: float = setting(0.5, "standard deviation of normalised actions, in the preconditioning", more_than=0)
+    sampler: str = setting("ddim", "how actions are sampled", choices=SAMPLERS)
+    eta: float = setting(1.0, "noise that stochastic samplers add, from 0 (the ODE) to 1; other samplers ignore it", at_least=0, at_most=1)
+    noise_schedule: NoiseScheduleConfig = group(
+        lambda: NoiseScheduleConfig("exponential", num_sampling_steps=10, sigma_min=1.0, sigma_max=80.0)
     )
-    feature_draws: int = 0
-    feature_batch: int = 64
+    feature_draws: int = setting(
+        0, "0 computes features in the training step, as published; n caches features of n noise draws per observation", at_least=0
+    )
+    feature_batch: int = setting(64, "observations per batch while that cache is filled", at_least=1)
 
     def __post_init__(self):
-        within(self, "sigma_data", 0.0, math.inf, open_low=True)
-        at_least(self, 1, "feature_batch")
-        at_least(self, 0, "feature_draws")
-        one_of(self, "sampler", SAMPLERS)
-        within(self, "eta", 0.0, 1.0)
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its learning rate.
+    """AdamW and its learning rate."""
 
-    schedule:      'constant' (after the warm-up); 'cosine' (warm-up, cosine to the end); 'tri_stage' (warm-up, hold, cosine to the end)
-    warmup_ratio, hold_ratio: shares of `train.steps`
-    initial_scale, final_scale: learning rate before the warm-up and at the end, relative to `learning_rate`
-    weight_decay:  decoupled, on every trained parameter, as published
-    grad_clip:     largest global gradient norm; 0 is off
-    trainable:     a parameter is trained if one of these regular expressions matches its whole name, e.g. 'unet/.*temporal.*',
-    frozen:        and none of these
-    """
-
-    learning_rate: float = 1e-4
-    schedule: str = "constant"
-    warmup_ratio: float = 0.0
-    hold_ratio: float = 0.0
-    initial_scale: float = 0.1
-    final_scale: float = 1e-6
-    betas: tuple[float, ...] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    grad_clip: float = 1.0
-    trainable: tuple[str, ...] = (".*",)
-    frozen: tuple[str, ...] = ()
+    learning_rate: float = setting(1e-4, "peak learning rate", at_least=0)
+    schedule: str = setting(
+        "constant", "after the warm-up: constant; cosine to the end of the run; tri_stage: hold, then cosine to the end", choices=SCHEDULES
+    )
+    warmup_ratio: float = setting(0.0, "share of train.steps", at_least=0, at_most=1)
+    hold_ratio: float = setting(0.0, "share of train.steps, tri_stage only", at_least=0, at_most=1)
+    initial_scale: float = setting(0.1, "learning rate before the warm-up, relative to learning_rate", at_least=0, at_most=1)
+    final_scale: float = setting(1e-6, "learning rate at the end, relative to learning_rate", at_least=0, at_most=1)
+    betas: tuple[float, ...] = setting((0.9, 0.999), "decay of the two moments", at_least=0, less_than=1)
+    eps: float = setting(1e-8, "added to the square root of the second moment", more_than=0)
+    weight_decay: float = setting(0.0, "decoupled, on every trained parameter, as published", at_least=0)
+    grad_clip: float = setting(1.0, "largest global gradient norm; 0 is off", at_least=0)
+    trainable: tuple[str, ...] = setting(
+        (".*",), "a parameter is trained if one of these regular expressions matches its whole name, e.g. 'unet/.*temporal.*', ..."
+    )
+    frozen: tuple[str, ...] = setting((), "... and none of these does")
 
     def __post_init__(self):
-        one_of(self, "schedule", SCHEDULES)
-        within(self, "learning_rate", 0.0, math.inf)
-        within(self, "eps", 0.0, math.inf, open_low=True)
-        for name in ("weight_decay", "grad_clip"):
-            within(self, name, 0.0, math.inf)
-        for name in ("warmup_ratio", "hold_ratio", "initial_scale", "final_scale"):
-            within(self, name, 0.0, 1.0)
+        check_ranges(self)
         if self.warmup_ratio + self.hold_ratio > 1.0:
             raise ConfigError(f"warmup_ratio {self.warmup_ratio} and hold_ratio {self.hold_ratio} add up to more than the whole run")
-        if len(self.betas) != 2 or not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ConfigError(f"betas is {self.betas}, expected two numbers in [0, 1)")
+        if len(self.betas) != 2:
+            raise ConfigError(f"betas is {self.betas}, expected two numbers")
         if not self.trainable:
             raise ConfigError("trainable is empty, so nothing would be trained; ('.*',) trains everything")
 
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """Low-rank adapters on the U-Net of stage video, trained instead of the model of `init.video` (vpp_jax/training/lora.py).
+    """Low-rank adapters on the U-Net of stage video, trained instead of the model of `init.video` (vpp_jax/training/lora.py)."""
 
-    rank:   0 trains the model itself
-    alpha:  the product of the adapters counts alpha / rank times
-    target: adapters are on the kernels whose whole name one of these regular expressions matches; linear layers only
-    """
-
-    rank: int = 0
-    alpha: float = 16.0
-    target: tuple[str, ...] = (r"unet/.*\.(to_q|to_k|to_v|to_out\.0)\.kernel",)
+    rank: int = setting(0, "rank of the adapters; 0 trains the model itself", at_least=0)
+    alpha: float = setting(16.0, "the product of the adapters counts alpha / rank times", more_than=0)
+    target: tuple[str, ...] = setting(
+        (r"unet/.*\.(to_q|to_k|to_v|to_out\.0)\.kernel",),
+        "kernels that get adapters: those whose whole name one of these regular expressions matches; linear layers only",
+    )
 
     def __post_init__(self):
-        at_least(self, 0, "rank")
-        within(self, "alpha", 0.0, math.inf, open_low=True)
+        check_ranges(self)
         if self.rank and not self.target:
             raise ConfigError("target is empty, so there would be no adapters; set rank to 0 to train the model itself")
 
@@ -289,82 +224,54 @@ class LoRAConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Length and cadence. Steps are optimizer updates; `*_every` are steps.
+    """Length and cadence. Steps are optimizer updates; `*_every` are steps."""
 
-    eval_every:   0 switches evaluation off; otherwise it also runs at the end
-    eval_batches: batches of the split 'val' per evaluation
-    grad_accum_steps:   passes per update, each over batch_size / grad_accum_steps examples: the same update but for rounding (and dropout masks)
-    max_to_keep:         checkpoints kept, the newest ones
-    ema_decay:    0 keeps no average; ema_warmup: the decay grows as (1 + n) / (10 + n) until it reaches `ema_decay`
-    profile_steps: so many early steps are traced into WORKDIR/profile, after each start; 0 traces none
-    heartbeat_s:  each process says so often in WORKDIR/heartbeats what it does
-    peer_timeout_s: how long a process waits for one of the others that is silent before it gives up and says for whom it waited
-    """
-
-    steps: int = 100_000
-    log_every: int = 50
-    eval_every: int = 2_000
-    eval_batches: int = 8
-    save_every: int = 2_000
-    grad_accum_steps: int = 1
-    max_to_keep: int = 2
-    ema_decay: float = 0.999
-    ema_warmup: bool = True
-    wandb: bool = False
-    progress: bool = True
-    profile_steps: int = 0
-    heartbeat_s: float = 10.0
-    peer_timeout_s: float = 300.0
+    steps: int = setting(100_000, "optimizer updates; the learning rate's schedule ends there", at_least=1, on_resume=ANNOUNCED)
+    log_every: int = setting(50, "steps between lines of metrics", at_least=1, on_resume=FREE)
+    eval_every: int = setting(
+        2_000, "steps between evaluations; 0 switches them off, otherwise one also runs at the end", at_least=0, on_resume=FREE
+    )
+    eval_batches: int = setting(8, "batches of the split 'val' per evaluation", at_least=1, on_resume=ANNOUNCED)
+    save_every: int = setting(2_000, "steps between checkpoints", at_least=1, on_resume=FREE)
+    grad_accum_steps: int = setting(
+        1, "micro-batches per update: the same update but for rounding and dropout masks", at_least=1, on_resume=ANNOUNCED
+    )
+    max_to_keep: int = setting(2, "newest checkpoints that are kept", at_least=1, on_resume=FREE)
+    ema_decay: float = setting(0.999, "decay of the averaged parameters; 0 keeps no average", at_least=0, less_than=1)
+    ema_warmup: bool = setting(True, "that decay grows as (1 + n) / (10 + n) until it reaches ema_decay")
+    wandb: bool = setting(False, "metrics also go to Weights & Biases", on_resume=FREE)
+    progress: bool = setting(True, "a progress line on the terminal", on_resume=FREE)
+    profile_steps: int = setting(0, "early steps that are traced into WORKDIR/profile, after each start", at_least=0, on_resume=FREE)
+    heartbeat_s: float = setting(10.0, "seconds between the lines in which a process says what it does", more_than=0, on_resume=FREE)
+    peer_timeout_s: float = setting(
+        300.0, "seconds without a heartbeat after which a process stops waiting for another; at least 4 heartbeats", on_resume=FREE
+    )
 
     def __post_init__(self):
-        at_least(self, 1, "steps", "log_every", "save_every", "grad_accum_steps", "max_to_keep", "eval_batches")
-        at_least(self, 0, "eval_every", "profile_steps")
-        within(self, "heartbeat_s", 0.0, math.inf, open_low=True)
-        at_least(self, 4 * self.heartbeat_s, "peer_timeout_s")
-        if not 0.0 <= self.ema_decay < 1.0:
-            raise ConfigError(f"ema_decay is {self.ema_decay}, expected a number in [0, 1)")
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    """Devices per mesh axis; one axis may be -1 and takes what is left.
-
-    The batch is split over data x fsdp, parameters and optimizer over fsdp and tensor. Parameters of fewer than `min_size_to_shard` elements
-    stay whole on every device.
-    """
-
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    min_size_to_shard: int = 65_536
-
-    def __post_init__(self):
-        axes = (self.data, self.fsdp, self.tensor)
-        if any(size < 1 and size != -1 for size in axes) or axes.count(-1) > 1:
-            raise ConfigError(f"mesh is data={self.data}, fsdp={self.fsdp}, tensor={self.tensor}; expected positive sizes, at most one -1")
-        at_least(self, 0, "min_size_to_shard")
+        check_ranges(self)
+        if self.peer_timeout_s < 4 * self.heartbeat_s:
+            raise ConfigError(f"peer_timeout_s is {self.peer_timeout_s}, expected at least 4 x heartbeat_s = {4 * self.heartbeat_s}")
 
 
 @dataclass(frozen=True)
 class ExperimentConfig:
     """One training run, and through its checkpoint everything that is done with the result."""
 
-    stage: str = "vae"
-    seed: int = 0
-    model: ModelConfig = field(default_factory=ModelConfig)
-    init: InitConfig = field(default_factory=InitConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    vae_loss: VAELossConfig = field(default_factory=VAELossConfig)
-    video_diffusion: VideoDiffusionConfig = field(default_factory=VideoDiffusionConfig)
-    policy_diffusion: PolicyDiffusionConfig = field(default_factory=PolicyDiffusionConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    lora: LoRAConfig = field(default_factory=LoRAConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
+    stage: str = setting("vae", "what is trained", choices=STAGES)
+    seed: int = setting(0, "decides initial parameters, data order and noise", at_least=0)
+    model: ModelConfig = group(ModelConfig)
+    init: InitConfig = group(InitConfig)
+    data: DataConfig = group(DataConfig)
+    vae_loss: VAELossConfig = group(VAELossConfig)
+    video_diffusion: VideoDiffusionConfig = group(VideoDiffusionConfig)
+    policy_diffusion: PolicyDiffusionConfig = group(PolicyDiffusionConfig)
+    optimizer: OptimizerConfig = group(OptimizerConfig)
+    lora: LoRAConfig = group(LoRAConfig)
+    train: TrainConfig = group(TrainConfig)
+    mesh: MeshConfig = group(MeshConfig)
 
     def __post_init__(self):
-        one_of(self, "stage", STAGES)
-        at_least(self, 0, "seed")
+        check_ranges(self)
         check_experiment(self)
 
 
@@ -376,24 +283,26 @@ def default_config() -> ConfigDict:
     return to_config_dict(ExperimentConfig())
 
 
-def to_config_dict(config: ExperimentConfig) -> ConfigDict:
-    tree = ConfigDict(dataclasses.asdict(config))
-    for path, kind in optional_fields(ExperimentConfig):  # None alone would not tell the command line what type to expect
-        group, _, name = path.rpartition(".")
-        place = tree[group] if group else tree
-        if place[name] is None:
-            place[name] = placeholder(kind)
+def to_config_dict(config: Any) -> ConfigDict:
+    """A configuration dataclass as configuration files and flags change it."""
+    tree = ConfigDict(to_tree(config))
+    for entry in settings(config):
+        if entry.value is None and "[" not in entry.name:  # None alone would not tell the command line what type to expect
+            above, _, name = entry.name.rpartition(".")
+            (tree[above] if above else tree)[name] = placeholder(
+                next(kind for kind in typing.get_args(entry.type) if kind is not type(None))
+            )
     return tree
 
 
 def from_config_dict(tree: ConfigDict | Mapping[str, Any]) -> ExperimentConfig:
     """The checked dataclasses; fields that are absent take their defaults. ConfigError names the field and the nearest valid name."""
-    return build(ExperimentConfig, tree)
+    return build(ExperimentConfig, tree.to_dict() if isinstance(tree, ConfigDict) else tree)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration dataclass as JSON values: tuples become lists."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return to_jsonable(to_tree(config))
 
 
 def to_json(config: Any) -> str:
@@ -410,21 +319,15 @@ def from_json(text: str, origin: str = "configuration") -> ExperimentConfig:
         raise ConfigError(f"{origin}: {error}") from None
 
 
-def config_hash(config: Any) -> str:
-    """16 hexadecimal digits that change with any field of a configuration dataclass."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]
+# --- resuming ---------------------------------------------------------------------------------------------------------------------
 
 
 def config_diff(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
-    """Fields that differ and would change the run: dotted name -> (old, new). Fields of `RESUMABLE_OVERRIDES` are left out."""
+    """Fields whose values differ: dotted name -> (old, new)."""
     before, after = flatten_dict(to_dict(old)), flatten_dict(to_dict(new))
-    names = [name for name in before | after if before.get(name) != after.get(name) and name not in RESUMABLE_OVERRIDES]
-    return {name: (before.get(name), after.get(name)) for name in names}
+    return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
 
 
-def flatten_dict(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested groups -> {dotted name: value}."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= flatten_dict(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return found
+def on_resume(name: str) -> OnResume:
+    """What field `name` of an experiment may do when its run resumes."""
+    return next((entry.declaration.on_resume for entry in settings(ExperimentConfig()) if entry.name == name), FIXED)

@@ -134,7 +134,7 @@ def test_recorded_ladders(reference_data):
             {"kind": "iddpm", "num_sampling_steps": 10, "sigma_min": 79.0},
             "iddpm has . levels between 79.0 and 80.0, fewer than the 10 steps",
         ),
-        ({"num_sampling_steps": 1000, "sigma_min": 80.0 - 1e-4}, "1000 steps are too many"),
+        ({"num_sampling_steps": 1000, "sigma_min": 80.0 - 1e-4}, "num_sampling_steps is 1000, too many"),
     ],
 )
 def test_bad_configs_are_refused(fields, message):

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.results import SCHEMA_VERSION, Journal, config_hash, plain, read_json, write_results
+from eval.results import SCHEMA_VERSION, Journal, read_json, write_results
+from vpp_jax.common.json_values import config_hash, to_jsonable
 
 
 def test_results_hold_everything_needed_to_repeat_them(tmp_path):
@@ -44,7 +45,7 @@ def test_extra_entries_cannot_replace_common_ones(tmp_path):
 
 def test_unknown_types_are_refused():
     with pytest.raises(TypeError, match="no place in a JSON file"):
-        plain({"object": object()})
+        to_jsonable({"object": object()})
 
 
 def test_journal_continues_and_drops_a_half_written_line(tmp_path):

@@ -118,7 +118,7 @@ def test_too_long_text_is_refused(pure, params):
         pure.bind(params)(jnp.zeros((1, 78), jnp.int32), jnp.ones((1, 78), bool))
 
 
-@pytest.mark.parametrize("fields", [{"width": 33}, {"layers": 0}, {"vocab_size": 256}, {"heads": 0}])
+@pytest.mark.parametrize("fields", [{"width": 33}, {"layers": 0}, {"end_of_text": 49408}, {"heads": 0}])
 def test_bad_configs_are_refused(fields):
-    with pytest.raises(ValueError, match="text encoder"):
+    with pytest.raises(ValueError, match=f"^{next(iter(fields))} is "):
         TextEncoderConfig(**fields)

@@ -152,7 +152,7 @@ def test_new_network_predicts_zero_and_bfloat16_is_close(run, params, inputs):
         ({"attention_heads": (3, 2)}, "divide"),
         ({"last_tap": 2}, "last_tap"),
         ({"dtype": "float16"}, "dtype"),
-        ({"layers_per_block": 0}, "positive"),
+        ({"layers_per_block": 0}, "layers_per_block is 0, expected at least 1"),
     ],
 )
 def test_config_says_what_is_wrong(change, message):

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from vpp_jax.common.errors import ConfigError
 from vpp_jax.config import MeshConfig
-from vpp_jax.config_checks import ConfigError
 from vpp_jax.parallel.mesh import AXES
 
 OPTIONS = {

@@ -13,9 +13,9 @@ from ml_collections.config_flags.config_flags import UnsupportedOperationError
 
 from data_pipelines.openx.mixtures import expand
 from vpp_jax.cli.main import UsageError
+from vpp_jax.common.config_tree import check_path
 from vpp_jax.common.errors import VppError
 from vpp_jax.config import ConfigError, ExperimentConfig, from_config_dict, from_json, to_config_dict
-from vpp_jax.config_checks import resolve_path
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -42,7 +42,7 @@ def parse_tree(argv: Sequence[str], options: dict[str, str], default: Experiment
     tree = to_config_dict(load_config(files[0]) if files else default)
     for argument in overrides:
         if match := re.match(r"--(?:no)?config\.([^=]+)", argument):
-            resolve_path(ExperimentConfig, match.group(1))
+            check_path(ExperimentConfig, match.group(1))
     values = flags.FlagValues()
     for name, text in options.items():
         flags.DEFINE_string(name, "", text, flag_values=values)

@@ -124,7 +124,8 @@ def _help(argv: Sequence[str]) -> str:
     if not files:
         return text + "\n`vpp train --config=FILE --help` lists every field that --config.NAME=VALUE can set."
     from vpp_jax.cli.config_flag import load_config
-    from vpp_jax.config import flatten_dict, to_dict
+    from vpp_jax.common.json_values import flatten_dict
+    from vpp_jax.config import to_dict
 
     return (
         text

@@ -12,6 +12,10 @@ class VppError(Exception):
     """Something the user can put right; the message says how."""
 
 
+class ConfigError(VppError, ValueError):
+    """A configuration that cannot be used."""
+
+
 class FileFormatError(VppError):
     """A file of tensors that is damaged or is something else."""
 

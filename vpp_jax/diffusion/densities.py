@@ -1,25 +1,28 @@
 """Densities that training noise levels σ are drawn from, one table row per kind.
 
-A row maps (key, shape, config) to float32 samples. A new kind is one function, one entry in `_SAMPLERS` and, where it has
-parameters of its own, a field of `SigmaDensityConfig`.
+A row maps (key, shape, config) to float32 samples. A new kind is one function, its name in `KINDS`, one entry in `_SAMPLERS` and,
+where it has parameters of its own, a field of `SigmaDensityConfig`.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vpp_jax.common.config_fields import check_ranges, group, setting
+from vpp_jax.common.errors import ConfigError
 from vpp_jax.diffusion.noise_schedules import NoiseScheduleConfig, get_sigmas
 
 Shape = tuple[int, ...]
+KINDS = ("lognormal", "truncated_loglogistic", "loguniform", "uniform", "v_diffusion", "discrete", "split_lognormal")
 
 
 @dataclass(frozen=True)
 class SigmaDensityConfig:
-    """One density of σ; a kind reads only the fields named for it.
+    """One density of the noise level sigma in training; a kind reads only the fields named for it.
 
     lognormal              ln σ ~ N(mean, std²), unbounded (the video model: 0.7, 1.6)
     truncated_loglogistic  ln σ ~ Logistic(loc, scale), restricted to [sigma_min, sigma_max] (the policy: ln 0.5, 0.5, 0.001, 80)
@@ -30,30 +33,24 @@ class SigmaDensityConfig:
     split_lognormal        ln σ falls off from loc as a normal density of width std_left below and std_right above, continuous at loc
     """
 
-    kind: str = "lognormal"
-    mean: float = 0.7
-    std: float = 1.6
-    loc: float = math.log(0.5)
-    scale: float = 0.5
-    sigma_min: float = 0.001
-    sigma_max: float = 80.0
-    sigma_data: float = 0.5
-    std_left: float = 1.2
-    std_right: float = 1.2
-    noise_schedule: NoiseScheduleConfig = field(
-        default_factory=lambda: NoiseScheduleConfig("exponential", num_sampling_steps=1000, sigma_min=0.001, sigma_max=80.0)
+    kind: str = setting("lognormal", "which density", choices=KINDS)
+    mean: float = setting(0.7, "mean of ln sigma")
+    std: float = setting(1.6, "standard deviation of ln sigma", more_than=0)
+    loc: float = setting(math.log(0.5), "location of ln sigma")
+    scale: float = setting(0.5, "scale of the logistic density", more_than=0)
+    sigma_min: float = setting(0.001, "smallest sigma", more_than=0)
+    sigma_max: float = setting(80.0, "largest sigma", more_than=0)
+    sigma_data: float = setting(0.5, "standard deviation of the data", more_than=0)
+    std_left: float = setting(1.2, "width below loc", more_than=0)
+    std_right: float = setting(1.2, "width above loc", more_than=0)
+    noise_schedule: NoiseScheduleConfig = group(
+        lambda: NoiseScheduleConfig("exponential", num_sampling_steps=1000, sigma_min=0.001, sigma_max=80.0)
     )
 
     def __post_init__(self):
-        if self.kind not in _SAMPLERS:
-            raise ValueError(f"sigma density kind {self.kind!r} is unknown; one of {sorted(_SAMPLERS)}")
-        for name in ("std", "scale", "sigma_data", "std_left", "std_right"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"sigma density needs {name} > 0, got {getattr(self, name)}")
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
-            raise ValueError(f"sigma density needs 0 < sigma_min < sigma_max, got [{self.sigma_min}, {self.sigma_max}]")
-        if not (math.isfinite(self.mean) and math.isfinite(self.loc)):
-            raise ValueError(f"sigma density needs finite mean and loc, got mean={self.mean}, loc={self.loc}")
+        check_ranges(self)
+        if self.sigma_min >= self.sigma_max:
+            raise ConfigError(f"sigma_min is {self.sigma_min}, expected less than sigma_max = {self.sigma_max}")
 
 
 def sample_sigma(key: jax.Array, shape: Shape, config: SigmaDensityConfig) -> Float[Array, "..."]:

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from vpp_jax.common.config_fields import check_ranges, setting
+from vpp_jax.common.errors import ConfigError
+
+KINDS = ("exponential", "karras", "linear", "svd_euler", "ve", "vp", "cosine", "iddpm")
 IDDPM_LEVELS = 1000
 
 
 @dataclass(frozen=True)
 class NoiseScheduleConfig:
-    """`steps` noise levels from `sigma_max` down to `sigma_min`, then 0. With one step the only level is the first.
+    """Noise levels of a sampler, from `sigma_max` down to `sigma_min`, then 0. With one step the only level is the first.
 
     exponential  evenly spaced in ln σ (the policy: 10 steps, 80 → 1.0 in CALVIN evaluation, 80 → 0.001 in validation)
     karras       evenly spaced in σ^(1/rho) (Karras et al. 2022, equation 5)
@@ -25,35 +29,25 @@ class NoiseScheduleConfig:
     vp           variance preserving: σ = √(exp(beta_d t²/2 + beta_min t) − 1) for t evenly from 1 to eps_s (the same table);
                  reads neither sigma_min nor sigma_max
     cosine       evenly spaced in arctan σ: the cosine schedule ᾱ = cos²(arctan σ) of Nichol & Dhariwal 2021, cut at both ends
-    iddpm        the same authors' discrete schedule, 1000 levels: those from sigma_min to sigma_max, thinned out evenly to `steps`
+    iddpm        the same authors' discrete schedule, 1000 levels: those from sigma_min to sigma_max, thinned out evenly
                  (Karras et al. 2022, table 1). The ends are levels of the schedule: 0.0064 and 80.2 for 0.006 and 81
     """
 
-    kind: str = "exponential"
-    num_sampling_steps: int = 10
-    sigma_min: float = 1.0
-    sigma_max: float = 80.0
-    rho: float = 7.0
-    beta_d: float = 19.9
-    beta_min: float = 0.1
-    eps_s: float = 0.001
+    kind: str = setting("exponential", "which schedule", choices=KINDS)
+    num_sampling_steps: int = setting(10, "noise levels, the closing 0 not counted", at_least=1)
+    sigma_min: float = setting(1.0, "last level before 0", more_than=0)
+    sigma_max: float = setting(80.0, "first level", more_than=0)
+    rho: float = setting(7.0, "exponent of karras and svd_euler", more_than=0)
+    beta_d: float = setting(19.9, "vp: slope of beta", more_than=0)
+    beta_min: float = setting(0.1, "vp: beta at time 0", more_than=0)
+    eps_s: float = setting(0.001, "vp: last time", more_than=0, less_than=1)
 
     def __post_init__(self):
-        if self.kind not in _NOISE_SCHEDULES:
-            raise ValueError(f"noise schedule kind {self.kind!r} is unknown; one of {sorted(_NOISE_SCHEDULES)}")
-        if self.num_sampling_steps < 1:
-            raise ValueError(f"a noise schedule needs at least one step, got {self.num_sampling_steps}")
-        if not 0 < self.sigma_min < self.sigma_max < math.inf:
-            raise ValueError(f"a noise schedule needs 0 < sigma_min < sigma_max, got [{self.sigma_min}, {self.sigma_max}]")
-        if not 0 < self.rho < math.inf:
-            raise ValueError(f"a noise schedule needs rho > 0, got {self.rho}")
-        if not (0 < self.beta_d < math.inf and 0 < self.beta_min < math.inf and 0 < self.eps_s < 1):
-            given = f"beta_d={self.beta_d}, beta_min={self.beta_min}, eps_s={self.eps_s}"
-            raise ValueError(f"a noise schedule needs beta_d > 0, beta_min > 0 and 0 < eps_s < 1, got {given}")
+        check_ranges(self)
+        if self.sigma_min >= self.sigma_max:
+            raise ConfigError(f"sigma_min is {self.sigma_min}, expected less than sigma_max = {self.sigma_max}")
         if np.any(np.diff(get_sigmas(self)) >= 0):
-            raise ValueError(
-                f"{self.num_sampling_steps} steps are too many for a noise schedule of kind {self.kind} in float32: levels repeat"
-            )
+            raise ConfigError(f"num_sampling_steps is {self.num_sampling_steps}, too many for kind {self.kind} in float32: levels repeat")
 
 
 def get_sigmas(config: NoiseScheduleConfig) -> Float[np.ndarray, "steps+1"]:

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 
 from data_pipelines.openx.registry import dataset_spec
 from data_pipelines.transforms import Normalizer
+from vpp_jax.common.config_tree import build
 from vpp_jax.common.provenance import device_name, git_revision, library_versions
 from vpp_jax.config import ExperimentConfig, InitConfig, ModelConfig, config_hash, from_config_dict, to_dict, to_json
-from vpp_jax.config_checks import build
 from vpp_jax.functional import Params, PureModule, with_prefix
 from vpp_jax.interop.matching import compare_names, load_onto
 from vpp_jax.interop.policy_config import ACTION, FORMER, policy_model

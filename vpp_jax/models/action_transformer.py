@@ -16,53 +16,50 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from vpp_jax.common.config_fields import check_ranges, setting
+from vpp_jax.common.errors import ConfigError
 from vpp_jax.models.attention import Attention
 from vpp_jax.models.initialization import normal_linears
-from vpp_jax.models.layers import MLP, Identity, LayerNorm, Linear, at_least_float32, check_dtype, dropout, silu, sinusoidal_embedding
+from vpp_jax.models.layers import (
+    MLP,
+    Identity,
+    LayerNorm,
+    Linear,
+    at_least_float32,
+    check_dtype,
+    compute_dtype,
+    dropout,
+    silu,
+    sinusoidal_embedding,
+)
 
 
 @dataclass(frozen=True)
 class ActionTransformerConfig:
-    """The defaults are the published CALVIN policy: 21,520,903 parameters.
+    """The diffusion policy. The defaults are the published CALVIN policy: 21,520,903 parameters."""
 
-    action_dim, action_horizon:       numbers per action and actions per chunk
-    width, heads:            of encoder and decoder; MLPs are 4·width, embeddings have a hidden layer of 2·width
-    goal_dim, token_dim:     widths of the sentence vector and of the Video Former's tokens
-    proprio_dim:             width of the proprioceptive state, 0 for none
-    causal_cross_attention:  action i sees context tokens 0…i only, as published; off, every action sees all of the context
-    *_dropout:               of attention weights, attention outputs and MLP outputs, active when a key is passed
-    init_std:                kernels start from N(0, init_std²), the AdaLN modulation included; biases from zero
-    """
-
-    action_dim: int = 7
-    action_horizon: int = 10
-    width: int = 384
-    heads: int = 8
-    encoder_layers: int = 4
-    decoder_layers: int = 4
-    goal_dim: int = 512
-    token_dim: int = 384
-    proprio_dim: int = 0
-    causal_cross_attention: bool = True
-    attention_dropout: float = 0.3
-    residual_dropout: float = 0.1
-    mlp_dropout: float = 0.05
-    init_std: float = 0.02
-    dtype: str = "float32"
+    action_dim: int = setting(7, "numbers per action", at_least=1)
+    action_horizon: int = setting(10, "actions per chunk", at_least=1)
+    width: int = setting(384, "width of encoder and decoder; MLPs are 4 x width, embeddings have a hidden layer of 2 x width", at_least=4)
+    heads: int = setting(8, "attention heads of encoder and decoder", at_least=1)
+    encoder_layers: int = setting(4, "layers of the encoder", at_least=1)
+    decoder_layers: int = setting(4, "layers of the decoder", at_least=1)
+    goal_dim: int = setting(512, "width of the pooled instruction embedding", at_least=1)
+    token_dim: int = setting(384, "width of the Video Former's tokens", at_least=1)
+    proprio_dim: int = setting(0, "width of the proprioceptive state; 0 for none", at_least=0)
+    causal_cross_attention: bool = setting(
+        True, "action i attends to context tokens 0 to i only, as published; off, every action attends to the whole context"
+    )
+    attention_dropout: float = setting(0.3, "dropout of attention weights", at_least=0, less_than=1)
+    residual_dropout: float = setting(0.1, "dropout of attention outputs", at_least=0, less_than=1)
+    mlp_dropout: float = setting(0.05, "dropout of MLP outputs", at_least=0, less_than=1)
+    init_std: float = setting(0.02, "kernels start from N(0, init_std^2), the AdaLN modulation included; biases from zero", more_than=0)
+    dtype: str = compute_dtype()
 
     def __post_init__(self):
-        for name in ("action_dim", "action_horizon", "width", "heads", "encoder_layers", "decoder_layers", "goal_dim", "token_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"action transformer: {name} must be at least 1, got {getattr(self, name)}")
-        if self.proprio_dim < 0:
-            raise ValueError(f"action transformer: proprio_dim must not be negative, got {self.proprio_dim}")
-        if self.width % self.heads or self.width % 2 or self.width < 4:
-            raise ValueError(f"action transformer: width {self.width} must be even, at least 4 and a multiple of heads {self.heads}")
-        for name in ("attention_dropout", "residual_dropout", "mlp_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"action transformer: {name} must be in [0, 1), got {getattr(self, name)}")
-        if not self.init_std > 0:
-            raise ValueError(f"action transformer: init_std must be positive, got {self.init_std}")
+        check_ranges(self)
+        if self.width % self.heads or self.width % 2:
+            raise ConfigError(f"width is {self.width}, expected an even multiple of heads = {self.heads}")
         check_dtype(self.dtype)
 
 

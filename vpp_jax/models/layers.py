@@ -1,7 +1,7 @@
 """Building blocks shared by every model. All arrays are channels last.
 
     cast_and_gather                a kernel in the type of the computation; all are read through it
-    check_dtype                    the types of a computation that a configuration may name
+    compute_dtype, check_dtype     the types of a computation that a configuration may name
     at_least_float32               for what bfloat16 is too coarse for: statistics, softmax, noise levels, losses
     dropout, gelu, silu            functions; `dropout(x, rate, key)` is the identity when `key` is None
     standard_normal                initial values from `rngs`, cheap to compile
@@ -22,6 +22,7 @@ from scratch begins as the identity. Loading published weights is unaffected.
 import math
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from vpp_jax.common.config_fields import setting
+from vpp_jax.common.errors import ConfigError
 from vpp_jax.ops.winograd import doubled_convolution, winograd_convolution
 
 silu = jax.nn.silu
@@ -40,12 +43,17 @@ def gelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
 
 
+def compute_dtype() -> Any:
+    """The declaration of a configuration's field `dtype`; float64 is for comparisons without rounding."""
+    return setting(
+        "float32", "type of the computation; parameters that are trained are float32", choices=("float32", "bfloat16", "float64")
+    )
+
+
 def check_dtype(dtype: str) -> None:
-    """Raises ValueError unless `dtype` names a type to compute in: float32, bfloat16, or float64 for comparisons without rounding."""
-    if dtype not in ("float32", "bfloat16", "float64"):
-        raise ValueError(f"dtype must be float32 or bfloat16 (or float64, for comparisons), got {dtype}")
+    """ConfigError where JAX would not compute in `dtype`."""
     if dtype == "float64" and not jax.config.jax_enable_x64:
-        raise ValueError("dtype float64 needs jax.enable_x64(True): without it JAX computes in float32")
+        raise ConfigError("dtype float64 needs jax.enable_x64(True): without it JAX computes in float32")
 
 
 def at_least_float32(x: Float[Array, "*s"]) -> Float[Array, "*s"]:

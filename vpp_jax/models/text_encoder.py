@@ -11,33 +11,33 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jaxtyping import Array, Bool, Float, Int
 
+from vpp_jax.common.config_fields import check_ranges, setting
+from vpp_jax.common.errors import ConfigError
 from vpp_jax.models.attention import Attention
-from vpp_jax.models.layers import MLP, LayerNorm, Linear, check_dtype
+from vpp_jax.models.layers import MLP, LayerNorm, Linear, check_dtype, compute_dtype
 from vpp_jax.models.tokenizer import END_OF_TEXT, VOCABULARY_SIZE
 
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
-    """The defaults are CLIP ViT-B/32's text model: 63,428,096 parameters."""
+    """CLIP's text transformer. The defaults are ViT-B/32's: 63,428,096 parameters."""
 
-    vocab_size: int = VOCABULARY_SIZE
-    width: int = 512
-    layers: int = 12
-    heads: int = 8
-    mlp_width: int = 2048
-    max_positions: int = 77
-    projection_dim: int = 512
-    end_of_text: int = END_OF_TEXT  # the token whose first occurrence is pooled
-    dtype: str = "float32"
+    vocab_size: int = setting(VOCABULARY_SIZE, "tokens of the vocabulary", at_least=1)
+    width: int = setting(512, "width of the hidden states", at_least=1)
+    layers: int = setting(12, "transformer layers", at_least=1)
+    heads: int = setting(8, "attention heads", at_least=1)
+    mlp_width: int = setting(2048, "hidden width of the MLPs", at_least=1)
+    max_positions: int = setting(77, "tokens that there are position embeddings for", at_least=1)
+    projection_dim: int = setting(512, "width of the pooled embedding", at_least=1)
+    end_of_text: int = setting(END_OF_TEXT, "token whose first occurrence is pooled", at_least=0)
+    dtype: str = compute_dtype()
 
     def __post_init__(self):
-        for name in ("vocab_size", "width", "layers", "heads", "mlp_width", "max_positions", "projection_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"text encoder: {name} must be at least 1, got {getattr(self, name)}")
+        check_ranges(self)
         if self.width % self.heads:
-            raise ValueError(f"text encoder: width {self.width} is not a multiple of heads {self.heads}")
-        if not 0 <= self.end_of_text < self.vocab_size:
-            raise ValueError(f"text encoder: end_of_text {self.end_of_text} is outside the vocabulary of {self.vocab_size}")
+            raise ConfigError(f"width is {self.width}, expected a multiple of heads = {self.heads}")
+        if self.end_of_text >= self.vocab_size:
+            raise ConfigError(f"end_of_text is {self.end_of_text}, expected less than vocab_size = {self.vocab_size}")
         check_dtype(self.dtype)
 
 

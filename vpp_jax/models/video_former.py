@@ -14,43 +14,33 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vpp_jax.common.config_fields import check_ranges, setting
+from vpp_jax.common.errors import ConfigError
 from vpp_jax.models.attention import FusedAttention, attend
 from vpp_jax.models.initialization import uniform_linears
-from vpp_jax.models.layers import MLP, Identity, LayerNorm, Linear, cast_and_gather, check_dtype, gelu
+from vpp_jax.models.layers import MLP, Identity, LayerNorm, Linear, cast_and_gather, check_dtype, compute_dtype, gelu
 
 VARIANTS = ("3d", "2d", "linear")
 
 
 @dataclass(frozen=True)
 class VideoFormerConfig:
-    """The defaults are the published CALVIN model: 17,713,536 parameters, 16 x 14 tokens of width 384.
+    """The Video Former. The defaults are the published CALVIN model: 17,713,536 parameters, 16 x 14 tokens of width 384."""
 
-    variant:          '3d', '2d' (without temporal attention) or 'linear'; the latter reads only dim, frames and condition_dim
-    dim, depth:       token width and number of layers; the feed-forward is 4·dim wide
-    heads, dim_head:  spatial attention has an inner width of heads·dim_head; temporal attention splits dim into the same heads
-    frames:           frames of the features
-    tokens_per_frame: latent queries per frame
-    condition_dim:    channels of the features
-    """
-
-    variant: str = "3d"
-    dim: int = 384
-    depth: int = 6
-    heads: int = 8
-    dim_head: int = 64
-    frames: int = 16
-    tokens_per_frame: int = 14
-    condition_dim: int = 2560
-    dtype: str = "float32"
+    variant: str = setting("3d", "'2d' has no temporal attention; 'linear' reads dim, frames and condition_dim alone", choices=VARIANTS)
+    dim: int = setting(384, "width of the tokens; feed-forward layers are 4 x dim wide", at_least=1)
+    depth: int = setting(6, "layers", at_least=1)
+    heads: int = setting(8, "attention heads; temporal attention splits dim into as many", at_least=1)
+    dim_head: int = setting(64, "width of a head of spatial attention", at_least=1)
+    frames: int = setting(16, "frames of the features", at_least=1)
+    tokens_per_frame: int = setting(14, "latent queries per frame", at_least=1)
+    condition_dim: int = setting(2560, "channels of the features", at_least=1)
+    dtype: str = compute_dtype()
 
     def __post_init__(self):
-        if self.variant not in VARIANTS:
-            raise ValueError(f"video former variant {self.variant!r} is unknown; one of {VARIANTS}")
-        for name in ("dim", "depth", "heads", "dim_head", "frames", "tokens_per_frame", "condition_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"video former: {name} must be at least 1, got {getattr(self, name)}")
+        check_ranges(self)
         if self.variant == "3d" and self.dim % self.heads:
-            raise ValueError(f"video former: temporal attention needs dim {self.dim} to be a multiple of heads {self.heads}")
+            raise ConfigError(f"dim is {self.dim}, expected a multiple of heads = {self.heads} for temporal attention")
         check_dtype(self.dtype)
 
 

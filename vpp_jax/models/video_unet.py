@@ -4,66 +4,52 @@ It predicts 16 frames of latents (stage 1) and, run once on noise, gives the pre
 ("taps"). `VideoUNetConfig()` is the published img2vid architecture (1,524,623,082 parameters); smaller ones use the same classes.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpp_jax.models.layers import Conv2d, GroupNorm, TimestepEmbedding, check_dtype, silu, sinusoidal_embedding
+from vpp_jax.common.config_fields import ANNOUNCED, check_ranges, setting
+from vpp_jax.common.errors import ConfigError
+from vpp_jax.models.layers import Conv2d, GroupNorm, TimestepEmbedding, check_dtype, compute_dtype, silu, sinusoidal_embedding
 from vpp_jax.models.unet_blocks import REMAT, BlockShape, DownBlock, MidBlock, UpBlock, per_frame, remat
 
 
 @dataclass(frozen=True)
 class VideoUNetConfig:
-    """Architecture of a SpatioTemporalUNet. Lists run from the highest resolution down.
+    """The video U-Net. Sequences run from the highest resolution down. Defaults: Stable Video Diffusion, 1,524,623,082 parameters."""
 
-    in_channels: noisy latent and image latent concatenated. last_tap: None builds the whole U-Net; i builds up blocks 0…i and no
-    output layer. norm_groups divides every width. remat: a key of `unet_blocks.REMAT`, what the backward pass computes
-    again. dtype: of the computation; parameters are float32.
-    """
-
-    in_channels: int = 8
-    out_channels: int = 4
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    attention_levels: tuple[bool, ...] = (True, True, True, False)
-    layers_per_block: int = 2
-    attention_heads: tuple[int, ...] = (5, 10, 20, 20)
-    cross_attention_dim: int = 1024
-    addition_time_embed_dim: int = 256
-    norm_groups: int = 32
-    last_tap: int | None = None
-    remat: str = "none"
-    dtype: str = "float32"
+    in_channels: int = setting(8, "channels of the noisy latent and the image latent together", at_least=1)
+    out_channels: int = setting(4, "channels of the prediction", at_least=1)
+    block_out_channels: tuple[int, ...] = setting((320, 640, 1280, 1280), "width of each level", at_least=1)
+    attention_levels: tuple[bool, ...] = setting((True, True, True, False), "levels with attention")
+    layers_per_block: int = setting(2, "residual blocks per level", at_least=1)
+    attention_heads: tuple[int, ...] = setting((5, 10, 20, 20), "attention heads of each level", at_least=1)
+    cross_attention_dim: int = setting(1024, "width of the text states", at_least=1)
+    addition_time_embed_dim: int = setting(256, "width of the embedding of each micro-conditioning number", at_least=2)
+    norm_groups: int = setting(32, "groups of the group normalisations; divides every width", at_least=1)
+    last_tap: int | None = setting(None, "the last up block that is built, without output layers; none: the whole U-Net", at_least=0)
+    remat: str = setting("none", "what the backward pass computes again to save memory", choices=tuple(REMAT), on_resume=ANNOUNCED)
+    dtype: str = compute_dtype()
 
     def __post_init__(self):
+        check_ranges(self)
         levels = len(self.block_out_channels)
         for name in ("attention_levels", "attention_heads"):
             if len(getattr(self, name)) != levels:
-                raise ValueError(f"{name} has {len(getattr(self, name))} entries, block_out_channels has {levels}: give one per level")
-        for name in ("in_channels", "out_channels", "layers_per_block", "cross_attention_dim", "norm_groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+                raise ConfigError(f"{name} has {len(getattr(self, name))} entries, block_out_channels has {levels}: give one per level")
         for channels, heads in zip(self.block_out_channels, self.attention_heads, strict=True):
             if channels % self.norm_groups:
-                raise ValueError(f"norm_groups {self.norm_groups} does not divide block_out_channels entry {channels}")
-            if heads < 1 or channels % heads:
-                raise ValueError(f"attention_heads entry {heads} does not divide block_out_channels entry {channels}")
-        if self.addition_time_embed_dim % 2 or any(c % 2 for c in self.block_out_channels):
-            raise ValueError("addition_time_embed_dim and block_out_channels must be even: sinusoids come in pairs")
-        if self.last_tap is not None and not 0 <= self.last_tap < levels:
-            raise ValueError(f"last_tap must be between 0 and {levels - 1} (or None for the whole U-Net), got {self.last_tap}")
+                raise ConfigError(f"norm_groups {self.norm_groups} does not divide block_out_channels entry {channels}")
+            if channels % heads:
+                raise ConfigError(f"attention_heads entry {heads} does not divide block_out_channels entry {channels}")
+        if self.addition_time_embed_dim % 2 or any(channels % 2 for channels in self.block_out_channels):
+            raise ConfigError("addition_time_embed_dim and block_out_channels must be even: sinusoids come in pairs")
+        if self.last_tap is not None and self.last_tap >= levels:
+            raise ConfigError(f"last_tap is {self.last_tap}, but the U-Net has up blocks 0 to {levels - 1}")
         check_dtype(self.dtype)
-        if self.remat not in REMAT:
-            raise ValueError(f"remat must be one of {', '.join(REMAT)}, got {self.remat}")
-
-    @staticmethod
-    def from_earlier(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """`remat` was a bool: checkpoints hold such configurations."""
-        remat = fields.get("remat")
-        return {**fields, "remat": "blocks" if remat else "none"} if isinstance(remat, bool) else fields
 
     def tap_shape(self, index: int, height: int, width: int) -> tuple[int, int, int]:
         """Height, width and channels of tap `index` for latents of the given size."""

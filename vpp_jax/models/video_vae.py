@@ -14,8 +14,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from vpp_jax.common.config_fields import check_ranges, setting
+from vpp_jax.common.errors import ConfigError
 from vpp_jax.models.attention import Attention
-from vpp_jax.models.layers import Conv2d, GroupNorm, TemporalConv, at_least_float32, check_dtype, silu
+from vpp_jax.models.layers import Conv2d, GroupNorm, TemporalConv, at_least_float32, check_dtype, compute_dtype, silu
 from vpp_jax.models.unet_blocks import ResBlock, SpatioTemporalResBlock, Upsample, per_frame
 
 EPS = 1e-6
@@ -24,23 +26,21 @@ TEMPORAL_EPS = 1e-5  # only the decoder's temporal residual blocks
 
 @dataclass(frozen=True)
 class VideoVAEConfig:
-    """Architecture of a TemporalVAE. block_out_channels runs from the pixels down; norm_groups divides every width."""
+    """The temporal VAE: image encoder, temporal decoder. The defaults are Stable Video Diffusion's."""
 
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers_per_block: int = 2
-    latent_channels: int = 4
-    norm_groups: int = 32
-    dtype: str = "float32"
+    block_out_channels: tuple[int, ...] = setting((128, 256, 512, 512), "width of each level, from the pixels down", at_least=1)
+    layers_per_block: int = setting(2, "residual blocks per level of the encoder; the decoder has one more", at_least=1)
+    latent_channels: int = setting(4, "channels of the latents", at_least=1)
+    norm_groups: int = setting(32, "groups of the group normalisations; divides every width", at_least=1)
+    dtype: str = compute_dtype()
 
     def __post_init__(self):
+        check_ranges(self)
         if not self.block_out_channels:
-            raise ValueError("block_out_channels must name at least one level")
-        for name in ("layers_per_block", "latent_channels", "norm_groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+            raise ConfigError("block_out_channels is empty, expected at least one level")
         for channels in self.block_out_channels:
-            if channels < 1 or channels % self.norm_groups:
-                raise ValueError(f"norm_groups {self.norm_groups} does not divide block_out_channels entry {channels}")
+            if channels % self.norm_groups:
+                raise ConfigError(f"norm_groups {self.norm_groups} does not divide block_out_channels entry {channels}")
         check_dtype(self.dtype)
 
     @property

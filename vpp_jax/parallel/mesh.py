@@ -1,6 +1,7 @@
 """The device mesh and where batches go on it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -8,8 +9,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vpp_jax.config import MeshConfig
-from vpp_jax.config_checks import ConfigError
+from vpp_jax.common.config_fields import ANNOUNCED, check_ranges, setting
+from vpp_jax.common.errors import ConfigError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_SPEC = P(("data", "fsdp"))
@@ -26,6 +27,22 @@ CPU_OPTIONS = {
     # used, and a call of the published U-Net takes 4.8 GB of temporaries in place of 0.2, fresh from the system each time.
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 }
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices per mesh axis: the batch is split over data x fsdp, parameters and optimizer over fsdp and tensor. One axis may be -1."""
+
+    data: int = setting(-1, "devices over which the batch is split; -1 takes what the other axes leave", at_least=-1, on_resume=ANNOUNCED)
+    fsdp: int = setting(1, "devices over which the batch and the parameters are split", at_least=-1, on_resume=ANNOUNCED)
+    tensor: int = setting(1, "devices over which the widths of the layers are split", at_least=-1, on_resume=ANNOUNCED)
+    min_size_to_shard: int = setting(65_536, "parameters of fewer elements are replicated on every device", at_least=0, on_resume=ANNOUNCED)
+
+    def __post_init__(self):
+        check_ranges(self)
+        axes = (self.data, self.fsdp, self.tensor)
+        if 0 in axes or axes.count(-1) > 1:
+            raise ConfigError(f"mesh is data={self.data}, fsdp={self.fsdp}, tensor={self.tensor}; expected positive sizes, at most one -1")
 
 
 def axis_sizes(config: MeshConfig, devices: int) -> dict[str, int]:

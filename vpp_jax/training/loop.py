@@ -13,6 +13,7 @@ A run may be many processes, each with a part of the devices and of every batch.
 
 import hashlib
 import json
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -27,8 +28,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data_pipelines.loader import eval_batches, make_iterator
+from vpp_jax.common.config_fields import ANNOUNCED, FIXED
 from vpp_jax.common.provenance import device_name, git_revision, library_versions
-from vpp_jax.config import ConfigError, ExperimentConfig, config_diff, config_hash, from_config_dict, to_dict, to_json
+from vpp_jax.config import ConfigError, ExperimentConfig, config_diff, config_hash, from_config_dict, on_resume, to_dict, to_json
 from vpp_jax.functional import Params, parameter_count
 from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh, put_batch, replicated
@@ -79,8 +81,7 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
         require_equal("configuration", config_hash(config), timeout_s, "Give all of them the same flags")
         require_equal("checkpoint to go on from", str(start), timeout_s, f"{workdir} must be one directory that all of them share")
         saved = checkpoints.metadata(start) if start is not None else {"window": [], "train_s": 0.0, "evaluated": False}
-        if start is not None:
-            _refuse_another_run(workdir, config, saved)
+        changed = _check_resumable(workdir, config, saved) if start is not None else {}
         if start is not None and start >= config.train.steps:
             return _nothing_left(workdir, start, saved)
         if primary:
@@ -136,9 +137,13 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
             "processes": jax.process_count(),
             "versions": library_versions(),
             "git_revision": git_revision(),
+            "changed": changed,
         }
         if primary:
             append_line(workdir / "runs.jsonl", run)
+            if changed:
+                logging.getLogger(__name__).info("resumes at step %d with %s", step, _listed(changed))
+                print(f"resumes at step {step} with other values: {_listed(changed)}", flush=True)
             print(
                 f"stage {config.stage}: {parameter_count(abstract.params):,} parameters, and {parameter_count(frozen):,} frozen ones; "
                 f"{len(source):,} examples; {run['device']}; compiled in {compile_s:.1f} s; steps {step} to {config.train.steps}",
@@ -276,13 +281,17 @@ def _frozen(stage: Stage, mesh: Mesh, checkpoints: Checkpoints, resumed: bool) -
     return params
 
 
-def _refuse_another_run(workdir: Path, config: ExperimentConfig, saved: dict[str, Any]) -> None:
-    """A work directory continues with the configuration it was started with."""
+def _check_resumable(workdir: Path, config: ExperimentConfig, saved: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The fields that changed since the run was started and are to be announced; ConfigError where one changed that must not."""
     check_stage(workdir, saved, config.stage)
     changed = config_diff(from_config_dict(saved["config"]), config)
-    if changed:
-        listed = "; ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in sorted(changed.items()))
-        raise ConfigError(f"{workdir} holds a run with another configuration: {listed}. Use the old values, or a new --workdir")
+    if fixed := {name: values for name, values in changed.items() if on_resume(name) is FIXED}:
+        raise ConfigError(f"{workdir} holds a run with another configuration: {_listed(fixed)}. Use the old values, or a new --workdir")
+    return {name: values for name, values in changed.items() if on_resume(name) is ANNOUNCED}
+
+
+def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in sorted(changed.items()))
 
 
 def _nothing_left(workdir: Path, step: int, saved: dict[str, Any]) -> TrainOutcome:

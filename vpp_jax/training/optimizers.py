@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from vpp_jax.common.errors import ConfigError
 from vpp_jax.config import OptimizerConfig
-from vpp_jax.config_checks import ConfigError
 from vpp_jax.functional import Params
 from vpp_jax.training.schedules import make_schedule
 

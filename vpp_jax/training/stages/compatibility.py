@@ -1,6 +1,7 @@
 """What a stage must have in common with the stage it builds on."""
 
-from vpp_jax.config import ConfigError, ExperimentConfig, flatten_dict, to_dict
+from vpp_jax.common.json_values import flatten_dict
+from vpp_jax.config import ConfigError, ExperimentConfig, to_dict
 from vpp_jax.training.checkpoints import read_metadata
 
 # How something is computed, not what: these may differ between a stage and the one it builds on.
