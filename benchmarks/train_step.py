@@ -30,7 +30,8 @@ from vpp_jax.parallel.mesh import make_mesh, put_batch
 from vpp_jax.parallel.partition import partition
 from vpp_jax.training.loop import compile_step
 from vpp_jax.training.recorder import Clock
-from vpp_jax.training.stages.base import Stage, make_stage
+from vpp_jax.training.stage import Stage
+from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.state import Trainer
 
 TINY = tuple(f"configs/tiny_calvin_{stage}.py" for stage in ("vae", "video", "policy"))

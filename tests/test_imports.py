@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "vpp_jax.predictor": CORE | NETWORKS,
     "vpp_jax.parallel": CORE,
     "vpp_jax.training": CORE | NETWORKS | {"vpp_jax.predictor", "vpp_jax.parallel", "data_pipelines"},
-    "vpp_jax.aot": CORE | NETWORKS | {"vpp_jax.predictor", "vpp_jax.parallel", "vpp_jax.training", "vpp_jax.cli"},
+    "vpp_jax.aot": CORE | NETWORKS | {"vpp_jax.predictor", "vpp_jax.parallel", "vpp_jax.training"},
     "vpp_jax.cli": {"*"},
     "vpp_jax.main": {"vpp_jax.cli"},
     "configs": CORE,

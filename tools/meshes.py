@@ -107,7 +107,7 @@ def three_steps(config, sizes: tuple[int, ...]) -> dict:
     from vpp_jax.parallel.mesh import make_mesh, put_batch
     from vpp_jax.parallel.partition import partition
     from vpp_jax.training.loop import compile_step
-    from vpp_jax.training.stages.base import make_stage
+    from vpp_jax.training.stages.registry import make_stage
     from vpp_jax.training.state import Trainer
 
     config = dataclasses.replace(config, mesh=MeshConfig(*sizes, min_size_to_shard=0))

@@ -105,7 +105,7 @@ def tensors(folder: Path, every: int) -> dict[str, tuple[int, ...]]:
     path = folder / "tensors.json"
     if not path.exists():
         from vpp_jax.cli.config_flag import load_config
-        from vpp_jax.training.stages.base import make_stage
+        from vpp_jax.training.stages.registry import make_stage
 
         found = make_stage(load_config("configs/svd_calvin_video.py")).abstract_trainable()
         folder.mkdir(parents=True, exist_ok=True)

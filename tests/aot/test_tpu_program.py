@@ -61,7 +61,7 @@ def compile_report(project, folder, stage: str, topology: str, changes: dict, *f
     out = folder / "report.json"
     changes = [f"--config.{name}={value}" for name, value in (changes | {"mesh.data": 1, "mesh.fsdp": 4}).items()]
     flags = [f"--config=configs/svd_calvin_{stage}.py", f"--topology={topology}", f"--out={out}", *flags, *changes]
-    command = [sys.executable, "-m", "vpp_jax.aot", *flags]
+    command = [sys.executable, "-m", "vpp_jax.cli.compile_program", *flags]
     environment = os.environ | VARIABLES | {"XLA_FLAGS": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000, cwd=project)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -23,7 +23,7 @@ from vpp_jax.models.video_former import VideoFormer, VideoFormerConfig
 from vpp_jax.models.video_unet import SpatioTemporalUNet
 from vpp_jax.models.video_vae import TemporalVAE
 from vpp_jax.training.checkpoints import Checkpoints, list_tensors, load_params, read_metadata
-from vpp_jax.training.stages.base import make_stage
+from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.state import TrainState
 from vpp_jax.video_predictor import SCALING_FACTOR
 

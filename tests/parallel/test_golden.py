@@ -26,7 +26,7 @@ def decisions(name: str) -> dict[str, dict[str, dict[str, int]]]:
     """Devices -> name of a parameter, numbers of blocks left out -> how it is split -> how many such parameters there are."""
     from vpp_jax.cli.config_flag import load_config
     from vpp_jax.parallel.partition import decide
-    from vpp_jax.training.stages.base import make_stage
+    from vpp_jax.training.stages.registry import make_stage
 
     config = load_config(f"configs/{name}.py")
     stage = make_stage(config)

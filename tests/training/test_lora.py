@@ -10,7 +10,7 @@ import pytest
 from vpp_jax.config import ConfigError, LoRAConfig, check_inputs, from_config_dict, to_dict
 from vpp_jax.training.checkpoints import Checkpoints, list_tensors, load_params
 from vpp_jax.training.lora import abstract_adapters, adapters_of, init_adapters, merge
-from vpp_jax.training.stages.base import make_stage
+from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.state import TrainState
 
 BASE = {"unet/a.to_q.kernel": (6, 4), "unet/a.to_q.bias": (4,), "unet/b.to_k.kernel": (3, 5), "unet/conv.kernel": (3, 3, 6, 4)}

@@ -15,7 +15,7 @@ from vpp_jax.cli.config_flag import parse
 from vpp_jax.training.checkpoints import complete_steps, list_tensors, load_params
 from vpp_jax.training.loop import train
 from vpp_jax.training.metrics import read_entries
-from vpp_jax.training.stages.base import make_stage
+from vpp_jax.training.stages.registry import make_stage
 
 pytestmark = pytest.mark.slow
 STEPS = 40

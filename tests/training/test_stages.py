@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpp_jax.training.stages.base import make_stage
+from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.state import Trainer
 from vpp_jax.video_predictor import SCALING_FACTOR
 

@@ -24,8 +24,8 @@ from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh
 from vpp_jax.parallel.partition import partition
 from vpp_jax.policy import InstructionEmbedding
 from vpp_jax.training.loop import compile_step
-from vpp_jax.training.stages.base import make_stage
 from vpp_jax.training.stages.policy import PolicyStage
+from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.stages.specs import example_spec
 from vpp_jax.training.state import Trainer
 

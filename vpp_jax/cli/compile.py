@@ -27,4 +27,4 @@ def main(argv: Sequence[str]) -> int:
     parse_topology(names[-1])
     require_compiler()
     # a process of its own: libtpu reads these when JAX is imported
-    return subprocess.call([sys.executable, "-m", "vpp_jax.aot", *argv], env=os.environ | VARIABLES)
+    return subprocess.call([sys.executable, "-m", "vpp_jax.cli.compile_program", *argv], env=os.environ | VARIABLES)

@@ -50,7 +50,7 @@ def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int
     from vpp_jax.training.distributed import EX_TEMPFAIL, MissingProcessError, hard_exit, start
     from vpp_jax.training.heartbeat import Heartbeat
     from vpp_jax.training.loop import train
-    from vpp_jax.training.stages.base import make_stage
+    from vpp_jax.training.stages.registry import make_stage
 
     if not coordinator:  # a TPU finds out by itself
         start()

@@ -19,7 +19,7 @@ from vpp_jax.functional import Params, with_prefix
 from vpp_jax.models.video_vae import VideoVAEConfig
 from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh, replicated
 from vpp_jax.training.checkpoints import load_params
-from vpp_jax.training.stages.compatibility import COMPUTATION, check_model_agrees
+from vpp_jax.training.compatibility import COMPUTATION, check_model_agrees
 from vpp_jax.video_predictor import VideoPredictor
 
 ENCODER = ("vae/encoder.", "vae/quant_conv.")  # the decoder may be trained on: latents stay what they are

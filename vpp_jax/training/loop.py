@@ -43,7 +43,7 @@ from vpp_jax.training.metrics import JSON_LINES, MetricLog, append_line, open_lo
 from vpp_jax.training.preemption import StopRequest
 from vpp_jax.training.profiling import StepProfile
 from vpp_jax.training.recorder import Clock, Recorder
-from vpp_jax.training.stages.base import Stage, StageSource
+from vpp_jax.training.stage import Stage, StageSource
 from vpp_jax.training.state import Trainer
 
 # Random streams beside the training steps', which use fold_in(key(seed), step).

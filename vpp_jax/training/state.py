@@ -18,7 +18,7 @@ from vpp_jax.parallel.mesh import replicated
 from vpp_jax.parallel.partition import like_params, partition
 from vpp_jax.training.accumulation import loss_and_gradients
 from vpp_jax.training.optimizers import clip_by_norm, group_norms, make_optimizer, squared_norms, trained_names, used_learning_rate
-from vpp_jax.training.stages.base import Stage
+from vpp_jax.training.stage import Stage
 
 
 @jax.tree_util.register_dataclass

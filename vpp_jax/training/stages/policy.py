@@ -20,10 +20,10 @@ from vpp_jax.models.video_former import VideoFormerConfig
 from vpp_jax.parallel.mesh import compiler_options
 from vpp_jax.policy import VideoPredictionPolicy
 from vpp_jax.training.checkpoints import load_params, read_metadata
+from vpp_jax.training.compatibility import check_model_agrees
 from vpp_jax.training.distributed import on_host, split_over_devices
 from vpp_jax.training.feature_cache import CachedFeatures, build_feature_cache
 from vpp_jax.training.previews import write_action_traces, write_observations
-from vpp_jax.training.stages.compatibility import check_model_agrees
 from vpp_jax.training.stages.specs import as_frozen
 from vpp_jax.video_predictor import SCALING_FACTOR
 

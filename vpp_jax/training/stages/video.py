@@ -17,12 +17,12 @@ from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_vae import Posterior
 from vpp_jax.parallel.mesh import compiler_options
 from vpp_jax.training.checkpoints import load_params, read_metadata
+from vpp_jax.training.compatibility import check_model_agrees
 from vpp_jax.training.distributed import on_host
 from vpp_jax.training.latents import check_latents, vae_identity
 from vpp_jax.training.lora import abstract_adapters, init_adapters, merge
 from vpp_jax.training.motion import motion_metrics
 from vpp_jax.training.previews import false_colours, write_strips
-from vpp_jax.training.stages.compatibility import check_model_agrees
 from vpp_jax.training.stages.specs import as_frozen
 from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor, to_uint8_image
 

@@ -1,4 +1,4 @@
-"""`python -m vpp_jax.aot`: one program, in a process whose environment is ready for the TPU compiler (`vpp compile` starts it)."""
+"""The process that `vpp compile` starts: compiles one program, with the environment that the TPU compiler needs already set."""
 
 import json
 import sys

@@ -9,7 +9,6 @@ import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import Array, Float
 
-from vpp_jax.common.errors import VppError
 from vpp_jax.config import ExperimentConfig
 from vpp_jax.functional import Params
 
@@ -88,25 +87,3 @@ class Stage(Protocol):
     def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, Array]]) -> dict[str, Any]:
         """JSON for the last checkpoint's metadata, e.g. the latent scaling factor, from the averaged parameters."""
         ...
-
-
-class StageError(VppError):
-    """A stage that does not exist."""
-
-
-def make_stage(config: ExperimentConfig) -> Stage:
-    """The stage named in `config`. Imported when asked for: a stage pulls in its models and data code."""
-    match config.stage:
-        case "vae":
-            from vpp_jax.training.stages.vae import VAEStage
-
-            return VAEStage(config)
-        case "video":
-            from vpp_jax.training.stages.video import VideoStage
-
-            return VideoStage(config)
-        case "policy":
-            from vpp_jax.training.stages.policy import PolicyStage
-
-            return PolicyStage(config)
-    raise StageError(f"stage '{config.stage}' does not exist; one of vae, video, policy")
