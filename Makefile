@@ -1,66 +1,91 @@
 # `make demo` and `make test` set everything up by themselves; `make help` lists the rest.
 SHELL := /bin/bash
 PYTHON ?= python3
-VENV := .venv
+# One environment per Python: .venv-3.11, .venv-3.12, .venv-3.13. `.venv` is a link to the one that was set up last.
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
-PARITY := .venv-parity
-BEAM := .venv-beam
-TPU := .venv-tpu
+LOCK := requirements/lock-$(VERSION).txt
+# PyTorch, Apache Beam and the TPU compiler have environments of their own.
+PARITY := $(VENV)-parity
+BEAM := $(VENV)-beam
+TPU := $(VENV)-tpu
+# cuda: JAX's CUDA plugin is installed, too.
+ACCELERATOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
+PIP := -m pip --disable-pip-version-check -q
+PYTEST := -m pytest -n 2 --dist loadfile --durations=15
 # One thread per simulator process; compiled programs are kept between runs.
 export LP_NUM_THREADS ?= 0
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: help setup setup-dev rendering browser demo test parity beam tpu lint format benchmarks benchmark-pytorch clean
+.PHONY: help setup setup-dev python rendering browser demo test test-fast test-slow parity beam tpu lint types format lock benchmarks \
+  benchmark-pytorch clean
 
 help:
 	@echo "make demo        set up, then demonstrations -> three training stages -> closed loop -> report (runs/demo)"
-	@echo "make test        set up, then the whole test suite"
-	@echo "make parity      every model against diffusers and transformers, in an environment of its own (.venv-parity)"
-	@echo "make beam        conversion of videos on Apache Beam, in an environment of its own (.venv-beam)"
-	@echo "make tpu         training steps compiled for TPUs, in an environment of its own (.venv-tpu); no TPU is needed"
-	@echo "make lint        ruff"
+	@echo "make test        set up, then the test suite, less what takes minutes"
+	@echo "make test-fast   what answers within seconds"
+	@echo "make test-slow   what make test leaves out"
+	@echo "make parity      every model against diffusers and transformers, in an environment of its own"
+	@echo "make beam        conversion of videos on Apache Beam, in an environment of its own"
+	@echo "make tpu         training steps compiled for TPUs, in an environment of its own; no TPU is needed"
+	@echo "make lint        ruff: rules and format; make format puts right what it can"
+	@echo "make types       basedpyright"
+	@echo "make lock        resolve requirements.txt anew for each Python (requirements/lock-*.txt)"
 	@echo "make benchmarks  every benchmark, one after the other"
-	@echo "make benchmark-pytorch  speed beside PyTorch; BENCHMARK_ARGS='--size svd --only unet,act'"
-	@echo "make clean       remove .venv, .venv-parity, .venv-beam, .venv-tpu and caches (runs/ stays)"
+	@echo "make benchmark-pytorch  speed compared with PyTorch; BENCHMARK_ARGS='--size svd --only unet,act'"
+	@echo "make clean       remove environments and caches (runs/ stays)"
+	@echo
+	@echo "PYTHON=...       the interpreter, 3.11 to 3.13; each version has an environment of its own, .venv-3.x (now: $(VENV))"
+	@echo "ACCELERATOR=...  cpu or cuda; cuda where nvidia-smi finds a GPU (now: $(ACCELERATOR))"
+	@echo "TEST_ARGS=...    arguments of pytest; DEMO_ARGS=... of vpp demo"
 
-$(VENV)/requirements.stamp: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
-	  { echo "python's venv module is missing; run: apt-get install -y python3-venv"; exit 1; }
-	$(BIN)/pip install -q --disable-pip-version-check -r requirements.txt
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+python:
+	@test -f $(LOCK) || { echo "Python 3.11, 3.12 or 3.13 is needed; $(PYTHON) is $(or $(VERSION),not there). Name another one:" \
+	  "make ... PYTHON=/path/to/python3.12"; exit 1; }
+
+# create DIRECTORY: an empty environment
+create = test -x $(1)/bin/python || $(PYTHON) -m venv $(1) || \
+	  { echo "python's venv module is missing; run: apt-get install -y python$(VERSION)-venv"; exit 1; }
+
+$(VENV)/requirements-$(ACCELERATOR).stamp: requirements.txt $(wildcard $(LOCK)) pyproject.toml | python
+	@$(call create,$(VENV))
+	$(BIN)/python $(PIP) install -r requirements.txt $(if $(filter cuda,$(ACCELERATOR)),'jax[cuda12]') -c $(LOCK)
+	$(if $(filter 3.13,$(VERSION)),$(BIN)/python $(PIP) install --no-deps $$(grep -o '^dm-control==[0-9.]*' requirements.txt))
+	$(BIN)/python $(PIP) install --no-deps -e .
+	@test -d .venv -a ! -L .venv || ln -sfn $(VENV) .venv
 	@touch $@
 
-$(VENV)/requirements-dev.stamp: requirements-dev.txt $(VENV)/requirements.stamp
-	$(BIN)/pip install -q --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/requirements-dev.stamp: requirements/dev.txt $(VENV)/requirements-$(ACCELERATOR).stamp
+	$(BIN)/python $(PIP) install -r requirements/dev.txt -c $(LOCK)
 	@touch $@
 
-# PyTorch lives apart, so that nothing in .venv can come to depend on it.
-$(PARITY)/requirements.stamp: requirements-parity.txt requirements.txt pyproject.toml
-	@test -x $(PARITY)/bin/python || $(PYTHON) -m venv $(PARITY)
-	$(PARITY)/bin/pip install -q --disable-pip-version-check -r requirements-parity.txt
-	$(PARITY)/bin/pip install -q --disable-pip-version-check --no-deps open_clip_torch==3.3.0
-	$(PARITY)/bin/pip install -q --disable-pip-version-check --no-deps -e .
+# PyTorch is kept out of .venv, so that nothing in there can come to depend on it.
+$(PARITY)/requirements.stamp: requirements/parity.txt requirements.txt $(wildcard $(LOCK)) pyproject.toml | python
+	@$(call create,$(PARITY))
+	$(PARITY)/bin/python $(PIP) install -r requirements/parity.txt -c $(LOCK)
+	$(PARITY)/bin/python $(PIP) install --no-deps open_clip_torch==3.3.0
+	$(PARITY)/bin/python $(PIP) install --no-deps -e .
 	@touch $@
 
 # Apache Beam wants an older protobuf than the rest; of this project it needs the data side only.
-$(BEAM)/requirements.stamp: requirements-beam.txt
-	@test -x $(BEAM)/bin/python || $(PYTHON) -m venv $(BEAM)
-	$(BEAM)/bin/pip install -q --disable-pip-version-check -r requirements-beam.txt
+$(BEAM)/requirements.stamp: requirements/beam.txt | python
+	@$(call create,$(BEAM))
+	$(BEAM)/bin/python $(PIP) install -r requirements/beam.txt
 	@touch $@
 
 # The TPU compiler makes JAX on CPU start with warnings.
-$(TPU)/requirements.stamp: requirements-tpu.txt requirements.txt pyproject.toml
-	@test -x $(TPU)/bin/python || $(PYTHON) -m venv $(TPU)
-	$(TPU)/bin/pip install -q --disable-pip-version-check -r requirements-tpu.txt "$$(grep ^pytest== requirements-dev.txt)"
-	$(TPU)/bin/pip install -q --disable-pip-version-check --no-deps -e .
+$(TPU)/requirements.stamp: requirements/tpu.txt requirements.txt $(wildcard $(LOCK)) pyproject.toml | python
+	@$(call create,$(TPU))
+	$(TPU)/bin/python $(PIP) install -r requirements/tpu.txt "$$(grep ^pytest== requirements/dev.txt)" -c $(LOCK)
+	$(TPU)/bin/python $(PIP) install --no-deps -e .
 	@touch $@
 
-setup: $(VENV)/requirements.stamp rendering
+setup: $(VENV)/requirements-$(ACCELERATOR).stamp rendering
 setup-dev: $(VENV)/requirements-dev.stamp rendering browser
 
 # Renders one pixel without a display; installs Mesa where that needs no password, else says how.
-rendering: $(VENV)/requirements.stamp
+rendering: $(VENV)/requirements-$(ACCELERATOR).stamp
 	@probe() { MUJOCO_GL=egl $(BIN)/python -c 'import mujoco; mujoco.GLContext(8, 8).make_current()' >/dev/null 2>&1; }; \
 	libraries="apt-get install -y --no-install-recommends libegl1 libgl1"; \
 	probe && exit 0; \
@@ -78,8 +103,15 @@ browser:
 demo: setup
 	$(BIN)/vpp demo $(DEMO_ARGS)
 
+# The lanes are markers (pyproject.toml): test-fast and test-slow have no test in common, test is test-fast and what is marked slow.
 test: setup-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=15 $(TEST_ARGS)
+	$(BIN)/python $(PYTEST) -m "not slowest" $(TEST_ARGS)
+
+test-fast: setup-dev
+	$(BIN)/python $(PYTEST) -m "not slow and not slowest" $(TEST_ARGS)
+
+test-slow: setup-dev
+	$(BIN)/python $(PYTEST) -m slowest $(TEST_ARGS)
 
 parity: $(PARITY)/requirements.stamp
 	$(PARITY)/bin/python -m pytest tests/torch_parity --durations=10 $(TEST_ARGS)
@@ -87,13 +119,24 @@ parity: $(PARITY)/requirements.stamp
 beam: $(BEAM)/requirements.stamp
 	$(BEAM)/bin/python -m pytest tests/beam $(TEST_ARGS)
 
+tpu: $(TPU)/requirements.stamp
+	$(TPU)/bin/python -m pytest tests/aot $(TEST_ARGS)
+
 lint: $(VENV)/requirements-dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+types: $(VENV)/requirements-dev.stamp
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
 format: $(VENV)/requirements-dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: $(VENV)/requirements-dev.stamp
+	for version in 3.11 3.12 3.13; do \
+	  $(BIN)/uv pip compile requirements/dev.txt requirements/cuda.txt --python-version $$version --python-platform linux --upgrade -q \
+	    --no-annotate --custom-compile-command "make lock" -o requirements/lock-$$version.txt || exit 1; done
 
 benchmarks: setup
 	for script in $(filter-out benchmarks/against_pytorch.py,$(wildcard benchmarks/*.py)); do \
@@ -102,8 +145,5 @@ benchmarks: setup
 benchmark-pytorch: $(PARITY)/requirements.stamp
 	$(PARITY)/bin/python benchmarks/against_pytorch.py $(BENCHMARK_ARGS)
 
-tpu: $(TPU)/requirements.stamp
-	$(TPU)/bin/python -m pytest tests/aot $(TEST_ARGS)
-
 clean:
-	rm -rf $(VENV) $(PARITY) $(BEAM) $(TPU) .cache build dist *.egg-info
+	rm -rf .venv-* $(if $(shell test -L .venv && echo link),.venv) .cache build dist *.egg-info

@@ -1,7 +1,7 @@
 """Speed beside PyTorch: the same computation on the same threads, in turns.
 
     make benchmark-pytorch BENCHMARK_ARGS="--size svd --only unet,act"
-    .venv-parity/bin/python benchmarks/against_pytorch.py [--size tiny|base|svd] [--only unet,vae,former,act,train] [--json FILE]
+    .venv-3.11-parity/bin/python benchmarks/against_pytorch.py [--size tiny|base|svd] [--only unet,vae,former,act,train] [--json FILE]
 
 Ours against diffusers (U-Net, VAE), transformers (CLIP) and plain PyTorch modules (Video Former, policy: `benchmarks/pytorch/`), float32,
 eager, `inference_mode` where nothing is trained. Two processes hold one case each and are pinned to the same processors; the parent
@@ -56,8 +56,8 @@ def main() -> None:
         parser.error(f"--only: there is no {', '.join(sorted(unknown))}; cases: {', '.join(CASES)}")
     if any(importlib.util.find_spec(name) is None for name in ("torch", "diffusers", "transformers")):
         sys.exit(
-            "against_pytorch: torch, diffusers and transformers are not installed here. Run `make benchmark-pytorch`, which sets "
-            "up .venv-parity, or .venv-parity/bin/python benchmarks/against_pytorch.py"
+            "against_pytorch: torch, diffusers and transformers are not installed here. Run `make benchmark-pytorch`, which "
+            "has an environment of its own"
         )
     processors = pin(options.threads)
 

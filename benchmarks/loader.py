@@ -5,7 +5,7 @@
 A window is one observation frame, a clip of 16 frames of another camera, 10 actions with their mask, the robot's state and the sentence,
 frames resized to --image_size; of latents, the clip and the sentence. Both pipelines (`loading/windows.py`, `loading/tf_data.py`) read the
 same synthetic shards from a warm file cache, one after the other, each in a process of its own, whose start and imports count in the
-time to the first batch. The latents' row is compared with tf.data on the pictures of 256x256. TensorFlow comes with requirements-dev.txt;
+time to the first batch. The latents' row is compared with tf.data on the pictures of 256x256. TensorFlow comes with requirements/dev.txt;
 without it ours is measured alone.
 """
 

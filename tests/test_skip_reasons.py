@@ -9,7 +9,7 @@ TESTS = """
 import pytest
 
 def test_allowed():
-    pytest.skip("libtpu is not installed (requirements-tpu.txt)")
+    pytest.skip("libtpu is not installed (requirements/tpu.txt)")
 
 @pytest.mark.skipif(True, reason="no data here")
 def test_marked():

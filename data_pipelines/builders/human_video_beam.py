@@ -4,7 +4,7 @@
 
 The settings are those of `vpp data build human_video`; every other flag goes to Beam (its default runner is local). Episodes are the same
 as that command's; TFDS decides how many shards there are and in which one an episode stands. A broken file system or runner is Beam's
-business to retry. Needs the packages of requirements-beam.txt, which cannot be installed beside requirements.txt: an environment of its
+business to retry. Needs the packages of requirements/beam.txt, which cannot be installed beside requirements.txt: an environment of its
 own. Workers must see the videos under the same path.
 """
 

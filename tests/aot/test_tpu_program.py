@@ -57,7 +57,7 @@ ONE_LEVEL = {
 def compile_report(project, folder, stage: str, topology: str, changes: dict, *flags: str) -> dict:
     """What `vpp compile` reports of configs/svd_calvin_{stage}.py with `changes`, on four chips."""
     if _missing():
-        pytest.skip("libtpu is not installed (requirements-tpu.txt)")
+        pytest.skip("libtpu is not installed (requirements/tpu.txt)")
     out = folder / "report.json"
     changes = [f"--config.{name}={value}" for name, value in (changes | {"mesh.data": 1, "mesh.fsdp": 4}).items()]
     flags = [f"--config=configs/svd_calvin_{stage}.py", f"--topology={topology}", f"--out={out}", *flags, *changes]
@@ -149,5 +149,5 @@ def test_the_next_knob():
 
 def test_without_the_compiler_the_command_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingCompilerError, match=r"requirements-tpu\.txt"):
+    with pytest.raises(MissingCompilerError, match=r"pip install -e .*\[tpu\]"):
         require_compiler()

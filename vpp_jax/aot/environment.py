@@ -26,5 +26,5 @@ def require_compiler() -> None:
     if importlib.util.find_spec("libtpu") is None:
         raise MissingCompilerError(
             "compiling for TPUs needs the package libtpu (134 MB; no TPU is needed), which is not installed: "
-            "pip install -r requirements-tpu.txt, into an environment of its own where JAX on CPU is to start without its warnings"
+            "pip install -e '.[tpu]', into an environment of its own where JAX on CPU is to start without its warnings"
         )

@@ -19,7 +19,7 @@ BENCHMARKS = {
     "model": ("train_step.py", "training step of each stage"),
     "act": ("act_latency.py", "latency of act(), whole and per stage"),
     "eval": ("host_loop.py", "closed loop: simulator processes and one batched policy"),
-    "pytorch": ("against_pytorch.py", "beside diffusers and plain PyTorch, in turns; needs .venv-parity (make benchmark-pytorch)"),
+    "pytorch": ("against_pytorch.py", "beside diffusers and plain PyTorch, in turns; needs PyTorch (make benchmark-pytorch)"),
     "sim": ("simulator.py", "simulator steps per second, with and without cameras"),
 }
 

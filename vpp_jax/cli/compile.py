@@ -1,7 +1,7 @@
 """`vpp compile --config=FILE --topology=v5e-256 [--per_chip=N --mesh=data=-1,fsdp=16 --step=act --out=report.json --config.key=value ...]`
 
 Compiles the training step (or the policy's pass) of a configuration for a TPU slice, without that slice: whether it fits, what it sends,
-and a bound on its speed. Needs libtpu (requirements-tpu.txt) and, for the published size, 8 GiB of memory and some minutes.
+and a bound on its speed. Needs libtpu (the extra `tpu`) and, for the published size, 8 GiB of memory and some minutes.
 """
 
 import os
