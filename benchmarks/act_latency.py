@@ -18,6 +18,7 @@ import numpy as np
 
 from data_pipelines.transforms import resize
 from vpp_jax.cli.config_flag import load_config
+from vpp_jax.common.files import write_atomically
 from vpp_jax.common.host_memory import restart_with_huge_pages
 from vpp_jax.common.provenance import device_name, library_versions
 from vpp_jax.models.tokenizer import CLIPTokenizer
@@ -91,7 +92,7 @@ def main() -> None:
     for name, row in stages.items():
         print(f"{name:34s} " + "  ".join(f"{level} {value:8.2f}" for level, value in row.items()))
     if options.json:
-        options.json.write_text(json.dumps(about | {"milliseconds": stages}, indent=1))
+        write_atomically(options.json, json.dumps(about | {"milliseconds": stages}, indent=1))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vpp_jax.common.files import write_atomically
 from vpp_jax.common.host_memory import with_huge_pages
 
 CASES = {"unet": ("unet",), "vae": ("vae",), "former": ("former",), "act": ("act",), "train": ("train_policy", "train_video")}
@@ -77,7 +78,7 @@ def main() -> None:
                     flush=True,
                 )
     if options.json:
-        options.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+        write_atomically(options.json, json.dumps(about | {"rows": rows}, indent=1) + "\n")
         print(f"written to {options.json}")
 
 

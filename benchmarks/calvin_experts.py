@@ -26,6 +26,7 @@ from eval.envs.calvin_mujoco.scenes import SCENES
 from eval.envs.calvin_mujoco.tasks import TASKS
 from eval.experts.registry import get_expert
 from eval.statistics import wilson_interval
+from vpp_jax.common.files import write_atomically
 
 EXPERT, RNG = get_expert("calvin_mujoco"), np.random.default_rng(0)  # the expert draws nothing from it
 
@@ -135,7 +136,7 @@ def main() -> None:
         results = report(arguments, pool)
     print(f"environment version {VERSION}, seed {arguments.seed}, {time.perf_counter() - started:.0f} s")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"environment_version": VERSION, **results}, indent=1) + "\n")
+        write_atomically(arguments.json, json.dumps({"environment_version": VERSION, **results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

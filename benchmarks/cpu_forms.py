@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 from jax import lax
 
+from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import device_name, library_versions
 from vpp_jax.functional import PureModule
 from vpp_jax.models import attention, layers
@@ -114,7 +115,7 @@ def main() -> None:
         plain, ours = rows[label]["plain"], rows[label]["ours"]
         print(f"{label:44} plain {1e3 * plain:7.1f} ms  ours {1e3 * ours:7.1f} ms  ratio {plain / ours:5.2f}", flush=True)
     if options.json:
-        options.json.write_text(json.dumps(about | {"seconds": rows}, indent=1))
+        write_atomically(options.json, json.dumps(about | {"seconds": rows}, indent=1))
 
 
 if __name__ == "__main__":

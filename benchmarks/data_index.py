@@ -23,6 +23,7 @@ from data_pipelines.loader import clip_source, make_iterator
 from data_pipelines.rlds import examples, tfrecord
 from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset, build_index
 from data_pipelines.rlds.schema import Feature, Schema
+from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import device_name, library_versions
 
 MODES = (
@@ -63,7 +64,7 @@ def main() -> None:
                 print(f"  {name:<58s} {value:12.4g}")
     print(f"{results['device']}, {' '.join(f'{name} {version}' for name, version in results['versions'].items())}")
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+        write_atomically(options.json, json.dumps(results, indent=1))
 
 
 def many_shards(directory: Path, shards: int, episodes: int) -> dict[str, float]:

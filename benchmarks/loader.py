@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from vpp_jax.common.files import write_atomically
+
 PARTS = Path(__file__).resolve().parent / "loading"
 EPISODES, STEPS = {"256x256": 64, "480x640": 32, "720x1280": 16, "latents": 64}, 60
 
@@ -66,7 +68,7 @@ def main() -> None:
     if options.json:
         packages = ("numpy", "simplejpeg", "cykooz-resizer", "grain", "tensorflow-cpu")
         found = {distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()}
-        options.json.write_text(json.dumps({"versions": {name: found.get(name) for name in packages}, "results": results}, indent=1))
+        write_atomically(options.json, json.dumps({"versions": {name: found.get(name) for name in packages}, "results": results}, indent=1))
 
 
 def make(case: str, directory: Path, image_size: int) -> None:

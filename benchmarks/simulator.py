@@ -23,6 +23,7 @@ import numpy as np
 from eval.envs.calvin_mujoco.environment import VERSION, CalvinEnvironment
 from eval.envs.calvin_mujoco.rendering import renderer_name
 from eval.experts.registry import get_expert
+from vpp_jax.common.files import write_atomically
 
 PHYSICS, CAMERAS = "physics and state", "both cameras, {}"
 PYBULLET = {PHYSICS: 780.0, CAMERAS.format("fast"): 15.0, CAMERAS.format("faithful"): 15.0}  # control steps per second
@@ -141,7 +142,7 @@ def main() -> None:
         processes[count] = {name: sum(part[name] for part in parts) for name in parts[0]}
         print(f"{count} process(es): " + ", ".join(f"{name} {rate:.0f} steps/s" for name, rate in processes[count].items()))
     if arguments.json:
-        arguments.json.write_text(json.dumps({**about, "results": results, "processes": processes}, indent=1) + "\n")
+        write_atomically(arguments.json, json.dumps({**about, "results": results, "processes": processes}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

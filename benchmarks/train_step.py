@@ -21,6 +21,7 @@ import numpy as np
 from data_pipelines.config import DatasetConfig
 from data_pipelines.loader import make_iterator
 from vpp_jax.cli.config_flag import load_config
+from vpp_jax.common.files import write_atomically
 from vpp_jax.common.host_memory import restart_with_huge_pages
 from vpp_jax.common.provenance import device_name, library_versions
 from vpp_jax.config import ExperimentConfig
@@ -134,7 +135,7 @@ def main() -> None:
                 flush=True,
             )
     if options.json:
-        options.json.write_text(json.dumps(about, indent=1) + "\n")
+        write_atomically(options.json, json.dumps(about, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from data_pipelines.rlds.schema import ACTION, LANGUAGE_INSTRUCTION
 from data_pipelines.rlds.windows import whole_clip
 from data_pipelines.sources import camera_frame
 from data_pipelines.transforms import resize
+from vpp_jax.common.files import atomic_path
 
 INSTRUCTION_KEYS = (LANGUAGE_INSTRUCTION, "natural_language_instruction", "observation/instruction")
 # Panels of a seven-dimensional action: title, names, unit by default.
@@ -62,7 +63,8 @@ def draw(dataset: RLDSDataset, path: Path, *, spec: DatasetSpec | None = None, e
         shown = whole_clip(len(episode), frames)
         _draw_frames(figure.add_subplot(halves[0]), episode, int(number), dataset, shown, size, spec)
         _draw_actions([figure.add_subplot(trace) for trace in (traces[0], traces[1], traces[2])], episode, dataset, spec, shown)
-    figure.savefig(path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:] or "png")
 
 
 def _heading(dataset: RLDSDataset, spec: DatasetSpec | None, width: int) -> str:

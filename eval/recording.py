@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from vpp_jax.common.files import atomic_path
+
 HEIGHT = 200  # pixels of every view
 STRIP = 44
 HOLD_SECONDS = 1.0  # the last frame stays, with the outcome
@@ -80,9 +82,8 @@ def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
 
 def write_video(path: Path, frames: UInt8[np.ndarray, "t h w 3"], fps: float, crf: int = 27) -> Path:
     """H.264, yuv420p, index in front: plays in browsers, also from a data URI. Odd sides lose their last row or column."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

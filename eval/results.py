@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import EvaluationError
+from vpp_jax.common.files import write_atomically
 from vpp_jax.common.json_values import config_hash, to_jsonable
 from vpp_jax.common.provenance import git_revision, library_versions
 
@@ -47,10 +48,7 @@ def _cpu_model() -> str:
 
 def write_json(path: Path, value: Any) -> Path:
     """Writes JSON so that `path` never holds half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(to_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(to_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 

@@ -15,6 +15,7 @@ import av
 import msgpack
 import numpy as np
 import pytest
+from eval.protocol import ProtocolError, unpack
 from malicious import Malicious
 from PIL import EpsImagePlugin, Image
 
@@ -26,7 +27,6 @@ from data_pipelines.partial_stats import PartialStats
 from data_pipelines.rlds import images
 from data_pipelines.rlds import index as record_index
 from data_pipelines.rlds.schema import Schema
-from eval.protocol import ProtocolError, unpack
 from eval.report.collect import collect
 from eval.report.page import render
 from vpp_jax.cli.config_flag import load_config, parse_tree

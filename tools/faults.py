@@ -35,6 +35,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import device_name
 from vpp_jax.training.checkpoints import ITEMS, Checkpoints, complete_steps
 from vpp_jax.training.metrics import TIMING, read_entries
@@ -313,7 +314,7 @@ class Journal:
         self.kills, self.ended, self.problems = known["kills"], known["ended"], known["problems"]
 
     def write(self) -> None:
-        self._path.write_text(json.dumps({"kills": self.kills, "ended": self.ended, "problems": self.problems}, indent=1))
+        write_atomically(self._path, json.dumps({"kills": self.kills, "ended": self.ended, "problems": self.problems}, indent=1))
 
 
 def whole_run(root: Path, count: int, steps: int) -> Run:

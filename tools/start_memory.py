@@ -18,6 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vpp_jax.common.files import write_atomically
+
 PROJECT = Path(__file__).resolve().parents[1]
 HOSTS, BOUND, SUBSETS = 8, 1.3, (32, 16)
 
@@ -109,7 +111,7 @@ def tensors(folder: Path, every: int) -> dict[str, tuple[int, ...]]:
 
         found = make_stage(load_config("configs/svd_calvin_video.py")).abstract_trainable()
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({name: spec.shape for name, spec in found.items()}))
+        write_atomically(path, json.dumps({name: spec.shape for name, spec in found.items()}))
     shapes = {name: tuple(shape) for name, shape in json.loads(path.read_text()).items()}
     return {name: shapes[name] for name in sorted(sorted(shapes, key=lambda name: math.prod(shapes[name]), reverse=True)[::every])}
 

@@ -134,7 +134,7 @@ def save_shard(
         "kept": kept,
         "skipped": list(skipped),
     }
-    write_atomically(directory / PROGRESS_DIRECTORY / f"{shard.file}.json", json.dumps(entry).encode())
+    write_atomically(directory / PROGRESS_DIRECTORY / f"{shard.file}.json", json.dumps(entry))
     return entry
 
 
@@ -192,7 +192,7 @@ def claim(recipe: Origin, directory: Path) -> None:
     elif directory.is_dir() and any(not path.name.startswith(".") for path in directory.iterdir()):  # .*.tmp: another process claims it
         raise DataError(f"{directory} is not empty and no build of {recipe.name}; use another --out")
     else:
-        write_atomically(path, json.dumps(asked, indent=1).encode())
+        write_atomically(path, json.dumps(asked, indent=1))
 
 
 def finished_shards(directory: Path, shards: Sequence[Shard]) -> dict[str, dict]:
@@ -237,7 +237,7 @@ def finish(recipe: Origin, directory: Path, shards: Sequence[Shard], finished: d
         "skipped": [problem for entry in entries for problem in entry.get("skipped", ())],
         "shards": entries,
     }
-    write_atomically(directory / REPORT_FILE, json.dumps(report, indent=1).encode())
+    write_atomically(directory / REPORT_FILE, json.dumps(report, indent=1))
     writer.write_metadata(directory, recipe.schema(), recipe.name, recipe.version, splits, recipe.description, recipe.metadata())
     shutil.rmtree(directory / PROGRESS_DIRECTORY, ignore_errors=True)
     for leftover in directory.glob(".*.tmp"):  # half-written files of processes that were killed

@@ -142,6 +142,6 @@ def write_metadata(
     }
     tree = features_json(features) if isinstance(features, Schema) else features
     if metadata:
-        write_atomically(directory / METADATA_FILE, json.dumps(metadata, indent=1).encode())
-    write_atomically(directory / "features.json", json.dumps(tree, indent=1).encode())
-    write_atomically(directory / "dataset_info.json", json.dumps(info, indent=1).encode())
+        write_atomically(directory / METADATA_FILE, json.dumps(metadata, indent=1))
+    write_atomically(directory / "features.json", json.dumps(tree, indent=1))
+    write_atomically(directory / "dataset_info.json", json.dumps(info, indent=1))

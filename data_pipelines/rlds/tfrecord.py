@@ -3,7 +3,6 @@
 A record is `length uint64 | masked CRC32C of those 8 bytes uint32 | payload | masked CRC32C of the payload uint32`, little endian.
 """
 
-import os
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ import crc32c
 from data_pipelines import storage
 from data_pipelines.rlds.shards import DEFECTIVE, UNCOUNTED, Defect, ShardIndex
 from data_pipelines.storage import RETRY, FileInfo, Location, Retry
+from vpp_jax.common.files import atomic_path
 
 Buffer = bytes | memoryview
 EXTENSION = "tfrecord"
@@ -37,16 +37,9 @@ def frame(payload: bytes) -> bytes:
 
 def write_records(path: Path, payloads: Iterable[bytes]) -> int:
     """Writes a TFRecord file under a temporary name and renames it; returns its size in bytes. A reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            for payload in payloads:
-                file.write(frame(payload))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        for payload in payloads:
+            file.write(frame(payload))
     return path.stat().st_size
 
 

@@ -9,6 +9,7 @@ from eval.report import media, sections, success
 from eval.report.collect import Run, collect
 from eval.report.theme import STYLESHEET
 from eval.results import device_description
+from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import git_revision, library_versions
 
 # Nothing but what stands in the page may be shown or run; a browser refuses the rest.
@@ -28,11 +29,7 @@ SECTIONS = (
 def write_report(directory: Path, out: Path | None = None) -> Path:
     """Reads the run in `directory` and writes its report, by default to `report/index.html` there."""
     path = out or directory / "report" / "index.html"
-    page = render(collect(directory))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, render(collect(directory)))
     return path
 
 

@@ -30,7 +30,7 @@ def test_results_hold_everything_needed_to_repeat_them(tmp_path):
     assert results["config"] == {"seed": 1, "tasks": ["a", "b"], "out": "x"}
     assert results["versions"]["numpy"] == np.__version__
     assert results["device"]["cpu_cores"] >= 1
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_config_hash_ignores_order_and_containers_only():

@@ -8,6 +8,7 @@ from vpp_jax.aot.chips import parse_topology
 from vpp_jax.aot.request import OPTIONS, parse_mesh
 from vpp_jax.cli.main import UsageError, paragraph
 from vpp_jax.common.errors import VppError
+from vpp_jax.common.files import write_atomically
 
 
 def main(argv: list[str]) -> int:
@@ -32,13 +33,12 @@ def main(argv: list[str]) -> int:
         print(f"does not fit, short by at least {short:.2f} GiB: {error}; {suggestion}")
         return 1
     if options["hlo"]:
-        Path(options["hlo"]).write_text(compiled.executable.as_text())
+        write_atomically(Path(options["hlo"]), compiled.executable.as_text())
     report = origin | analyse(program, compiled, level)
     print(table(report))
     if options["out"]:
         path = Path(options["out"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n")
+        write_atomically(path, json.dumps(report, indent=1) + "\n")
         print(f"wrote {path}")
     return 0
 

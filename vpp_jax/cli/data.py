@@ -248,7 +248,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     report = inspection.inspect_dataset(arguments.directory, arguments.index_dir, arguments.images, arguments.name)
     print(inspection.summary(report))
     if arguments.json:
-        write_atomically(arguments.json, json.dumps(report, indent=1).encode())
+        write_atomically(arguments.json, json.dumps(report, indent=1))
         print(f"wrote {arguments.json}")
     if arguments.png:
         from data_pipelines import contact_sheet
@@ -285,6 +285,6 @@ def _inspect_local_copy(arguments: argparse.Namespace, names: Iterable[str], wei
     findings = local_copy.check(arguments.directory, names)
     print(local_copy.summary(findings, weights))
     if arguments.json:
-        write_atomically(arguments.json, json.dumps([asdict(finding) for finding in findings], indent=1).encode())
+        write_atomically(arguments.json, json.dumps([asdict(finding) for finding in findings], indent=1))
         print(f"wrote {arguments.json}")
     return 1 if any(finding.status != local_copy.OK for finding in findings) else 0

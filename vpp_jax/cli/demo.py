@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vpp_jax.common.errors import VppError
+from vpp_jax.common.files import write_atomically
 
 REFERENCE_MINUTES = 15
 TRAINING_SCENES = "A,B,C"
@@ -91,9 +92,7 @@ def read_timing(path: Path) -> dict[str, dict]:
 
 
 def write_timing(path: Path, timing: dict[str, dict]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(timing, indent=2))
-    partial.replace(path)
+    write_atomically(path, json.dumps(timing, indent=2))
 
 
 def _environment() -> dict[str, str]:

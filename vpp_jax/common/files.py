@@ -1,26 +1,38 @@
-"""Small files written so that a reader sees the old one or the new one, never half of one."""
+"""Files written so that a reader sees the old one or the new one, never half of one."""
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 WRITE_BITS = 0o222
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes `path` through a temporary neighbour. OSError where the directory is read-only.
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """Writes `path`, a text as UTF-8. OSError where its directory is read-only."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
-    A directory without any write bit is left alone even when the user is root and could write: somebody protected it on purpose.
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary neighbour of `path` to be written inside the block; it takes the place of `path` when the block ends.
+
+    After an exception `path` is what it was, and the temporary file is gone. The directory is created where it does not exist. One
+    without any write bit is left alone even when the user is root and could write: somebody protected it on purpose.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.parent.stat().st_mode & WRITE_BITS or not os.access(path.parent, os.W_OK):
         raise PermissionError(f"{path.parent} is read-only")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")  # hosts that share a disk may share process numbers
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

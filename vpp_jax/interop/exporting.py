@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vpp_jax.common.files import write_atomically
 from vpp_jax.config import ExperimentConfig, from_config_dict
 from vpp_jax.functional import Params, PureModule, with_prefix
 from vpp_jax.interop.importing import GOAL, PUBLISHED, TEXT
@@ -71,7 +72,7 @@ def export_published(
             say(f"wrote {folder / name}: {len(parse_header(header))} tensors, {size / 1e9:.3f} GB")
             written.append(folder / name)
         for name, text in texts.items():
-            (folder / name).write_text(text)
+            write_atomically(folder / name, text)
     return written
 
 

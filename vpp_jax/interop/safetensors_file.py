@@ -7,7 +7,6 @@ written here.
 
 import json
 import math
-import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from vpp_jax.common.errors import FileFormatError
+from vpp_jax.common.files import atomic_path
 
 # The format's types, in the order by which its own serializer sorts tensors (last first, then by name), so that each is aligned.
 DTYPES: dict[str, np.dtype] = {
@@ -183,16 +183,12 @@ def parse_header(header: bytes) -> dict[str, Entry]:
 
 def write_file(path: Path, header: bytes, tensors: Iterable[tuple[str, np.ndarray]]) -> int:
     """Writes `tensors`, which come in the header's order, as they come. The file gets its name when it is complete. -> bytes."""
-    entries, partial = parse_header(header), path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
+    entries = parse_header(header)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(_LENGTH.pack(len(header)) + header)
         for name, value in tensors:
             entry = entries[name]
             if (value.shape, value.dtype) != (entry.shape, DTYPES[entry.dtype]) or file.tell() != 8 + len(header) + entry.start:
                 raise ValueError(f"{name} {value.shape} {value.dtype} does not fit {entry}")
             file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
-        file.flush()
-        os.fsync(file.fileno())
-        size = file.tell()
-    partial.replace(path)
-    return size
+        return file.tell()

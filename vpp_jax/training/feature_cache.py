@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from data_pipelines.sources import Source
+from vpp_jax.common.files import write_atomically
 from vpp_jax.common.progress import track
 from vpp_jax.training.distributed import all_gather_string
 
@@ -85,12 +86,6 @@ def build_feature_cache(
         features[start : start + len(block)] = block
         if (start // batch_size + 1) % FLUSH_EVERY == 0 or start + batch_size >= total:
             features.flush()
-            _write_journal(journal, {"identity": identity, "total": total, "done": start + len(block)})
+            write_atomically(journal, json.dumps({"identity": identity, "total": total, "done": start + len(block)}))
     all_gather_string(f"{directory} is complete", "", OTHERS_TIMEOUT_S)
     return np.load(directory / FILE_NAME, mmap_mode="r")
-
-
-def _write_journal(path: Path, state: dict) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(state))
-    partial.replace(path)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vpp_jax.common.files import write_atomically
+
 log = logging.getLogger(__name__)
 
 # Beats in one phase before a process says whom it waits for.
@@ -142,9 +144,7 @@ class Heartbeat:
             "error": self._error,
         }
         with self._writing:
-            partial = self._path(self._process).with_suffix(".partial")
-            partial.write_text(json.dumps(entry))
-            partial.replace(self._path(self._process))
+            write_atomically(self._path(self._process), json.dumps(entry))
 
     def _beat_on(self) -> None:
         while not self._ended.wait(self._every_s):

@@ -29,6 +29,7 @@ from jax.sharding import Mesh
 
 from data_pipelines.loader import eval_batches, make_iterator
 from vpp_jax.common.config_fields import ANNOUNCED, FIXED
+from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import device_name, git_revision, library_versions
 from vpp_jax.config import ConfigError, ExperimentConfig, config_diff, config_hash, from_config_dict, on_resume, to_dict, to_json
 from vpp_jax.functional import Params, parameter_count
@@ -85,7 +86,7 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
         if start is not None and start >= config.train.steps:
             return _nothing_left(workdir, start, saved)
         if primary:
-            (workdir / "config.json").write_text(to_json(config) + "\n")
+            write_atomically(workdir / "config.json", to_json(config) + "\n")
             rewind(workdir / JSON_LINES, -1 if start is None else start, saved["evaluated"])
 
         # === parameters: abstract -> shardings -> arrays ============================================================================

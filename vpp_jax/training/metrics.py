@@ -6,12 +6,12 @@ resumed run's file equals that of an uninterrupted one.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from vpp_jax.common.errors import VppError
+from vpp_jax.common.files import write_atomically
 from vpp_jax.common.progress import ProgressBar, is_terminal
 from vpp_jax.config import ExperimentConfig, to_dict
 
@@ -133,7 +133,7 @@ class WandB:
         path = workdir / "wandb_id"
         identity = path.read_text().strip() if path.exists() else None
         self._run = wandb.init(project="vpp_jax", dir=str(workdir), id=identity, resume="allow", config=config, name=workdir.name)
-        path.write_text(self._run.id)
+        write_atomically(path, self._run.id)
 
     def write(self, kind: str, step: int, values: Values) -> None:
         self._run.log({f"{kind}/{name}": value for name, value in values.items()}, step=step)
@@ -171,9 +171,7 @@ def rewind(path: Path, step: int, evaluated: bool) -> None:
         return
     before = lambda entry: entry["step"] < step or (entry["step"] == step and (entry["kind"] == "train" or evaluated))  # noqa: E731
     kept = [entry for entry in read_entries(path) if before(entry)]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-    os.replace(partial, path)
+    write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:

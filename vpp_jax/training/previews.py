@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
+from vpp_jax.common.files import atomic_path
+
 CAPTION_HEIGHT = 14
 GAP = 2
 BACKGROUND = (250, 250, 250)
@@ -37,11 +39,8 @@ def strip_image(groups: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "t h w 3"
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Writes a PNG atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    image.save(partial, format="PNG")
-    partial.replace(path)
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG")
 
 
 def write_strips(path: Path, groups: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "t h w 3"]]]]) -> None:
@@ -102,7 +101,5 @@ def _draw_actions(axis, chunk: Float[np.ndarray, "k a"], linestyle: str) -> None
 
 
 def _save_figure(figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=120)
-    partial.replace(path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
