@@ -24,18 +24,10 @@ from eval.envs.calvin_mujoco.environment import VERSION, CalvinEnvironment
 from eval.envs.calvin_mujoco.rendering import renderer_name
 from eval.experts.registry import get_expert
 from vpp_jax.common.files import write_atomically
+from vpp_jax.common.provenance import cpu_model
 
 PHYSICS, CAMERAS = "physics and state", "both cameras, {}"
 PYBULLET = {PHYSICS: 780.0, CAMERAS.format("fast"): 15.0, CAMERAS.format("faithful"): 15.0}  # control steps per second
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def measure(step: Callable[[], None], seconds: float) -> dict[str, float]:
@@ -119,7 +111,7 @@ def main() -> None:
     sizes = (static, gripper)
     results = benchmark(arguments.scene, arguments.seconds, sizes, not arguments.empty)
     about = {
-        "device": processor(),
+        "device": cpu_model(),
         "renderer": renderer_name(),
         "mujoco": mujoco.__version__,
         "numpy": np.__version__,

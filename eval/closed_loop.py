@@ -15,7 +15,7 @@ from eval.host_loop import Episode, HostLoop, LoopOptions, LoopReport
 from eval.policies import Policy
 from eval.results import Journal, read_json, write_json, write_results
 from eval.worker_process import WorkerCommand
-from vpp_jax.common.json_values import to_jsonable
+from vpp_jax.common.json_values import flatten_dict, to_jsonable
 
 CONTROL_HZ = 30.0
 
@@ -98,7 +98,7 @@ def _check_identity(path: Path, config: Mapping[str, Any], journal: Journal) -> 
         return
     stored = read_json(path)
     if stored != config:
-        before, now = _leaves(stored), _leaves(config)
+        before, now = flatten_dict(stored), flatten_dict(config)
         keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
         listed = "; ".join(f"{key}: there {before.get(key)!r}, now {now.get(key)!r}" for key in keys[:8])
         raise EvaluationError(f"{path.parent} holds another evaluation ({listed}). Choose another --out, or remove that directory.")
@@ -111,12 +111,6 @@ def _check_journal(journal: Journal, episodes: Sequence[Episode]) -> None:
         if record["index"] in seen or seeds.get(record["index"]) != record["seed"]:
             raise EvaluationError(f"{journal.path}: episode {record['index']} is listed twice or is not of this protocol")
         seen.add(record["index"])
-
-
-def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(tree, Mapping):
-        return {path: tree}
-    return {key: leaf for name, item in tree.items() for key, leaf in _leaves(item, f"{path}.{name}" if path else str(name)).items()}
 
 
 def _video_writer(out: Path, options: LoopOptions) -> Callable[[dict[str, Any], dict[str, Any]], str]:

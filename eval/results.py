@@ -16,7 +16,7 @@ from typing import Any
 from eval.errors import EvaluationError
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.json_values import config_hash, to_jsonable
-from vpp_jax.common.provenance import git_revision, library_versions
+from vpp_jax.common.provenance import cpu_cores, cpu_model, git_revision, library_versions
 
 SCHEMA_VERSION = 1
 
@@ -24,8 +24,8 @@ SCHEMA_VERSION = 1
 def device_description() -> dict[str, Any]:
     """Host processor and memory; the accelerator as JAX names it, if this process has loaded JAX (it is not loaded for this)."""
     description: dict[str, Any] = {
-        "cpu": _cpu_model(),
-        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpu": cpu_model(),
+        "cpu_cores": cpu_cores(),
         "platform": platform.platform(),
     }
     if hasattr(os, "sysconf"):
@@ -34,16 +34,6 @@ def device_description() -> dict[str, Any]:
         devices = sys.modules["jax"].devices()
         description |= {"backend": devices[0].platform, "accelerator": devices[0].device_kind, "accelerators": len(devices)}
     return description
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def write_json(path: Path, value: Any) -> Path:

@@ -9,7 +9,8 @@ FOLDERS = ("vpp_jax", "data_pipelines", "eval", "configs", "tools", "benchmarks"
 EXCEPTIONS = {
     ("vpp_jax/cli/config_flag.py", "exec_module"): "--config=FILE.py: a configuration file is a program, chosen on the command line",
     ("vpp_jax/cli/main.py", "import_module"): "verbs, from a table",
-    ("eval/worker.py", "import_module"): "--environment module:Class of the person's own simulator",
+    ("eval/worker/vpp_worker/process.py", "import_module"): "--environment module:Class of the person's own simulator",
+    ("eval/experts/registry.py", "import_module"): "scripted experts, from a table",
     ("eval/envs/registry.py", "import_module"): "simulators, from a table",
     ("eval/envs/calvin_mujoco/rendering.py", "import_module"): "the graphics library, of two",
     ("benchmarks/loading/measure.py", "import_module"): "pipelines to compare, from a table",

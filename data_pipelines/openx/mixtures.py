@@ -6,7 +6,6 @@ A dataset that two merged lists name keeps its first weight. A member without a 
 counts as absent.
 """
 
-import difflib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from data_pipelines.config import DataConfig, DatasetConfig
 from data_pipelines.errors import DataError
 from data_pipelines.openx import local_copy
+from vpp_jax.common.errors import did_you_mean, nearest
 
 # Names of validation splits, in the order of preference.
 VALIDATION = ("val", "validation", "test")
@@ -219,10 +219,8 @@ def mixture(name: str) -> MixtureTable:
     """The row `name`; DataError with those that resemble it otherwise ('oxe_magic_soup' is one of Octo's and one of OpenVLA's)."""
     if name not in MIXTURES:
         part = name.removeprefix("oxe_")
-        near = [known for known in MIXTURES if known.endswith(part)] or difflib.get_close_matches(name, MIXTURES, n=3, cutoff=0.4)
-        raise DataError(
-            f"mixture '{name}' is unknown (has {', '.join(MIXTURES)})" + (f"; did you mean {' or '.join(near)}?" if near else "")
-        )
+        hint = did_you_mean([known for known in MIXTURES if known.endswith(part)]) or nearest(name, MIXTURES)
+        raise DataError(f"mixture '{name}' is unknown (has {', '.join(MIXTURES)}){hint}")
     return MIXTURES[name]
 
 

@@ -4,7 +4,6 @@ A table with one row per dataset; adding a dataset is adding a row. CALVIN's row
 `data_pipelines.openx.table`: their actions and states are composed of several columns into one common form.
 """
 
-import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ from data_pipelines.openx.table import OPENX, OpenXDataset
 from data_pipelines.rlds.filters import EpisodeFilter
 from data_pipelines.rlds.windows import CLIP_SAMPLING
 from data_pipelines.transforms import NORMALIZATIONS
+from vpp_jax.common.errors import nearest
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,6 @@ REGISTRY: dict[str, DatasetSpec] = {
 def dataset_spec(name: str) -> DatasetSpec:
     """The row `name`; DataError with the nearest name otherwise."""
     if name not in REGISTRY:
-        near = difflib.get_close_matches(name, REGISTRY, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "data_pipelines/openx/table.py lists its rows"
-        raise DataError(f"dataset '{name}' is not in the registry of {len(REGISTRY)} datasets; {hint}")
+        hint = nearest(name, REGISTRY) or "; data_pipelines/openx/table.py lists its rows"
+        raise DataError(f"dataset '{name}' is not in the registry of {len(REGISTRY)} datasets{hint}")
     return REGISTRY[name]

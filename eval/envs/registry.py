@@ -1,11 +1,11 @@
 """Environments by name. Simulators are imported only when one is asked for."""
 
-import difflib
 import importlib
 import os
 from typing import Any
 
 from eval.envs.base import LanguageEnvironment
+from vpp_jax.common.errors import nearest
 
 # name -> (module, class)
 ENVIRONMENTS: dict[str, tuple[str, str]] = {
@@ -21,8 +21,7 @@ def make_environment(name: str, **kwargs: Any) -> LanguageEnvironment:
       RuntimeError: the graphics library that MUJOCO_GL asks for is missing.
     """
     if name not in ENVIRONMENTS:
-        close = difflib.get_close_matches(name, ENVIRONMENTS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = nearest(name, ENVIRONMENTS)
         raise ValueError(f"unknown environment {name!r}{hint} (registered: {', '.join(sorted(ENVIRONMENTS))})")
     module, cls = ENVIRONMENTS[name]
     try:

@@ -19,10 +19,15 @@ def test_text_and_bytes_replace_what_was_there(tmp_path):
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     write_atomically(path, "old")
-    with pytest.raises(RuntimeError, match="half way"), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        assert path.read_text() == "old"
-        raise RuntimeError("half way")
+
+    def write_half() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            assert path.read_text() == "old"
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

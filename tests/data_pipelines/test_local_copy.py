@@ -51,7 +51,7 @@ def test_vpp_and_merged_mixtures():
     assert set(merged) == {name for name, row in OCTO.items() if row[0] or row[1]}
     unknown = {name for row in MIXTURES.values() for name in row.weights if local_copy.row_of(name) is None}
     assert unknown <= PRIVATE
-    with pytest.raises(DataError, match="did you mean octo_magic_soup or openvla_magic_soup"):
+    with pytest.raises(DataError, match="did you mean 'octo_magic_soup' or 'openvla_magic_soup'"):
         mixture("oxe_magic_soup")
 
 

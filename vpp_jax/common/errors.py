@@ -5,7 +5,7 @@ do. The command line prints those without a traceback; any other exception is a 
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class VppError(Exception):
@@ -22,5 +22,9 @@ class FileFormatError(VppError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The most similar known name as a clause ', did you mean ...?', or '' where none is similar."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f", did you mean '{close[0]}'?" if close else ""
+    return did_you_mean(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6))
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """The names as a clause ', did you mean ... or ...?', or '' where there are none."""
+    return f", did you mean {' or '.join(map(repr, names))}?" if names else ""

@@ -38,9 +38,18 @@ def device_name() -> str:
     device = jax.devices()[0]
     if device.platform != "cpu":
         return f"{jax.device_count()} x {device.device_kind}"
+    return f"cpu: {cpu_model()}, {cpu_cores()} cores, {jax.device_count()} device(s)"
+
+
+def cpu_model() -> str:
+    """The processor's name, as far as the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        model = platform.machine()
-    return f"cpu: {model}, {len(os.sched_getaffinity(0))} cores, {jax.device_count()} device(s)"
+        return platform.processor() or platform.machine()
+
+
+def cpu_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
