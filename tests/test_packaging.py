@@ -15,7 +15,14 @@ PACKAGES = ("vpp_jax", "data_pipelines", "eval", "configs")
 WORKER = "vpp_worker"  # eval/worker/vpp_worker: what simulator processes import, under a name of its own
 PYTHONS = ("3.11", "3.12", "3.13")
 # Top-level modules whose distribution has another name
-DISTRIBUTIONS = {"PIL": "pillow", "tensorflow": "tensorflow-cpu", "google": "protobuf", "orbax": "orbax-checkpoint", "absl": "absl-py", "OpenGL": "PyOpenGL"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "tensorflow": "tensorflow-cpu",
+    "google": "protobuf",
+    "orbax": "orbax-checkpoint",
+    "absl": "absl-py",
+    "OpenGL": "PyOpenGL",
+}
 # Extras of the metadata -> the file that pins them
 EXTRAS = {"dev": "dev.txt", "tpu": "tpu.txt", "cuda": "cuda.txt", "beam": "beam.txt", "parity": "parity.txt"}
 # Pinned for what is imported, not imported by us
