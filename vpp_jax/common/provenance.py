@@ -6,6 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+PROJECT = Path(__file__).resolve().parents[2]  # the checkout, or the directory that packages are installed into
 LIBRARIES = ("vpp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -20,15 +21,23 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def git_revision() -> str:
-    """Commit of the checkout this code runs from, with '-dirty' where tracked files differ; '' outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+def git_revision(project: Path = PROJECT) -> str:
+    """Commit of the checkout this code runs from, with '-dirty' where tracked files differ; '' outside a checkout.
+
+    An installed package may lie in a virtual environment inside somebody's repository: that repository's commit says nothing about it.
+    """
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True, timeout=30).stdout
+        top, commit = _git(project, "rev-parse", "--show-toplevel", "HEAD").splitlines()
+        if Path(top).resolve() != project.resolve():
+            return ""
+        return commit + ("-dirty" if _git(project, "status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return ""
-    return commit + ("-dirty" if status.strip() else "")
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(directory), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
 
 def device_name() -> str:
