@@ -27,9 +27,9 @@ import numpy as np
 
 from eval.errors import EvaluationError, WorkerFailure
 from eval.policies import Observations, Policy, chunk_seed
-from eval.progress import Progress
 from eval.results import Journal
 from eval.worker_process import WorkerCommand, WorkerProcess, hello, wait_for
+from vpp_jax.common.progress import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,8 @@ class HostLoop:
         self.started = time.monotonic()
         done = {record["index"] for record in self.journal.records}
         self.pending.extend(episode for episode in episodes if episode.index not in done)
-        self.progress = Progress(len(episodes), self.journal.records)
+        self.progress = ProgressBar("episodes", len(episodes), len(done), interval_s=15.0)
+        self.tasks = Counter(task["success"] for record in self.journal.records for task in record["tasks"])
         try:
             for number in range(min(self.options.workers, len(self.pending))):
                 self.slots.append(Slot(number, self._start_process(number)))
@@ -321,7 +322,8 @@ class HostLoop:
         if recording is not None and self.on_recording is not None:
             record["video"] = self.on_recording(record, recording)
         self.journal.append(record)
-        self.progress.update(record)
+        self.tasks.update(task["success"] for task in record["tasks"])
+        self.progress.update(len(self.journal.records), note=f"{self.tasks[True]}/{self.tasks.total()} tasks solved")
         slot.attempt, slot.phase = None, Phase.IDLE
 
     def _replace(self, slot: Slot, failure: WorkerFailure) -> None:
@@ -336,7 +338,7 @@ class HostLoop:
         if attempt is not None:
             index = attempt.episode.index
             self.failures[index] += 1
-            self.progress.note(f"episode {index}, attempt {self.failures[index]}: {failure}")
+            self.progress.message(f"episode {index}, attempt {self.failures[index]}: {failure}")
             if self.failures[index] > self.options.retries:
                 self.unscored[index] = summary
                 if len(self.unscored) >= self.options.max_unscored:

@@ -36,8 +36,10 @@ class Step:
 def demo_steps(workdir: Path, minutes: float) -> list[Step]:
     """The commands for a budget: step counts and sample counts grow with `minutes`, nothing else changes."""
     share = minutes / REFERENCE_MINUTES
-    scaled = lambda count, least=1: max(least, round(count * share))  # noqa: E731
     data, workers = workdir / "data", min(2, os.cpu_count() or 1)
+
+    def scaled(count: int, least: int = 1) -> int:
+        return max(least, round(count * share))
 
     def train(stage: str, steps: int, *overrides: str) -> Step:
         arguments = ("train", f"--config=configs/tiny_calvin_{stage}.py", f"--workdir={workdir / stage}")
@@ -69,9 +71,6 @@ def demo_steps(workdir: Path, minutes: float) -> list[Step]:
     ]
 
 
-# glibc gives large blocks back to the kernel after every step and faults them in again at the next: 12 % of a VAE encoding pass.
-KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30), "MALLOC_TOP_PAD_": str(64 << 20)}
-
 # Compilation is half the work of so short a training. At LLVM's level 1 the video step compiles in 67 instead of 115 s of processor time
 # and takes 7 % longer (2 cores, 2026-11-25); at level 0 it compiles in 57 s and takes twice as long.
 COMPILE_CHEAPLY = "--xla_backend_optimization_level=1"
@@ -96,9 +95,9 @@ def write_timing(path: Path, timing: dict[str, dict]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment with the settings above; flags in the caller's XLA_FLAGS come later and win."""
+    """This process's environment with cheaper compilation; flags in the caller's XLA_FLAGS come later and win."""
     flags = f"{COMPILE_CHEAPLY} {os.environ.get('XLA_FLAGS', '')}".strip()
-    return os.environ | KEEP_MEMORY | {"XLA_FLAGS": flags}
+    return os.environ | {"XLA_FLAGS": flags}
 
 
 def run_step(step: Step, timing_path: Path) -> int:
