@@ -164,3 +164,22 @@ def test_version_and_pythons_are_said_once(project, metadata):
     locks = {path.stem.removeprefix("lock-") for path in (project / "requirements").glob("lock-*.txt")}
     classified = {text.rsplit(" ", 1)[1] for text in metadata["classifiers"] if re.search(r"Python :: 3\.\d", text)}
     assert locks == classified == set(PYTHONS)
+
+
+def test_citation_and_hooks_follow(project, metadata):
+    citation = (project / "CITATION.cff").read_text()
+    assert f"\nversion: {metadata['version']}\n" in citation
+    assert f"\nlicense: {metadata['license']}\n" in citation
+    ruff = pins(project / "requirements" / "dev.txt")["ruff"]
+    assert f"ruff-pre-commit\n    rev: v{ruff}\n" in (project / ".pre-commit-config.yaml").read_text()
+
+
+def test_workflows_run_targets_that_exist(project):
+    targets = set(re.findall(r"^([a-z-]+):", (project / "Makefile").read_text(), re.M))
+    for path in [project / ".ci" / "run", *(project / ".github" / "workflows").glob("*.yml")]:
+        text = path.read_text()
+        asked = set(re.findall(r"\bmake ([a-z-]+)", text))
+        for names_of_matrix in re.findall(r"target: \[(.+)\]", text):
+            asked |= set(names_of_matrix.split(", "))
+        assert asked, path
+        assert asked <= targets, f"{path.name}: {sorted(asked - targets)}"
