@@ -178,7 +178,7 @@ def test_metadata_says_what_the_files_said(imported, system):
 
 def test_position_encoding_is_an_option_of_the_video_model(system, tmp_path):
     arguments = (f"--unet={system.folder / 'pipeline'}", f"--text={system.folder / 'clip'}", *SMALL)
-    assert main(["convert", "import", *arguments, "--position-encode", f"--out={tmp_path / 'out'}"]) == 0
+    assert main(["convert", "import", *arguments, "--position_encode", f"--out={tmp_path / 'out'}"]) == 0
     assert read_metadata(tmp_path / "out" / "video")["config"]["model"]["position_encode"] is True
     assert not (tmp_path / "out" / "policy").exists()
 
@@ -333,7 +333,7 @@ def test_three_lists_and_what_is_allowed(system, tmp_path, refused):
     text = refused("import", f"--vae={folder}", f"--out={tmp_path / 'out'}")
     assert "1 missing: quant_conv.bias; 1 unexpected: surplus.weight; 1 of another shape or type: quant_conv.weight [3, 3]" in text
     assert not (tmp_path / "out").exists()
-    allowed = (r"--allow-missing=quant_conv\.bias", r"--allow-unexpected=surplus\..*")
+    allowed = (r"--allow_missing=quant_conv\.bias", r"--allow_unexpected=surplus\..*")
     text = refused("import", f"--vae={folder}", f"--out={tmp_path / 'out'}", *allowed)
     assert "0 missing; 0 unexpected; 1 of another shape or type" in text
 
@@ -344,7 +344,7 @@ def test_allowed_faults_are_imported_and_reported(system, tmp_path):
         arrays["surplus.weight"] = np.zeros(2, np.float16)
 
     folder = altered_vae(system, tmp_path, change)
-    allowed = (r"--allow-missing=quant_conv\.bias", r"--allow-unexpected=surplus\..*")
+    allowed = (r"--allow_missing=quant_conv\.bias", r"--allow_unexpected=surplus\..*")
     assert main(["convert", "import", f"--vae={folder}", f"--out={tmp_path / 'out'}", *allowed]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())["reports"]["vae"]
     assert report["allowed"] == ["quant_conv.bias", "surplus.weight"]
@@ -446,7 +446,7 @@ def test_paths_and_combinations(system, tmp_path, refused):
     assert "does not exist" in refused("import", f"--vae={tmp_path / 'nowhere'}", out)
     assert "has none of" in refused("import", f"--vae={system.folder / 'clip'}", out)
     assert "has none of" in refused("import", f"--vae={pipeline}", "--variant=bf16", out)
-    assert "'(' is not a regular expression" in refused("import", f"--vae={pipeline}", out, "--allow-unexpected=(")
+    assert "'(' is not a regular expression" in refused("import", f"--vae={pipeline}", out, "--allow_unexpected=(")
     assert "exists and is not empty" in refused("export", f"--checkpoint={system.folder}", f"--out={system.folder}")
     assert "exists and is not empty" in refused("import", f"--vae={pipeline}", f"--out={system.folder}")
     assert "did you mean 'image_size'" in refused("import", f"--vae={pipeline}", out, "--config.model.image_siz=3")

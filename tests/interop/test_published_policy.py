@@ -50,7 +50,7 @@ def test_sizes_of_another_robot(shapes):
     model, notes = policy_model(Listed(other).tensors, args, base, "x")
     assert (model.action.action_dim, model.action.action_horizon, model.action.proprio_dim, model.n_action_steps) == (38, 8, 38, 8)
     assert (model.former.condition_dim, model.tap_blocks, model.position_encode) == (1280, (1,), True)
-    assert notes == ["args say latent_dim = 512, the tensors 384", "position_encode is True as in args, not False"]
+    assert notes == ["args have latent_dim = 512, the tensors 384", "position_encode is True as in args, not False"]
 
 
 def test_something_else_is_no_policy():

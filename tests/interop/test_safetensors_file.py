@@ -78,7 +78,9 @@ def test_values_that_do_not_fit_the_header_are_not_written(tmp_path):
 def refused(path) -> str:
     with pytest.raises(FileFormatError) as caught:
         SafetensorsFile(path)
-    assert str(caught.value).startswith(f"{path} is not a safetensors file, or it is cut off or damaged (Error while deserializing header:")
+    assert str(caught.value).startswith(
+        f"{path} is not a safetensors file, or it is truncated or damaged (Error while deserializing header:"
+    )
     return str(caught.value)
 
 
@@ -187,9 +189,9 @@ def test_an_index_may_not_leave_its_folder(tmp_path, name):
 @pytest.mark.parametrize(
     ("weight_map", "problem"),
     [
-        ({"a": "three.safetensors"}, "which is not there"),
-        ({"a": "two.safetensors"}, "says that a is in two.safetensors, but it is not"),
-        ({"a": "one.safetensors", "c": "two.safetensors"}, "says that c is in two"),
+        ({"a": "three.safetensors"}, "which does not exist"),
+        ({"a": "two.safetensors"}, "maps a to two.safetensors, which does not contain it"),
+        ({"a": "one.safetensors", "c": "two.safetensors"}, "maps c to two"),
         ({}, "is not an index"),
         ({"a": 3}, "is not an index"),
         ([1], "is not an index"),

@@ -37,36 +37,36 @@ def test_a_process_that_waits_names_the_others(tmp_path, caplog):
     with make(tmp_path, 0, count=3) as first, make(tmp_path, 1, count=3) as second:
         second.enter("data", 6)
         first.enter("step", 7)
-        until(lambda: "process 0 stands in step, step 7" in caplog.text)
-    message = next(record.getMessage() for record in caplog.records if "process 0 stands" in record.getMessage())
+        until(lambda: "process 0 is in phase step, step 7" in caplog.text)
+    message = next(record.getMessage() for record in caplog.records if "process 0 is in phase" in record.getMessage())
     assert "process 1 on " in message
     assert "data, step 6" in message
     assert "process 2 has not been seen yet" in message
 
 
-def test_nothing_is_said_while_all_do_the_same(tmp_path, caplog):
+def test_nothing_is_logged_while_all_are_in_the_same_phase(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     first, second = make(tmp_path, 0), make(tmp_path, 1)
     for heartbeat in (first, second):
         heartbeat.enter("step", 3)
         heartbeat._beat()
-    first._look_around()
+    first._report_waiting()
     assert caplog.text == ""
     second.enter("data", 3)
     second._beat()
-    first._look_around()
-    first._look_around()
+    first._report_waiting()
+    first._report_waiting()
     assert caplog.text.count("waiting for: process 1") == 1  # once for as long as nothing changes
 
 
-def test_a_process_that_failed_or_fell_silent_is_given_up(tmp_path):
+def test_a_process_that_failed_or_is_lost_is_given_up(tmp_path):
     told = []
     with make(tmp_path, 0, told=told) as first:
         first.enter("step", 4)
         with pytest.raises(RuntimeError), make(tmp_path, 1):
             raise RuntimeError("no such shard")
         until(lambda: told)
-    assert "process 0 stands in step, step 4" in told[0]
+    assert "process 0 is in phase step, step 4" in told[0]
     assert "gives up: process 1 on " in told[0]
     assert "no such shard" in told[0]
 

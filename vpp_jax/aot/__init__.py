@@ -1,1 +1,1 @@
-"""Programs compiled for TPUs that are not there, and what their text says about memory, traffic and speed."""
+"""Ahead-of-time compilation for TPU topologies without the hardware: memory fit, communication, roofline."""

@@ -1,7 +1,7 @@
-"""TPU generations and slices: the figures that bounds are made from, and the names people and the compiler use.
+"""TPU generations and slices: the hardware figures of the roofline, and the names that users and the compiler use.
 
 Peak, memory and link figures are those of Google's pages on each generation (cloud.google.com/tpu/docs/v4, v5e, v5p, v6e): bf16 without
-sparsity, HBM bandwidth, and "bidirectional inter-chip bandwidth per chip", half of which goes out and half of which comes in.
+sparsity, HBM bandwidth, and "bidirectional inter-chip bandwidth per chip", half of it in each direction.
 """
 
 import math
@@ -41,7 +41,7 @@ CHIPS = {
     "v6e": Chip(peak=918, memory=32, bandwidth=1640, links=400, axes=2, wraps=16),
 }
 
-# chips -> shape of the slice that Google gives for so many
+# number of chips -> topology of Google's slice of that size
 SHAPES = {
     2: {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)},
     3: {4: (2, 2, 1), 8: (2, 2, 2), 16: (2, 2, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 4, 8), 256: (4, 8, 8), 512: (8, 8, 8)},
@@ -50,7 +50,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Topology:
-    """A slice: `name` is what the user wrote, `compiler_name` what `jax.experimental.topologies` takes, e.g. v5e:16x16."""
+    """A slice: `name` is the user's, `compiler_name` the one that `jax.experimental.topologies` takes, e.g. v5e:16x16."""
 
     name: str
     generation: str
@@ -73,9 +73,9 @@ class Topology:
         return f"{self.generation}:{'x'.join(map(str, self.shape))}"
 
     def group_bandwidth(self, group: int) -> float:
-        """GB/s that leave a chip in a collective of so many devices: the links of the fewest axes of the torus that hold the group.
+        """GB/s sent per chip in a collective of `group` devices: the links of the fewest torus axes that contain the group.
 
-        An axis that is too short to be closed to a ring counts half.
+        An axis too short to be closed to a ring counts half.
         """
         per_axis, held, total = self.chip.links / self.chip.axes, self.chip.devices, 0.0
         for size in sorted(self.shape, reverse=True):
@@ -86,7 +86,7 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-    """`v5e-256` (as slices are named when they are asked for; v4 and v5p count two cores per chip) or `v5e:16x16`."""
+    """`v5e-256` (accelerator type; v4 and v5p count two cores per chip) or `v5e:16x16`."""
     match = re.fullmatch(r"(v\d+[a-z]*|v5litepod)(?:-(\d+)|:(\d+(?:x\d+)+))", name)
     generation = {"v5litepod": "v5e"}.get(match[1], match[1]) if match else ""
     if generation not in CHIPS:

@@ -1,6 +1,6 @@
-"""The collectives of a compiled program, read from its text: what is gathered, reduced or sent, and how many bytes leave a chip for it.
+"""The collectives of a compiled program, parsed from its HLO text: what is gathered, reduced or sent, and how many bytes per chip.
 
-The TPU compiler writes a reduce-scatter as a fusion `all-reduce-scatter`: an all-reduce whose result is cut to the chip's own part.
+The TPU compiler writes a reduce-scatter as a fusion `all-reduce-scatter`: an all-reduce whose result is sliced to the chip's own shard.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-# bytes that leave a chip, per byte of the larger side, in a group of n: rings
+# bytes sent per chip, per byte of the larger side, in a ring of n
 SENT = {
     "all-gather": lambda n: (n - 1) / n,
     "reduce-scatter": lambda n: (n - 1) / n,
@@ -25,8 +25,8 @@ SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
 
 @dataclass(frozen=True)
 class Collective:
-    """One instruction. shapes: of the whole arrays, e.g. ('bf16', (320, 320)); group: chips that take part; times: runs per step, at least
-    (counted: the program's text says so; otherwise a loop around it may run more often)."""
+    """One instruction. shapes: of the unsharded arrays, e.g. ('bf16', (320, 320)); group: number of participating chips; times: runs per
+    step (exact if `counted`; otherwise a lower bound, since an enclosing loop has an unknown trip count)."""
 
     kind: str
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
@@ -37,7 +37,7 @@ class Collective:
 
     @property
     def size(self) -> int:
-        """Bytes of the whole arrays."""
+        """Bytes of the unsharded arrays."""
         total = 0
         for dtype, shape in self.shapes:
             count = BYTES[dtype]
@@ -48,12 +48,12 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that leave each chip in one step."""
+        """Bytes sent per chip and step."""
         return self.times * self.size * SENT[self.kind](self.group)
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
-    """All collectives of an optimised module that runs on so many devices, those in loops with the loops' counts."""
+    """All collectives of an optimised module for `devices` devices, those in loops with the trip counts."""
     computations, entry = _computations(text)
     return list(_walk(computations, entry, 1, True, devices))
 
@@ -90,7 +90,7 @@ def _walk(computations: dict[str, list[str]], name: str, times: int, counted: bo
 
 
 def _calls(kind: str, rest: str) -> Iterator[tuple[str, int | None]]:
-    """Computations that an instruction runs, each with how often; None: a loop whose length is not written down."""
+    """Computations that an instruction runs, each with how often; None for a loop of unknown trip count."""
     if kind == "while":
         count = re.search(r"known_trip_count[^\d]*(\d+)", rest)
         yield re.search(r"body=%?([\w.\-]+)", rest)[1], int(count[1]) if count else None

@@ -1,12 +1,12 @@
-"""What the TPU compiler wants to find in the environment of a host without TPUs, and whether it is installed."""
+"""Environment variables for the TPU compiler on a host without TPUs, and a check that it is installed."""
 
 import importlib.util
 
 from vpp_jax.common.errors import VppError
 
-# libtpu otherwise asks a metadata server for the slice it is on, refuses to be loaded twice on one host, and writes warnings about both.
+# Otherwise libtpu queries a metadata server for its slice, refuses to be loaded twice on one host, and logs warnings about both.
 VARIABLES = {
-    "JAX_PLATFORMS": "cpu",  # arrays live here; the compiler is reached through `jax.experimental.topologies`
+    "JAX_PLATFORMS": "cpu",  # for arrays; the compiler is used through `jax.experimental.topologies`
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -26,5 +26,5 @@ def require_compiler() -> None:
     if importlib.util.find_spec("libtpu") is None:
         raise MissingCompilerError(
             "compiling for TPUs needs the package libtpu (134 MB; no TPU is needed), which is not installed: "
-            "pip install -e '.[tpu]', into an environment of its own where JAX on CPU is to start without its warnings"
+            "pip install -e '.[tpu]', into a separate environment if JAX on CPU should start without its warnings"
         )

@@ -1,7 +1,7 @@
 """Multiplications and additions of a function, counted on its jaxpr: products of matrices and convolutions, 2 per multiply-add.
 
-The compiler's own count leaves out what happens inside Pallas kernels and counts the bodies of loops once; this one takes the plain form
-wherever a device has one of its own, and depends on neither compiler nor device. What a rematerialised block computes twice is counted
+The compiler's own count ignores Pallas kernels and counts loop bodies once. This count uses the default branch wherever an operation has a
+device-specific one, and depends on neither compiler nor device. What a rematerialised block computes twice is counted
 twice.
 """
 
@@ -31,7 +31,7 @@ def _equation(eqn: JaxprEqn) -> float:
         per_output = kernel.size / kernel.shape[numbers.rhs_spec[0]]
         dilated = math.prod(params["lhs_dilation"])  # zeros between the inputs of a transposed convolution cost nothing
         return 2.0 * eqn.outvars[0].aval.size * per_output / dilated
-    if name == "cond":  # of `platform_dependent`, the plain form is the last
+    if name == "cond":  # the default branch of `platform_dependent` is the last
         return _jaxpr(params["branches"][-1])
     if name == "scan":
         return params["length"] * _jaxpr(params["jaxpr"])

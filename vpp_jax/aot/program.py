@@ -1,6 +1,6 @@
-"""The programs of an experiment, compiled for a slice that is not there: the training step of its stage, or the policy's pass.
+"""The programs of an experiment compiled for a TPU topology without the hardware: a stage's training step, or the policy's inference.
 
-Whoever calls this has set the variables of `environment.py` before JAX was imported.
+The caller must set the variables of `environment.py` before JAX is imported.
 """
 
 import re
@@ -32,22 +32,22 @@ from vpp_jax.training.state import Trainer
 STEPS = ("train", "act", "features")
 
 
-# How the compiler words that the temporaries, or all that a program allocates, are too much.
+# The compiler's messages for too many temporaries, and for too large a total.
 OUT_OF_MEMORY = re.compile(r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)|Used ([\d.]+)G of ([\d.]+)G hbm")
 
 
 class DoesNotFitError(VppError):
-    """The compiler gave up: what it had to allocate (`needed`, GiB, at least) is more than the chip has (`available`)."""
+    """The program does not fit: it allocates at least `needed` GiB, the chip has `available`."""
 
     def __init__(self, needed: float, available: float):
-        super().__init__(f"at least {needed:.2f} GiB per chip are needed, {available:.2f} are there")
+        super().__init__(f"at least {needed:.2f} GiB per chip are needed, {available:.2f} are available")
         self.needed, self.available = needed, available
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """executable: what `jax.stages.Lowered.compile` gives. model_flops, flops: per step of the whole slice, see `flops.py`; the first has
-    no recomputation. parameters: shapes of all parameters, which may be gathered."""
+    """executable: from `jax.stages.Lowered.compile`. model_flops, flops: per step of all chips, see `flops.py`, without and with
+    recomputation. parameters: shapes of all parameters, which may be gathered."""
 
     executable: jax.stages.Compiled
     examples: int
@@ -59,7 +59,7 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Program:
-    """One step of an experiment on a slice. per_chip: examples per chip and step; mesh: {} takes the configuration's."""
+    """One step of an experiment on a slice. per_chip: examples per chip and step; mesh_sizes: None uses the configuration's."""
 
     config: ExperimentConfig
     topology: Topology
@@ -71,13 +71,13 @@ class Program:
     def mesh(self) -> Mesh:
         try:
             devices = topologies.get_topology_desc(platform="tpu", topology_name=self.topology.compiler_name).devices
-        except Exception as error:  # the plugin raises its own types
+        except Exception as error:  # the plugin raises its own exception types
             raise TopologyError(f"the compiler does not take topology {self.topology.compiler_name}: {error}") from None
         return make_mesh(self.mesh_sizes or self.config.mesh, devices)
 
     @cached_property
     def rows(self) -> int:
-        """Examples per step, over the slice."""
+        """Global batch size."""
         rows = self.per_chip * self.topology.chips
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         if rows != int(rows) or int(rows) % ways:
@@ -108,7 +108,7 @@ class Program:
         stage = make_stage(_with_batch(self.config, self.rows))
         example = {name: np.zeros(spec.shape, spec.dtype) for name, spec in example_spec(self.config).items()}
         trainer, frozen = Trainer(stage), self._placed(stage.abstract_frozen())
-        _ = trainer.abstract  # makes a key, which needs devices that are there
+        _ = trainer.abstract  # creates a PRNG key, which needs real devices
         with on_mesh(self.mesh, self.config.mesh.min_size_to_shard):
             return compile_step(trainer, self.mesh, frozen, example)
 
@@ -135,7 +135,7 @@ def _all_parameters(config: ExperimentConfig) -> Params:
 
 
 def _inference(config: ExperimentConfig, step: str, rows: int):
-    """A function of (parameters, *batch) and the batch's ShapeDtypeStructs: `act` from images to actions, `features` to the features."""
+    """A function of (parameters, *batch) and the batch's ShapeDtypeStructs: `act` computes actions from images, `features` the features."""
     if config.stage != "policy":
         raise ConfigError(f"step {step} belongs to stage policy, the configuration is of stage {config.stage}")
     model, policy, shape = config.model, PolicyStage(config).policy, jax.ShapeDtypeStruct

@@ -1,4 +1,4 @@
-"""The report of a compiled program for people, and where it came from."""
+"""The report of a compiled program as text, and its provenance."""
 
 import importlib.metadata
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from vpp_jax.config import ExperimentConfig, config_hash
 
 SCHEMA = 1
 ASSUMED = (
-    "assumed: published peak bf16, HBM and link figures; arithmetic, memory and links overlap wholly, each at its full rate; a collective",
+    "assumed: published peak bf16, HBM and link figures; arithmetic, memory and links overlap fully, each at its full rate; a collective",
     "uses the links of the fewest torus axes that hold its group, both ways round, half of them where an axis is open, one after the other",
 )
-# next thing to try when a program does not fit, cheapest first: (applies to the report?, advice)
+# changes to try if a program does not fit, cheapest first: (applies to the report?, advice)
 SUGGESTIONS = (
     (lambda r: r["step"] == "train" and r["remat"] in ("none", "attention"), "recompute more: --config.model.unet.remat=blocks"),
     (
@@ -44,19 +44,19 @@ def provenance(argv: Sequence[str], config: ExperimentConfig) -> dict[str, Any]:
 
 def verdict(report: dict[str, Any]) -> str:
     memory = report["memory_gib"]
-    room = f"peak {memory['peak']:.2f} of {memory['limit']:.0f} GiB per chip"
+    peak = f"peak {memory['peak']:.2f} of {memory['limit']:.0f} GiB per chip"
     if memory["short"] <= 0:
-        return f"fits: {room}, {-memory['short']:.2f} GiB left"
-    return f"does not fit, short by {memory['short']:.2f} GiB ({room}); {suggest_change(report)}"
+        return f"fits: {peak}, {-memory['short']:.2f} GiB left"
+    return f"does not fit, short by {memory['short']:.2f} GiB ({peak}); {suggest_change(report)}"
 
 
 def suggest_change(report: dict[str, Any]) -> str:
-    """What to try where a program does not fit."""
+    """The next change to try if a program does not fit."""
     return "next: " + next(text for applies, text in SUGGESTIONS if applies(report)).format(fewer=max(report["examples_per_chip"] // 2, 1))
 
 
 def table(report: dict[str, Any]) -> str:
-    """A page of text."""
+    """The report as text."""
     chip, counts, times, bound = parse_topology(report["topology"]["name"]), report["per_chip"], report["bounds_s"], report["bound"]
     memory = report["memory_gib"]
     links = counts["sent_gb"] / times["interconnect"] if times["interconnect"] else 0.0
@@ -82,7 +82,7 @@ def table(report: dict[str, Any]) -> str:
     foreign = report["gathered_not_parameters"]
     lines.append(f"    gathered and not a parameter: {len(foreign) or 'nothing'}" + (f", first {foreign[0]}" if foreign else ""))
     if unknown := report["collectives_in_loops_of_unknown_length"]:
-        lines.append(f"    {unknown} of these stand in loops of unknown length and are counted once: more is sent than this")
+        lines.append(f"    {unknown} of these are in loops of unknown length and are counted once: the actual traffic is higher")
     own = report["compiler_seconds_per_step"]
     lines += [
         "",

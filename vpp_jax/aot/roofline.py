@@ -1,4 +1,4 @@
-"""From a compiled program to bounds: what a step needs of a chip's arithmetic, memory and links, and what that leaves of its peak."""
+"""Roofline of a compiled program: the time of a step bounded by arithmetic, memory and links, and the resulting MFU."""
 
 import math
 from collections import defaultdict
@@ -13,14 +13,14 @@ from vpp_jax.aot.program import Compiled, Program
 from vpp_jax.common.errors import VppError
 
 GIB = 2**30
-# left to the runtime: programs, infeed, fragmentation
+# reserved for the runtime: programs, infeed, fragmentation
 RESERVE_GIB = 0.5
-# bytes; what the embedding of positions and token numbers amounts to, which the partitioner may gather, while any activation has more
+# bytes; embeddings of positions and token ids may be gathered and are smaller, while any activation is larger
 TABLE = 2**18
 
 
 class UnreadableProgramError(VppError):
-    """jaxlib does not know an instruction of the compiled program."""
+    """jaxlib cannot parse an instruction of the compiled program."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Memory:
 
     @property
     def short(self) -> float:
-        """GiB that are missing, negative where some are left."""
+        """Missing GiB; negative if memory is left."""
         return self.peak + RESERVE_GIB - self.limit
 
 
 def request(program: Program) -> dict[str, Any]:
-    """What was asked for: the part of the report that needs no compiled program."""
+    """The part of the report that needs no compiled program."""
     topology = program.topology
     return {
         "topology": {"name": topology.name, "compiler": topology.compiler_name, "chips": topology.chips, "mesh": dict(program.mesh.shape)},
@@ -99,14 +99,14 @@ def _text(executable: jax.stages.Compiled, memory: Memory) -> str:
         return executable.as_text()
     except jax.errors.JaxRuntimeError as error:
         raise UnreadableProgramError(
-            f"compiled, with a peak of {memory.peak:.2f} of {memory.limit:g} GiB per chip, but this jaxlib cannot read the program that "
-            f"this libtpu wrote, and so not count its collectives; another --per_chip may do without that instruction. "
+            f"compiled, with a peak of {memory.peak:.2f} of {memory.limit:g} GiB per chip, but this jaxlib cannot parse the program "
+            f"of this libtpu, so its collectives cannot be counted; another --per_chip may avoid that instruction. "
             f"{str(error).splitlines()[0]}"
         ) from None
 
 
 def bounds(topology: Topology, flops: float, accessed: float, found: list[Collective]) -> dict[str, float]:
-    """Seconds per step if nothing but arithmetic, memory or links took time, from counts per chip; collectives one after the other."""
+    """Seconds per step if only arithmetic, only memory or only links took time, from counts per chip; collectives run sequentially."""
     chip = topology.chip
     return {
         "compute": flops / (chip.peak * 1e12),
@@ -116,7 +116,7 @@ def bounds(topology: Topology, flops: float, accessed: float, found: list[Collec
 
 
 def foreign_gathers(found: list[Collective], parameters: frozenset[tuple[int, ...]]) -> list[str]:
-    """All-gathers of arrays larger than `TABLE` that have no parameter's size: activations that ought to have stayed where they were.
+    """All-gathers of arrays larger than `TABLE` that have no parameter's size: activations that should have remained sharded.
 
     Sizes, not shapes: the compiler may transpose or reshape a kernel before it gathers it.
     """

@@ -1,6 +1,6 @@
-"""`vpp bench data | index | model | act | eval | pytorch | sim [options]`: speed and memory, with device and versions beside every number.
+"""`vpp bench data | index | model | act | eval | pytorch | sim [options]`: speed and memory, printed with device and library versions.
 
-The measurements stand in `benchmarks/` of the checkout, each a command of its own; this verb finds them.
+Each benchmark is a script in `benchmarks/` of the checkout.
 """
 
 import os
@@ -15,11 +15,11 @@ from vpp_jax.common.errors import VppError, nearest
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 BENCHMARKS = {
     "data": ("loader.py", "frames per second of the loader"),
-    "index": ("data_index.py", "what very many shards cost before the first batch"),
+    "index": ("data_index.py", "start-up time with very many shards"),
     "model": ("train_step.py", "training step of each stage"),
-    "act": ("act_latency.py", "latency of act(), whole and per stage"),
+    "act": ("act_latency.py", "latency of act(), in total and per part"),
     "eval": ("host_loop.py", "closed loop: simulator processes and one batched policy"),
-    "pytorch": ("against_pytorch.py", "beside diffusers and plain PyTorch, in turns; needs PyTorch (make benchmark-pytorch)"),
+    "pytorch": ("against_pytorch.py", "compared with diffusers and PyTorch modules; needs PyTorch (make benchmark-pytorch)"),
     "sim": ("simulator.py", "simulator steps per second, with and without cameras"),
 }
 
@@ -38,5 +38,5 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"there is no benchmark '{name}'{nearest(name, BENCHMARKS) or '.'} Benchmarks: {', '.join(BENCHMARKS)}")
     script = FOLDER / BENCHMARKS[name][0]
     if not script.is_file():
-        raise BenchError(f"{script} does not exist: benchmarks belong to a checkout of the project, not to an installed package")
+        raise BenchError(f"{script} does not exist: benchmarks are part of a checkout, not of the installed package")
     return subprocess.call([sys.executable, str(script), *rest], env=os.environ)

@@ -1,7 +1,7 @@
 """`vpp compile --config=FILE --topology=v5e-256 [--per_chip=N --mesh=data=-1,fsdp=16 --step=act --out=report.json --config.key=value ...]`
 
-Compiles the training step (or the policy's pass) of a configuration for a TPU slice, without that slice: whether it fits, what it sends,
-and a bound on its speed. Needs libtpu (the extra `tpu`) and, for the published size, 8 GiB of memory and some minutes.
+Ahead-of-time compiles the training step (or the policy's inference) of a configuration for a TPU topology, without the hardware: memory
+fit, communication, roofline. Needs libtpu (the extra `tpu`); the published size takes 8 GiB of memory and some minutes.
 """
 
 import os
@@ -23,8 +23,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     names = [argument.removeprefix("--topology=") for argument in argv if argument.startswith("--topology=")]
     if not names:
-        raise UsageError("--topology=NAME is missing: the slice to compile for, e.g. v5e-256 or v5e:16x16")
+        raise UsageError("--topology=NAME is missing: the TPU slice to compile for, e.g. v5e-256 or v5e:16x16")
     parse_topology(names[-1])
     require_compiler()
-    # a process of its own: libtpu reads these when JAX is imported
+    # a separate process: libtpu reads these variables when JAX is imported
     return subprocess.call([sys.executable, "-m", "vpp_jax.cli.compile_program", *argv], env=os.environ | VARIABLES)

@@ -1,7 +1,7 @@
-"""`vpp demo`: demonstrations -> VAE -> video model -> policy -> closed loop -> report, small but whole.
+"""`vpp demo`: demonstrations -> VAE -> video model -> policy -> closed loop -> report, at a small size.
 
-Every step is an ordinary `vpp` command in a process of its own, printed before it runs. A finished step is not run again; an
-interrupted one resumes by itself, so that the same `vpp demo` goes on where it stopped.
+Every step is an ordinary `vpp` command in its own process, printed before it runs. A finished step is not run again and an interrupted one
+resumes: re-run `vpp demo` to continue.
 """
 
 import argparse
@@ -131,7 +131,7 @@ def main(argv: list[str]) -> int:
         print(f"\n[{number}/{len(steps)}] {step.title}\n$ vpp {shlex.join(step.arguments)}", flush=True)
         code = run_step(step, timing_path)
         if code:
-            print(f"vpp demo: stopped in step '{step.name}' (exit {code}); the same command goes on from here", file=sys.stderr)
+            print(f"vpp demo: stopped in step '{step.name}' (exit {code}); re-run the command to resume", file=sys.stderr)
             return code
     seconds = sum(entry["seconds"] for entry in read_timing(timing_path).values())
     print(f"\nAll of it took {seconds / 60:.1f} minutes. Open {options.workdir / 'report' / 'index.html'} in a browser.")

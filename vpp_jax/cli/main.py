@@ -1,7 +1,7 @@
-"""The `vpp` command: one module per verb, imported when it is asked for.
+"""The `vpp` command: one module per verb, imported on demand.
 
-Exit codes: 0 done; 1 could not be done; 2 the command line is wrong; 130 / 143 stopped by Ctrl-C / SIGTERM after saving. What the user can
-put right (`VppError`, and files that cannot be opened) is printed as one paragraph; everything else is a defect and shows its traceback.
+Exit codes: 0 success; 1 failure; 2 invalid command line; 130 / 143 stopped by Ctrl-C / SIGTERM after saving. Errors that the user can fix
+(`VppError`, and files that cannot be opened) are printed as one paragraph; any other exception is a bug and shows its traceback.
 """
 
 import importlib
@@ -16,20 +16,20 @@ from vpp_jax.common.host_memory import restart_with_huge_pages
 
 VERBS = {
     "train": "train a stage: vae, video or policy; the same command resumes",
-    "data": "build, index, measure and look at datasets",
-    "eval": "measure a policy in closed loop",
-    "predict": "sample a video from one image and a sentence",
-    "report": "make the HTML page of a work directory",
-    "convert": "published weights in, safetensors out",
-    "compile": "compile a configuration for a TPU slice that is not there: fits or not, traffic, a bound on its speed",
+    "data": "build, index and inspect datasets, compute their statistics",
+    "eval": "evaluate a policy in closed loop",
+    "predict": "sample a text-conditioned video from one image",
+    "report": "write the HTML report of a work directory",
+    "convert": "import published weights, export safetensors",
+    "compile": "ahead-of-time compile for a TPU topology: memory fit, communication, roofline",
     "bench": "measure speed: data, model, act, eval, sim",
-    "demo": "everything from nothing: demonstrations, three stages, closed loop, report",
+    "demo": "end to end at a small size: demonstrations, three training stages, closed loop, report",
 }
 RUN_MODELS = ("train", "eval", "predict")
 
 
 class UsageError(VppError):
-    """A command line that cannot be understood."""
+    """An invalid command line."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `vpp ... | head`: whoever read has seen enough
+    except BrokenPipeError:  # `vpp ... | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (VppError, OSError) as error:
@@ -70,7 +70,7 @@ def paragraph(error: BaseException) -> str:
 def usage() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {name:<{width}}  {text}" for name, text in VERBS.items())
-    return f"usage: vpp VERB ...\n\n{verbs}\n\n`vpp VERB --help` explains a verb; `--debug` shows the traceback of an error."
+    return f"usage: vpp VERB ...\n\n{verbs}\n\n`vpp VERB --help` explains a verb; `--debug` prints the traceback of an error."
 
 
 def _dispatch(arguments: list[str]) -> int:

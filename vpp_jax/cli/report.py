@@ -1,4 +1,4 @@
-"""`vpp report DIR`: everything a run left behind, as one HTML page that works offline."""
+"""`vpp report DIR`: the results of a run as one self-contained HTML page."""
 
 import argparse
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""Published PyTorch checkpoints: their names and layouts."""
+"""Import and export of published PyTorch checkpoints."""

@@ -1,18 +1,18 @@
-"""Checkpoints -> safetensors with the published names, in the folders of diffusers and transformers.
+"""Export: checkpoints -> safetensors with the published names, in the folder layout of diffusers and transformers.
 
     stage vae     OUT/vae/
     stage video   OUT/unet/  OUT/vae/  OUT/text_encoder/
     stage policy  OUT/policy.safetensors, OUT/config.json: Video Former, diffusion policy, text and goal encoder by the names of the
                   published `model`, and the arguments of its class
 
-A checkpoint that was imported is written as it came, byte for byte: the same files, headers and config.json. Where tensors were dropped
-on import, the files lack those and nothing else. Any other checkpoint gets one file per module, laid out as the format's own serializer
-does it.
+An imported checkpoint is exported byte for byte as it was: the same files, headers and config.json, without the tensors that the import
+dropped. Any other checkpoint is written as one file per module, in the layout of the format's own serializer.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,25 +51,25 @@ class Part:
 
 
 def export_published(
-    checkpoint: Path, out: Path, *, item: str = "ema", step: int | str = "latest", say: Callable[[str], None] = lambda line: None
+    checkpoint: Path, out: Path, *, item: str = "ema", step: int | str = "latest", log: Callable[[str], None] = lambda line: None
 ) -> list[Path]:
     """Writes the modules of a checkpoint below `out`, a new directory -> the weight files."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConversionError(f"--out={out} exists and is not empty: name a new directory")
+        raise ConversionError(f"--out={out} exists and is not empty: give a new directory")
     metadata = read_metadata(checkpoint, step)
     stored = list_tensors(checkpoint, item=item, step=step)
     layouts = _layouts(checkpoint, step)
     written = []
     for part in _parts(from_config_dict(metadata["config"]), metadata.get("latent_scaling_factor")):
         if not any(name in stored for name in part.mappings):
-            continue  # e.g. a trained VAE's work directory has no text encoder
+            continue  # e.g. the work directory of a trained VAE has no text encoder
         reader = _Reader(checkpoint, item, step, part.mappings, stored)
         folder = out / part.folder
         folder.mkdir(parents=True, exist_ok=True)
         files, texts = _files(part, reader.tensors, layouts.get(part.kind, {}))
         for name, header in files.items():
             size = write_file(folder / name, header, reader.read(list(parse_header(header))))
-            say(f"wrote {folder / name}: {len(parse_header(header))} tensors, {size / 1e9:.3f} GB")
+            log(f"wrote {folder / name}: {len(parse_header(header))} tensors, {size / 1e9:.3f} GB")
             written.append(folder / name)
         for name, text in texts.items():
             write_atomically(folder / name, text)
@@ -83,7 +83,8 @@ class _Reader:
         missing = [name for name in mappings if name not in stored]
         if missing:
             raise ConversionError(f"{checkpoint} lacks {len(missing)} tensors of the module, first {missing[0]}")
-        self._load = lambda names: load_params(checkpoint, {name: stored[name] for name in names}, item=item, step=step)
+        self._load = partial(load_params, checkpoint, item=item, step=step)
+        self._stored = stored
         self._mappings, self._sources = mappings, {}
         for name, mapping in mappings.items():
             self._sources.setdefault(mapping.name, []).append(name)
@@ -99,7 +100,7 @@ class _Reader:
             size = sum(self.tensors[theirs].size * self.tensors[theirs].dtype.itemsize for theirs in waiting)
             if size < GROUP_BYTES and index + 1 < len(names):
                 continue
-            params = self._load([ours for theirs in waiting for ours in self._sources[theirs]])
+            params = self._load({ours: self._stored[ours] for theirs in waiting for ours in self._sources[theirs]})
             for theirs in waiting:
                 yield theirs, self._assemble(theirs, params)
             waiting = []
@@ -141,31 +142,31 @@ def _parts(config: ExperimentConfig, scaling_factor: float | None) -> list[Part]
 
 
 def _layouts(checkpoint: Path, step: int | str) -> dict[str, Any]:
-    """How the files looked that this checkpoint was imported from; {} for a trained one."""
+    """The layout of the files that this checkpoint was imported from; {} for a trained one."""
     path = Path(locate(checkpoint, step)).parent.parent / PUBLISHED
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _files(part: Part, tensors: Mapping[str, jax.ShapeDtypeStruct], layout: dict[str, Any]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """File name -> header, and name -> text of the files beside: as they were, else one file in the canonical order."""
+    """File name -> header, and name -> text of the other files: the imported layout if there is one, else one file in canonical order."""
     headers = {file["name"]: file["header"].encode() for file in layout.get("files", ())}
-    kept = {name: _kept(header, tensors) for name, header in headers.items()}
-    if not headers or set().union(*kept.values()) != tensors.keys() or any(Path(name).name != name for name in headers):
+    present = {name: _present(header, tensors) for name, header in headers.items()}
+    if not headers or set().union(*present.values()) != tensors.keys() or any(Path(name).name != name for name in headers):
         texts = {"config.json": json.dumps(part.config, indent=2, sort_keys=True) + "\n"}
         return {f"{COMPONENTS[part.kind][1]}.safetensors": make_header(tensors, METADATA)}, texts
     files = {}
     for name, header in headers.items():
-        whole = len(kept[name]) == len(parse_header(header))
-        if kept[name]:
-            files[name] = header if whole else make_header({tensor: tensors[tensor] for tensor in kept[name]}, METADATA)
+        complete = len(present[name]) == len(parse_header(header))
+        if present[name]:
+            files[name] = header if complete else make_header({tensor: tensors[tensor] for tensor in present[name]}, METADATA)
     texts = {"config.json": layout["config"]} if "config" in layout else {}
     if "index" in layout:
         texts[layout["index"]["name"]] = _index_text(layout["index"]["text"], tensors)
     return files, texts
 
 
-def _kept(header: bytes, tensors: Mapping[str, jax.ShapeDtypeStruct]) -> set[str]:
-    """Tensors of a file that are still there in the same shape and type."""
+def _present(header: bytes, tensors: Mapping[str, jax.ShapeDtypeStruct]) -> set[str]:
+    """Tensors of a file that the checkpoint still has in the same shape and type."""
     entries = parse_header(header)
     return {
         name
@@ -176,8 +177,8 @@ def _kept(header: bytes, tensors: Mapping[str, jax.ShapeDtypeStruct]) -> set[str
 
 def _index_text(text: str, tensors: Mapping[str, jax.ShapeDtypeStruct]) -> str:
     tree = json.loads(text)
-    kept = {name: file for name, file in tree["weight_map"].items() if name in tensors}
-    if len(kept) == len(tree["weight_map"]):
+    present = {name: file for name, file in tree["weight_map"].items() if name in tensors}
+    if len(present) == len(tree["weight_map"]):
         return text
-    size = sum(tensors[name].size * tensors[name].dtype.itemsize for name in kept)
-    return json.dumps(tree | {"metadata": {"total_size": size}, "weight_map": kept}, indent=2, sort_keys=True) + "\n"
+    size = sum(tensors[name].size * tensors[name].dtype.itemsize for name in present)
+    return json.dumps(tree | {"metadata": {"total_size": size}, "weight_map": present}, indent=2, sort_keys=True) + "\n"

@@ -1,11 +1,12 @@
-"""Published checkpoints -> work directories of the stages.
+"""Import: published checkpoints -> work directories of the stages.
 
     OUT/vae/      stage vae     params: vae             frozen: text
-    OUT/video/    stage video   params: unet            frozen: vae, text, goal (the same CLIP), the scaling factor
-    OUT/policy/   stage policy  params: former, action  frozen: unet, vae, the policy's own text and goal, the scaling factor
+    OUT/video/    stage video   params: unet            frozen: vae, text, goal_text_encoder (the same CLIP), the scaling factor
+    OUT/policy/   stage policy  params: video_former,   frozen: unet, vae, the policy's own text and goal_text_encoder, the scaling factor
+                                action_transformer
 
-Modules are read tensor by tensor onto their shardings, written, and let go before the next. One that two stages need is written once:
-they share its files. Everything is matched before anything is written, and OUT gets its name when all of it is complete.
+Modules are read tensor by tensor onto their shardings, written, and freed before the next one. A module that two stages need is written
+once, and they share its files. All names are compared before anything is written, and OUT is renamed into place when it is complete.
 """
 
 import json
@@ -44,9 +45,9 @@ TEXT, GOAL = "TVP_encoder.text_encoder.", "language_goal.clip_rn50."
 
 @dataclass(frozen=True)
 class Request:
-    """What to import. `unet` may be a whole pipeline folder, then `vae` may be None.
+    """What to import. `unet` may be a pipeline folder, then `vae` may be None.
 
-    `base`: a configuration as a tree of plain values, for everything that the files do not say; its sizes need not fit each other.
+    `base`: a configuration as nested dicts, for everything that the files do not specify; its sizes need not be consistent.
     """
 
     out: Path
@@ -60,19 +61,19 @@ class Request:
     allow_unexpected: tuple[str, ...] = ()
 
 
-def import_published(request: Request, say: Callable[[str], None] = lambda line: None) -> list[ConversionReport]:
-    """Writes the work directories under `request.out`; `say` gets a line per finished part. ConversionError before anything is written."""
+def import_published(request: Request, log: Callable[[str], None] = lambda line: None) -> list[ConversionReport]:
+    """Writes the work directories under `request.out`; `log` gets a line per finished part. ConversionError before anything is written."""
     if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
-        raise ConversionError(f"--out={request.out} exists and is not empty: name a new directory")
+        raise ConversionError(f"--out={request.out} exists and is not empty: give a new directory")
     plan = Plan(request)
     for report in plan.reports.values():
-        say(str(report))
+        log(str(report))
     for report in plan.reports.values():
         report.check()
     partial = request.out.with_name(request.out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _Writer(plan, partial, say).write()
+        _Writer(plan, partial, log).write()
         document = {"schema_version": 1, "reports": {kind: report.to_json() for kind, report in plan.reports.items()}}
         (partial / "report.json").write_text(json.dumps(document, indent=1) + "\n")
         if request.out.exists():
@@ -84,12 +85,12 @@ def import_published(request: Request, say: Callable[[str], None] = lambda line:
 
 
 class Plan:
-    """The opened files, the model that they make, and the places of all tensors.
+    """The opened files, the model they define, and the mapping of all tensors.
 
     Attributes:
       base: the configuration with the sizes of the files.
       model: its model.
-      policy_model: the same with what the policy's own `args` say about features and sentences.
+      policy_model: the same with what the policy's own `args` specify about features and instructions.
       configs: stage -> the configuration of its work directory.
       abstract: component -> our parameters as ShapeDtypeStructs, names with their group.
       wanted: component -> group -> the mappings of its parameters.
@@ -104,7 +105,7 @@ class Plan:
         if "policy" in self.components:
             policy = self.components["policy"]
             self.policy_model, notes = policy_model(policy.source.tensors, policy.config, model, policy.where)
-            # clips and chunks are one length in all stages; what features see is the policy's own affair
+            # clips and action chunks have one length in all stages; the inputs of the features are the policy's own
             self.model = replace(
                 model,
                 former=self.policy_model.former,
@@ -115,11 +116,11 @@ class Plan:
         self.base = from_config_dict({**request.base, "stage": "vae", "model": to_dict(self.model)})
         stages = ["vae", *(["video"] if "unet" in self.components else []), *(["policy"] if "policy" in self.components else [])]
         self.configs = {stage: self._config(stage) for stage in stages}
-        self.abstract, self.wanted = self._places()
+        self.abstract, self.wanted = self._tensors()
         self.reports = {kind: self._report(kind) for kind in self.components}
         if "text" in self.reports and self.model.text.vocab_size != VOCABULARY_SIZE:
             self.reports["text"].notes.append(
-                f"{self.model.text.vocab_size} tokens, but CLIP's tokenizer, which reads the sentences, has {VOCABULARY_SIZE}"
+                f"{self.model.text.vocab_size} tokens, but the CLIP tokenizer of the instructions has {VOCABULARY_SIZE}"
             )
         if "policy" in self.reports:
             self.reports["policy"].notes += notes
@@ -143,7 +144,7 @@ class Plan:
             init=InitConfig(vae=str(out / "vae") if stage == "video" else "", video=str(out / "video") if stage == "policy" else ""),
         )
 
-    def _places(self) -> tuple[dict[str, Params], dict[str, dict[str, dict[str, TensorMapping]]]]:
+    def _tensors(self) -> tuple[dict[str, Params], dict[str, dict[str, dict[str, TensorMapping]]]]:
         modules: dict[str, list[tuple[str, PureModule, str, bool]]] = {"vae": [("vae", self.predictor.vae, "", False)]}
         if "unet" in self.components:
             modules["unet"] = [("unet", self.predictor.unet, "", False)]
@@ -179,20 +180,20 @@ class Plan:
 
 def _open(request: Request) -> dict[str, Component]:
     if request.vae is None and request.unet is None:
-        raise ConversionError("nothing to import: give --vae, or --unet with --vae and --text, and for a policy --policy besides")
+        raise ConversionError("nothing to import: give --vae, or --unet with --vae and --text, and also --policy for a policy")
     if request.unet is not None and request.text is None:
         raise ConversionError("--unet needs --text: the text encoder that the video model is conditioned on (a CLIP folder)")
     if request.policy is not None and request.unet is None:
         raise ConversionError("--policy needs --unet (with --vae and --text): the video model that its features come from")
     if request.vae is None and not (request.unet / "vae").is_dir():
-        raise ConversionError(f"--unet={request.unet} is no pipeline folder with a VAE: give --vae besides")
+        raise ConversionError(f"--unet={request.unet} is not a pipeline folder with a VAE: give --vae as well")
     paths = {"unet": request.unet, "vae": request.vae or request.unet, "text": request.text}
     opened = {kind: open_component(kind, path, request.variant) for kind, path in paths.items() if path is not None}
     return opened | ({"policy": open_policy(request.policy)} if request.policy is not None else {})
 
 
 def _sizes(base: ModelConfig, components: Mapping[str, Component]) -> tuple[ModelConfig, float]:
-    """`base` with the sizes that the config.json files give; a component without one keeps those of `base`. And the scaling factor."""
+    """`base` with the sizes that the config.json files give; a component without one uses those of `base`. Also the scaling factor."""
 
     def read(kind: str, reader: Callable, default: Any) -> Any:
         component = components.get(kind)
@@ -205,14 +206,13 @@ def _sizes(base: ModelConfig, components: Mapping[str, Component]) -> tuple[Mode
 
     vae, factor = read("vae", vae_config, (base.vae, 0.18215))
     text, unet = read("text", text_config, base.text), read("unet", unet_config, base.unet)
-    if "unet" not in components:  # never built, but a configuration is checked as a whole
+    if "unet" not in components:  # never built, but the configuration is checked for consistency
         unet = replace(unet, in_channels=2 * vae.latent_channels, out_channels=vae.latent_channels, cross_attention_dim=2 * text.width)
-    computed = lambda made, ours: replace(made, dtype=ours.dtype)  # noqa: E731
     return replace(
         base,
-        vae=computed(vae, base.vae),
-        unet=replace(computed(unet, base.unet), remat=base.unet.remat),
-        text=computed(text, base.text),
+        vae=replace(vae, dtype=base.vae.dtype),
+        unet=replace(unet, dtype=base.unet.dtype, remat=base.unet.remat),
+        text=replace(text, dtype=base.text.dtype),
         text_length=min(base.text_length, text.max_positions),
         goal_length=min(base.goal_length, text.max_positions),
         action=replace(base.action, goal_dim=text.projection_dim),
@@ -222,8 +222,8 @@ def _sizes(base: ModelConfig, components: Mapping[str, Component]) -> tuple[Mode
 class _Writer:
     """Writes the work directories, one module in memory at a time."""
 
-    def __init__(self, plan: Plan, out: Path, say: Callable[[str], None]):
-        self._plan, self._out, self._say = plan, out, say
+    def __init__(self, plan: Plan, out: Path, log: Callable[[str], None]):
+        self._plan, self._out, self._log = plan, out, log
         self._mesh = make_mesh(plan.base.mesh)
         self._versions = {"versions": library_versions(), "git_revision": git_revision(), "device": device_name()}
 
@@ -240,7 +240,7 @@ class _Writer:
         self._checkpoint("vae", ("vae",), self._load("vae", "vae"))
 
     def _video(self) -> None:
-        # the policy's goal encoder is the same CLIP: a policy trained on this checkpoint finds it here
+        # the goal encoder is the same CLIP: a policy trained on this checkpoint reads it from here
         goal = {name.replace("text/", "goal_text_encoder/", 1): value for name, value in self._load("text", "text").items()}
         shared = {"vae": self._params("vae"), "text": self._folder("vae") / FROZEN / FROZEN}
         self._frozen("video", goal | self._scaling(), shared)
@@ -269,7 +269,7 @@ class _Writer:
         params = load_onto(source, wanted, partition(abstract, self._mesh, plan.base.mesh.min_size_to_shard))
         size = sum(value.nbytes for value in params.values())
         seconds = time.monotonic() - start
-        self._say(f"read {' and '.join(groups)} from {source.where}: {len(params)} tensors, {size / 1e9:.3f} GB, {seconds:.1f} s")
+        self._log(f"read {' and '.join(groups)} from {source.where}: {len(params)} tensors, {size / 1e9:.3f} GB, {seconds:.1f} s")
         return params
 
     def _frozen(self, stage: str, params: Params, shared: Mapping[str, Path]) -> None:
@@ -277,7 +277,7 @@ class _Writer:
         write_imported(self._folder(stage) / FROZEN, {FROZEN: params}, shared, {})
 
     def _checkpoint(self, stage: str, kinds: tuple[str, ...], params: Params) -> None:
-        """The checkpoint itself, and the files beside it."""
+        """The checkpoint and the other files of its work directory."""
         start, plan, workdir = time.monotonic(), self._plan, self._out / stage
         config, data = plan.configs[stage], _data(plan) if stage == "policy" else {}
         arguments = plan.components["policy"].config if stage == "policy" else None
@@ -302,11 +302,11 @@ class _Writer:
         layouts = {kind: plan.components[kind].layout for kind in kinds if plan.components[kind].layout}
         (workdir / PUBLISHED).write_text(json.dumps(layouts) + "\n")
         write_imported(self._folder(stage) / "0", {"params": params}, {}, {"metadata": metadata, "data": {"state": None}})
-        self._say(f"wrote {plan.request.out / stage} in {time.monotonic() - start:.1f} s")
+        self._log(f"wrote {plan.request.out / stage} in {time.monotonic() - start:.1f} s")
 
 
 def _data(plan: Plan) -> dict[str, Any]:
-    """What serving needs to know of the data: CALVIN's relative actions, which published policies see and give as they are stored."""
+    """What serving needs to know about the data: CALVIN's relative actions, which published policies use without normalisation."""
     datasets, action = plan.base.data.datasets, plan.policy_model.action
     row = dataset_spec(datasets[0].name if datasets else "calvin_mujoco")
     if row.action_width != action.action_dim:

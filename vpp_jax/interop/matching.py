@@ -1,4 +1,4 @@
-"""Which published tensors go where, what has no place here, and how the rest comes onto the devices."""
+"""Published tensors against ours: comparison of names and shapes, tensors that are dropped, and loading onto devices."""
 
 import re
 from collections import Counter
@@ -14,14 +14,14 @@ from vpp_jax.interop.report import ConversionReport
 from vpp_jax.interop.safetensors_file import TensorSource
 from vpp_jax.interop.tensor_mapping import TensorMapping
 
-# Of parameters; kept as they are.
+# Of parameters; stored without conversion.
 TYPES = tuple(np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16))
-# component -> (pattern of a published name, why nothing here has use for it)
+# component -> (pattern of a published name, why it is dropped)
 DROPPED: dict[str, tuple[tuple[str, str], ...]] = {
     "unet": (),
     "vae": (),
     "text": (
-        (r"vision_model\..*|visual_projection\..*", "CLIP's image encoder: the video model reads sentences only"),
+        (r"vision_model\..*|visual_projection\..*", "CLIP's image encoder: the video model is conditioned on text only"),
         (r"logit_scale", "temperature of CLIP's own training"),
         (r"text_model\.embeddings\.position_ids", "a buffer that counts 0, 1, 2, ..."),
     ),
@@ -29,7 +29,7 @@ DROPPED: dict[str, tuple[tuple[str, str], ...]] = {
         (r"model\.inner_model\.pos_emb", "no forward pass reads it"),
         (r"model\.inner_model\.goal_emb\..*", "twin of lang_emb for image goals, no forward pass reads it"),
         (r"model\.inner_model\.proprio_emb\..*", "this policy has no proprioception (model.action.proprio_dim = 0)"),
-        (r"language_goal\.clip_rn50\.visual\..*", "CLIP's image encoder: goals are sentences"),
+        (r"language_goal\.clip_rn50\.visual\..*", "CLIP's image encoder: goals are given as text"),
         (r"language_goal\.clip_rn50\.logit_scale", "temperature of CLIP's own training"),
         (r"TVP_encoder\.text_encoder\.text_model\.embeddings\.position_ids", "a buffer that counts 0, 1, 2, ..."),
     ),
@@ -43,7 +43,7 @@ def compare_names(
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
 ) -> ConversionReport:
-    """Compares names and shapes; nothing is read. `check` of the result raises where something is neither expected nor allowed."""
+    """Compares names and shapes; nothing is read. `check` of the report raises if a tensor is neither expected nor allowed."""
     shapes = {mapping.name: mapping.shape for mapping in wanted.values()}
     report, present = ConversionReport(source.where), source.tensors
     for name, shape in shapes.items():
@@ -68,9 +68,9 @@ def compare_names(
 
 
 def load_onto(source: TensorSource, wanted: Mapping[str, TensorMapping], shardings: Mapping[str, Sharding]) -> Params:
-    """Our parameters in the types of the file, each read, turned and put onto its sharding before the next one is read.
+    """Our parameters in the types of the file. Each tensor is read, transposed and put onto its sharding before the next one is read.
 
-    Names that the source lacks become zeros. Of a tensor that is sharded over several processes, each keeps its own part.
+    Names that the source lacks become zeros. If a tensor is sharded over several processes, each stores its own shards.
     """
     present, params, last = source.tensors, {}, ("", np.empty(0))
     usual = Counter(present[mapping.name].dtype for mapping in wanted.values() if mapping.name in present).most_common(1)

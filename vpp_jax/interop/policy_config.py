@@ -1,7 +1,7 @@
-"""Sizes of a published policy: from the shapes of its tensors; what shapes do not tell, from its `args`, else from the configuration.
+"""Sizes of a published policy: from the shapes of its tensors; what shapes do not determine, from its `args`, else the configuration.
 
-`args` is the training configuration that `dp-calvin`-style files carry, as plain values; its group `model` has the arguments of the
-published policy class.
+`args` is the training configuration inside `dp-calvin`-style files, as nested dicts; its group `model` has the arguments of the published
+policy class.
 """
 
 import re
@@ -19,7 +19,7 @@ Tensors = Mapping[str, jax.ShapeDtypeStruct]
 
 
 def policy_model(tensors: Tensors, args: Any, base: ModelConfig, where: str) -> tuple[ModelConfig, list[str]]:
-    """`base` with the sizes of the policy in `tensors`, and notes on what `args` says otherwise."""
+    """`base` with the sizes of the policy in `tensors`, and notes on where `args` disagrees."""
     args = args if isinstance(args, dict) else {}
     given = args["model"] if isinstance(args.get("model"), dict) else args
     known = {name: given[key] for name, (key, kind) in ARGUMENTS.items() if type(given.get(key)) is kind}
@@ -41,7 +41,7 @@ def policy_model(tensors: Tensors, args: Any, base: ModelConfig, where: str) -> 
         position_encode=known.get("position_encode", base.position_encode),
         text_length=known.get("text_length", base.text_length),
         goal_length=max(base.goal_length, known.get("text_length", 0)),
-        feature_schedule_steps=known.get("ladder_steps", base.feature_schedule_steps),
+        feature_schedule_steps=known.get("feature_schedule_steps", base.feature_schedule_steps),
     )
     found = {
         "width": action.width,
@@ -55,7 +55,7 @@ def policy_model(tensors: Tensors, args: Any, base: ModelConfig, where: str) -> 
         "action_horizon": action.action_horizon,
     }
     notes = [
-        f"args say {ARGUMENTS[name][0]} = {known[name]}, the tensors {value}"
+        f"args have {ARGUMENTS[name][0]} = {known[name]}, the tensors {value}"
         for name, value in found.items()
         if known.get(name, value) not in (value, former.frames * value if name == "latents" else value)
     ]
@@ -65,7 +65,7 @@ def policy_model(tensors: Tensors, args: Any, base: ModelConfig, where: str) -> 
 
 
 def policy_arguments(model: ModelConfig) -> dict[str, Any]:
-    """What `policy_model` reads back from `args`, for a file that carries tensors only."""
+    """The `args` that `policy_model` reads, for a file that contains only tensors."""
     former, action = model.former, model.action
     values = {
         "width": former.dim,
@@ -81,13 +81,13 @@ def policy_arguments(model: ModelConfig) -> dict[str, Any]:
         "position_encode": model.position_encode,
         "tap": max(model.tap_blocks),
         "all_taps": len(model.tap_blocks) > 1,
-        "ladder_steps": model.feature_schedule_steps,
+        "feature_schedule_steps": model.feature_schedule_steps,
         "action_heads": action.heads,
     }
     return {"model": {ARGUMENTS[name][0]: value for name, value in values.items()}}
 
 
-# What we call it -> argument of the published class and its type. The heads of the diffusion policy are no argument there (always 8).
+# Our name -> argument of the published class and its type. The heads of the diffusion policy are no argument there (always 8).
 ARGUMENTS: dict[str, tuple[str, type]] = {
     "width": ("latent_dim", int),
     "action_dim": ("action_dim", int),
@@ -102,7 +102,7 @@ ARGUMENTS: dict[str, tuple[str, type]] = {
     "position_encode": ("use_position_encoding", bool),
     "tap": ("extract_layer_idx", int),
     "all_taps": ("use_all_layer", bool),
-    "ladder_steps": ("timestep", int),
+    "feature_schedule_steps": ("timestep", int),
     "action_heads": ("n_heads", int),
 }
 
@@ -127,7 +127,9 @@ def _former(tensors: Tensors, known: Mapping[str, Any], base: ModelConfig):
 
 
 def _action(tensors: Tensors, known: Mapping[str, Any], base: ModelConfig, context: int):
-    shape = lambda name: tensors[ACTION + name].shape  # noqa: E731
+    def shape(name: str) -> tuple[int, ...]:
+        return tensors[ACTION + name].shape
+
     width, token_dim = shape("tok_emb.weight")
     # the unused table of positions has one row for the goal, one per token, one per action
     rows = shape("pos_emb")[1] - 1 - context if f"{ACTION}pos_emb" in tensors else 0

@@ -140,7 +140,7 @@ def text_config(tree: Json, where: str) -> TextEncoderConfig:
             mlp_width=text.get("intermediate_size", 2048),
             max_positions=text.get("max_position_embeddings", 77),
             projection_dim=tree.get("projection_dim", text.get("projection_dim", 512)),
-            end_of_text=vocabulary - 1 if end in (2, None) else end,  # 2 is a slip of old files; there the largest id ends the sentence
+            end_of_text=vocabulary - 1 if end in (2, None) else end,  # 2 is an error of old files, where the largest id is the end token
         ),
     )
 

@@ -1,4 +1,4 @@
-"""What became of every tensor of a published checkpoint."""
+"""The conversion report: what happened to every tensor of a published checkpoint."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,19 @@ SHOWN = 5
 
 
 class ConversionError(VppError):
-    """A published checkpoint that cannot become a model of this project, or the other way round."""
+    """A published checkpoint that cannot be imported, or a checkpoint that cannot be exported."""
 
 
 @dataclass
 class ConversionReport:
-    """One list per fate; names are the published ones.
+    """One list per outcome, of published names.
 
     Attributes:
       source: the file or folder.
       wrong_shape: name -> "[shape], expected [shape]", or the same of types.
-      dropped: name -> why nothing here has use for it.
-      allowed: names that are missing or unexpected and that the user allowed to be so.
-      notes: further things a person should know.
+      dropped: name -> why it is not used.
+      allowed: missing or unexpected names that the user allowed.
+      notes: further remarks for the user.
     """
 
     source: str
@@ -36,7 +36,7 @@ class ConversionReport:
     notes: list[str] = field(default_factory=list)
 
     def allow(self, missing: Sequence[str], unexpected: Sequence[str]) -> None:
-        """Takes the names that a whole pattern matches off the two lists of faults."""
+        """Moves the missing and unexpected names that a pattern fully matches to `allowed`."""
         for names, patterns in ((self.missing, missing), (self.unexpected, unexpected)):
             try:
                 compiled = [re.compile(pattern) for pattern in patterns]
@@ -47,11 +47,11 @@ class ConversionReport:
             self.allowed += permitted
 
     def check(self) -> None:
-        """ConversionError with all lists where a tensor is missing, unexpected or of another shape."""
+        """ConversionError with all lists if a tensor is missing, unexpected or of another shape."""
         if self.missing or self.unexpected or self.wrong_shape:
             raise ConversionError(
-                f"{self.source} does not fit the model: {self._faults()}. --allow-missing=PATTERN fills missing tensors with zeros, "
-                "--allow-unexpected=PATTERN leaves tensors out (regular expressions for whole names)"
+                f"{self.source} does not fit the model: {self._faults()}. --allow_missing=PATTERN fills missing tensors with zeros, "
+                "--allow_unexpected=PATTERN ignores tensors (regular expressions that match full names)"
             )
 
     def _faults(self) -> str:

@@ -1,8 +1,8 @@
 """Safetensors: single files and sharded sets, read one tensor at a time, and written one tensor at a time.
 
 A file is an 8-byte little-endian header length, a JSON header {name: {dtype, shape, data_offsets}, "__metadata__": {...}} padded with
-spaces, then the tensors back to back. The `safetensors` package reads; it writes only what is in memory as a whole, so that exports are
-written here.
+spaces, then the tensors back to back. The `safetensors` package reads them; it can only write tensors that are all in
+memory, so exports are written here.
 """
 
 import json
@@ -69,8 +69,8 @@ class Entry:
 
 
 class SafetensorsFile:
-    """One file, read by the format's own library, which maps it. FileFormatError where the file is damaged, or has types that NumPy and
-    ml_dtypes do not (the 8-bit floats and smaller ones).
+    """One file, read by the format's own library, which maps it. FileFormatError if the file is damaged, or has types that NumPy and
+    ml_dtypes do not (8-bit floats and smaller ones).
 
     Attributes:
       header: the file's own header, with which an export writes the same bytes again.
@@ -101,7 +101,7 @@ def _open(path: Path) -> safe_open:
     try:
         return safe_open(path, "numpy")
     except SafetensorError as error:
-        raise FileFormatError(f"{path} is not a safetensors file, or it is cut off or damaged ({error})") from None
+        raise FileFormatError(f"{path} is not a safetensors file, or it is truncated or damaged ({error})") from None
 
 
 def _read_header(path: Path) -> bytes:
@@ -111,15 +111,15 @@ def _read_header(path: Path) -> bytes:
 
 
 class SafetensorsShards:
-    """Several files and the index that says which tensor lies in which."""
+    """Several files and the index that maps each tensor to its file."""
 
     def __init__(self, index: Path):
         self.where = str(index)
         weight_map = _weight_map(index)
-        self.files = {name: SafetensorsFile(_beside(index, name)) for name in sorted(set(weight_map.values()))}
+        self.files = {name: SafetensorsFile(_neighbour(index, name)) for name in sorted(set(weight_map.values()))}
         for name, file in weight_map.items():
             if name not in self.files[file].tensors:
-                raise FileFormatError(f"{index} says that {name} is in {file}, but it is not")
+                raise FileFormatError(f"{index} maps {name} to {file}, which does not contain it")
         unlisted = [name for file in self.files.values() for name in file.tensors if name not in weight_map]
         if unlisted:
             raise FileFormatError(f"{index} does not list {len(unlisted)} tensors of its files, first {unlisted[0]}")
@@ -144,13 +144,13 @@ def _weight_map(index: Path) -> dict[str, str]:
     raise FileFormatError(f"{index} is not an index of weight files ({problem})")
 
 
-def _beside(index: Path, name: str) -> Path:
-    """A shard lies in the folder of its index, nowhere else."""
+def _neighbour(index: Path, name: str) -> Path:
+    """The path of a shard, which must be in the folder of its index."""
     if name in ("", ".", "..") or Path(name).name != name or "\\" in name:
         raise FileFormatError(f"{index} names the file '{name}': only names of files in the same folder are allowed")
     path = index.parent / name
     if not path.is_file():
-        raise FileFormatError(f"{index} names {name}, which is not there")
+        raise FileFormatError(f"{index} lists {name}, which does not exist")
     return path
 
 
@@ -182,7 +182,7 @@ def parse_header(header: bytes) -> dict[str, Entry]:
 
 
 def write_file(path: Path, header: bytes, tensors: Iterable[tuple[str, np.ndarray]]) -> int:
-    """Writes `tensors`, which come in the header's order, as they come. The file gets its name when it is complete. -> bytes."""
+    """Writes `tensors`, an iterable in the header's order, one by one; the file is renamed into place when complete. -> bytes."""
     entries = parse_header(header)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(_LENGTH.pack(len(header)) + header)

@@ -1,4 +1,4 @@
-"""Finding and opening what the command line names: pipeline folders, their components, single files, folders of a policy."""
+"""Opens the weight files given on the command line: pipeline folders, their components, single files, policy folders."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from vpp_jax.interop.report import ConversionError
 from vpp_jax.interop.safetensors_file import SafetensorsFile, SafetensorsShards, TensorSource
 from vpp_jax.interop.torch_file import TorchFile
 
-# component -> (its folder in a pipeline, how its weight files are called)
+# component -> (its folder in a pipeline, stem of its weight files)
 COMPONENTS = {
     "unet": ("unet", "diffusion_pytorch_model"),
     "vae": ("vae", "diffusion_pytorch_model"),
@@ -22,8 +22,8 @@ COMPONENTS = {
 
 @dataclass(frozen=True)
 class Component:
-    """One published module, opened. `config`: its config.json, None where there is none. `layout`: what an export needs to write the
-    same bytes again, JSON: headers of the files, text of the index and of config.json."""
+    """One opened published module. `config`: its config.json, None if there is none. `layout`: what an export needs to reproduce the
+    same bytes, JSON: headers of the files, text of the index and of config.json."""
 
     source: TensorSource
     config: dict[str, Any] | None = None
@@ -35,7 +35,7 @@ class Component:
 
 
 def open_component(kind: str, path: Path, variant: str = "") -> Component:
-    """A `.safetensors` file, a component's folder, or a pipeline folder that has it. `variant`: 'fp16' to take those files."""
+    """A `.safetensors` file, a component's folder, or a pipeline folder with it. `variant`: e.g. 'fp16' for the files of that name."""
     subfolder, stem = COMPONENTS[kind]
     if path.is_file():
         folder, weights = path.parent, path
@@ -63,7 +63,7 @@ def open_component(kind: str, path: Path, variant: str = "") -> Component:
 def open_policy(path: Path) -> Component:
     """A `.pt` or `.safetensors` file, or a folder that has one of them, at most one level down (`saved_models/`).
 
-    `config` is what it was trained with: the `args` of a `.pt` file, the config.json beside a `.safetensors` file.
+    `config` is its training configuration: the `args` of a `.pt` file, the config.json next to a `.safetensors` file.
     """
     if path.is_dir():
         found = sorted(
@@ -73,7 +73,7 @@ def open_policy(path: Path) -> Component:
             if file.suffix in (".pt", ".pth", ".ckpt", ".safetensors")
         )
         if len(found) != 1:
-            raise ConversionError(f"--policy={path} holds {len(found)} weight files, name one: {', '.join(map(str, found)) or '*.pt'}")
+            raise ConversionError(f"--policy={path} holds {len(found)} weight files, give one: {', '.join(map(str, found)) or '*.pt'}")
         path = found[0]
     if not path.is_file():
         raise ConversionError(f"--policy={path} does not exist")
@@ -84,7 +84,7 @@ def open_policy(path: Path) -> Component:
 
 
 def _weights(folder: Path, stem: str, variant: str) -> Path:
-    """The weight file of a folder, or the index of its shards; full precision unless only a variant is there or is asked for."""
+    """The weight file of a folder, or the index of its shards; full precision unless only a variant exists or is requested."""
     dotted = f".{variant}" if variant else ""
     exact = (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json", f"{stem}{dotted}.safetensors.index.json")
     for name in exact:
@@ -108,5 +108,5 @@ def _config(path: Path) -> tuple[dict[str, Any], str]:
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path} is not JSON: {error}") from None
     if not isinstance(tree, dict):
-        raise FileFormatError(f"{path} is not a group of fields")
+        raise FileFormatError(f"{path} is not a JSON object")
     return tree, text

@@ -1,4 +1,4 @@
-"""Where each of our tensors lies in a published checkpoint: its name there, its layout, and whether it shares a tensor with others."""
+"""The mapping of our tensors to those of a published checkpoint: name, layout, and tensors that are fused there."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import numpy as np
 from vpp_jax.interop.tensors import from_published, published_name, published_shape, to_published
 
 _LAYER = r"text_model\.encoder\.layers\.(\d+)\."
-# OpenAI's names of CLIP's text model (ours are Hugging Face's), first match of the whole name; query, key and value are one tensor there.
+# OpenAI's names of CLIP's text model (ours are Hugging Face's); the first full match counts. There query, key and value are one tensor.
 OPENAI_CLIP: tuple[tuple[str, str], ...] = (
     (r"text_model\.embeddings\.token_embedding\.embedding", r"token_embedding.weight"),
     (r"text_model\.embeddings\.position_embedding\.embedding", r"positional_embedding"),
@@ -26,10 +26,11 @@ OPENAI_CLIP: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True)
 class TensorMapping:
-    """The place of one of our tensors.
+    """The published tensor of one of ours.
 
-    name, shape: of the published tensor. third: which third of its first axis is ours, None for all of it. turned: it is a kernel,
-    [out, in, ...] there and [..., in, out] here.
+    name, shape: of the published tensor.
+    qkv_index: 0, 1 or 2 if ours is that third of its first axis (fused query, key and value), None if ours is all of it.
+    transpose: it is a kernel, [out, in, ...] there and [..., in, out] here.
     """
 
     name: str
@@ -43,12 +44,12 @@ class TensorMapping:
         return from_published("kernel", part) if self.transpose else part
 
     def theirs(self, ours: np.ndarray) -> np.ndarray:
-        """The published tensor, or its third, as a view of ours."""
+        """The published tensor (or its query, key or value part) as a view of ours."""
         return to_published("kernel", ours) if self.transpose else ours
 
 
 def tensor_mappings(abstract: Mapping[str, jax.ShapeDtypeStruct], prefix: str = "", openai: bool = False) -> dict[str, TensorMapping]:
-    """Our name -> mapping for one module, which stands below `prefix` in the checkpoint. `openai`: it is a CLIP in OpenAI's naming."""
+    """Our name -> mapping for one module, whose published names start with `prefix`. `openai`: a CLIP with OpenAI's names."""
     make = _openai_mapping_of if openai else _mapping_of
     return {name: make(name, spec.shape, prefix) for name, spec in abstract.items()}
 
@@ -59,12 +60,12 @@ def _mapping_of(name: str, shape: tuple[int, ...], prefix: str) -> TensorMapping
 
 def _openai_mapping_of(name: str, shape: tuple[int, ...], prefix: str) -> TensorMapping:
     plain = _mapping_of(name, shape, "")
-    # the tables of embeddings keep our last part, since two of them have no last part there
+    # embedding tables are matched by our name, since two of the published names have no last part
     known = name if name.endswith(".embedding") else plain.name
     theirs = next(match.expand(target) for pattern, target in OPENAI_CLIP if (match := re.fullmatch(pattern, known)))
     fused = re.search(r"self_attn\.([qkv])_proj", name)
     if fused:
         return TensorMapping(prefix + theirs, (3 * plain.shape[0], *plain.shape[1:]), "qkv".index(fused.group(1)), plain.transpose)
-    if name == "text_projection.kernel":  # a plain matrix there, applied from the right as ours is
+    if name == "text_projection.kernel":  # a matrix applied from the right there as here
         return TensorMapping(prefix + theirs, tuple(shape), None, False)
     return TensorMapping(prefix + theirs, plain.shape, None, plain.transpose)

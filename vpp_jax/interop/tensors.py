@@ -1,7 +1,7 @@
 """Names and layouts of tensors: ours (Flax) and the published ones (PyTorch). Both directions are exact: nothing is computed.
 
 Module paths are the same on both sides. The last part of a name is not: kernels, scales and embedding tables are all called `weight`
-there. PyTorch keeps kernels as [out, in, ...spatial], Flax as [...spatial, in, out].
+there. PyTorch stores kernels as [out, in, ...spatial], Flax as [...spatial, in, out].
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ WEIGHTS = ("kernel", "scale", "embedding")
 
 
 class InteropError(VppError):
-    """Tensors that do not fit the model."""
+    """Tensors that do not match the model."""
 
 
 def published_name(name: str) -> str:
@@ -39,9 +39,9 @@ def from_published(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def import_tensors(names: Iterable[str], published: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, np.ndarray]:
-    """The tensors of one module by our names, from a published state dict in which that module stands below `prefix`.
+    """The tensors of one module by our names, from a published state dict in which the module's names start with `prefix`.
 
-    Tensors of `published` that no name asks for are left out. Raises InteropError naming those that are missing.
+    Tensors of `published` that `names` does not list are ignored. Raises InteropError naming those that are missing.
     """
     wanted = {name: prefix + published_name(name) for name in names}
     missing = [theirs for theirs in wanted.values() if theirs not in published]

@@ -1,4 +1,4 @@
-"""PyTorch weight files: a dict of tensors, and the configuration that some of them carry beside it."""
+"""PyTorch weight files: a dict of tensors, in some files together with a configuration."""
 
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,10 @@ MAX_NODES = 100_000  # values of a configuration
 
 
 class TorchFile:
-    """The tensors of one file; those of a dict below `model` where there is one, else of the file's own dict.
+    """The tensors of one file: those of its dict `model` if there is one, else of the file's own dict.
 
     Attributes:
-      arguments: the dict's `args` as plain values, None where there are none.
+      arguments: the dict's `args` as JSON values, None if there are none.
     """
 
     def __init__(self, path: Path):
@@ -27,10 +27,10 @@ class TorchFile:
         tree = self._archive.tree
         root = _mapping(tree)
         if root is None:
-            raise FileFormatError(f"{path} holds {kind_of(tree)}, expected a dict of tensors, or one that has it as 'model'")
+            raise FileFormatError(f"{path} holds {kind_of(tree)}, expected a dict of tensors, or a dict with one as 'model'")
         model = _mapping(root["model"]) if "model" in root else root
         if not model:
-            raise FileFormatError(f"{path}: 'model' is empty or no dict of tensors")
+            raise FileFormatError(f"{path}: 'model' is empty or not a dict of tensors")
         self.arguments = to_jsonable(root["args"], self.where) if "args" in root else None
         self._parts = {str(name): self._archive.tensor(str(name), value) for name, value in model.items()}
 
@@ -39,12 +39,12 @@ class TorchFile:
         return {name: jax.ShapeDtypeStruct(part.shape, part.dtype) for name, part in self._parts.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """A view of the tensor's storage, which is read (and its checksum verified) as a whole."""
+        """A view of the tensor's storage, all of which is read (and its checksum verified)."""
         return self._archive.read(name, self._parts[name])
 
 
 def to_jsonable(value: Any, where: str) -> Any:
-    """An OmegaConf configuration, or nested dicts and lists, as plain values. Interpolations stay the texts they are."""
+    """An OmegaConf configuration, or nested dicts and lists, as JSON values. Interpolations remain strings."""
     budget = [MAX_NODES]
 
     def convert(value: Any, depth: int) -> Any:

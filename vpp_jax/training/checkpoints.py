@@ -1,10 +1,10 @@
-"""Checkpoints: a facade over Orbax that never shows a half-written one and always restores onto shardings that it is given.
+"""Checkpoints: a facade over Orbax. A partly written checkpoint is never visible; tensors are restored straight onto given shardings.
 
     WORKDIR/checkpoints/STEP/    params, ema, opt_state   tensors, read one item at a time
                                  index                    names, shapes and types of all tensors
                                  metadata, data           JSON: configuration, statistics, versions, ...; position of the data iterator
-    WORKDIR/checkpoints/frozen/  frozen, index            what the stage's loss reads besides, written once; an imported checkpoint keeps
-                                                          it in several items, which share their files with other work directories
+    WORKDIR/checkpoints/frozen/  frozen, index            the stage's frozen parameters, written once; an imported checkpoint stores
+                                                          them as several items, whose files are shared with other work directories
 
 A directory is written under a temporary name and renamed when complete; old ones are renamed before they are removed.
 """
@@ -32,12 +32,12 @@ from vpp_jax.training.state import TrainState
 SCHEMA_VERSION = 1
 ITEMS = ("params", "ema", "opt_state")
 FROZEN = "frozen"
-_COMMITTED = "commit_success.txt"  # Orbax writes it last; on buckets, which cannot rename, it alone tells a complete directory
+_COMMITTED = "commit_success.txt"  # Orbax writes it last; on buckets, which cannot rename, its presence marks a complete directory
 _DELETING = "deleting-"
 
 
 class CheckpointError(VppError):
-    """A checkpoint that is not there, or does not hold what is asked of it."""
+    """A checkpoint that does not exist, or does not contain the requested parameters."""
 
 
 # --- reading: later stages, evaluation, serving -------------------------------------------------------------------------------------
@@ -54,9 +54,9 @@ def load_params(
 ) -> Params:
     """Parameters of a trained stage, placed on `shardings` (default: the first device) with the types of `abstract`.
 
-    Opens only `item` ('ema', or 'params'; where no average was kept 'ema' means 'params') and, for names it does not have, the stage's
-    frozen parameters. Tensors of the checkpoint that `abstract` does not name are not read, but for low-rank adapters of kernels that it
-    does name: those are merged.
+    Opens only `item` ('ema' or 'params'; 'ema' means 'params' if the run stored no EMA) and, for names it does not contain, the stage's
+    frozen parameters. Tensors that `abstract` does not name are not read, except low-rank adapters of kernels that it names: those are
+    merged.
 
     Args:
       directory: a work directory, its `checkpoints`, or one checkpoint.
@@ -76,29 +76,29 @@ def load_params(
     found = {name: entry for entries in frozen.values() for name, entry in entries.items() if name in rest}
     report = compare(found | index[item], abstract)
     if report.missing or report.wrong_shape:
-        raise CheckpointError(f"{path} ({item}) does not hold the parameters asked for. {report}")
+        raise CheckpointError(f"{path} ({item}) does not contain the requested parameters. {report}")
     placed = _on_device(abstract, shardings)
     params = _restore(path, item, index[item], {name: placed[name] for name in own})
     for frozen_item, entries in frozen.items():
         params |= _restore(frozen_path, frozen_item, entries, {name: placed[name] for name in rest if name in entries})
     pairs = {kernel: names for kernel, names in adapters_of(index[item]).items() if kernel in abstract}
     if pairs:
-        whole = {name: _whole(index[item][name], placed[kernel].sharding) for kernel, names in pairs.items() for name in names}
+        unsharded = {name: _unsharded(index[item][name], placed[kernel].sharding) for kernel, names in pairs.items() for name in names}
         scale = LoRAConfig(**_document(path, "metadata")["config"]["lora"]).scale
         kernels = {kernel: params[kernel] for kernel in pairs}
         merging = jax.jit(merge, static_argnums=1, out_shardings={kernel: placed[kernel].sharding for kernel in pairs})
-        params |= merging(kernels | _restore(path, item, index[item], whole), scale)
+        params |= merging(kernels | _restore(path, item, index[item], unsharded), scale)
     return {name: params[name] for name in abstract}
 
 
-def _whole(entry: list, like: Sharding) -> jax.ShapeDtypeStruct:
-    """A tensor of an index, unsplit, on the devices of another's sharding."""
+def _unsharded(entry: list, like: Sharding) -> jax.ShapeDtypeStruct:
+    """A tensor of an index, replicated on the devices of `like`."""
     sharding = NamedSharding(like.mesh, PartitionSpec()) if isinstance(like, NamedSharding) else like
     return jax.ShapeDtypeStruct(tuple(entry[0]), entry[1], sharding=sharding)
 
 
 def list_tensors(directory: str | Path, *, item: str = "ema", step: int | str = "latest") -> Params:
-    """ShapeDtypeStructs of everything `load_params` could load with this `item`, in the types of the files."""
+    """ShapeDtypeStructs of everything that `load_params` can load with this `item`, in the types of the files."""
     path = locate(directory, step)
     index = _index(path)
     parts = [*_frozen_index(path).values(), index[item if item in index else "params"]]
@@ -126,7 +126,9 @@ def locate(directory: str | Path, step: int | str = "latest") -> epath.Path:
     folder = root / "checkpoints" if (root / "checkpoints").exists() else root
     steps = complete_steps(folder)
     if not steps:
-        raise CheckpointError(f"{directory} is not a checkpoint: expected a work directory with a complete checkpoints/STEP, or one such")
+        raise CheckpointError(
+            f"{directory} is not a checkpoint: expected a work directory with a complete checkpoints/STEP, or such a directory itself"
+        )
     if step == "latest":
         return folder / str(steps[-1])
     if step not in steps:
@@ -141,11 +143,11 @@ def complete_steps(folder: epath.Path) -> list[int]:
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit() and (entry / _COMMITTED).exists())
 
 
-# --- what fits and what does not ----------------------------------------------------------------------------------------------------
+# --- names and shapes against the model ---------------------------------------------------------------------------------------------
 
 
 class TensorReport:
-    """Three lists: names missing from a checkpoint, names nobody asked for, and shapes that differ."""
+    """Three lists: names missing from a checkpoint, names the model does not have, and shapes that differ."""
 
     def __init__(self, missing: list[str], unexpected: list[str], wrong_shape: list[str]):
         self.missing, self.unexpected, self.wrong_shape = missing, unexpected, wrong_shape
@@ -174,7 +176,7 @@ def _some(names: list[str], most: int = 6) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Saving returns when the state is copied; files are finished in the background (`wait`, `close`)."""
+    """The checkpoints of one run. Saving is asynchronous: it returns once the state is copied (`wait` and `close` block on the files)."""
 
     def __init__(self, directory: str | Path, max_to_keep: int):
         self._folder = epath.Path(directory).absolute()
@@ -194,14 +196,14 @@ class Checkpoints:
         return _document(self._folder / str(step), "data")["state"]
 
     def save(self, step: int, state: TrainState, metadata: Mapping[str, Any], data_state: Any) -> None:
-        """Writes checkpoint `step`; waits for the one before first."""
+        """Writes checkpoint `step`, after the previous one is complete."""
         self.wait()
         trees = {name: flatten(getattr(state, name)) for name in ITEMS}
         document = {"schema_version": SCHEMA_VERSION, "step": step, **metadata}
         self._write(self._folder / str(step), trees, {"metadata": document, "data": {"state": data_state}})
 
     def restore(self, step: int, abstract: TrainState, shardings: TrainState) -> TrainState:
-        """The state of `step`; anything missing, unexpected or of another shape is an error with all three lists."""
+        """The state of `step`. CheckpointError with all three lists if anything is missing, unexpected or of another shape."""
         path = self._folder / str(step)
         index, items = _index(path), {}
         for name in ITEMS:
@@ -222,7 +224,7 @@ class Checkpoints:
             self._write(self._folder / FROZEN, {FROZEN: params}, {})
 
     def restore_frozen(self, abstract: Params, shardings: Mapping[str, Sharding]) -> Params | None:
-        """What `save_frozen` wrote; None where it did not, or something else."""
+        """What `save_frozen` wrote; None if nothing, or parameters of other names or shapes, was written."""
         path = self._folder / FROZEN
         if not (path / _COMMITTED).exists():
             return None
@@ -230,7 +232,7 @@ class Checkpoints:
         return None if compare(index, abstract) else _restore(path, FROZEN, index, _on_device(abstract, shardings))
 
     def wait(self) -> None:
-        """Blocks until everything saved so far is complete on disk, then removes what is too old."""
+        """Blocks until every save is complete on disk, then removes all but the newest `max_to_keep` checkpoints."""
         self._writer.wait_until_finished()
         if jax.process_index() == 0:
             for step in complete_steps(self._folder)[: -self._max_to_keep]:
@@ -252,21 +254,21 @@ class Checkpoints:
         doomed.rmtree()
 
     def _remove_leftovers(self) -> None:
-        """What a killed process left: unfinished writes and unfinished removals."""
+        """Removes the unfinished writes and removals of a killed process."""
         for entry in self._folder.iterdir():
             if entry.name.startswith(_DELETING) or ".orbax-checkpoint-tmp" in entry.name:
                 entry.rmtree()
 
 
-# --- writing what was not trained here ----------------------------------------------------------------------------------------------
+# --- writing imported parameters ----------------------------------------------------------------------------------------------------
 
 
 def write_imported(folder: str | Path, trees: Mapping[str, Params], linked: Mapping[str, str | Path], documents: Mapping[str, Any]) -> None:
     """Writes one directory, `checkpoints/0` or `checkpoints/frozen`, and returns when it is complete.
 
     Args:
-      trees: item -> parameters. Orbax copies what is on its way to the disk: by default all of it, here a sixteenth of an item.
-      linked: item -> directory of an item of another checkpoint, whose files are shared (hard links; copies where those do not exist).
+      trees: item -> parameters. Orbax copies what it is writing: by default everything at once, here at most a sixteenth of an item.
+      linked: item -> directory of an item of another checkpoint, whose files are shared (hard links, or copies if those fail).
       documents: name -> JSON.
     """
     folder = epath.Path(folder).absolute()
@@ -303,7 +305,7 @@ def _save_arguments(trees: Mapping[str, Mapping[str, Any]], documents: Mapping[s
 
 def _document(path: epath.Path, name: str) -> Any:
     if not (path / name).exists():
-        raise CheckpointError(f"{path} has no '{name}': it was not written by this program")
+        raise CheckpointError(f"{path} has no '{name}': it was not written by vpp_jax")
     reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     try:
         return reader.restore(path, args=ocp.args.Composite(**{name: ocp.args.JsonRestore()}))[name]
@@ -316,7 +318,7 @@ def _index(path: epath.Path) -> dict[str, dict[str, list]]:
 
 
 def _frozen_index(path: epath.Path) -> dict[str, dict[str, list]]:
-    """Item -> its index, of the frozen parameters beside the checkpoint `path`."""
+    """Item -> its index, of the frozen parameters stored next to checkpoint `path`."""
     folder = path.parent / FROZEN
     return _index(folder) if (folder / _COMMITTED).exists() else {}
 
@@ -347,18 +349,21 @@ def _restore(path: epath.Path, item: str, index: Mapping[str, list], wanted: Map
 
 
 def _in_flight(index: Mapping[str, list], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> float:
-    """Bytes that may be on their way from the disk: a sixteenth of what this process keeps, but room for any array as a whole, since an
-    array is read in the pieces in which it was written."""
-    bytes_of = lambda name, shape: np.dtype(index[name][1]).itemsize * float(np.prod(shape))  # noqa: E731
-    kept = sum(
+    """Bytes that may be read concurrently: a sixteenth of what this process restores, at least the largest array unsharded, since an array
+    is read in the chunks in which it was written."""
+
+    def bytes_of(name: str, shape: tuple[int, ...]) -> float:
+        return np.dtype(index[name][1]).itemsize * float(np.prod(shape))
+
+    local = sum(
         bytes_of(name, spec.sharding.shard_shape(spec.shape)) * len(spec.sharding.addressable_devices) for name, spec in wanted.items()
     )
     packed = sum(np.dtype(kind).itemsize * length for kind, length in packed_lengths(index).items())
-    return (1 << 20) + max(kept / 16, packed, *(bytes_of(name, spec.shape) for name, spec in wanted.items()))
+    return (1 << 20) + max(local / 16, packed, *(bytes_of(name, spec.shape) for name, spec in wanted.items()))
 
 
 def _place(values: Mapping[str, np.ndarray], shardings: Mapping[str, Sharding]) -> Params:
-    """Host arrays, equal on every process, onto their shardings; copies, since the training step donates what it gets."""
+    """Host arrays, equal on every process, onto their shardings; copied, since the training step donates its arguments."""
     names = list(values)
     if jax.process_count() == 1:
         return dict(zip(names, jax.device_put([values[n] for n in names], [shardings[n] for n in names], may_alias=False), strict=True))

@@ -1,21 +1,21 @@
-"""What a stage must have in common with the stage it builds on."""
+"""Checks that a stage is configured like the earlier stage whose parameters it loads."""
 
 from vpp_jax.common.json_values import flatten_dict
 from vpp_jax.config import ConfigError, ExperimentConfig, to_dict
 from vpp_jax.training.checkpoints import read_metadata
 
-# How something is computed, not what: these may differ between a stage and the one it builds on.
+# These change how something is computed, not what: they may differ between a stage and the earlier one.
 COMPUTATION = ("dtype", "remat", "last_tap")
 
 
 def check_model_agrees(config: ExperimentConfig, directory: str, groups: tuple[str, ...]) -> None:
-    """The model groups that this stage takes from the checkpoint in `directory` must be configured as they were trained.
+    """ConfigError unless the model groups loaded from the checkpoint in `directory` are configured as they were trained.
 
-    Many such fields (group sizes of normalisations, heads, frame rates) leave every tensor's shape as it is: loading would not notice.
+    Many fields (group sizes of normalisations, heads, frame rates) do not change any tensor's shape, so loading would not fail.
     """
     trained = read_metadata(directory)["config"]["model"]
-    select = lambda model: flatten_dict({group: model[group] for group in groups})  # noqa: E731
-    before, now = select(trained), select(to_dict(config.model))
+    configured = to_dict(config.model)
+    before, now = (flatten_dict({group: model[group] for group in groups}) for model in (trained, configured))
     differ = [name for name in now if before.get(name) != now[name] and name.rpartition(".")[2] not in COMPUTATION]
     if differ:
         lines = "; ".join(f"model.{name} is {now[name]}, trained with {before.get(name)}" for name in differ)

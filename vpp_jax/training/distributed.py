@@ -1,7 +1,7 @@
-"""Several processes as one run: start-up, what all of them must agree on, and which part of a batch each of them reads.
+"""Several processes as one run: start-up, agreement between processes, and the shard of each batch that a process reads.
 
-The processes of a run execute the same program in lockstep. Whatever decides which computation comes next (a checkpoint to go on from, a
-request to stop) must therefore be the same value at the same step everywhere, and only process 0 writes what is not a checkpoint.
+The processes of a run execute the same program in lockstep. Every value that selects the next computation (the checkpoint to resume from,
+a preemption) must therefore be equal on all processes at the same step. Only process 0 writes files other than checkpoints.
 """
 
 import os
@@ -19,10 +19,10 @@ from vpp_jax.common.errors import VppError
 from vpp_jax.functional import Params
 from vpp_jax.parallel.mesh import AXES, batch_sharding, replicated
 
-# sysexits.h: a temporary failure; schedulers start such a job again.
+# sysexits.h: a temporary failure; schedulers restart such a job.
 EX_TEMPFAIL = 75
-# JAX's own detector of silent processes aborts without a word about the others, and all of them after a suspension of the machine; the
-# heartbeats (vpp_jax/training/heartbeat.py) find them sooner.
+# JAX's own detector of lost processes aborts without naming them, and aborts every process after a suspension of the machine; heartbeats
+# (vpp_jax/training/heartbeat.py) detect them sooner.
 _JAX_DETECTOR_S = 3600
 
 
@@ -31,7 +31,7 @@ class DistributedError(VppError):
 
 
 class MissingProcessError(DistributedError):
-    """Processes that did not come in time. Trying again may help."""
+    """Processes that did not connect in time. A restart may help."""
 
 
 # --- start --------------------------------------------------------------------------------------------------------------------------
@@ -41,8 +41,8 @@ def start(coordinator: str = "", process_index: int | None = None, process_count
     """Connects the processes of a run, once, before JAX touches a device. Does nothing for a run of one process.
 
     Args:
-      coordinator: HOST:PORT of process 0. '' on a TPU asks its metadata for everything; elsewhere it means a single process.
-      timeout_s: how long the others may take to come.
+      coordinator: HOST:PORT of process 0. '' reads the TPU's metadata on a TPU, and means a single process elsewhere.
+      timeout_s: how long to wait for the other processes.
     """
     if jax.distributed.is_initialized() or not (coordinator or _on_tpu()):
         return
@@ -62,7 +62,7 @@ def start(coordinator: str = "", process_index: int | None = None, process_count
         )
     except RuntimeError as error:
         where = coordinator or "of the TPU"
-        raise MissingProcessError(f"not all processes came within {timeout_s:g} s (coordinator {where}): {error}") from None
+        raise MissingProcessError(f"not all processes connected within {timeout_s:g} s (coordinator {where}): {error}") from None
 
 
 def _on_tpu() -> bool:
@@ -72,7 +72,7 @@ def _on_tpu() -> bool:
 
 
 def hard_exit(code: int) -> None:
-    """Ends this process where the others may be gone: a regular exit would wait for them."""
+    """Ends this process without waiting for the others, as a regular exit would: they may be gone."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -82,9 +82,9 @@ def hard_exit(code: int) -> None:
 
 
 def all_gather_string(name: str, value: str, timeout_s: float) -> list[str]:
-    """Every process's `value`, in process order; a barrier, too. MissingProcessError names those that did not come in time.
+    """Every process's `value`, in process order. Also a barrier: MissingProcessError names the processes that did not arrive in time.
 
-    `name` must be new in every call.
+    `name` must be unique to the call.
     """
     if jax.process_count() == 1:
         return [value]
@@ -94,14 +94,14 @@ def all_gather_string(name: str, value: str, timeout_s: float) -> list[str]:
     client.key_value_set(f"vpp/{name}/{jax.process_index()}", value)
     values, missing = [], []
     for process in range(jax.process_count()):
-        try:  # who came while another was waited for needs no more time
+        try:  # a process that arrived while we waited for another one needs no more time
             values.append(client.blocking_key_value_get(f"vpp/{name}/{process}", int(1000 * (0.1 if missing else timeout_s))))
         except jax.errors.JaxRuntimeError:
             missing.append(str(process))
     if missing:
         raise MissingProcessError(
             f"process {jax.process_index()} waited {timeout_s:g} s at '{name}' for process {', '.join(missing)} of "
-            f"{jax.process_count()}, which did not come"
+            f"{jax.process_count()}, which did not arrive"
         )
     return values
 
@@ -115,32 +115,32 @@ def require_equal(name: str, value: str, timeout_s: float, hint: str) -> None:
 
 
 class PreemptionFlag:
-    """A flag that is up for all processes, at the same step, as soon as one of them raises it.
+    """Whether any process was asked to stop, known to all processes at the same step.
 
-    Between processes the answer is one call late, so that reading it never waits for the step that runs. `or` over all devices of `mesh`.
+    With several processes the answer is one call late, so that reading it never blocks on the running step.
     """
 
     def __init__(self, mesh: Mesh):
         self._sharding = NamedSharding(mesh, P(AXES))
         self._any = jax.jit(jnp.max, out_shardings=replicated(mesh))
-        self._devices, self._pending, self._up = mesh.size, None, False
+        self._devices, self._pending, self._raised = mesh.size, None, False
 
     def any_process(self, raised: bool) -> bool:
-        """Every process calls this equally often."""
+        """Logical or of `raised` over all processes; each must call it equally often."""
         if jax.process_count() == 1:
             return raised
         before = self._pending
         mine = np.full(self._devices, raised, np.int32)
         self._pending = self._any(jax.make_array_from_callback(mine.shape, self._sharding, lambda part: mine[part]))
-        self._up |= before is not None and bool(before)
-        return self._up
+        self._raised |= before is not None and bool(before)
+        return self._raised
 
 
 # --- data ---------------------------------------------------------------------------------------------------------------------------
 
 
 def process_shard(mesh: Mesh) -> tuple[int, int]:
-    """(i, n): this process feeds the i-th of n equal parts of each batch. Processes whose devices hold the same rows have the same i."""
+    """(i, n): this process reads the i-th of n equal parts of each batch. Processes whose devices hold the same rows get the same i."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     rows: dict[int, set[int]] = {}
     for device, (part,) in batch_sharding(mesh).devices_indices_map((ways,)).items():
@@ -155,7 +155,7 @@ def process_shard(mesh: Mesh) -> tuple[int, int]:
 
 
 def split_over_devices(tree: Any, params: Params) -> Any:
-    """Arrays that every process holds whole -> global arrays, their rows split like a batch on the mesh of `params`, if they can be."""
+    """Arrays equal on every process -> global arrays, sharded like a batch on the mesh of `params` if the rows divide, else replicated."""
     sharding = next(iter(params.values())).sharding
     if not isinstance(sharding, NamedSharding):
         return tree
@@ -170,11 +170,11 @@ def split_over_devices(tree: Any, params: Params) -> Any:
 
 
 def on_host(tree: Any) -> Any:
-    """NumPy arrays of a tree of global arrays, whole on every process; all processes call it."""
-    whole = lambda value: value.is_fully_addressable or value.is_fully_replicated  # noqa: E731
-    return jax.tree.map(
-        lambda value: (
-            multihost_utils.process_allgather(value, tiled=True) if isinstance(value, jax.Array) and not whole(value) else np.asarray(value)
-        ),
-        tree,
-    )
+    """NumPy arrays of a tree of global arrays, unsharded on every process; all processes must call it."""
+
+    def gathered(value: Any) -> np.ndarray:
+        if isinstance(value, jax.Array) and not (value.is_fully_addressable or value.is_fully_replicated):
+            return multihost_utils.process_allgather(value, tiled=True)
+        return np.asarray(value)
+
+    return jax.tree.map(gathered, tree)

@@ -1,9 +1,9 @@
 """Predictive features of a whole dataset, computed once: stage `policy` then trains without the U-Net in its loop.
 
 The published code draws fresh noise for every training step; here every observation gets a fixed number of draws (docs/differences.md).
-The cache is one memory-mapped float16 file, filled in blocks; a journal says how many blocks are complete, so that a killed run goes on
-where it stopped. Keys depend on (seed, observation, draw) alone: a resumed file is equal to one written in a single run. Of several
-processes all compute and the first writes.
+The cache is one memory-mapped float16 file, filled in blocks; a journal records how many examples are complete, so that a killed run
+resumes there. Keys depend only on (seed, observation, draw): a resumed file equals one written in a single run. With several processes
+all compute and process 0 writes.
 """
 
 import json
@@ -21,15 +21,15 @@ from vpp_jax.training.distributed import all_gather_string
 
 FILE_NAME = "features.npy"
 FLUSH_EVERY = 16  # blocks
-OTHERS_TIMEOUT_S = 600.0  # at the beginning and at the end; between them the processes go in lockstep
+OTHERS_TIMEOUT_S = 600.0  # at the start and at the end; in between the processes run in lockstep
 
 
 @dataclass(frozen=True)
 class CachedFeatures:
     """Random-access source of policy examples whose images are replaced by `features` float16 [t n d].
 
-    Index i is draw i // len(observations) of observation i % len(observations); `observation` int32 says which, so that its images
-    can still be looked up.
+    Index i is draw i // len(observations) of observation i % len(observations); `observation` int32 is that index, so that its images
+    can be looked up.
     """
 
     observations: Source  # without images
@@ -62,8 +62,8 @@ def build_feature_cache(
 ) -> np.ndarray:
     """Fills or completes `directory/features.npy`, float16 [draws * len(observations), t n d], and opens it read-only.
 
-    `compute(batch, keys [b])` gives features [b t n d], whole on every process; `identity` names what they depend on (checkpoint, data,
-    model): a cache of another identity is made anew. Blocks are flushed before the journal counts them.
+    `compute(batch, keys [b])` returns features [b t n d], unsharded on every process; `identity` names what they depend on (checkpoint,
+    data, model): a cache of another identity is recomputed. Blocks are flushed before the journal counts them.
     """
     primary = jax.process_index() == 0
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""What each process of a run is doing, as files that outlive it, so that whoever waits can say for whom.
+"""Heartbeat files: what each process of a run is doing, so that a waiting process can name the ones it is waiting for.
 
     WORKDIR/heartbeats/00003.json    {"process": 3, "host": ..., "pid": ..., "phase": "step", "step": 1200, "for_s": 0.8, "error": ""}
 
-A thread writes the file every few seconds, also while the process stands in a collective. A process that stays in one phase for long
-looks at the others' files: it says once per phase who is elsewhere, and gives up on one that failed or has been silent for too long.
+A thread writes the file every few seconds, also while the process is blocked in a collective. A process stuck in one phase for three
+heartbeats reads the other files: it logs, once per phase, which processes it is waiting for, and gives up if one failed or is lost.
 """
 
 import json
@@ -22,14 +22,14 @@ from vpp_jax.common.files import write_atomically
 
 log = logging.getLogger(__name__)
 
-# Beats in one phase before a process says whom it waits for.
+# Heartbeats in one phase before a process logs which processes it is waiting for.
 PATIENCE = 3
 WAITING, ENDED = ("step", "save", "eval", "start", "compile"), ("done", "failed")
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Another process as its file shows it. silent_s: seconds by which its file is older than ours, both dated by the file system."""
+    """Another process according to its file. silent_s: age of its file relative to ours, both by the file system's clock."""
 
     process: int
     phase: str = "not seen yet"
@@ -49,12 +49,12 @@ class Peer:
 
 
 class Heartbeat:
-    """Context manager; `enter(phase, step)` says what comes next.
+    """Context manager; `enter(phase, step)` announces the next phase.
 
     Args:
-      every_s: seconds between beats.
-      lost_after_s: silence after which a process is given up.
-      give_up: called from the thread with a message when one failed or is lost; meant to end this process.
+      every_s: seconds between heartbeats.
+      lost_after_s: seconds without a heartbeat after which a process counts as lost.
+      give_up: called from the thread with a message when another process failed or is lost; meant to end this one.
     """
 
     def __init__(
@@ -63,9 +63,9 @@ class Heartbeat:
         self._folder, self._process, self._count = folder, process, count
         self._every_s, self._lost_after_s, self._give_up = every_s, lost_after_s, give_up
         self._phase, self._step, self._since, self._error = "start", 0, time.monotonic(), ""
-        self._told, self._suspects, self._begun = "", set(), time.time()
+        self._reported, self._suspects, self._begun = "", set(), time.time()
         self._ended, self._writing = threading.Event(), threading.Lock()
-        self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "Heartbeat":
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -80,19 +80,19 @@ class Heartbeat:
         self._beat()
 
     def enter(self, phase: str, step: int | None = None) -> None:
-        """From now on this process does `phase`: start, compile, data, step, eval or save."""
+        """This process starts `phase`: start, compile, data, step, eval or save."""
         self._phase, self._step, self._since = phase, self._step if step is None else step, time.monotonic()
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """`phase` inside, the one before afterwards."""
+        """`phase` inside the block, the previous phase after it."""
         before = self._phase
         self.enter(phase)
         yield
         self.enter(before)
 
     def peers(self) -> list[Peer]:
-        """The other processes, as their files show them now; a file from before this process began does not count."""
+        """The other processes according to their files; files from before this process started are ignored."""
         ours, oldest = self._path(self._process).stat().st_mtime, self._begun - self._lost_after_s
         found = []
         for process in range(self._count):
@@ -110,7 +110,7 @@ class Heartbeat:
         return found
 
     def gone(self) -> list[Peer]:
-        """Processes that failed or miss their beats. Waits for a few beats, since one that was just killed still looks alive."""
+        """Processes that failed or stopped their heartbeat. Waits for a few heartbeats: one that was just killed still looks alive."""
         deadline = time.monotonic() + (PATIENCE + 1) * self._every_s
         while True:
             self._beat()
@@ -120,7 +120,7 @@ class Heartbeat:
             time.sleep(self._every_s / 10)
 
     def fail(self, error: str) -> None:
-        """Says why this process ends, and leaves those that still live time to read it: they may end with it."""
+        """Publishes why this process ends, and waits until the others have read it: their exit may depend on ours."""
         self._phase, self._error = "failed", error
         deadline = time.monotonic() + 2 * PATIENCE * self._every_s
         self._beat()
@@ -146,23 +146,23 @@ class Heartbeat:
         with self._writing:
             write_atomically(self._path(self._process), json.dumps(entry))
 
-    def _beat_on(self) -> None:
+    def _run(self) -> None:
         while not self._ended.wait(self._every_s):
             self._beat()
             if self._count > 1 and self._phase in WAITING and time.monotonic() - self._since > PATIENCE * self._every_s:
-                self._look_around()
+                self._report_waiting()
 
-    def _look_around(self) -> None:
+    def _report_waiting(self) -> None:
         peers = self.peers()
-        here = f"process {self._process} stands in {self._phase}, step {self._step}, for {time.monotonic() - self._since:.0f} s"
+        here = f"process {self._process} is in phase {self._phase}, step {self._step}, for {time.monotonic() - self._since:.0f} s"
         silent = {peer.process for peer in peers if peer.host and peer.silent_s > self._lost_after_s}
         lost = [peer for peer in peers if peer.phase == "failed" or peer.process in silent & self._suspects]
-        self._suspects = silent  # twice in a row: after a suspension, ours and theirs, the first look finds everybody silent
+        self._suspects = silent  # twice in a row: after a suspension of the machines the first look finds every process silent
         if lost:
             self._give_up(f"{here} and gives up: {'; '.join(map(str, lost))}")
         elsewhere = [peer for peer in peers if (peer.phase, peer.step) != (self._phase, self._step) or peer.silent_s > 2 * self._every_s]
-        told = f"{self._phase} {self._step} {[(peer.process, peer.phase) for peer in elsewhere]}"
-        if elsewhere and told != self._told:
-            self._told = told
+        reported = f"{self._phase} {self._step} {[(peer.process, peer.phase) for peer in elsewhere]}"
+        if elsewhere and reported != self._reported:
+            self._reported = reported
             shown = "; ".join(map(str, elsewhere[:8])) + (f"; and {len(elsewhere) - 8} more" if len(elsewhere) > 8 else "")
             log.warning("%s, waiting for: %s", here, shown)

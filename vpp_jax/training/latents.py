@@ -1,4 +1,4 @@
-"""The VAE of stage video as an encoder of whole datasets, and the identity by which latents and VAE recognise each other."""
+"""The VAE of stage video as an encoder of datasets, and the identity hash that ties stored latents to their VAE."""
 
 import dataclasses
 import hashlib
@@ -22,17 +22,17 @@ from vpp_jax.training.checkpoints import load_params
 from vpp_jax.training.compatibility import COMPUTATION, check_model_agrees
 from vpp_jax.video_predictor import VideoPredictor
 
-ENCODER = ("vae/encoder.", "vae/quant_conv.")  # the decoder may be trained on: latents stay what they are
+ENCODER = ("vae/encoder.", "vae/quant_conv.")  # the decoder does not affect latents
 
 
 class LatentsMismatchError(VppError):
-    """Latents of another VAE than the one that is to decode them."""
+    """Latents of another VAE than the configured one."""
 
 
 def vae_identity(config: VideoVAEConfig, params: Params) -> str:
-    """16 hexadecimal digits that change with the encoder's architecture or any of its parameters.
+    """16 hexadecimal digits of a hash over the encoder's architecture and parameters.
 
-    The same for every sharding and device: checksums are integer sums, so no order of adding changes them.
+    Independent of sharding and device: checksums are integer sums, whose order does not matter.
     """
     encoder = {name: value for name, value in sorted(params.items()) if name.startswith(ENCODER)}
     sums = jax.device_get(_checksums(encoder))
@@ -47,7 +47,7 @@ def _checksums(params: Params) -> dict[str, tuple[jax.Array, jax.Array]]:
 
 
 def _checksum(value: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two sums modulo 2^32 over the bits of values rounded to bfloat16 (frozen ones may be stored so), each weighted by its place."""
+    """Two sums modulo 2^32 over the bits of values rounded to bfloat16 (frozen ones may be stored so), each weighted by its position."""
     rounded = jax.lax.reduce_precision(value.astype(jnp.float32), exponent_bits=8, mantissa_bits=7)
     bits = jax.lax.bitcast_convert_type(rounded, jnp.uint32).ravel()
     place = jnp.arange(bits.size, dtype=jnp.uint32)
@@ -61,17 +61,17 @@ def check_latents(source: ClipSource, identity: str, vae: str) -> None:
         return
     made_by = f"VAE {source.latents.vae}" if source.latents.vae else "a VAE that it does not name"
     raise LatentsMismatchError(
-        f"{source.dataset.directory}: its latents are of {made_by}, init.vae={vae} is VAE {identity}. Train with the VAE that made them, "
-        "make them again with `vpp data latents`, or, for latents recorded elsewhere by this very VAE, convert them with --vae set to its "
+        f"{source.dataset.directory}: its latents are of {made_by}, but init.vae={vae} is VAE {identity}. Train with the VAE that encoded "
+        "them, encode them again with `vpp data latents`, or, if this VAE encoded them elsewhere, convert them with --vae set to its "
         "identity"
     )
 
 
 class DatasetEncoder:
-    """Frames -> posterior, on all devices of this process; compiled once, for one number of frames.
+    """Frames -> VAE posterior, on all devices of this process; compiled once, for one batch size.
 
     Attributes:
-      identity: of the VAE.
+      identity: hash of the VAE.
       latent_shape: (h, w, c) of one frame.
     """
 
@@ -106,7 +106,7 @@ def _encoder(predictor: VideoPredictor, mesh: Mesh) -> Callable:
 
 
 def load_identity(config: ExperimentConfig) -> str:
-    """Of the VAE in `init.vae`."""
+    """Identity hash of the VAE in `init.vae`."""
     abstract = with_prefix("vae", VideoPredictor(config.model, config.video_diffusion).vae.abstract)
     params = load_params(config.init.vae, {name: spec for name, spec in abstract.items() if name.startswith(ENCODER)}, stage="vae")
     check_model_agrees(config, config.init.vae, ("vae",))

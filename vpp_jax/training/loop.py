@@ -1,14 +1,14 @@
-"""The training loop of every stage, as one story.
+"""The training loop of every stage.
 
-Order matters, because resuming depends on it:
+Its order is a contract, because resuming depends on it:
 
     for step: evaluate?(step); save?(step, state, iterator); batch = next(iterator); state = train_step(state, batch)
 
-A checkpoint of `step` therefore holds the state after that many updates and an iterator that has given exactly the batches before them;
-metrics.jsonl then holds the entries up to `step`. The same command goes on from the newest checkpoint, and ends with the same parameters,
-averages, moments, data order and logged numbers as a run that was never stopped.
+A checkpoint of `step` therefore contains the state after that many updates and an iterator that has produced exactly the batches before
+them; metrics.jsonl then contains the entries up to `step`. The same command resumes from the newest checkpoint and ends with the same
+parameters, EMA, optimizer state, data order and logged metrics as an uninterrupted run.
 
-A run may be many processes, each with a part of the devices and of every batch. All of them go through this function in lockstep.
+A run may have many processes, each with some of the devices and a shard of every batch. All execute this function in lockstep.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ from vpp_jax.training.recorder import Clock, Recorder
 from vpp_jax.training.stage import Stage, StageSource
 from vpp_jax.training.state import Trainer
 
-# Random streams beside the training steps', which use fold_in(key(seed), step).
+# Random streams besides those of training steps, which use fold_in(key(seed), step).
 INIT_STREAM, EVAL_STREAM = 0x1A17, 0xE7A1
 
 
@@ -65,7 +65,7 @@ class TrainOutcome:
 def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat: Heartbeat | None = None) -> TrainOutcome:
     """Trains `stage` to `config.train.steps` updates in `workdir`, from its newest checkpoint if there is one.
 
-    `heartbeat` is told what comes next; the caller starts and ends it.
+    The loop reports its phases to `heartbeat`, which the caller starts and stops.
     """
     config, workdir, primary = stage.config, Path(workdir), jax.process_index() == 0
     mesh = make_mesh(config.mesh) if mesh is None else mesh
@@ -77,10 +77,10 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
         closing(Checkpoints(workdir / "checkpoints", config.train.max_to_keep)) as checkpoints,
         on_mesh(mesh, config.mesh.min_size_to_shard),
     ):
-        # === where an earlier run stopped ===========================================================================================
+        # === resume from the newest checkpoint =========================================================================================
         start = checkpoints.latest()
-        require_equal("configuration", config_hash(config), timeout_s, "Give all of them the same flags")
-        require_equal("checkpoint to go on from", str(start), timeout_s, f"{workdir} must be one directory that all of them share")
+        require_equal("configuration", config_hash(config), timeout_s, "Start every process with the same flags")
+        require_equal("checkpoint to resume from", str(start), timeout_s, f"{workdir} must be one directory that all processes share")
         saved = checkpoints.metadata(start) if start is not None else {"window": [], "train_s": 0.0, "evaluated": False}
         changed = _check_resumable(workdir, config, saved) if start is not None else {}
         if start is not None and start >= config.train.steps:
@@ -109,7 +109,7 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
         if saved.get("statistics_hash", statistics) != statistics:
             raise ConfigError(
                 f"{workdir} was trained on data with statistics hash {saved['statistics_hash']}, the data now has {statistics}: restore "
-                "the old shards, or train in a new work directory"
+                "the old shards, or use a new work directory"
             )
         iterator = make_iterator(
             source,
@@ -146,7 +146,7 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
                 logging.getLogger(__name__).info("resumes at step %d with %s", step, _listed(changed))
                 print(f"resumes at step {step} with other values: {_listed(changed)}", flush=True)
             print(
-                f"stage {config.stage}: {parameter_count(abstract.params):,} parameters, and {parameter_count(frozen):,} frozen ones; "
+                f"stage {config.stage}: {parameter_count(abstract.params):,} parameters and {parameter_count(frozen):,} frozen ones; "
                 f"{len(source):,} examples; {run['device']}; compiled in {compile_s:.1f} s; steps {step} to {config.train.steps}",
                 flush=True,
             )
@@ -167,9 +167,14 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
         last_saved, evaluated, preemption = start, saved["evaluated"], PreemptionFlag(mesh)
         profile = StepProfile(workdir / "profile", step, config.train.profile_steps if primary else 0)
         with closing(open_log(workdir, config, step) if primary else MetricLog([])) as log, closing(profile), StopRequest() as stop:
-            skipped = lambda: len(getattr(source, "skipped", ()))  # noqa: E731
+
+            def skipped() -> int:
+                return len(getattr(source, "skipped", ()))
+
+            def stop_asked() -> bool:
+                return preemption.any_process(stop.requested)
+
             recorder = Recorder(log, clock, config.train.log_every, config.data.batch_size, saved["window"], skipped)
-            stop_asked = lambda: preemption.any_process(stop.requested)  # noqa: E731
             clock.start()
             while True:
                 finished, stopping = step >= config.train.steps, stop_asked()
@@ -190,7 +195,7 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
                     recorder.settle()
                     with clock.paused(), heartbeat.during("save"):
                         progress = {"finished": finished, "evaluated": evaluated, "window": list(recorder.window), "train_s": clock.total}
-                        added = stage.final_metadata(state.eval_params, frozen, _whole_batches(source, config, mesh)) if finished else {}
+                        added = stage.final_metadata(state.eval_params, frozen, _full_batches(source, config, mesh)) if finished else {}
                         checkpoints.save(step, state, about | progress | added, iterator.get_state())
                     last_saved = step
                 if finished or stopping:
@@ -230,26 +235,26 @@ def compile_step(trainer: Trainer, mesh: Mesh, frozen: Params, example: dict[str
 
 
 class Evaluation:
-    """Mean loss over fixed held-out batches with fixed noise, and pictures."""
+    """Mean loss over fixed held-out batches with fixed noise, and a plot of predictions."""
 
     def __init__(self, stage: Stage, mesh: Mesh, frozen: Params, source: StageSource, workdir: Path):
         self._stage, self._mesh, self._frozen, self._source, self._workdir = stage, mesh, frozen, source, workdir
         self._loss = jax.jit(stage.loss, out_shardings=replicated(mesh), compiler_options=compiler_options())
 
     def __call__(self, params: Params, step: int, stop_asked: Callable[[], bool] | None) -> dict[str, float] | None:
-        """Metrics with averaged parameters; None where `stop_asked()`, called before every batch, said so."""
-        picture = self._workdir / "previews" / f"step_{step:08d}.png" if jax.process_index() == 0 else None
+        """Metrics of `params` (the EMA); None if `stop_asked()`, called before every batch, returned True."""
+        plot = self._workdir / "previews" / f"step_{step:08d}.png" if jax.process_index() == 0 else None
         root = jax.random.fold_in(jax.random.key(self._stage.config.seed), EVAL_STREAM)
         rows: list[dict[str, float]] = []
         shown: dict[str, float] = {}
-        for index, batch in enumerate(_whole_batches(self._source, self._stage.config, self._mesh)):
+        for index, batch in enumerate(_full_batches(self._source, self._stage.config, self._mesh)):
             if stop_asked is not None and stop_asked():
                 return None
             key = jax.random.fold_in(root, index)
             loss, metrics = self._loss(params, self._frozen, batch, key)
             rows.append({name: float(value) for name, value in jax.device_get({"loss": loss, **metrics}).items()})
             if index == 0:
-                shown = self._stage.plot_predictions(params, self._frozen, batch, key, picture)
+                shown = self._stage.plot_predictions(params, self._frozen, batch, key, plot)
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | shown
 
 
@@ -259,10 +264,10 @@ def statistics_hash(data: dict[str, Any]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(json.dumps(hashes).encode()).hexdigest() if hashes else ""
 
 
-def _whole_batches(source: StageSource, config: ExperimentConfig, mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
+def _full_batches(source: StageSource, config: ExperimentConfig, mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
     """At most `eval_batches` batches spread evenly over `source`, always the same ones, all of full size.
 
-    Means over batches are then means over examples. A source smaller than one batch gives one batch, its last example repeated.
+    Means over batches are then means over examples. A source smaller than one batch yields one batch, its last example repeated.
     """
     size = config.data.batch_size
     count = min(config.train.eval_batches, max(len(source) // size, 1))
@@ -272,7 +277,7 @@ def _whole_batches(source: StageSource, config: ExperimentConfig, mesh: Mesh) ->
 
 
 def _frozen(stage: Stage, mesh: Mesh, checkpoints: Checkpoints, resumed: bool) -> Params:
-    """Frozen parameters on the mesh. A resumed run reads its own copy: the earlier stage may have trained on since."""
+    """Frozen parameters on the mesh. A resumed run reads its own copy: the earlier stage may have been trained further since."""
     abstract = stage.abstract_frozen()
     shardings = partition(abstract, mesh, stage.config.mesh.min_size_to_shard)
     params = checkpoints.restore_frozen(abstract, shardings) if resumed else None
@@ -297,6 +302,6 @@ def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
 
 def _nothing_left(workdir: Path, step: int, saved: dict[str, Any]) -> TrainOutcome:
     if not saved["finished"]:
-        raise ConfigError(f"{workdir} is at step {step} of a longer run: train.steps must be more than {step} to go on")
-    print(f"{workdir} is trained to step {step}: nothing left to do (a larger train.steps goes on)", flush=True)
+        raise ConfigError(f"{workdir} is at step {step} of a longer run: set train.steps above {step} to resume")
+    print(f"{workdir} is trained to step {step}: nothing left to do (a larger train.steps continues)", flush=True)
     return TrainOutcome(step, True, 0, 0.0, saved["train_s"])

@@ -1,7 +1,7 @@
 """Low-rank adapters (Hu et al. 2021): W + (alpha / rank) A B, with W frozen and A, B trained.
 
 The adapters of `unet/NAME.kernel` [i o] are `lora/unet/NAME.down.kernel` A [i r] and `lora/unet/NAME.up.kernel` B [r o], entries of the
-flat parameter dict like any other. The forward pass sees merged kernels; so does whoever loads such a checkpoint (`load_params`).
+flat parameter dict like any other. The forward pass uses merged kernels, and `load_params` returns merged ones.
 """
 
 import re
@@ -18,7 +18,7 @@ _DOWN, _UP = ".down.kernel", ".up.kernel"
 
 
 def abstract_adapters(config: LoRAConfig, params: Params) -> Params:
-    """ShapeDtypeStructs of the adapters of every kernel that a `target` pattern matches, float32. ConfigError where one matches none."""
+    """ShapeDtypeStructs of the adapters of every kernel that a `target` pattern matches, float32. ConfigError if a pattern matches none."""
     found: Params = {}
     for pattern in config.target:
         matched = [name for name in params if re.fullmatch(pattern, name)]

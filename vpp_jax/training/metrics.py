@@ -1,8 +1,8 @@
-"""Where numbers go: metrics.jsonl always, the terminal, TensorBoard, and wandb if asked for.
+"""Metric writers: metrics.jsonl, the terminal, TensorBoard, and optionally Weights & Biases.
 
 An entry is {"kind": "train" or "eval", "step": updates made, name: value, ...}. Names under `time/` differ between equal runs, and so
-does `data/skipped_records`, which counts from the start of the process; all others are a function of the configuration, so that a
-resumed run's file equals that of an uninterrupted one.
+does `data/skipped_records`, which counts from the start of the process; all others are a function of the configuration: the file of a
+resumed run equals that of an uninterrupted one.
 """
 
 import json
@@ -32,7 +32,7 @@ class Writer(Protocol):
 
 
 class MetricLog:
-    """All writers as one. `tick` is called every step, `write` where there is something to say."""
+    """All writers as one. `tick` is called every step, `write` for every entry."""
 
     def __init__(self, writers: list[Writer]):
         self._writers = writers
@@ -52,7 +52,7 @@ class MetricLog:
 
 
 def open_log(workdir: Path, config: ExperimentConfig, start: int) -> MetricLog:
-    """The writers of a run that continues at step `start`."""
+    """The writers of a run that starts or resumes at step `start`."""
     terminal = Terminal(start, config.train.steps) if config.train.progress and is_terminal() else Lines(config.train.steps)
     writers: list[Writer] = [JsonLines(workdir / JSON_LINES), terminal, TensorBoard(workdir / "tensorboard", start)]
     if config.train.wandb:
@@ -88,7 +88,7 @@ class Lines:
 
 
 class Terminal:
-    """A progress bar with the numbers of the last training entry; evaluations are lines above it."""
+    """A progress bar with the last training metrics; evaluations are printed above it."""
 
     def __init__(self, start: int, steps: int):
         self._bar, self._summary = ProgressBar("steps", steps, start), ""
@@ -107,7 +107,7 @@ class Terminal:
 
 
 class TensorBoard:
-    """Event files; events after the step that a run continues from are superseded."""
+    """Event files; events after the step that a run resumes from are superseded."""
 
     def __init__(self, directory: Path, start: int):
         from tensorboardX import SummaryWriter  # takes a third of a second, and nothing but training needs it
@@ -123,7 +123,7 @@ class TensorBoard:
 
 
 class WandB:
-    """Weights & Biases; the run's id is kept in the work directory, so that a continued run continues there too."""
+    """Weights & Biases; the run's id is stored in the work directory, so that a resumed run continues the same one."""
 
     def __init__(self, workdir: Path, config: dict[str, Any]):
         try:
@@ -143,7 +143,7 @@ class WandB:
 
 
 def summary(values: Values) -> str:
-    """The few numbers a person watches."""
+    """The main metrics as one line."""
     shown = [f"{name} {values[name]:.4g}" for name in ("loss", "learning_rate", "grad_norm") if name in values]
     if f"{TIMING}step_ms" in values:
         shown.append(f"{values[f'{TIMING}step_ms']:.0f} ms/step")
@@ -153,7 +153,7 @@ def summary(values: Values) -> str:
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
-    """Entries of a metrics file; a last line that a killed process left unfinished is dropped."""
+    """Entries of a metrics file; a last line that a killed process left incomplete is dropped."""
     if not path.exists():
         return []
     entries = []
@@ -166,7 +166,7 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
 
 
 def rewind(path: Path, step: int, evaluated: bool) -> None:
-    """Drops what a run wrote after checkpoint `step`; `evaluated`: that checkpoint's own evaluation comes before it and stays."""
+    """Drops the entries written after checkpoint `step`; `evaluated`: the evaluation at `step` precedes the checkpoint and remains."""
     if not path.exists():
         return
     before = lambda entry: entry["step"] < step or (entry["step"] == step and (entry["kind"] == "train" or evaluated))  # noqa: E731

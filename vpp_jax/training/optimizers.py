@@ -1,4 +1,4 @@
-"""AdamW on the parameters that are trained, and what is measured of gradients on the way."""
+"""AdamW on the trainable parameters, and gradient norms."""
 
 import re
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from vpp_jax.training.schedules import make_schedule
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019) under the configured schedule. Clipping happens before, in the training step.
 
-    The learning rate lives in the optimizer's state, so that what is logged is what was used.
+    The learning rate is part of the optimizer's state, so that the logged value is the one that was used.
     """
     scale = optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=make_schedule(config, steps))
     decay = (optax.add_decayed_weights(config.weight_decay),) if config.weight_decay else ()
@@ -30,11 +30,13 @@ def used_learning_rate(state: optax.OptState) -> Float[Array, ""]:
 
 
 def trained_names(config: OptimizerConfig, names: Iterable[str]) -> frozenset[str]:
-    """Names that a `trainable` pattern matches as a whole and no `frozen` one does. A pattern that matches nothing is an error."""
+    """Names that a `trainable` pattern fully matches and no `frozen` pattern does. ConfigError for a pattern that matches nothing."""
     names = tuple(names)
     found = _matched("optimizer.trainable", config.trainable, names) - _matched("optimizer.frozen", config.frozen, names)
     if not found:
-        raise ConfigError(f"optimizer.frozen {config.frozen} leaves nothing of optimizer.trainable {config.trainable} to train")
+        raise ConfigError(
+            f"optimizer.frozen {config.frozen} excludes all of optimizer.trainable {config.trainable}: nothing is left to train"
+        )
     return found
 
 
@@ -67,7 +69,7 @@ def group_norms(squares: Params) -> Params:
 
 
 def clip_by_norm(grads: Params, norm: Float[Array, ""], limit: float) -> Params:
-    """Gradients scaled down to the global norm `limit`; `limit` 0 leaves them as they are."""
+    """Gradients scaled down to the global norm `limit`; 0 disables clipping."""
     if not limit:
         return grads
     scale = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30))

@@ -1,7 +1,7 @@
 """Small tensors joined into one vector per type before they are saved.
 
 A checkpoint pays a fixed price per array (about 2 ms of CPU time in Orbax 0.12), and models have hundreds of tensors of a few
-kilobytes, four times over with averages and moments. What is packed depends on sizes alone, so a checkpoint reads the same on any mesh.
+kilobytes, four times over with EMA and optimizer state. What is packed depends only on sizes, so a checkpoint is the same on any mesh.
 """
 
 from collections.abc import Iterable, Mapping

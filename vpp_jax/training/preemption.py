@@ -1,7 +1,7 @@
-"""Stopping a run from outside without losing a step.
+"""Preemption: stopping a run from outside without losing a step.
 
-SIGTERM (a scheduler takes the machine) and SIGINT (Ctrl-C) are remembered; the loop finishes its step, saves, and the process exits with
-128 + the signal's number: 143 and 130. The same command continues. A second SIGINT exits at once, without saving.
+On SIGTERM (preemption) or SIGINT (Ctrl-C) the loop finishes its step, saves, and the process exits with 128 + the signal's number: 143 or
+130. The same command resumes. A second SIGINT exits at once, without saving.
 """
 
 import os
@@ -12,7 +12,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Context manager that catches the signals; `signal_number` is the one received, None so far."""
+    """Context manager that catches the signals; `signal_number` is the one received, None if none."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -38,7 +38,7 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None and number == signal.SIGINT:
-            os.write(sys.stderr.fileno(), b"\nstopped at once; the newest complete checkpoint stands\n")
+            os.write(sys.stderr.fileno(), b"\nstopped at once; resume from the newest complete checkpoint with the same command\n")
             os._exit(128 + number)
         self.signal_number = number
         again = b"; Ctrl-C again stops at once" if number == signal.SIGINT else b""

@@ -1,4 +1,4 @@
-"""Pictures a person checks: strips of frames with captions, and action traces."""
+"""Plots of batches and predictions: strips of frames with captions, and action traces."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +16,9 @@ INK = (30, 30, 30)
 
 
 def strip_image(groups: Sequence[Sequence[tuple[str, UInt8[np.ndarray, "t h w 3"]]]], scale: int = 1) -> Image.Image:
-    """One row of frames per (caption, clip); rows of one group stand together, groups are set apart.
+    """One row of frames per (caption, clip); groups are separated by a gap.
 
-    `scale` repeats pixels, so that a 64-pixel frame can be seen.
+    `scale` repeats pixels, so that a 64-pixel frame is visible.
     """
     enlarged = [[(caption, np.asarray(clip).repeat(scale, axis=1).repeat(scale, axis=2)) for caption, clip in group] for group in groups]
     rows = [row for group in enlarged for row in group]
@@ -59,7 +59,7 @@ def false_colours(latents: Float[np.ndarray, "n t h w c"]) -> UInt8[np.ndarray, 
 def write_observations(
     path: Path, images: Sequence[UInt8[np.ndarray, "v s s 3"]], actions: Float[np.ndarray, "n k a"], captions: Sequence[str]
 ) -> None:
-    """One row per example: its views side by side, then its action chunk as lines, under its sentence."""
+    """One row per example: its views side by side, then its action chunk as lines, under its instruction."""
     from matplotlib.figure import Figure
 
     views = len(images[0])
@@ -78,7 +78,7 @@ def write_action_traces(
     path: Path, true: Float[np.ndarray, "n k a"], predicted: Float[np.ndarray, "n k a"], captions: Sequence[str]
 ) -> None:
     """Small multiples: one panel per sample, true actions as lines, predicted ones dashed, in the same colours."""
-    from matplotlib.figure import Figure  # slow to import, and only needed where something is drawn
+    from matplotlib.figure import Figure  # slow to import, and needed only for plots
 
     columns = min(4, len(true))
     rows = -(-len(true) // columns)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import jax
 
-# Steps of a process that are left out: the first ones wait for data and for what is done once.
+# Steps that are not traced: the first ones include start-up work and waiting for data.
 WARM_UP = 2
 
 

@@ -1,4 +1,4 @@
-"""Metrics one step late: reading a step's numbers while the next one runs, so that logging never stops the device."""
+"""Metrics one step late: a step's metrics are read while the next step runs, so that logging never blocks the device."""
 
 import math
 import time
@@ -14,7 +14,7 @@ from vpp_jax.common.errors import VppError
 from vpp_jax.functional import Params
 from vpp_jax.training.metrics import SKIPPED, TIMING, MetricLog
 
-# Logged as it was at the last step of a window; everything else is the window's mean.
+# Logged as its value at the last step of a window; every other metric is the mean over the window.
 LATEST = ("learning_rate",)
 
 
@@ -76,8 +76,8 @@ class Clock:
 class Recorder:
     """Collects the metrics of every step and writes their means every `log_every` steps.
 
-    window: metrics of the steps since the last entry; saved with a checkpoint, so that the next entry's mean is exact after a restart.
-    skipped: number of data records left out so far in this process; written once there is one.
+    window: metrics of the steps since the last entry; saved with a checkpoint, so that the next entry's mean is exact after a resume.
+    skipped: number of data records skipped by this process; logged if not 0.
     """
 
     log: MetricLog
@@ -89,13 +89,13 @@ class Recorder:
     _pending: tuple[int, Params, Params, dict[str, np.ndarray]] | None = None
 
     def push(self, step: int, metrics: Params, squares: Params, batch: dict[str, np.ndarray]) -> None:
-        """Hands in the (still running) step that made update `step`, and settles the one before."""
+        """Adds the (still running) step that makes update `step`, and reads the metrics of the previous one."""
         previous, self._pending = self._pending, (step, metrics, squares, batch)
         if previous is not None:
             self._settle(*previous)
 
     def settle(self) -> None:
-        """Waits for the last step handed in. Afterwards nothing is outstanding, and the parameters are known to be sound."""
+        """Blocks on the last step. Afterwards no metrics are pending, and the parameters are known to be finite."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             self._settle(*pending)
@@ -119,13 +119,13 @@ def _mean(window: list[dict[str, float]], name: str) -> float:
 
 
 def _diagnosis(step: int, values: dict[str, float], squares: dict[str, Any], batch: dict[str, np.ndarray]) -> str:
-    """Which gradient went first, and whether the data did."""
+    """The first gradient that is not finite, and whether the batch is finite."""
     bad = [name for name, value in sorted(squares.items()) if not np.isfinite(value)]
-    leaves = f"{len(bad)} of {len(squares)} gradients are not finite, first {bad[0]}" if bad else "every gradient is finite"
+    gradients = f"{len(bad)} of {len(squares)} gradients are not finite, first {bad[0]}" if bad else "every gradient is finite"
     floats = {name: value for name, value in batch.items() if np.issubdtype(value.dtype, np.floating)}
     spoiled = [name for name, value in floats.items() if not np.isfinite(value).all()]
     data = f"the batch has NaN or infinite values in {', '.join(spoiled)}" if spoiled else "the batch is finite"
     return (
-        f"training stopped at step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; {leaves}; {data}. The newest "
-        "checkpoint is from before. Try a lower optimizer.learning_rate, a longer warm-up or optimizer.grad_clip"
+        f"training stopped at step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; {gradients}; {data}. The newest "
+        "checkpoint is from before that step. Try a lower optimizer.learning_rate, a longer warm-up or optimizer.grad_clip"
     )

@@ -1,4 +1,4 @@
-"""What a training stage is to the training loop: parameters, a loss, data, and pictures of what it does."""
+"""The interface between a training stage and the training loop: parameters, a loss, data, and plots."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,15 +21,15 @@ class StageSource(Protocol):
     def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
 
     def metadata(self) -> dict[str, Any]:
-        """JSON that a checkpoint must carry to use what was trained on this: dataset names, statistics and their hash."""
+        """JSON for the checkpoint that inference needs: dataset names, normalisation statistics and their hash."""
         ...
 
 
 class Stage(Protocol):
-    """One of `vae`, `video`, `policy`. Stateless: parameters come in, losses go out.
+    """One of `vae`, `video`, `policy`. Stateless: methods take parameters and return values.
 
     Trainable and frozen parameters are two flat dicts whose keys start with a group, e.g. `unet/down_blocks.0...`; gradient norms are
-    reported per group. The loop shards both, updates the first, and saves the second once beside the checkpoints.
+    reported per group. The loop shards both, updates the first, and saves the second once next to the checkpoints.
     """
 
     config: ExperimentConfig
@@ -39,7 +39,7 @@ class Stage(Protocol):
         ...
 
     def abstract_frozen(self) -> Params:
-        """ShapeDtypeStructs of what the loss reads besides; {} if nothing."""
+        """ShapeDtypeStructs of the other parameters that the loss reads; {} if none."""
         ...
 
     def init_trainable(self, key: jax.Array) -> Params:
@@ -47,7 +47,7 @@ class Stage(Protocol):
         ...
 
     def load_trainable(self, shardings: dict[str, Sharding]) -> Params | None:
-        """Parameters to start from, from a checkpoint named in `config.init`, placed on `shardings`; None: fresh ones."""
+        """Initial parameters from a checkpoint named in `config.init`, placed on `shardings`; None for random initialisation."""
         ...
 
     def load_frozen(self, shardings: dict[str, Sharding]) -> Params:
@@ -55,7 +55,7 @@ class Stage(Protocol):
         ...
 
     def source(self, split: str, frozen: Params, workdir: Path) -> StageSource:
-        """Examples of split 'train' or 'val'. `frozen` and `workdir` serve sources that cache what frozen networks compute."""
+        """Examples of split 'train' or 'val'. `frozen` and `workdir` are for sources that cache the outputs of frozen networks."""
         ...
 
     def loss(
@@ -63,12 +63,12 @@ class Stage(Protocol):
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Loss and further metrics, means over the batch. Pure; jitted and differentiated by the loop.
 
-        `key`: one PRNG key, or one per row [b]; what is drawn for a row depends on its key alone (`vpp_jax.diffusion.per_example`).
+        `key`: one PRNG key, or one per example [b]; what is drawn for an example depends only on its key (`vpp_jax.diffusion.per_example`).
         """
         ...
 
     def loss_weight(self, batch: dict[str, Array]) -> Float[Array, ""]:
-        """How many things `loss` is a mean over, for means over several batches."""
+        """The number of elements that `loss` is a mean over, the weight of a batch in means over several batches."""
         ...
 
     def plot_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
@@ -78,12 +78,12 @@ class Stage(Protocol):
     def plot_predictions(
         self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array, path: Path | None
     ) -> dict[str, float]:
-        """A PNG of what the model makes of `batch`, and figures of it for the log; called at evaluation steps with averaged parameters.
+        """A PNG of the model's predictions for `batch`, and metrics of them for the log; called at evaluation steps with the EMA.
 
-        All processes compute it; `path` is None where another one writes.
+        All processes compute it; `path` is None on all but the one that writes the file.
         """
         ...
 
     def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, Array]]) -> dict[str, Any]:
-        """JSON for the last checkpoint's metadata, e.g. the latent scaling factor, from the averaged parameters."""
+        """JSON for the last checkpoint's metadata, e.g. the latent scaling factor, computed with the EMA."""
         ...

@@ -1,4 +1,4 @@
-"""What training changes from step to step, and the pure function that changes it."""
+"""The training state, and the pure function that updates it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from vpp_jax.training.stage import Stage
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """step: updates made. ema: exponential moving average of params, {} where none is kept. opt_state: of the trained names only."""
+    """step: number of updates. ema: exponential moving average of params, {} if disabled. opt_state: of the trainable names only."""
 
     step: Int[Array, ""]
     params: Params
@@ -33,7 +33,7 @@ class TrainState:
 
     @property
     def eval_params(self) -> Params:
-        """What evaluation uses."""
+        """The parameters that evaluation uses: the EMA if there is one."""
         return self.ema or self.params
 
 
@@ -62,18 +62,18 @@ class Trainer:
 
     @cached_property
     def abstract(self) -> TrainState:
-        """ShapeDtypeStructs of the state. Kept: building a U-Net abstractly takes seconds."""
+        """ShapeDtypeStructs of the state. Cached: building a U-Net abstractly takes seconds."""
         return jax.eval_shape(self.init, jax.random.key(0))
 
     def shardings(self, mesh: Mesh) -> TrainState:
-        """A TrainState of shardings: parameters by the partition rules, averages and moments like their parameters."""
+        """A TrainState of shardings: parameters by the partition rules, EMA and optimizer state like their parameters."""
         state = self.abstract
         params = partition(state.params, mesh, self.stage.config.mesh.min_size_to_shard)
         ema = {name: params[name] for name in state.ema}
         return TrainState(replicated(mesh), params, ema, like_params(state.opt_state, params, mesh))
 
     def step(self, state: TrainState, frozen: Params, batch: dict[str, jax.Array]) -> tuple[TrainState, Params, Params]:
-        """One update. Randomness depends on (seed, step) alone, never on history."""
+        """One update. Randomness depends only on (seed, step), never on history."""
         config = self.stage.config
         keys = example_keys(jax.random.fold_in(jax.random.key(config.seed), state.step), len(next(iter(batch.values()))))
         trained = trained_names(config.optimizer, state.params)
@@ -90,20 +90,20 @@ class Trainer:
         grads = clip_by_norm(grads, norms["grad_norm"], config.optimizer.grad_clip)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, trainable)
         params = dict(sorted((optax.apply_updates(trainable, updates) | fixed).items()))
-        ema = _average(state.ema, params, state.step, config.train)
+        ema = _update_ema(state.ema, params, state.step, config.train)
         metrics = {"loss": loss, **metrics, "learning_rate": used_learning_rate(opt_state), **norms}
         metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
         return TrainState(state.step + 1, params, ema, opt_state), metrics, squares
 
 
 def ema_decay(updates: Int[Array, ""], config: TrainConfig) -> Float[Array, ""]:
-    """Decay for the update after `updates` ones: with warm-up (1 + n) / (10 + n) until that exceeds the configured value."""
+    """Decay of update number `updates`: with warm-up (1 + n) / (10 + n) until that exceeds the configured value."""
     if not config.ema_warmup:
         return jnp.float32(config.ema_decay)
     count = updates.astype(jnp.float32)
     return jnp.minimum(config.ema_decay, (1.0 + count) / (10.0 + count))
 
 
-def _average(ema: Params, params: Params, updates: jax.Array, config: TrainConfig) -> Params:
+def _update_ema(ema: Params, params: Params, updates: jax.Array, config: TrainConfig) -> Params:
     decay = ema_decay(updates, config)
     return {name: value + (1.0 - decay) * (params[name] - value) for name, value in ema.items()}

@@ -27,7 +27,7 @@ from vpp_jax.training.previews import write_action_traces, write_observations
 from vpp_jax.training.stages.specs import as_frozen
 from vpp_jax.video_predictor import SCALING_FACTOR
 
-# Fields of the model that decide what the frozen video model computes.
+# Fields of the model that determine what the frozen video model computes.
 FROM_VIDEO = ("image_size", "frames", "vae", "unet", "text", "text_length", "position_encode", "fps_id_train", "motion_bucket")
 
 
@@ -70,10 +70,10 @@ class PolicyStage:
         return params
 
     def load_trainable(self, shardings: dict[str, jax.sharding.Sharding]) -> None:
-        """Always starts from fresh parameters."""
+        """None: always initialised randomly."""
 
     def load_frozen(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
-        """The video model from checkpoint `init.video`; what lies beyond the last tap is not read."""
+        """The video model from checkpoint `init.video`; blocks beyond the last tap are not read."""
         directory = self.config.init.video
         params = load_params(directory, self.abstract_frozen(), shardings, stage="video")
         check_model_agrees(self.config, directory, FROM_VIDEO)
@@ -103,9 +103,8 @@ class PolicyStage:
             lambda frozen, batch, keys: self._features(frozen, batch, jax.random.wrap_key_data(keys)), compiler_options=compiler_options()
         )
         seen = config_hash(replace(DataConfig(datasets=self.config.data.datasets), observation_stride=self.config.data.observation_stride))
-        upstream = replace(
-            self.config.model, former=VideoFormerConfig(), action=ActionTransformerConfig(), n_action_steps=1
-        )  # what features see
+        # features do not depend on the policy's part of the model
+        upstream = replace(self.config.model, former=VideoFormerConfig(), action=ActionTransformerConfig(), n_action_steps=1)
         observations, origin = self._observations(split), read_metadata(self.config.init.video)
         return build_feature_cache(
             observations,
@@ -141,7 +140,7 @@ class PolicyStage:
         return jnp.sum(batch["action_mask"].astype(jnp.float32))
 
     def _sampled(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
-        """Normalised action chunks [b k a] for a batch, as the evaluator would get them."""
+        """Normalised action chunks [b k a] for a batch, sampled as in evaluation."""
         feature_key, action_key = jax.random.split(key)
         features = batch["features"] if "features" in batch else self._features(frozen, batch, feature_key)
         params = trainable | frozen
@@ -154,7 +153,7 @@ class PolicyStage:
         return jax.jit(self._sampled, compiler_options=compiler_options())
 
     def plot_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
-        """Views, sentence and action chunk of the first observations; of cached features, the images they were computed from."""
+        """Views, instruction and action chunk of the first observations; for cached features, the images they were computed from."""
         rows = range(min(8, len(batch["action"])))
         if "observation" in batch:
             observations = self._observations("train")
@@ -162,9 +161,9 @@ class PolicyStage:
         else:
             seen = [{name: value[row] for name, value in batch.items()} for row in rows]
         images = [np.stack([example[f"images/{view}"] for view in self.config.model.views]) for example in seen]
-        write_observations(path, images, batch["action"][: len(images)], self._sentences(batch, len(images)))
+        write_observations(path, images, batch["action"][: len(images)], self._instructions(batch, len(images)))
 
-    def _sentences(self, batch: dict[str, np.ndarray], count: int) -> list[str]:
+    def _instructions(self, batch: dict[str, np.ndarray], count: int) -> list[str]:
         return CLIPTokenizer(self.config.model.goal_length).decode(batch["text_ids"][:count], batch["text_mask"][:count])
 
     def plot_predictions(
@@ -173,11 +172,11 @@ class PolicyStage:
         """True action chunks as lines, sampled ones dashed."""
         shown, sampled = on_host((batch, self._sample(trainable, frozen, batch, key)))
         if path is not None:
-            write_action_traces(path, shown["action"][:8], sampled[:8], self._sentences(shown, 8))
+            write_action_traces(path, shown["action"][:8], sampled[:8], self._instructions(shown, 8))
         return {}
 
     def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
-        """Mean squared error of sampled, normalised actions: the figure VPP's authors select checkpoints by."""
+        """Mean squared error of sampled, normalised actions, by which VPP's authors select checkpoints."""
         error, count = 0.0, 0.0
         for number, batch in enumerate(batches):
             sampled = self._sample(trainable, frozen, batch, jax.random.fold_in(jax.random.key(self.config.seed), number))

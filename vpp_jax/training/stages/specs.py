@@ -1,4 +1,4 @@
-"""Shapes and types that follow from the configuration alone: of one training example, and of parameters that are not trained."""
+"""Shapes and types derived from the configuration: of one training example, and of frozen parameters."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from vpp_jax.functional import Params
 
 
 def example_spec(config: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """name -> shape (without the batch axis) and type of what the stage's source gives."""
+    """name -> shape (without the batch axis) and type of the examples of the stage's source."""
     model, shape = config.model, jax.ShapeDtypeStruct
     image = (model.image_size, model.image_size, 3)
     if config.stage != "policy":
@@ -32,14 +32,14 @@ def _text(length: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def as_frozen(abstract: Params, model: ModelConfig) -> Params:
-    """Parameters as a stage that does not train them keeps them: kernels and tables in the type their network computes with.
+    """Frozen parameters as they are stored: kernels and embedding tables in the type their network computes with.
 
     They are cast to it wherever they are read, so results do not change; in bfloat16 they take half the memory. Vectors (scales, biases,
-    gates) stay float32: normalisation computes with them in float32.
+    gates) remain float32, since normalisation computes in float32.
     """
     types = {"vae": model.vae.dtype, "unet": model.unet.dtype, "text": model.text.dtype, "goal_text_encoder": model.text.dtype}
 
-    def kept(name: str, value: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def stored(name: str, value: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(value.shape, types[name.split("/")[0]] if len(value.shape) > 1 else value.dtype)
 
-    return {name: kept(name, value) for name, value in abstract.items()}
+    return {name: stored(name, value) for name, value in abstract.items()}

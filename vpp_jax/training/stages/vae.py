@@ -1,4 +1,4 @@
-"""Stage `vae`: trains the temporal VAE from scratch, for sizes that have no published one (`svd` loads Stability's)."""
+"""Stage `vae`: trains the temporal VAE from scratch, for sizes without a published one (`svd` loads Stability's)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from vpp_jax.training.distributed import on_host
 from vpp_jax.training.previews import write_strips
 from vpp_jax.video_predictor import VideoPredictor, to_float_image, to_uint8_image
 
-INITIAL_LOGVAR = -6.0  # of a fresh encoder's posterior; at 0 the first hundreds of steps go into noise as large as the latents
+INITIAL_LOGVAR = -6.0  # of an untrained encoder's posterior; at 0 the noise is as large as the latents, and hundreds of steps are lost
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class VAEStage:
         return params | {bias: params[bias].at[self.config.model.vae.latent_channels :].set(INITIAL_LOGVAR)}
 
     def load_trainable(self, shardings: dict[str, jax.sharding.Sharding]) -> None:
-        """Always starts from fresh parameters."""
+        """None: always initialised randomly."""
 
     def load_frozen(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
         return {}

@@ -38,17 +38,17 @@ class VideoStage:
         return VideoPredictor(self.config.model, self.config.video_diffusion)
 
     def abstract_trainable(self) -> Params:
-        return abstract_adapters(self.config.lora, self._unet) if self.config.lora.rank else self._whole
+        return abstract_adapters(self.config.lora, self._unet) if self.config.lora.rank else self._all_trainable
 
     def abstract_frozen(self) -> Params:
         scaling = {SCALING_FACTOR: jax.ShapeDtypeStruct((), jnp.float32)}
         frozen_text = {} if self.config.model.text_trainable else self._text
-        base = self._whole if self.config.lora.rank else {}
+        base = self._all_trainable if self.config.lora.rank else {}
         return as_frozen(with_prefix("vae", self.predictor.vae.abstract) | scaling | frozen_text | base, self.config.model)
 
     @property
-    def _whole(self) -> Params:
-        """What is trained without adapters."""
+    def _all_trainable(self) -> Params:
+        """The trainable parameters without adapters."""
         return self._unet | (self._text if self.config.model.text_trainable else {})
 
     @property
@@ -69,18 +69,18 @@ class VideoStage:
         return params
 
     def load_trainable(self, shardings: dict[str, jax.sharding.Sharding]) -> Params | None:
-        """Fine-tuning: the video model of `init.video`, e.g. imported Stable Video Diffusion, averaged if it was trained here."""
-        return self._load_whole(shardings) if self.config.init.video and not self.config.lora.rank else None
+        """Fine-tuning: the video model of `init.video`, e.g. imported Stable Video Diffusion; its EMA if it has one."""
+        return self._load_initial(shardings) if self.config.init.video and not self.config.lora.rank else None
 
-    def _load_whole(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
+    def _load_initial(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
         directory = self.config.init.video
-        params = load_params(directory, self._whole, shardings, stage="video")
+        params = load_params(directory, self._all_trainable, shardings, stage="video")
         check_model_agrees(self.config, directory, ("unet", "text") if self.config.model.text_trainable else ("unet",))
         return params
 
     def load_frozen(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
-        """The VAE and its scaling factor from the checkpoint `init.vae`; below adapters also the video model of `init.video`."""
-        directory, base = self.config.init.vae, self._load_whole(shardings) if self.config.lora.rank else {}
+        """The VAE and its scaling factor from the checkpoint `init.vae`; with adapters also the video model of `init.video`."""
+        directory, base = self.config.init.vae, self._load_initial(shardings) if self.config.lora.rank else {}
         abstract = {name: spec for name, spec in self.abstract_frozen().items() if name != SCALING_FACTOR and name not in base}
         params = base | load_params(directory, abstract, {name: shardings[name] for name in abstract}, stage="vae")
         check_model_agrees(self.config, directory, ("vae",))
@@ -88,7 +88,7 @@ class VideoStage:
         return params | {SCALING_FACTOR: jax.device_put(factor, shardings[SCALING_FACTOR])}
 
     def source(self, split: str, frozen: Params, workdir: Path) -> Source:
-        """Clips as pictures, or as latents of the very VAE in `frozen`."""
+        """Clips as images, or as latents of the VAE in `frozen`."""
         model, data = self.config.model, self.config.data
         tokenizer = CLIPTokenizer(model.text_length)
         source = clip_source(data, model.image_size, tokenizer, model.text_length, split, accept_latents=True)
@@ -109,23 +109,23 @@ class VideoStage:
         return jnp.float32(len(batch["text_ids"]))
 
     def plot_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
-        """Latents are drawn in false colours: there are no parameters here to decode them with."""
+        """Latents are shown in false colours, since there are no parameters here to decode them with."""
         clips = {name: value[:PREVIEW_CLIPS] for name, value in batch.items()}
         videos = false_colours(clips["latent_mean"]) if "latent_mean" in clips else clips["video"]
-        write_strips(path, [[(text, video)] for text, video in zip(self._sentences(clips), videos, strict=True)])
+        write_strips(path, [[(text, video)] for text, video in zip(self._instructions(clips), videos, strict=True)])
 
-    def _sentences(self, clips: dict[str, np.ndarray]) -> list[str]:
+    def _instructions(self, clips: dict[str, np.ndarray]) -> list[str]:
         return CLIPTokenizer(self.config.model.text_length).decode(clips["text_ids"], clips["text_mask"])
 
     def plot_predictions(
         self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None
     ) -> dict[str, float]:
-        """Strips of the true clip, and of the one sampled from its first frame and its sentence; `motion_metrics` of the whole batch."""
+        """Strips of the true clip and of the one sampled from its first frame and instruction; `motion_metrics` of all clips."""
         clips = on_host(batch)
         params = self._merged(trainable, frozen)
         true, predicted = on_host(self._preview(params, clips, key))
         if path is not None:
-            trios = list(zip(self._sentences(clips), true, predicted, strict=True))[:PREVIEW_CLIPS]
+            trios = list(zip(self._instructions(clips), true, predicted, strict=True))[:PREVIEW_CLIPS]
             write_strips(path, [[(f"true: {text}", video), ("predicted", ours)] for text, video, ours in trios])
         return motion_metrics(true, predicted)
 
@@ -134,7 +134,7 @@ class VideoStage:
         return jax.jit(self._true_and_predicted, compiler_options=compiler_options())
 
     def _true_and_predicted(self, params: Params, clips: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The clips and what is made of their first frames, uint8 [b t h w 3]; latents are decoded."""
+        """True clips, and clips sampled from their first frames, uint8 [b t h w 3]; latents are decoded."""
         ids, mask = clips["text_ids"], clips["text_mask"]
         if "latent_mean" not in clips:
             return clips["video"], self.predictor.generate(params, clips["video"][:, 0], ids, mask, key)
