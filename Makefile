@@ -103,15 +103,15 @@ browser:
 demo: setup
 	$(BIN)/vpp demo $(DEMO_ARGS)
 
-# The lanes are markers (pyproject.toml): test-fast and test-slow have no test in common, test is test-fast and what is marked slow.
+# The lanes are markers (pyproject.toml): test-fast and test-slow have no test in common, test is test-fast and what is marked medium.
 test: setup-dev
-	$(BIN)/python $(PYTEST) -m "not slowest" $(TEST_ARGS)
+	$(BIN)/python $(PYTEST) -m "not slow" $(TEST_ARGS)
 
 test-fast: setup-dev
-	$(BIN)/python $(PYTEST) -m "not slow and not slowest" $(TEST_ARGS)
+	$(BIN)/python $(PYTEST) -m "not medium and not slow" $(TEST_ARGS)
 
 test-slow: setup-dev
-	$(BIN)/python $(PYTEST) -m slowest $(TEST_ARGS)
+	$(BIN)/python $(PYTEST) -m slow $(TEST_ARGS)
 
 parity: $(PARITY)/requirements.stamp
 	$(PARITY)/bin/python -m pytest tests/torch_parity --durations=10 $(TEST_ARGS)

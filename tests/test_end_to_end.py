@@ -19,7 +19,7 @@ from vpp_jax.training.checkpoints import Checkpoints, complete_steps, read_metad
 from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.state import Trainer
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.medium
 CONFIGS = Path("tests/configs")
 
 

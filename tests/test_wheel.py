@@ -14,7 +14,7 @@ from shutil import copytree, ignore_patterns
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slowest
+pytestmark = pytest.mark.slow
 PACKAGES = ("vpp_jax", "data_pipelines", "eval", "configs")
 
 

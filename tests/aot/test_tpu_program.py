@@ -73,13 +73,13 @@ def report(project, tmp_path_factory):
     return compile_report(project, tmp_path_factory.mktemp("compiled"), "video", "v5e:2x2", QUARTER)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_only_parameters_are_gathered(report):
     assert report["collectives"]["all-gather"]["count"] > 0
     assert report["gathered_not_parameters"] == []
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_report(report):
     assert report["memory_gib"]["arguments"] < report["memory_gib"]["peak"] < 16
     assert report["per_chip"]["model_tflop"] < report["per_chip"]["tflop"] < 1.5 * report["per_chip"]["model_tflop"]
@@ -90,7 +90,7 @@ def test_report(report):
 ONE_TAP = {"model.tap_blocks": "(0,)", "model.former.condition_dim": 128, "model.former.frames": 8}
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize(("stage", "step", "changes"), [("video", "train", ONE_LEVEL), ("policy", "act", ONE_LEVEL | ONE_TAP)])
 def test_many_images_compile_for_v6e(project, tmp_path, stage, step, changes):
     """64 per chip at least: without `TPU_OPTIONS` the compiler of libtpu 0.0.52 ends the process."""

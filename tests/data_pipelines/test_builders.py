@@ -140,7 +140,7 @@ def test_settings_are_checked():
     real_environment(Settings(tasks=("open_drawer", "stack_block"), blocks=True)).close()
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_the_real_table_is_recorded_alike_in_every_process(tmp_path):
     from data_pipelines.builders.calvin_mujoco import CalvinMujocoRecipe
     from eval.envs.calvin_mujoco import instructions, tasks

@@ -107,7 +107,7 @@ def test_a_state_of_another_kind_is_refused():
             make_iterator(MIXED, 6, 3).set_state(state)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_worker_processes_give_the_same_batches(built, tokenizer):
     source = clip_source(DataConfig(datasets=(DatasetConfig(str(built)),), clip_frames=3), 16, tokenizer, 6)
     expected, made = make_iterator(source, 4, 0, threads=0), make_iterator(source, 4, 0, workers=2)

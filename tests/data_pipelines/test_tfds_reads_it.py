@@ -80,7 +80,7 @@ def tfds(built, project, tmp_path_factory):
     return run.stdout, rewritten, every
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_tfds_opens_our_directory(tfds, built):
     printed, rewritten, _ = tfds
     found = json.loads(printed.split("RESULT")[1])
@@ -91,7 +91,7 @@ def test_tfds_opens_our_directory(tfds, built):
     assert json.loads((rewritten / "features.json").read_text()) == json.loads((built / "features.json").read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_every_feature_of_tfds_comes_back(tfds):
     directory = tfds[2]
     steps, whole = pickle.loads((directory / "expected.pickle").read_bytes())

@@ -224,7 +224,7 @@ def test_absolute_actions_reach_the_pose(env: CalvinEnvironment):
     assert not np.isfinite(absolute.action_spec().maximum[0])
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("scene", sorted(SCENES))
 def test_random_actions_never_go_unnoticed(scene: str):
     """`benchmarks/calvin_experts.py --random` does ten thousand steps per scene."""

@@ -34,7 +34,7 @@ def test_mistakes_are_named(arguments, message):
         main(["calvin", *arguments])
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_chains_run_through_the_host_loop(tmp_path, capsys):
     out = tmp_path / "expert"
     assert main(["calvin", "--sequences", "2", "--policy", "expert", "--out", str(out), "--workers", "1"]) == 0

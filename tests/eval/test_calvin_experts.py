@@ -39,7 +39,7 @@ def test_experts_solve_every_task(env: CalvinEnvironment, scene: str):
             assert steps <= 60, (task, seed, steps)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("scene", sorted(SCENES))
 def test_experts_solve_tasks_on_blocks(env: CalvinEnvironment, scene: str):
     """A sample; `benchmarks/calvin_experts.py` measures the rates."""
@@ -47,7 +47,7 @@ def test_experts_solve_tasks_on_blocks(env: CalvinEnvironment, scene: str):
     assert sum(results.values()) >= 24, [task for task, success in results.items() if not success]  # of 26
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_experts_solve_chains(env: CalvinEnvironment):
     """Five chains of the protocol, from start to end without a reset."""
     lengths = []
@@ -88,7 +88,7 @@ def test_experts_are_deterministic_functions_of_the_state(env: CalvinEnvironment
     assert not np.array_equal(act(env), first)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("scene", sorted(SCENES))
 def test_experts_recover_from_noise(env: CalvinEnvironment, scene: str):
     results = {(task, seed): run(env, task, scene, 200 + seed, 0.4)[0] for task in FIXTURE_TASKS for seed in range(5)}

@@ -200,7 +200,7 @@ def test_the_video_model_is_stored_once(imported):
     assert all((original / file).samefile(again / file) for file in files)
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_video_predictor_gives_the_same_numbers_as_with_the_tensors_themselves(imported, system):
     """A denoised and decoded clip: every weight of the three modules has its share in it."""
     stage = make_stage(from_config_dict(read_metadata(imported / "video")["config"]))
@@ -247,7 +247,7 @@ def test_stage_video_goes_on_from_an_imported_model(imported):
     assert make_stage(replace(config, init=replace(config.init, video=""))).load_trainable({}) is None
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_an_imported_policy_acts(imported):
     from eval.policies import Observations
     from vpp_jax.serving.policy_runner import load_policy

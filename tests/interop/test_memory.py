@@ -23,7 +23,7 @@ print(1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if 
 """
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_memory_grows_with_less_than_one_and_a_half_times_the_size(fabricated, tmp_path):
     """Peaks of importing U-Nets of about 45 and 270 MB: the difference is free of what Python and the libraries need."""
     (small, small_peak), (large, large_peak) = (imported(fabricated, tmp_path / str(width), width) for width in (160, 384))

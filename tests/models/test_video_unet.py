@@ -127,7 +127,7 @@ def test_every_parameter_has_a_gradient(plain):
     assert [name for name, g in plain.items() if not jnp.abs(g).max() > 0] == []
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_remat_does_not_change_the_gradient(plain, params, inputs):
     remat = gradient(dataclasses.replace(CONFIG, remat="everything"), params, inputs)
     for name, value in plain.items():

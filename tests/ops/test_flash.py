@@ -9,7 +9,7 @@ from vpp_jax.models.attention import attend
 from vpp_jax.ops.flash import flash_attend, flash_fits
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_kernel_equals_plain_attention():
     q, k, v, weights = (jax.random.normal(key, (1, 2, 256, 32)) for key in jax.random.split(jax.random.key(0), 4))
 

@@ -55,7 +55,7 @@ def answers():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 @pytest.mark.parametrize("mesh", ["fsdp", "tensor"])
 def test_gradients_are_those_of_one_device(answers, mesh):
     assert answers[mesh]["split"] >= 2
@@ -63,7 +63,7 @@ def test_gradients_are_those_of_one_device(answers, mesh):
     assert answers[mesh]["kept"]
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_only_parameters_are_gathered(answers):
     assert answers["fsdp"]["gathers"] >= answers["fsdp"]["split"]
     assert answers["fsdp"]["foreign"] == []

@@ -12,7 +12,7 @@ import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIGS = (
-    *(pytest.param(f"svd_calvin_{stage}", marks=pytest.mark.slow) for stage in ("video", "policy")),
+    *(pytest.param(f"svd_calvin_{stage}", marks=pytest.mark.medium) for stage in ("video", "policy")),
     "tiny_calvin_vae",
     "tiny_calvin_video",
     "tiny_calvin_policy",

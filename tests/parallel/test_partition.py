@@ -36,7 +36,7 @@ def published():
     return params
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_published_models_are_covered_and_really_split(published):
     decisions = decide(published, SIZES, min_size_to_shard=0)
     assert decisions.keys() == published.keys()

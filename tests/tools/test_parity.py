@@ -12,7 +12,7 @@ import pytest
 from tools import parity
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_every_recorded_quantity_is_recomputed(reference_data, project):
     """As anyone runs it: in a process of its own, where the compiler optimises as it does by default."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}

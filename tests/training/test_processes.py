@@ -17,7 +17,7 @@ from vpp_jax.training.loop import train
 from vpp_jax.training.metrics import read_entries
 from vpp_jax.training.stages.registry import make_stage
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.medium
 STEPS = 40
 
 

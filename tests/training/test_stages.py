@@ -11,7 +11,7 @@ from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.state import Trainer
 from vpp_jax.video_predictor import SCALING_FACTOR
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.medium
 
 
 def batch_of(config, stage: str) -> dict[str, np.ndarray]:
