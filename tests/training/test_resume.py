@@ -195,7 +195,7 @@ def test_a_finished_run_has_nothing_left_and_can_be_extended(toy, uninterrupted,
 
     folder = workdir / "checkpoints"
     (folder / "99.orbax-checkpoint-tmp").mkdir()  # left by a killed process
-    (folder / "deleting-2" / "params").mkdir(parents=True)
+    (folder / "removed" / "2" / "params").mkdir(parents=True)
     (folder / "77").mkdir()  # as on a bucket, where the directory appears before it is complete
     assert complete_steps(folder) == [28, 30]
     assert train(toy.ToyStage(toy.toy_config(**OPTIONS | {"steps": STEPS + 1})), workdir).step == STEPS + 1

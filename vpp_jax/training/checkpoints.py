@@ -6,12 +6,14 @@
     WORKDIR/checkpoints/frozen/  frozen, index            the stage's frozen parameters, written once; an imported checkpoint stores
                                                           them as several items, whose files are shared with other work directories
 
-A directory is written under a temporary name and renamed when complete; old ones are renamed before they are removed.
+Orbax's CheckpointManager writes steps, under a temporary name until they are complete, and moves old ones to `removed/` (a rename, which
+no kill interrupts) before their files go. What a killed process left is removed at the next start.
 """
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext
 
 from vpp_jax.common.errors import VppError
 from vpp_jax.common.host_memory import freed_at_once
@@ -33,7 +36,7 @@ SCHEMA_VERSION = 1
 ITEMS = ("params", "ema", "opt_state")
 FROZEN = "frozen"
 _COMMITTED = "commit_success.txt"  # Orbax writes it last; on buckets, which cannot rename, its presence marks a complete directory
-_DELETING = "deleting-"
+_REMOVED = "removed"
 
 
 class CheckpointError(VppError):
@@ -180,11 +183,21 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path, max_to_keep: int):
         self._folder = epath.Path(directory).absolute()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._max_to_keep = max_to_keep
-        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=NewestComplete(self._folder, max_to_keep),
+                todelete_subdir=_REMOVED,
+                save_root_metadata=False,
+                lightweight_initialize=True,
+            ),
+        )
+        self._frozen_writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())  # what is no step is not the manager's
         if jax.process_index() == 0:
-            self._remove_leftovers()
+            # the manager's own clean-up runs in the background, and would take the directory in which `save_frozen` is writing
+            for unfinished in ocp.path.step.all_temporary_paths(self._folder):
+                unfinished.get().rmtree()
+        self._empty_removed()
 
     def latest(self) -> int | None:
         return max(complete_steps(self._folder), default=None)
@@ -200,7 +213,8 @@ class Checkpoints:
         self.wait()
         trees = {name: flatten(getattr(state, name)) for name in ITEMS}
         document = {"schema_version": SCHEMA_VERSION, "step": step, **metadata}
-        self._write(self._folder / str(step), trees, {"metadata": document, "data": {"state": data_state}})
+        documents = {"metadata": document, "data": {"state": data_state}, "index": _index_of(trees)}
+        self._manager.save(step, args=_save_arguments(trees, documents), force=True)
 
     def restore(self, step: int, abstract: TrainState, shardings: TrainState) -> TrainState:
         """The state of `step`. CheckpointError with all three lists if anything is missing, unexpected or of another shape."""
@@ -219,9 +233,12 @@ class Checkpoints:
         """Replaces the frozen parameters."""
         self.wait()
         if (self._folder / FROZEN).exists() and jax.process_index() == 0:
-            self._remove(FROZEN)
+            (self._folder / _REMOVED).mkdir(exist_ok=True)
+            (self._folder / FROZEN).rename(self._folder / _REMOVED / FROZEN)
+            self._empty_removed()
         if params:
-            self._write(self._folder / FROZEN, {FROZEN: params}, {})
+            trees = {FROZEN: params}
+            self._frozen_writer.save(self._folder / FROZEN, args=_save_arguments(trees, {"index": _index_of(trees)}))
 
     def restore_frozen(self, abstract: Params, shardings: Mapping[str, Sharding]) -> Params | None:
         """What `save_frozen` wrote; None if nothing, or parameters of other names or shapes, was written."""
@@ -232,32 +249,34 @@ class Checkpoints:
         return None if compare(index, abstract) else _restore(path, FROZEN, index, _on_device(abstract, shardings))
 
     def wait(self) -> None:
-        """Blocks until every save is complete on disk, then removes all but the newest `max_to_keep` checkpoints."""
-        self._writer.wait_until_finished()
-        if jax.process_index() == 0:
-            for step in complete_steps(self._folder)[: -self._max_to_keep]:
-                self._remove(str(step))
+        """Blocks until every save is complete on disk, then deletes the checkpoints that are no longer kept."""
+        self._frozen_writer.wait_until_finished()
+        self._manager.wait_until_finished()
+        self._empty_removed()
 
     def close(self) -> None:
         self.wait()
-        self._writer.close()
+        self._frozen_writer.close()
+        self._manager.close()
 
-    def _write(self, path: epath.Path, trees: dict[str, dict[str, Any]], documents: dict[str, Any]) -> None:
-        index = {name: index_of(leaves) for name, leaves in trees.items() if leaves}
-        self._writer.save(path, args=_save_arguments(trees, documents | {"index": index}))
+    def _empty_removed(self) -> None:
+        if jax.process_index() == 0 and (self._folder / _REMOVED).exists():
+            (self._folder / _REMOVED).rmtree()
 
-    def _remove(self, name: str) -> None:
-        doomed = self._folder / f"{_DELETING}{name}"
-        if doomed.exists():
-            doomed.rmtree()
-        (self._folder / name).rename(doomed)
-        doomed.rmtree()
 
-    def _remove_leftovers(self) -> None:
-        """Removes the unfinished writes and removals of a killed process."""
-        for entry in self._folder.iterdir():
-            if entry.name.startswith(_DELETING) or ".orbax-checkpoint-tmp" in entry.name:
-                entry.rmtree()
+@dataclass(frozen=True)
+class NewestComplete:
+    """Orbax's preservation policy `LatestN`, which also counts what only looks like a checkpoint: on a mounted bucket a directory has its
+    name before it is complete."""
+
+    folder: epath.Path
+    count: int
+
+    def should_preserve(self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: PreservationContext) -> Sequence[bool]:
+        """`checkpoints`: those before, and last the one that is being written."""
+        complete = {*complete_steps(self.folder), checkpoints[-1].step}
+        newest = sorted(complete)[-self.count :]
+        return [info.step in newest or info.step not in complete for info in checkpoints]
 
 
 # --- writing imported parameters ----------------------------------------------------------------------------------------------------
@@ -272,7 +291,7 @@ def write_imported(folder: str | Path, trees: Mapping[str, Params], linked: Mapp
       documents: name -> JSON.
     """
     folder = epath.Path(folder).absolute()
-    index = {name: index_of(leaves) for name, leaves in trees.items() if leaves}
+    index = _index_of(trees)
     for name, other in linked.items():
         index[name] = _index(epath.Path(other).parent)[epath.Path(other).name]
     documents = {**documents, "index": index}
@@ -293,6 +312,10 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def _index_of(trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list]]:
+    return {name: index_of(leaves) for name, leaves in trees.items() if leaves}
 
 
 def _save_arguments(trees: Mapping[str, Mapping[str, Any]], documents: Mapping[str, Any]) -> ocp.args.Composite:
