@@ -66,7 +66,8 @@ def start(coordinator: str = "", process_index: int | None = None, process_count
 
 
 def _on_tpu() -> bool:
-    from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm  # set on import of JAX where TPU chips are on the bus; no public form
+    """JAX will take TPUs. It looks for chips on the bus when it is imported, and has no public form of the answer."""
+    from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
 
     return running_in_cloud_tpu_vm and os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] == "tpu"
 
@@ -88,9 +89,7 @@ def all_gather_string(name: str, value: str, timeout_s: float) -> list[str]:
     """
     if jax.process_count() == 1:
         return [value]
-    from jax._src.distributed import global_state  # the key-value store of jax.distributed; no public form
-
-    client = global_state.client
+    client = _key_value_store()
     client.key_value_set(f"vpp/{name}/{jax.process_index()}", value)
     values, missing = [], []
     for process in range(jax.process_count()):
@@ -104,6 +103,13 @@ def all_gather_string(name: str, value: str, timeout_s: float) -> list[str]:
             f"{jax.process_count()}, which did not arrive"
         )
     return values
+
+
+def _key_value_store() -> Any:
+    """The store through which the processes of `jax.distributed` find each other; it has no public form."""
+    from jax._src.distributed import global_state
+
+    return global_state.client
 
 
 def require_equal(name: str, value: str, timeout_s: float, hint: str) -> None:
