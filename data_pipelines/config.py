@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from data_pipelines.rlds.windows import CLIP_SAMPLING
+from data_pipelines.transforms import NORMALIZATIONS
 from vpp_jax.common.config_fields import FREE, check_ranges, setting
+from vpp_jax.common.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,14 @@ class DatasetConfig:
     val_split: str = setting("val", "TFDS split that is read for 'val'")
     views: tuple[str, ...] = setting((), "views to use, by role ('primary', 'wrist', ...) or camera name; empty: the registry's")
     clip_sampling: str = setting("", "how clips are cut; '' is the registry's choice", choices=("", *CLIP_SAMPLING))
+    normalization: str = setting("", "how actions are scaled; '' is the registry's choice", choices=("", *NORMALIZATIONS))
+    quantiles: tuple[float, ...] = setting((), "the two quantiles that normalization 'quantile' takes to -1 and 1; empty: the registry's")
     latents: bool = setting(False, "clips are read as the VAE latents of `vpp data latents`, not as images; stage video only")
 
     def __post_init__(self):
         check_ranges(self)
+        if self.quantiles and not (len(self.quantiles) == 2 and 0 <= self.quantiles[0] < self.quantiles[1] <= 1):
+            raise ConfigError(f"quantiles is {self.quantiles}, expected a lower and a higher one in [0, 1], or none")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is known of some of a dataset's episodes. Tallies add up, so that several hosts can each make one and one of them joins all."""
+"""Statistics of some of a dataset's episodes. They add up, so that several hosts can each make a part and one of them joins all."""
 
 import io
 import json
@@ -26,7 +26,7 @@ class PartialStats:
             self.columns.setdefault(name, RunningStats(values.shape[1])).add(values)
 
     def merge(self, other: "PartialStats") -> None:
-        """Takes in what `other` has counted; the order of `skipped` is that of merging, nothing else depends on it."""
+        """Takes in what `other` has counted, which comes after what is here; nothing but `skipped` depends on the order."""
         self.episodes += other.episodes
         self.skipped += other.skipped
         for name, stats in other.columns.items():
@@ -44,7 +44,7 @@ class PartialStats:
 
     @classmethod
     def unpack(cls, data: bytes) -> tuple["PartialStats", dict[str, Any]]:
-        """The tally and what was said about it. Whatever a damaged file makes of it is raised."""
+        """The statistics and what was said about them. Whatever a damaged file makes of it is raised."""
         with np.load(io.BytesIO(data), allow_pickle=False) as tree:
             header = json.loads(tree["header"].tobytes())
             columns = {}

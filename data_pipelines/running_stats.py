@@ -1,51 +1,65 @@
-"""Mean, spread and quantiles of a stream of float32 numbers in bounded memory, the same whatever the order and however it was split.
+"""Mean, spread and quantiles of a stream of episodes: float64 moments of each episode, joined at the end in one fixed way.
 
-Sums are exact: a float32 is a 24-bit integer times a power of two, so numbers (and the parts of their squares) are added up as
-integers per power of two, and only the final result is rounded. Quantiles come from counts of numbers that agree in their leading
-bits: at first in all bits, so that quantiles are exact; where that makes more than `MAX_BINS` bins per dimension, in one bit less,
-again and again. Integer counts and sums commute, hence the order does not matter; nor does merging.
+An episode's mean and squared deviations depend on nothing but the episode. They are joined by sums that are correctly rounded
+(`math.fsum`), so that neither the order of the episodes nor the number of processes that counted them changes a bit, and are rounded to
+`DIGITS` before anything uses, stores or hashes them: another processor's last bit is not another dataset.
+
+Quantiles come from counts of float32 numbers that agree in their leading bits: at first in all bits, so that quantiles are exact; where
+that makes more than `MAX_BINS` bins per dimension, in one bit less, again and again. Integer counts commute.
 """
 
-from fractions import Fraction
+import math
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 MAX_BINS = 1 << 16
 MANTISSA_BITS = 23
-# A float32 is integer * 2^(power - 149) with |integer| < 2^24 and 0 <= power < 254.
-POWERS, LOWEST_POWER = 254, -149
-HALF = 12  # bits of the lower half of that integer
-# Rows taken in together. bincount adds in float64, which is exact for up to 2^29 integers of 24 bits.
-ROWS_AT_ONCE = 1 << 18
+ROWS_AT_ONCE = 1 << 18  # rows whose keys are counted together
 LARGEST = 0x7F7FFFFF  # key of the largest float32
+DIGITS = 7  # significant decimal digits of a standard deviation; a mean has as many decimal places
 
 
 class RunningStats:
-    """Of rows of `width` finite numbers."""
+    """Of episodes of rows of `width` finite numbers. Memory grows by 16 bytes per episode and dimension."""
 
     def __init__(self, width: int):
-        self.width, self.count = width, 0
+        self.width = width
         self.low, self.high = np.full(width, np.inf, np.float32), np.full(width, -np.inf, np.float32)
-        # per dimension and power of two: sums of the integers, and of the three products that make up their squares
-        self._sums = np.zeros((4, width, POWERS), np.int64)
+        self._lengths: list[int] = []
+        self._moments: list[np.ndarray] = []  # of each episode [2, width]: mean, sum of squared deviations from it
         self._bins = [(np.zeros(0, np.int64), np.zeros(0, np.int64)) for _ in range(width)]  # sorted keys, counts
         self._dropped = [0] * width  # bits that keys leave out
-        self._buffer: list[np.ndarray] = []
+        self._buffer: list[np.ndarray] = []  # rows that are in the moments, but not in the bins yet
+        self._buffered = 0
 
-    def add(self, rows: Float32[np.ndarray, "n w"]) -> None:
-        """Rows of finite numbers."""
-        self._buffer.append(np.array(rows, np.float32).reshape(len(rows), self.width))
-        self.count += len(rows)
-        if sum(map(len, self._buffer)) >= ROWS_AT_ONCE:
+    @property
+    def count(self) -> int:
+        """Rows of all episodes."""
+        return sum(self._lengths)
+
+    def add(self, rows: Float[np.ndarray, "n w"]) -> None:
+        """One episode: rows of finite numbers, which count as float32."""
+        rows = np.array(rows, np.float32).reshape(len(rows), self.width)
+        if not len(rows):
+            return
+        values = rows.astype(np.float64)
+        mean = values.mean(0)
+        self._lengths.append(len(rows))
+        self._moments.append(np.stack([mean, ((values - mean) ** 2).sum(0)]))
+        self.low, self.high = np.minimum(self.low, rows.min(0)), np.maximum(self.high, rows.max(0))
+        self._buffer.append(rows)
+        self._buffered += len(rows)
+        if self._buffered >= ROWS_AT_ONCE:
             self._flush()
 
     def merge(self, other: "RunningStats") -> None:
         """Takes in what `other` has seen."""
         other._flush()
-        self.count += other.count
+        self._lengths += other._lengths
+        self._moments += other._moments
         self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
-        self._sums += other._sums
         for dimension, (keys, counts) in enumerate(other._bins):
             self._coarsen(dimension, other._dropped[dimension] - self._dropped[dimension])
             self._join(dimension, keys >> self._dropped[dimension] - other._dropped[dimension], counts)
@@ -54,9 +68,9 @@ class RunningStats:
         """All of it, to be stored."""
         self._flush()
         return {
-            "count": np.array(self.count),
             "range": np.stack([self.low, self.high]),
-            "sums": self._sums,
+            "lengths": np.array(self._lengths, np.int64),
+            "moments": np.array(self._moments, np.float64).reshape(-1, 2, self.width),
             "dropped": np.array(self._dropped),
             "bins": np.array([len(keys) for keys, _ in self._bins]),
             "keys": np.concatenate([keys for keys, _ in self._bins]),
@@ -66,43 +80,35 @@ class RunningStats:
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "RunningStats":
         made = cls(len(arrays["dropped"]))
-        made.count, (made.low, made.high), made._sums = int(arrays["count"]), arrays["range"], arrays["sums"]
+        made.low, made.high = arrays["range"]
+        made._lengths, made._moments = arrays["lengths"].tolist(), list(arrays["moments"])
         stops = np.cumsum(arrays["bins"])[:-1]
         made._bins = list(zip(np.split(arrays["keys"], stops), np.split(arrays["counts"], stops), strict=True))
         made._dropped = arrays["dropped"].tolist()
         return made
 
-    def _flush(self) -> None:
-        rows = np.concatenate([np.zeros((0, self.width), np.float32), *self._buffer])
-        self._buffer = []
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            part = rows[start : start + ROWS_AT_ONCE]
-            self.low, self.high = np.minimum(self.low, part.min(0)), np.maximum(self.high, part.max(0))
-            for dimension, column in enumerate(np.ascontiguousarray(part.T)):
-                self._sums[:, dimension] += _power_sums(column)
-                self._join(dimension, *np.unique(_key(column) >> self._dropped[dimension], return_counts=True))
-
     def summary(self) -> dict[str, np.ndarray]:
-        """mean and std (of the population; the exact ones, rounded once), min, max, q01, q99: float64[w] each. At least one row."""
-        self._flush()
-        mean, variance = [], []
+        """mean and std (of the population), rounded, min and max: float64[w] each. At least one row."""
+        lengths, moments = np.array(self._lengths, np.float64), np.array(self._moments)
+        mean, std = np.zeros(self.width), np.zeros(self.width)
         for dimension in range(self.width):
-            first, second = self._moment(dimension, (0,)) / self.count, self._moment(dimension, (1, 2, 3)) / self.count
-            mean.append(float(first))
-            variance.append(float(second - first * first))
-        return {
-            "mean": np.array(mean),
-            "std": np.sqrt(variance),
-            "min": self.low.astype(np.float64),
-            "max": self.high.astype(np.float64),
-            "q01": self.quantile(0.01),
-            "q99": self.quantile(0.99),
-        }
+            if self.low[dimension] == self.high[dimension]:  # a spread of exactly 0, whatever the rounding of means
+                mean[dimension] = self.low[dimension]
+                continue
+            means, squares = moments[:, 0, dimension], moments[:, 1, dimension]
+            centre = math.fsum(lengths * means) / self.count
+            deviation = math.sqrt(math.fsum(squares + lengths * (means - centre) ** 2) / self.count)
+            places = DIGITS - 1 - math.floor(math.log10(deviation))
+            mean[dimension], std[dimension] = round(centre, places), round(deviation, places)
+        return {"mean": mean, "std": std, "min": self.low.astype(np.float64), "max": self.high.astype(np.float64)}
 
-    def quantile(self, share: float) -> np.ndarray:
-        """float64[w]: between the two nearest order statistics, as np.quantile; each known up to `relative_error` of itself."""
+    def quantiles(self, levels: Sequence[float]) -> list[np.ndarray]:
+        """float64[w] for each level: between the two nearest order statistics, as np.quantile; each known up to `relative_error`."""
         self._flush()
-        place = share * (self.count - 1)
+        return [self._quantile(level) for level in levels]
+
+    def _quantile(self, level: float) -> np.ndarray:
+        place = level * (self.count - 1)
         below = int(np.floor(place))
         values = []
         for (keys, counts), dropped in zip(self._bins, self._dropped, strict=True):
@@ -120,6 +126,14 @@ class RunningStats:
         dropped = max(self._dropped, default=0)
         return 2.0 ** (dropped - 1 - MANTISSA_BITS) if dropped else 0.0
 
+    def _flush(self) -> None:
+        """Counts what is buffered."""
+        rows = np.concatenate([np.zeros((0, self.width), np.float32), *self._buffer])
+        self._buffer, self._buffered = [], 0
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            for dimension, column in enumerate(np.ascontiguousarray(rows[start : start + ROWS_AT_ONCE].T)):
+                self._join(dimension, *np.unique(_key(column) >> self._dropped[dimension], return_counts=True))
+
     def _join(self, dimension: int, keys: np.ndarray, counts: np.ndarray) -> None:
         have = self._bins[dimension]
         self._bins[dimension] = _grouped(np.concatenate([have[0], keys]), np.concatenate([have[1], counts]))
@@ -131,27 +145,6 @@ class RunningStats:
             keys, counts = self._bins[dimension]
             self._bins[dimension] = _grouped(keys >> bits, counts)
             self._dropped[dimension] += bits
-
-    def _moment(self, dimension: int, parts: tuple[int, ...]) -> Fraction:
-        """Exact sum of the numbers (part 0) or of their squares (parts 1 to 3)."""
-        total = Fraction(0)
-        for part in parts:
-            scale = (1, 2 ** (2 * HALF), 2 ** (HALF + 1), 1)[part]
-            for power, value in enumerate(self._sums[part, dimension].tolist()):
-                if value:
-                    total += value * scale * Fraction(2) ** ((power + LOWEST_POWER) * (1 if part == 0 else 2))
-        return total
-
-
-def _power_sums(column: Float32[np.ndarray, "n"]) -> np.ndarray:
-    """int64[4, POWERS]: with numbers i * 2^p and i = a * 2^12 + b, the sums of i, a^2, a * b and b^2 by p."""
-    bits = column.view(np.uint32).astype(np.int64)
-    exponent, mantissa = bits >> MANTISSA_BITS & 0xFF, bits & (1 << MANTISSA_BITS) - 1
-    power = np.maximum(exponent - 1, 0)
-    size = mantissa + ((exponent > 0).astype(np.int64) << MANTISSA_BITS)
-    high, low = size >> HALF, size & (1 << HALF) - 1
-    terms = (np.where(bits >> 31, -size, size), high * high, high * low, low * low)
-    return np.stack([np.bincount(power, term, POWERS) for term in terms]).astype(np.int64)
 
 
 def _key(column: Float32[np.ndarray, "n"]) -> np.ndarray:

@@ -5,6 +5,7 @@ A source is a function of its index alone: `len(source)`, `source[i]`. Order, mi
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -400,7 +401,7 @@ def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], So
     if not config.datasets:
         advice = "expand it with data_pipelines.openx.mixtures.expand" if config.mixture else "name at least one dataset directory"
         raise DataError(f"data.datasets is empty; {advice}")
-    specs = [dataset_spec(entry.name) for entry in config.datasets]
+    specs = [_spec(entry) for entry in config.datasets]
     unusable = {spec.name: spec.why_unusable(columns, spec.name in config.allow_unverified) for spec in specs}
     unusable = [f"{name} ({why})" for name, why in unusable.items() if why]
     if unusable:
@@ -411,6 +412,12 @@ def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], So
     sources = [make(entry, spec) for entry, spec in zip(config.datasets, specs, strict=True)]
     sizes = [source.dataset.num_steps if entry.per_step else 1 for source, entry in zip(sources, config.datasets, strict=True)]
     return Mixture(sources, [entry.weight * size for entry, size in zip(config.datasets, sizes, strict=True)])
+
+
+def _spec(entry: DatasetConfig) -> DatasetSpec:
+    """The row of a member, with what its configuration says in place of the row's choice."""
+    row = dataset_spec(entry.name)
+    return replace(row, normalization=entry.normalization or row.normalization, quantiles=entry.quantiles or row.quantiles)
 
 
 def _check_columns(dataset: RLDSDataset, spec: DatasetSpec, action_dim: int | None) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TypeVar
@@ -26,7 +26,7 @@ from data_pipelines.running_stats import RunningStats
 from data_pipelines.storage import Location
 from data_pipelines.transforms import Normalizer
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ColumnStatistics:
-    """Per dimension of one column over `count` steps."""
+    """Per dimension of one column over `count` steps. `quantiles`: one row for each of the statistics' `quantile_levels`."""
 
     key: str
     count: int
@@ -42,12 +42,17 @@ class ColumnStatistics:
     std: tuple[float, ...]
     min: tuple[float, ...]
     max: tuple[float, ...]
-    q01: tuple[float, ...]
-    q99: tuple[float, ...]
+    quantiles: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def of(cls, key: str, stats: RunningStats) -> "ColumnStatistics":
-        return cls(key, stats.count, **{name: tuple(map(float, row)) for name, row in stats.summary().items()})
+    def of(cls, key: str, stats: RunningStats, levels: Sequence[float]) -> "ColumnStatistics":
+        rows = {name: tuple(map(float, row)) for name, row in stats.summary().items()}
+        return cls(key, stats.count, **rows, quantiles=tuple(tuple(map(float, row)) for row in stats.quantiles(levels)))
+
+    @classmethod
+    def from_json(cls, tree: dict) -> "ColumnStatistics":
+        rows = {name: tuple(tree[name]) for name in ("mean", "std", "min", "max")}
+        return cls(tree["key"], tree["count"], **rows, quantiles=tuple(map(tuple, tree["quantiles"])))
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class DatasetStatistics:
     Attributes:
       fingerprint: of the record index they were computed from; another one means that the shards changed.
       first_step: steps before it were left out.
+      quantile_levels: the two quantiles that normalisation 'quantile' takes to -1 and 1.
       skipped: records left out because they could not be used.
     """
 
@@ -66,6 +72,7 @@ class DatasetStatistics:
     episodes: int
     steps: int
     first_step: int
+    quantile_levels: tuple[float, float]
     fingerprint: str
     columns: dict[str, ColumnStatistics]
     skipped: tuple[str, ...] = ()
@@ -84,11 +91,8 @@ class DatasetStatistics:
     def from_json(cls, tree: dict) -> "DatasetStatistics":
         """KeyError or TypeError where `tree` is something else; DataError where its hash does not fit its numbers."""
         values = {name: tree[name] for name in ("dataset", "version", "split", "episodes", "steps", "first_step", "fingerprint")}
-        columns = {
-            name: ColumnStatistics(**{key: tuple(value) if isinstance(value, list) else value for key, value in column.items()})
-            for name, column in tree["columns"].items()
-        }
-        made = cls(**values, columns=columns, skipped=tuple(tree["skipped"]))
+        columns = {name: ColumnStatistics.from_json(column) for name, column in tree["columns"].items()}
+        made = cls(**values, quantile_levels=tuple(tree["quantile_levels"]), columns=columns, skipped=tuple(tree["skipped"]))
         if tree["hash"] != made.hash:
             raise DataError(
                 f"statistics of {made.dataset}: hash {tree['hash'][:12]} does not fit the numbers ({made.hash[:12]}), "
@@ -108,11 +112,11 @@ class DatasetStatistics:
 def _normalizer(kind: str, column: ColumnStatistics, mask: tuple[bool, ...] | None) -> Normalizer:
     if kind == "mean_std":
         return Normalizer.mean_std(column.mean, column.std, mask)
-    return Normalizer.quantile(column.q01, column.q99, mask) if kind == "quantile" else Normalizer.identity(len(column.mean))
+    return Normalizer.quantile(*column.quantiles, mask) if kind == "quantile" else Normalizer.identity(len(column.mean))
 
 
 def compute(dataset: RLDSDataset, spec: DatasetSpec, on_bad_record: str = "fail", progress: Progress | None = None) -> DatasetStatistics:
-    """One pass over the action and state columns of every episode, in memory that does not grow with their number (`RunningStats`)."""
+    """One pass over the action and state columns of every episode, in the memory of `RunningStats`."""
     return _finished(dataset, spec, partial_statistics(dataset, spec, range(len(dataset)), on_bad_record, progress))
 
 
@@ -152,7 +156,7 @@ def partial_statistics(
 def _finished(dataset: RLDSDataset, spec: DatasetSpec, partial: PartialStats) -> DatasetStatistics:
     if not partial.columns or not partial.columns["action"].count:
         raise DataError(f"{dataset.directory} split {dataset.split}: no usable step, so there are no statistics")
-    columns = {name: ColumnStatistics.of(key, partial.columns[name]) for name, key in _keys(spec).items()}
+    columns = {name: ColumnStatistics.of(key, partial.columns[name], spec.quantiles) for name, key in _keys(spec).items()}
     return DatasetStatistics(
         dataset.name,
         dataset.version,
@@ -160,6 +164,7 @@ def _finished(dataset: RLDSDataset, spec: DatasetSpec, partial: PartialStats) ->
         partial.episodes,
         columns["action"].count,
         spec.first_step,
+        spec.quantiles,
         dataset.fingerprint,
         columns,
         tuple(partial.skipped),
@@ -251,7 +256,7 @@ def _parts(dataset: RLDSDataset, index_dir: Location | None) -> Location:
 
 
 def _about(dataset: RLDSDataset, spec: DatasetSpec) -> dict:
-    """What a part must agree in to be one of these statistics."""
+    """What a part must agree in to be one of these statistics. Its bins hold every quantile."""
     return {"fingerprint": dataset.fingerprint, "first_step": spec.first_step, "keys": _keys(spec)}
 
 
@@ -290,7 +295,8 @@ def load_or_compute(
     try:
         stored = DatasetStatistics.from_json(json.loads(storage.read(path)))
         keys = {name: column.key for name, column in stored.columns.items()}
-        if {"fingerprint": stored.fingerprint, "first_step": stored.first_step, "keys": keys} == _about(dataset, spec):
+        about = {"fingerprint": stored.fingerprint, "first_step": stored.first_step, "keys": keys}
+        if about == _about(dataset, spec) and stored.quantile_levels == spec.quantiles:
             return stored
     except FileNotFoundError:
         pass

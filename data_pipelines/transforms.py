@@ -46,7 +46,7 @@ def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
 class Normalizer:
     """x -> (x - shift) / scale per dimension, and back.
 
-    `kind` says where the numbers come from: 'none' (identity), 'mean_std', or 'quantile' (1st and 99th percentile to -1 and 1, and
+    `kind` says where the numbers come from: 'none' (identity), 'mean_std', or 'quantile' (a low and a high quantile to -1 and 1, and
     what lies outside is clipped, so there `inverse` is exact only inside). Dimensions left alone have shift 0 and scale 1.
 
     Attributes:
@@ -98,10 +98,10 @@ class Normalizer:
         return cls("mean_std", _where(used, mean, 0.0), _where(used, [_spread(value) for value in std], 1.0), (False,) * len(used))
 
     @classmethod
-    def quantile(cls, q01: Sequence[float], q99: Sequence[float], mask: Sequence[bool] | None = None) -> "Normalizer":
-        used = (True,) * len(q01) if mask is None else tuple(mask)
-        middle = [(low + high) / 2 for low, high in zip(q01, q99, strict=True)]
-        half = [_spread((high - low) / 2) for low, high in zip(q01, q99, strict=True)]
+    def quantile(cls, low: Sequence[float], high: Sequence[float], mask: Sequence[bool] | None = None) -> "Normalizer":
+        used = (True,) * len(low) if mask is None else tuple(mask)
+        middle = [(first + last) / 2 for first, last in zip(low, high, strict=True)]
+        half = [_spread((last - first) / 2) for first, last in zip(low, high, strict=True)]
         return cls("quantile", _where(used, middle, 0.0), _where(used, half, 1.0), used)
 
 

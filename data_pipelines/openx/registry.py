@@ -28,6 +28,7 @@ class DatasetSpec:
       action_key, action_width: the label; `normalization` is applied to the dimensions where `normalized` is True (all when empty).
       proprio_key, proprio_width: robot state, scaled by mean and standard deviation; "" and 0 when there is none.
       action_parts, proprio_parts: where given, the label or the state is composed of several columns, and the key is their text.
+      quantiles: what normalization 'quantile' takes to -1 and 1.
       bgr_cameras: cameras whose pictures are stored blue-green-red.
       unsupported, unverified: 'cameras', 'instruction', 'action', 'gripper', 'proprio' or 'control_hz' -> why it cannot be used, or what
         about it no documentation confirms.
@@ -57,6 +58,7 @@ class DatasetSpec:
     episode_filter: EpisodeFilter | None = None
     signed_dimensions: tuple[int, ...] = ()
     units: tuple[str, str] = ("", "")
+    quantiles: tuple[float, float] = (0.01, 0.99)
     action_parts: Composition | None = None
     proprio_parts: Composition | None = None
     bgr_cameras: tuple[str, ...] = ()
@@ -67,6 +69,8 @@ class DatasetSpec:
     def __post_init__(self):
         if self.normalization not in NORMALIZATIONS or self.clip_sampling not in CLIP_SAMPLING:
             raise ValueError(f"{self.name}: normalization '{self.normalization}' or clip_sampling '{self.clip_sampling}' is unknown")
+        if not 0 <= self.quantiles[0] < self.quantiles[1] <= 1:
+            raise DataError(f"{self.name}: quantiles are {self.quantiles}, expected a lower and a higher one in [0, 1]")
         unknown = (set(self.clip_views) | set(self.policy_views)) - set(self.cameras)
         if unknown or (self.normalized and len(self.normalized) != self.action_width):
             raise ValueError(f"{self.name}: views {sorted(unknown)} are no cameras, or `normalized` has not {self.action_width} entries")

@@ -67,6 +67,15 @@ def test_policy_example(write_dataset, tokenizer):
     assert metadata["statistics_hash"] == source.sources[0].statistics.hash
 
 
+def test_a_member_may_choose_its_normalization(write_dataset, tokenizer):
+    member = {"normalization": "quantile", "quantiles": (0.25, 0.75)}
+    source = policy_source(config(write_dataset([9]), dataset=member), 8, tokenizer, 6)
+    np.testing.assert_allclose(source[0]["action"][:, 0], [-1, -1, -1, -0.5, 0], atol=1e-6)  # actions 0 to 8: 2 to -1, 6 to 1
+    assert source.metadata()["datasets"][0]["action"]["kind"] == "quantile"
+    with pytest.raises(ConfigError, match="expected a lower and a higher one"):
+        config("x", dataset={"quantiles": (0.5,)})
+
+
 def test_validation_uses_the_training_statistics(built, tokenizer):
     train, val = (policy_source(config(built), 8, tokenizer, 6, split) for split in ("train", "val"))
     assert len(val) < len(train)

@@ -1,12 +1,13 @@
 """Numbers that scale actions: right, of the training split, and tied to the shards they came from."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from data_pipelines import statistics
-from data_pipelines.errors import BadRecordError
+from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.openx.registry import dataset_spec
 from data_pipelines.rlds.dataset import RLDSDataset
 
@@ -24,14 +25,30 @@ def test_columns_match_numpy(write_dataset):
         "std": state.std(0),
         "min": state.min(0),
         "max": state.max(0),
-        "q01": np.quantile(state, 0.01, axis=0),
-        "q99": np.quantile(state, 0.99, axis=0),
+        "quantiles": np.quantile(state, (0.01, 0.99), axis=0),
     }.items():
-        np.testing.assert_allclose(getattr(column, name), value, rtol=1e-12)
+        np.testing.assert_allclose(getattr(column, name), value, rtol=1e-6, atol=1e-7)
     scaled = made.proprio_normalizer().forward(state)
     np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(scaled.std(0), 1, atol=1e-5)
     assert made.action_normalizer(SPEC).kind == "none"
+
+
+def test_quantiles_are_chosen_by_the_row(dataset_copy):
+    dataset = RLDSDataset(dataset_copy)
+    first = statistics.load_or_compute(dataset, SPEC)
+    chosen = replace(SPEC, normalization="quantile", quantiles=(0.1, 0.8))
+    made = statistics.load_or_compute(dataset, chosen)  # in place of the stored ones, which have others
+    assert (first.quantile_levels, made.quantile_levels) == ((0.01, 0.99), (0.1, 0.8))
+    actions = np.concatenate([episode.column("action") for episode in dataset]).astype(np.float64)
+    np.testing.assert_allclose(made.columns["action"].quantiles, np.quantile(actions, (0.1, 0.8), axis=0), rtol=1e-6, atol=1e-12)
+    assert made.columns["action"].mean == first.columns["action"].mean
+    assert made.hash != first.hash
+    scaled = made.action_normalizer(chosen).forward(np.quantile(actions, (0.1, 0.8), axis=0))
+    moving = np.ptp(actions, axis=0) > 1e-3
+    np.testing.assert_allclose(scaled[:, moving], np.array([[-1], [1]]) * np.ones(moving.sum()), atol=1e-5)
+    with pytest.raises(DataError, match="expected a lower and a higher one"):
+        replace(SPEC, quantiles=(0.9, 0.1))
 
 
 def test_stored_reused_and_recomputed_when_the_shards_change(dataset_copy, monkeypatch):

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     stats = reader("stats", _stats, "compute action and proprio statistics of the training split", nargs="+")
     stats.add_argument("--split", default="train", help="training split (default: train)")
     stats.add_argument("--on_bad_record", choices=("fail", "skip"), default="fail")
+    stats.add_argument(
+        "--quantiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the quantiles to store (default: the registry's, 0.01 0.99)"
+    )
     _add_shard_flags(stats, "read one of N equal parts of the episodes only")
     inspect = reader("inspect", _inspect, "show what a dataset, or each dataset of a directory, holds and what is wrong with it")
     inspect.add_argument("--mixture", metavar="NAME", help="DIR holds many datasets: check those of this mixture")
@@ -215,6 +218,7 @@ def _stats(arguments: argparse.Namespace) -> int:
     options = {"index_dir": arguments.index_dir, "on_bad_record": arguments.on_bad_record}
     for directory in arguments.directory:
         spec = dataset_spec(arguments.name or DatasetInfo.read(directory).name)
+        spec = replace(spec, quantiles=tuple(arguments.quantiles or spec.quantiles))
         dataset = RLDSDataset(directory, arguments.split, episode_filter=spec.episode_filter, **options)
         with ProgressBar("episodes") as progress:
             if shard["num_shards"] > 1:
@@ -226,8 +230,9 @@ def _stats(arguments: argparse.Namespace) -> int:
         print(f"{dataset.directory} split {dataset.split}: {made.episodes} episodes, {made.steps} steps, sha256 {made.hash[:16]}")
         for name, column in made.columns.items():
             print(f"  {name} ({column.key}), {column.count} steps")
-            for row in ("mean", "std", "min", "q01", "q99", "max"):
-                print(f"    {row:>4} " + " ".join(f"{value:8.3f}" for value in getattr(column, row)))
+            quantiles = {f"q{100 * level:g}": row for level, row in zip(made.quantile_levels, column.quantiles, strict=True)}
+            for row, values in ({"mean": column.mean, "std": column.std, "min": column.min} | quantiles | {"max": column.max}).items():
+                print(f"    {row:>4} " + " ".join(f"{value:8.3f}" for value in values))
         for record in made.skipped:
             print(f"  skipped: {record}")
     return 0
