@@ -266,8 +266,7 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class NewestComplete:
-    """Orbax's preservation policy `LatestN`, which also counts what only looks like a checkpoint: on a mounted bucket a directory has its
-    name before it is complete."""
+    """Orbax's preservation policy `LatestN` over complete checkpoints. On a mounted bucket a directory has its name before that."""
 
     folder: epath.Path
     count: int
