@@ -1,7 +1,7 @@
 """One closed-loop evaluation in one directory: identity check, journal, loop, videos, `results.json`.
 
 The directory holds `evaluation.json` (what is evaluated, written first), `episodes.jsonl` (one line per finished episode), `videos/`,
-`logs/` and, at the end, `results.json`. The same call on the same directory continues; another configuration is refused.
+`logs/` and, at the end, `results.json`. The same call on the same directory resumes; a different configuration is refused.
 """
 
 import time
@@ -35,7 +35,7 @@ def evaluate(
     """Runs `episodes` with `policy` (a policy, 'expert' or 'random') and returns the content of `results.json`.
 
     Args:
-      protocol: names what is measured; with the policy and the simulator it is the identity that a continued run must share.
+      protocol: describes what is measured; a resumed run must have the same protocol, policy and simulator.
       summarize: journal lines -> metrics.
       cameras: name of the policy's view -> key of the simulator's camera, where they differ.
     """
@@ -61,7 +61,7 @@ def evaluate(
     complete = len(records) == len(episodes)
     previous = read_json(out / "results.json") if (out / "results.json").exists() and continued == len(episodes) else None
     if previous is not None and previous.get("config") == config:
-        return previous  # nothing was left to do: the first run's figures about itself stay
+        return previous  # nothing was left to do: the timing of the first run is still valid
     results = {
         "complete": complete,
         "episodes": len(records),
@@ -88,20 +88,20 @@ def evaluate(
 
 
 def choose_video_episodes(episodes: Sequence[Episode], count: int) -> frozenset[int]:
-    """The first `count` episodes of the list, fixed before anything is run: videos are never chosen by their outcome."""
+    """The first `count` episodes of the list, fixed before anything is run, so that videos are not selected by outcome."""
     return frozenset(episode.index for episode in episodes[:count])
 
 
 def _check_identity(path: Path, config: Mapping[str, Any], journal: Journal) -> None:
-    if not journal.records or not path.exists():  # nothing has been finished here: nothing to mix up
+    if not journal.records or not path.exists():  # no finished episode: nothing to mix up
         write_json(path, config)
         return
     stored = read_json(path)
     if stored != config:
         before, now = flatten_dict(stored), flatten_dict(config)
         keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        listed = "; ".join(f"{key}: there {before.get(key)!r}, now {now.get(key)!r}" for key in keys[:8])
-        raise EvaluationError(f"{path.parent} holds another evaluation ({listed}). Choose another --out, or remove that directory.")
+        listed = "; ".join(f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in keys[:8])
+        raise EvaluationError(f"{path.parent} holds a different evaluation ({listed}). Choose another --out, or remove that directory.")
 
 
 def _check_journal(journal: Journal, episodes: Sequence[Episode]) -> None:
@@ -109,7 +109,7 @@ def _check_journal(journal: Journal, episodes: Sequence[Episode]) -> None:
     seen: set[int] = set()
     for record in journal.records:
         if record["index"] in seen or seeds.get(record["index"]) != record["seed"]:
-            raise EvaluationError(f"{journal.path}: episode {record['index']} is listed twice or is not of this protocol")
+            raise EvaluationError(f"{journal.path}: episode {record['index']} is a duplicate or not part of this protocol")
         seen.add(record["index"])
 
 

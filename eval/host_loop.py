@@ -1,14 +1,14 @@
 """Closed-loop evaluation: many simulator processes, one batched policy.
 
-Workers step physics; whenever a full batch of them waits for actions (or nobody is left to wait for) the policy is called once, always
-with the same batch shape: free rows repeat the first one and their actions are dropped, so a jitted policy compiles once. A worker
-draws an observation only when a chunk has been executed and the task is still open. With more workers than batch rows, some simulate
+Workers step physics; whenever a full batch of them waits for actions (or no other worker is busy) the policy is called once, always
+with the same batch shape: unused rows repeat the first one and their actions are dropped, so a jitted policy compiles once. A worker
+renders an observation only after a chunk was executed and the task is not finished. With more workers than batch rows, some simulate
 while the policy computes.
 
-What is guaranteed: an episode's initial state and random numbers depend on its own seed (and the number of the chunk) alone, and it is
-scored exactly once. Its result does not depend on the number of workers, their order, or on restarts as long as a row of the policy's
-result does not depend on its neighbours. Compiled matrix products may round a row differently at another position of the batch; that,
-not the random numbers, is what may differ between two runs.
+Guarantees: an episode's initial state and random numbers are a function of its seed (and the index of the chunk), and it is scored exactly
+once. Its result does not depend on the number of workers, their order, or on restarts, as long as a row of the policy's output does not
+depend on the other rows. Compiled matrix products may round a row differently at another position of the batch: two runs may differ by
+that, not by random numbers.
 
 A worker that dies, hangs or raises is replaced and its episode starts again from its beginning, at most `retries` times; after that it is
 listed as unscored, never counted as a failure of the policy.
@@ -36,7 +36,7 @@ from vpp_jax.common.progress import ProgressBar
 class Episode:
     """A chain of tasks from one initial state; it ends at the first task not solved. Single-task episodes have a chain of one."""
 
-    index: int  # place in the protocol's list: identifies the episode in the journal
+    index: int  # position in the protocol's list; identifies the episode in the journal
     tasks: tuple[str, ...]
     scene: str | None
     seed: int
@@ -46,21 +46,21 @@ class Episode:
 @dataclass(frozen=True)
 class LoopOptions:
     workers: int = 2
-    batch_size: int = 0  # rows of the policy's batch; 0: as many as workers
-    n_action_steps: int = 0  # control steps per predicted chunk; 0: the policy's own number
+    batch_size: int = 0  # of the policy; 0: number of workers
+    n_action_steps: int = 0  # executed per predicted chunk; 0: the policy's n_action_steps
     max_steps: int = 120  # control steps per task
     retries: int = 2
-    max_unscored: int = 3  # give up once so many episodes could not be scored: something is systematically wrong
+    max_unscored: int = 3  # stop when so many episodes could not be scored: the cause is probably systematic
     request_timeout: float = 60.0
     start_timeout: float = 300.0
-    video_episodes: frozenset[int] = frozenset()  # indices of the episodes of which a video is made
+    video_episodes: frozenset[int] = frozenset()  # indices of the episodes to record as videos
     video_stride: int = 2  # control steps per video frame
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.max_steps < 1 or self.video_stride < 1 or self.retries < 0:
             raise EvaluationError("workers, max_steps and video_stride must be at least 1, retries at least 0")
         if not 0 <= self.batch_size <= self.workers:
-            raise EvaluationError(f"batch_size={self.batch_size} must lie between 1 and workers={self.workers} (0: as many as workers)")
+            raise EvaluationError(f"batch_size={self.batch_size} must be between 1 and workers={self.workers} (0: number of workers)")
 
 
 class Phase(Enum):
@@ -68,19 +68,19 @@ class Phase(Enum):
     IDLE = "idle"  # waits for an episode
     BUSY = "busy"  # resets or simulates
     READY = "ready"  # has an observation, waits for actions
-    RECORDING = "recording"  # the finished episode's frames are on their way
+    RECORDING = "recording"  # the finished episode's frames are being sent
 
 
 @dataclass
 class Attempt:
-    """An episode on its way through one worker."""
+    """An episode that one worker is running."""
 
     episode: Episode
     started: float
     instruction: str = ""
     initial_state_id: str = ""
     observation: dict[str, Any] | None = None
-    steps: int = 0  # of the present task
+    steps: int = 0  # of the current task
     chunks: int = 0
     finished_tasks: list[dict[str, Any]] = field(default_factory=list)
 
@@ -99,7 +99,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class LoopReport:
-    """What the loop measured about itself; the episodes' results are in the journal."""
+    """Counters and timing of the loop; the episodes' results are in the journal."""
 
     simulator: dict[str, Any]  # the workers' hello
     restarts: int
@@ -109,7 +109,7 @@ class LoopReport:
     policy_rows: int  # rows that belonged to an episode
     first_call_seconds: float  # contains compilation
     policy_seconds: float  # of all later calls
-    waiting_seconds: float  # the policy waited for simulators
+    waiting_seconds: float  # time that the policy waited for simulators
     start_seconds: float  # until the first simulator was ready; part of `seconds`
     seconds: float
 
@@ -178,7 +178,7 @@ class HostLoop:
             seconds=time.monotonic() - self.started,
         )
 
-    # --- one turn: hand out episodes, call the policy if a batch is complete, otherwise wait for a worker -----------------------
+    # --- one turn: assign episodes, call the policy if a batch is complete, otherwise wait for a worker -----------------------
 
     def _turn(self) -> None:
         for slot in self.slots:
@@ -192,7 +192,7 @@ class HostLoop:
             self._act(ready[: self.batch_size])
             return
         if not busy:
-            raise EvaluationError("no worker is left although episodes are open")
+            raise EvaluationError("no worker is left although episodes are unfinished")
         before = time.monotonic()
         wait_for([slot.process for slot in busy], min(slot.process.deadline for slot in busy) - before + 0.01)
         self.waiting_seconds += time.monotonic() - before
@@ -244,7 +244,7 @@ class HostLoop:
         else:
             self._progress_episode(slot, reply)
 
-    # --- an episode's way ---------------------------------------------------------------------------------------------------------
+    # --- one episode ---------------------------------------------------------------------------------------------------------
 
     def _progress_episode(self, slot: Slot, reply: dict[str, Any]) -> None:
         attempt = slot.attempt
@@ -302,7 +302,7 @@ class HostLoop:
             attempt.chunks += 1
             attempt.observation = None
             steps = min(self.n_action_steps, self.options.max_steps - attempt.steps)
-            last = attempt.steps + steps >= self.options.max_steps  # nobody will look at another observation
+            last = attempt.steps + steps >= self.options.max_steps  # no further observation is needed
             self._send(slot, {"command": "advance", "actions": chunk[:steps], "render": not last})
 
     def _finish(self, slot: Slot, recording: dict[str, Any] | None) -> None:
@@ -327,7 +327,7 @@ class HostLoop:
         slot.attempt, slot.phase = None, Phase.IDLE
 
     def _replace(self, slot: Slot, failure: WorkerFailure) -> None:
-        """A new process for the slot; its episode goes back to the queue, or to the list of the unscored."""
+        """A new process for the slot; its episode is queued again or listed as unscored."""
         slot.process.kill()
         attempt, summary = slot.attempt, str(failure).splitlines()[0]  # below the first line: traceback, last output
         if slot.phase is Phase.STARTING:
@@ -349,7 +349,7 @@ class HostLoop:
 
 
 def call_policy(policy: Policy, attempts: Sequence[Attempt], batch_size: int, cameras: Mapping[str, str]) -> np.ndarray:
-    """Actions [n k a] for n <= batch_size attempts; the policy always sees `batch_size` rows, free ones repeat the first."""
+    """Actions [n k a] for n <= batch_size attempts; the policy always gets `batch_size` rows; unused ones repeat the first."""
     metadata = policy.metadata
     rows = [*attempts, *[attempts[0]] * (batch_size - len(attempts))]
     observations = [attempt.observation for attempt in rows]

@@ -1,4 +1,4 @@
-"""What the host loop and the policy server call: a batch of observations in, a batch of action chunks out."""
+"""The policy interface of the host loop and the policy server: a batch of observations in, a batch of action chunks out."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,7 +11,7 @@ from eval.errors import EvaluationError
 
 @dataclass(frozen=True)
 class Observations:
-    """A batch of what robots see, exactly as their cameras give it: resizing and normalising are the policy's work."""
+    """A batch of raw observations: the policy resizes images and normalises proprioception itself."""
 
     images: dict[str, UInt8[np.ndarray, "b h w 3"]]
     proprio: Float[np.ndarray, "b p"]
@@ -23,13 +23,13 @@ class Observations:
 
 @dataclass(frozen=True)
 class PolicyMetadata:
-    """What a caller must know of a policy. It predicts `action_horizon` actions; the first `n_action_steps` are executed."""
+    """The description of a policy. It predicts `action_horizon` actions; the first `n_action_steps` are executed."""
 
     views: dict[str, int]  # name of the view, e.g. primary -> image size in pixels the model works at
     action_dim: int
     action_horizon: int
     n_action_steps: int
-    proprio_dim: int = 0  # 0: the policy does not look at it
+    proprio_dim: int = 0  # 0: proprioception is not used
     name: str = "policy"
     checkpoint: str = ""
     checkpoint_step: int | None = None
@@ -39,7 +39,7 @@ class PolicyMetadata:
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_action_steps <= self.action_horizon:
-            raise EvaluationError(f"n_action_steps={self.n_action_steps} must lie between 1 and action_horizon={self.action_horizon}")
+            raise EvaluationError(f"n_action_steps={self.n_action_steps} must be between 1 and action_horizon={self.action_horizon}")
 
 
 class Policy(Protocol):
@@ -49,7 +49,7 @@ class Policy(Protocol):
     def metadata(self) -> PolicyMetadata: ...
 
     def act(self, observations: Observations, seeds: UInt32[np.ndarray, "b"]) -> Float[np.ndarray, "b k a"]:
-        """One chunk of unnormalised actions per row; `seeds` start each row's random numbers."""
+        """One chunk of unnormalised actions per row; `seeds` seed the random numbers of each row."""
         ...
 
 
@@ -71,5 +71,5 @@ class RandomPolicy:
 
 
 def chunk_seed(episode_seed: int, subtask: int, chunk: int) -> int:
-    """32-bit seed of the policy's random numbers for one chunk: a function of these three numbers, whatever else is running."""
+    """32-bit seed of the policy's random numbers for one chunk: a function of these three numbers only."""
     return int(np.random.SeedSequence((episode_seed, subtask, chunk)).generate_state(1)[0])

@@ -14,12 +14,12 @@ from vpp_jax.common.files import atomic_path
 
 HEIGHT = 200  # pixels of every view
 STRIP = 44
-HOLD_SECONDS = 1.0  # the last frame stays, with the outcome
+HOLD_SECONDS = 1.0  # the last frame is held, with the outcome
 BACKGROUND, INK, MUTED, SOLVED, FAILED = (17, 20, 26), (240, 242, 245), (150, 158, 170), (86, 180, 233), (230, 159, 0)
 
 
 def write_rollout(path: Path, recording: Mapping[str, Any], record: Mapping[str, Any], control_hz: float = 30.0, every: int = 2) -> Path:
-    """Writes one finished episode at its real speed.
+    """Writes one finished episode in real time.
 
     `recording`: images {view: uint8 [n h w 3]} and steps int [n] since the reset; `record`: the episode's line of the journal.
     """

@@ -1,7 +1,7 @@
-"""What a measurement leaves on disk: `results.json`, one shape for every verb that measures, and an append-only journal.
+"""Files of a measurement: `results.json`, with one schema for all commands, and an append-only journal.
 
 `results.json` holds schema_version, command, config and its hash, git revision, library versions, device, start, seconds and metrics.
-The journal (`episodes.jsonl`) gets one line per finished unit of work, flushed as it ends, so that a stopped run continues from it.
+The journal (`episodes.jsonl`) gets one line per finished unit of work, flushed at once, so that an interrupted run resumes from it.
 """
 
 import json
@@ -79,9 +79,9 @@ def write_results(
 
 
 class Journal:
-    """An append-only file of JSON lines. A line is on its way to the disk before `append` returns.
+    """An append-only file of JSON lines. `append` returns after the line was flushed to disk.
 
-    A last line without its newline was cut off by a kill: it is dropped and its work is done again.
+    A last line without its newline is incomplete (the process was killed): it is dropped and its work is repeated.
     """
 
     def __init__(self, path: Path) -> None:

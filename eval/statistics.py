@@ -27,7 +27,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     if not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes out of {trials} trials")
     if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence {confidence} lies outside (0, 1)")
+        raise ValueError(f"confidence {confidence} is outside (0, 1)")
     if trials == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf(0.5 + confidence / 2)

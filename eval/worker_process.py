@@ -1,4 +1,4 @@
-"""The evaluator's end of one simulator process: start it, send one request at a time, notice when it dies or hangs."""
+"""The evaluator's side of a simulator process: starts it, sends one request at a time, detects when it dies or hangs."""
 
 import contextlib
 import fcntl
@@ -19,7 +19,7 @@ from eval.worker.vpp_worker.protocol import PROTOCOL_VERSION, FrameBuffer, Proto
 
 _WORKER = Path(__file__).resolve().with_name("worker")
 _PROJECT = _WORKER.parents[1]
-_PIPE_BYTES = 1 << 20  # one observation fits, so a worker can answer while the evaluator is busy with the policy
+_PIPE_BYTES = 1 << 20  # one observation fits, so that a worker can answer while the evaluator runs the policy
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}  # simulators scale over processes
 _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, Linux only
 
@@ -32,8 +32,8 @@ class WorkerCommand:
       environment: name in `eval.envs.registry`, or module:Class.
       kwargs: of the environment.
       expert: name in `eval.experts.registry`, or module:function; '': the registered expert of the environment.
-      python: interpreter. Another one than this process's finds none of this process's packages: it gets neither PYTHONPATH nor PYTHONHOME.
-      variables: environment variables on top of this process's own.
+      python: interpreter. A different one than this process's sees its own packages only: it inherits neither PYTHONPATH nor PYTHONHOME.
+      variables: environment variables in addition to this process's own.
     """
 
     environment: str
@@ -44,7 +44,7 @@ class WorkerCommand:
 
     def arguments(self) -> list[str]:
         chosen = ["--environment", self.environment, "--kwargs", json.dumps(dict(self.kwargs)), "--expert", self.expert]
-        # our own environments may come from a checkout that is not installed; last on the path it shadows nothing
+        # our environments may come from a checkout that is not installed; at the end of the path it shadows nothing
         return [self.python, str(_WORKER), *chosen, *(["--path", str(_PROJECT)] if self._own_interpreter() else [])]
 
     def process_environment(self) -> dict[str, str]:
@@ -55,12 +55,12 @@ class WorkerCommand:
         return {**_ONE_THREAD, **inherited, **self.variables}
 
     def _own_interpreter(self) -> bool:
-        """Compared without following links: those of virtual environments lead to the same interpreter."""
+        """Links are not followed: those of virtual environments lead to the same interpreter."""
         return os.path.abspath(shutil.which(self.python) or self.python) == os.path.abspath(sys.executable)
 
 
 class WorkerProcess:
-    """One worker. After `send`, `receive` returns None until the answer is complete; at most one request is under way."""
+    """One worker. After `send`, `receive` returns None until the answer is complete; at most one request is pending."""
 
     def __init__(self, command: WorkerCommand, log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ class WorkerProcess:
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         os.set_blocking(self._stdout.fileno(), False)
         if sys.platform == "linux":
-            with contextlib.suppress(OSError):  # over the user's limit: slower, not wrong
+            with contextlib.suppress(OSError):  # above the user's limit: slower only
                 fcntl.fcntl(self._stdout.fileno(), _SET_PIPE_SIZE, _PIPE_BYTES)
 
     @property
@@ -93,11 +93,11 @@ class WorkerProcess:
 
     @property
     def deadline(self) -> float:
-        """`time.monotonic()` until which the present request may take; infinity without one."""
+        """`time.monotonic()` at which the current request times out; infinity without one."""
         return self._deadline if self._deadline is not None else float("inf")
 
     def send(self, request: Mapping[str, Any], timeout: float) -> None:
-        """Starts a request that must be answered within `timeout` seconds."""
+        """Sends a request that must be answered within `timeout` seconds."""
         if self.waiting:
             raise RuntimeError(f"{request['command']} sent while {self._request} is not answered")
         self._request, self._deadline = str(request["command"]), time.monotonic() + timeout
@@ -141,7 +141,7 @@ class WorkerProcess:
         self._close_pipes()
 
     def close(self, patience: float = 5.0) -> None:
-        """Asks the worker to end, kills it if it does not."""
+        """Requests the worker to exit; kills it if it does not."""
         try:
             self._stdin.write(pack({"command": "close"}))
             self._stdin.close()
@@ -185,7 +185,7 @@ class WorkerProcess:
 
 
 def hello(render: bool = False) -> dict[str, Any]:
-    """The first request to every worker; `render` announces that images will be asked for, so that a missing renderer shows now."""
+    """The first request to every worker; with `render` a missing renderer is reported now, not at the first image."""
     return {"command": "hello", "protocol": PROTOCOL_VERSION, "render": render}
 
 

@@ -1,7 +1,7 @@
 """CALVIN, single tasks: scenes x tasks x episodes, each from its own random initial state.
 
 This is a *partial* protocol. The published CALVIN numbers are average lengths over 1000 chains of five tasks out of 34 in scene D; success
-rates of single tasks are another quantity and are marked as such in everything written here.
+rates of single tasks are a different quantity, and every result says so.
 """
 
 import zlib
@@ -17,7 +17,7 @@ from eval.host_loop import Episode
 from eval.statistics import success_rate
 
 SCENES = ("A", "B", "C", "D")
-# The tasks whose predicate looks at one joint or light; all of them are solved by pushing, none by grasping.
+# Tasks whose predicate reads one joint or light: solved by pushing, without grasping.
 FIXTURE_TASKS = (
     "open_drawer",
     "close_drawer",
@@ -38,7 +38,7 @@ PARTIAL_NOTE = (
 
 @dataclass(frozen=True)
 class SingleTasks:
-    """Which episodes are run. The initial state of (scene, task, number) depends on `seed` and on these three alone."""
+    """The episodes of an evaluation. The initial state of (scene, task, number) is a function of these three and `seed`."""
 
     scenes: tuple[str, ...] = ("A", "D")
     tasks: tuple[str, ...] = FIXTURE_TASKS
@@ -52,7 +52,7 @@ class SingleTasks:
             raise EvaluationError(f"episodes={self.episodes}: at least one per scene and task is needed")
 
     def all_episodes(self) -> list[Episode]:
-        """All episodes; the first ones already cover all scenes and tasks, so a stopped evaluation is balanced."""
+        """All episodes, cycling through scenes and tasks: an interrupted evaluation is balanced."""
         cells = [(scene, task, number) for number in range(self.episodes) for task in self.tasks for scene in self.scenes]
         return [Episode(index, (cell[1],), cell[0], episode_seed(self.seed, *cell)) for index, cell in enumerate(cells)]
 
@@ -91,9 +91,9 @@ def _cell(attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _check_names(kind: str, names: Sequence[str], known: Sequence[str]) -> None:
     if not names:
-        raise EvaluationError(f"no {kind} is chosen; choose from {', '.join(known)}")
+        raise EvaluationError(f"no {kind} given; choose from {', '.join(known)}")
     for name in names:
         if name not in known:
             raise EvaluationError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
     if len(set(names)) < len(names):
-        raise EvaluationError(f"a {kind} is named twice in {', '.join(names)}")
+        raise EvaluationError(f"duplicate {kind} in {', '.join(names)}")

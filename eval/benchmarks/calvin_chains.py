@@ -33,7 +33,7 @@ class Chains:
 
     @property
     def complete(self) -> bool:
-        """Whether the result may stand beside published ones."""
+        """Whether the result is comparable with published ones."""
         return self.sequences == COMPLETE_SEQUENCES and self.max_steps == COMPLETE_STEPS
 
     @property
@@ -60,7 +60,7 @@ class Chains:
         ]
 
     def describe(self) -> dict[str, Any]:
-        """What results say of the protocol."""
+        """The protocol, as recorded in the results."""
         return {
             "benchmark": "calvin",
             "kind": "chains",

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 CHAIN_LENGTH = 5
-BATCH = 2048  # draws looked at together
+BATCH = 2048  # draws checked at once
 COLOURS = ("red", "blue", "pink")
 DIGESTS = {  # of the original's chains
     10: "00c17c55c909ae9f5f6be2d034510da144ea78a1c582ddb70eb876c35c37d76b",
@@ -158,8 +158,8 @@ def initial_symbolic_states() -> list[State]:
 
 @functools.lru_cache(maxsize=8)
 def generate_sequences(count: int = 1000) -> tuple[Sequence, ...]:
-    """The chains of an evaluation with `count` chains (six million draws for 1000; kept for the life of the process). Raises
-    RuntimeError if they are not the original's, where it is known what those are.
+    """The chains of an evaluation with `count` chains (six million draws for 1000; cached). Raises RuntimeError if they
+    differ from the original's, for counts whose digest is known.
     """
     if count < 1:
         raise ValueError(f"an evaluation needs at least one chain, not {count}")

@@ -1,7 +1,7 @@
-"""What every simulator offers: a dm_env environment whose goal is an instruction.
+"""The interface of simulators: a dm_env environment whose goal is a language instruction.
 
-`step` is the dm_env call and always renders. Evaluation and data generation that look only now and then use `advance` (physics and task
-check) and `observation` (rendering) apart: rendering costs about ten times the physics.
+`step` is the dm_env call and always renders. Evaluation and data generation need few images; they call `advance` (physics and task check)
+and `observation` (rendering) separately: rendering costs about ten times as much as physics.
 """
 
 import abc
@@ -12,13 +12,13 @@ import numpy as np
 
 
 class Outcome(NamedTuple):
-    """What one control step led to.
+    """The outcome of one control step.
 
     Attributes:
       success: the task of the episode is solved in the state reached.
-      done: the episode is over: solved, out of steps, or the simulation left its bounds.
+      done: the episode has ended: solved, out of steps, or the simulation left its bounds.
       steps: control steps since the task began.
-      failure: how the simulation left its bounds, '' if it did not.
+      failure: why the simulation was stopped, e.g. 'diverged'; '' otherwise.
     """
 
     success: bool
@@ -36,9 +36,9 @@ class LanguageEnvironment(dm_env.Environment):
     def reset(
         self, *, task: str | None = None, scene: str | None = None, seed: int | None = None, render: bool = True, **initial_state: Any
     ) -> dm_env.TimeStep:
-        """Starts an episode of `task` in `scene`; `seed` decides the initial state, or `initial_state` gives it.
+        """Starts an episode of `task` in `scene`; the initial state is drawn with `seed`, or given as `initial_state`.
 
-        `render=False` leaves the images out of the first observation.
+        With `render=False` the first observation has no images.
         """
 
     @abc.abstractmethod
@@ -55,4 +55,4 @@ class LanguageEnvironment(dm_env.Environment):
 
     @abc.abstractmethod
     def random_action(self, rng: np.random.Generator) -> np.ndarray:
-        """An action drawn from the whole action range: the baseline everything is compared with."""
+        """An action drawn uniformly from the action range: the baseline."""

@@ -1,4 +1,4 @@
-"""Any of the simulators as a gymnasium environment, for people who bring gymnasium code. `pip install gymnasium`; nothing here needs it.
+"""Any simulator as a gymnasium environment. Optional: `pip install gymnasium`.
 
 import gymnasium  # must be installed
 from eval.envs.gymnasium_wrapper import GymnasiumEnvironment

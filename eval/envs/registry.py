@@ -1,4 +1,4 @@
-"""Environments by name. Simulators are imported only when one is asked for."""
+"""Environments by name; a simulator is imported when it is built."""
 
 import importlib
 import os
@@ -14,11 +14,11 @@ ENVIRONMENTS: dict[str, tuple[str, str]] = {
 
 
 def make_environment(name: str, **kwargs: Any) -> LanguageEnvironment:
-    """Builds the environment `name`; `kwargs` go to its class.
+    """Builds the environment `name`; `kwargs` are passed to its class.
 
     Raises:
       ValueError: the name is not registered.
-      RuntimeError: the graphics library that MUJOCO_GL asks for is missing.
+      RuntimeError: the graphics library selected by MUJOCO_GL is missing.
     """
     if name not in ENVIRONMENTS:
         hint = nearest(name, ENVIRONMENTS)
@@ -26,7 +26,7 @@ def make_environment(name: str, **kwargs: Any) -> LanguageEnvironment:
     module, cls = ENVIRONMENTS[name]
     try:
         loaded = importlib.import_module(module)
-    except (ImportError, AttributeError) as error:  # how `import mujoco` fails where MUJOCO_GL names a library that is not there
+    except (ImportError, AttributeError) as error:  # `import mujoco` fails this way if the library of MUJOCO_GL is missing
         backend = os.environ.get("MUJOCO_GL", "")
         if backend.lower() not in ("egl", "osmesa"):
             raise

@@ -1,4 +1,4 @@
-"""Scripted experts by name. They stand above the environments, which know nothing of them."""
+"""Scripted experts by name. Experts import environments, environments do not import experts."""
 
 import importlib
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-# (environment, random numbers) -> action for its current task and state, or None where the expert does not know what to do
+# (environment, random numbers) -> action for its current task and state, or None if the expert gives up
 Expert = Callable[[Any, np.random.Generator], np.ndarray | None]
 
 # name, that of the environment which the expert acts in -> (module, function)

@@ -9,13 +9,13 @@ import numpy as np
 
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 MAX_POINTS = 300
-# Colours matplotlib writes -> what the page's stylesheet decides, so that one drawing serves light and dark.
+# Colours that matplotlib writes -> variables of the page's stylesheet, so that one figure works in light and dark mode.
 THEME = {"#010101": "currentColor", "#020202": "var(--line)", "#030303": "var(--c1)", "#040404": "var(--c2)", "#050505": "var(--c3)"}
 INK, LINE, *SERIES = THEME
 
 
 def loss_curves(curves: Curves) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
-    """The curves worth drawing: what is called a loss, training before evaluation, at most three."""
+    """The curves to plot: at most three losses, training before evaluation."""
     names = [name for name in curves if "loss" in name.rsplit("/", 1)[-1] and len(curves[name][0])]
     names.sort(key=lambda name: (is_evaluation(name), len(name), name))
     training = [name for name in names if not is_evaluation(name)][:2]
@@ -28,7 +28,7 @@ def is_evaluation(name: str) -> bool:
 
 
 def draw_losses(curves: Curves, identity: str, xlabel: str = "step") -> str:
-    """One small chart as an SVG element; training curves solid, evaluation dashed with dots. `identity` keeps element ids apart."""
+    """One small chart as an SVG element; training curves solid, evaluation dashed with dots. `identity` makes element ids unique."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -66,7 +66,7 @@ def draw_losses(curves: Curves, identity: str, xlabel: str = "step") -> str:
 
 
 def thin(steps: Sequence[float], values: Sequence[float], limit: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most `limit` points: means over equal runs of neighbours; NaN stays visible as a gap."""
+    """At most `limit` points: means over equal groups of neighbours; NaN remains as a gap."""
     x, y = np.asarray(steps, float), np.asarray(values, float)
     if len(x) <= limit:
         return x, y
@@ -75,7 +75,7 @@ def thin(steps: Sequence[float], values: Sequence[float], limit: int = MAX_POINT
 
 
 def themed(svg: str, identity: str) -> str:
-    """The <svg> element alone: colours and fonts left to the page, size left to its container, ids made unique."""
+    """The <svg> element, with colours and fonts of the page, the size of its container, and unique ids."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)

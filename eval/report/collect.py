@@ -1,4 +1,4 @@
-"""Reads what a run left in its directory. Every part may be missing: the report then says so instead of failing."""
+"""Reads a run directory. Any part may be missing; the report then says so."""
 
 import json
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class Evaluation:
 
     @property
     def videos(self) -> list[tuple[dict[str, Any], Path]]:
-        """(journal line, video file) of the recorded episodes that are there, in the order of the protocol."""
+        """(journal line, video file) of the recorded episodes whose file exists, in the order of the protocol."""
         pairs = [(record, self.directory / record["video"]) for record in self.episodes if record.get("video")]
         inside = self.directory.resolve()  # a journal must not put other files of this machine into a page that is passed on
         return [(record, path) for record, path in pairs if path.is_file() and path.resolve().is_relative_to(inside)]
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def training_scenes(self) -> set[str]:
-        """Scenes the demonstrations come from; empty when no dataset tells."""
+        """Scenes of the demonstrations; empty if no dataset lists them."""
         scenes: set[str] = set()
         for dataset in self.datasets:
             named = dataset.get("settings", {}).get("scenes", ())
@@ -62,7 +62,7 @@ class Run:
 
 
 def collect(directory: Path) -> Run:
-    """Reads `directory`: data/, vae/, video/, policy/, eval/*/ and timing.json, as far as they are there."""
+    """Reads `directory`: data/, vae/, video/, policy/, eval/*/ and timing.json, as far as present."""
     if not directory.is_dir():
         raise EvaluationError(f"there is no run directory {directory}")
     stages = {name: _stage(name, directory / name) for name in STAGES if (directory / name).is_dir()}

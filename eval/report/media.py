@@ -1,4 +1,4 @@
-"""Rollout videos, predicted frames and first batches, embedded in the page. Everything that comes from files is escaped here."""
+"""Rollout videos, predicted frames and first batches, embedded in the page. All text from files is escaped here."""
 
 import base64
 import io
@@ -30,7 +30,7 @@ def rollouts(run: Run) -> str:
         more = f'<p class="hint">{len(videos) - VIDEOS_SHOWN} more are in the run directory.</p>' if len(videos) > VIDEOS_SHOWN else ""
         grid = f'<div class="grid videos">{shown}</div>{more}'
         title = POLICY_TITLES.get(name, name).capitalize()
-        if parts:  # the first kind is shown, the others can be opened
+        if parts:  # the first policy is shown, the others can be expanded
             parts.append(f"<details><summary>{escape(title)} ({len(videos)} videos)</summary>{grid}</details>")
         else:
             parts.append(f"<h3>{escape(title)}</h3>{grid}")
@@ -70,13 +70,13 @@ def _previews(stage: StageRun) -> str:
 
 
 def _motion(stage: StageRun) -> str:
-    """What `vpp_jax.training.motion` found in held-out clips at the last evaluation."""
+    """`vpp_jax.training.motion` of held-out clips at the last evaluation."""
     ends = [stage.curves[f"eval/motion/{name}"][1][-1] for name in ("correlation", "error") if f"eval/motion/{name}" in stage.curves]
     if len(ends) < 2:
         return ""
     return (
-        f'<p class="hint">Motion of held-out clips, first to last frame: predicted and true change correlate with {ends[0]:.2f} (1 the '
-        f"same, 0 a still image); where something moves, the last frame's error is {ends[1]:.2f} times that of a still image.</p>"
+        f'<p class="hint">Motion of held-out clips, first to last frame: predicted and true change correlate with {ends[0]:.2f} (1: '
+        f"equal, 0: a still image); where something moves, the last frame's error is {ends[1]:.2f} times that of a still image.</p>"
     )
 
 
@@ -115,6 +115,6 @@ def first_batches(run: Run) -> str:
     cards = []
     for stage in stages:
         assert stage.first_batch is not None
-        image = _image(stage.first_batch, "first batch, as the model saw it")
+        image = _image(stage.first_batch, "first batch, as the model gets it")
         cards.append(f'<div class="card"><h3>{escape(STAGE_TITLES[stage.name])}</h3>{image}</div>')
     return "".join(cards)

@@ -1,4 +1,4 @@
-"""A run directory as one HTML page that needs nothing else: no script, no font, no file, no network."""
+"""A run directory as one self-contained HTML page: no scripts, fonts, other files or network."""
 
 from datetime import UTC, datetime
 from html import escape
@@ -12,16 +12,16 @@ from eval.results import device_description
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import git_revision, library_versions
 
-# Nothing but what stands in the page may be shown or run; a browser refuses the rest.
-POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
+# Browsers load nothing but what is embedded in the page.
+CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 SECTIONS = (
-    ("success", "Success", "Closed loop: each task from random initial states, the same ones for everyone.", success.closed_loop),
-    ("rollouts", "Rollouts", "Chosen before the run, not by outcome. Real speed.", media.rollouts),
-    ("predictions", "Predictions", "What the models predict beside what happened, at the last evaluation in training.", media.predictions),
-    ("training", "Training", "Loss of every stage.", sections.training),
-    ("batches", "First batches", "Drawn before the first step, after every transformation.", media.first_batches),
+    ("success", "Success", "Closed loop: each task from random initial states, the same for all policies.", success.closed_loop),
+    ("rollouts", "Rollouts", "Selected before the run, not by outcome. In real time.", media.rollouts),
+    ("predictions", "Predictions", "Predicted and true frames at the last evaluation during training.", media.predictions),
+    ("training", "Training", "Losses of each stage.", sections.training),
+    ("batches", "First batches", "Plotted before the first step, after all transforms.", media.first_batches),
     ("data", "Data", "Demonstrations by the scripted expert.", sections.data),
-    ("time", "Time", "Wall-clock time of every step, interrupted attempts included.", sections.time_spent),
+    ("time", "Time", "Wall-clock time of each step, including interrupted attempts.", sections.time_spent),
     ("configuration", "Configuration", "Everything needed to repeat this run.", sections.configuration),
 )
 
@@ -42,7 +42,7 @@ def render(run: Run) -> str:
     )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n<style>{STYLESHEET}</style>\n</head>\n<body>\n'
         f'<header><h1>{escape(title)}</h1><p class="lead">Demonstrations, three training stages, closed loop.</p>{_facts(run)}</header>\n'

@@ -1,4 +1,4 @@
-"""Training, data, time and configuration. Everything that comes from files is escaped here."""
+"""Training, data, time and configuration. All text from files is escaped here."""
 
 import json
 import statistics
@@ -28,7 +28,7 @@ def training(run: Run) -> str:
 
 
 def _speed(stage: StageRun) -> str:
-    """Step time, waiting for data and compilation, apart, as far as the run wrote them."""
+    """Step time, time waiting for data and compile time, as far as the run recorded them."""
     parts = []
     for name, text in (("time/step_ms", "{:.0f} ms per step"), ("time/data_wait_share", "{:.1%} of it waiting for data")):
         values = stage.curves.get(name, ([], []))[1]
@@ -56,9 +56,9 @@ def data(run: Run) -> str:
         size = sum(dataset.get("bytes", {}).values()) / 1e6
         cards.append(
             f'<div class="card"><h3>{escape(str(dataset.get("dataset", "dataset")))} {escape(str(dataset.get("version", "")))}</h3>'
-            f'<p class="hint">Episodes: {escape(episodes)}; {size:.1f} MB. Only demonstrations that solve their task are kept.</p>'
+            f'<p class="hint">Episodes: {escape(episodes)}; {size:.1f} MB. Only demonstrations that solve their task are stored.</p>'
             '<div class="scroll" tabindex="0"><table class="kept"><thead><tr><th>task</th><th class="num">attempts</th>'
-            f'<th class="num">kept</th><th class="num">share</th></tr></thead><tbody>{rows}</tbody></table></div></div>'
+            f'<th class="num">stored</th><th class="num">share</th></tr></thead><tbody>{rows}</tbody></table></div></div>'
         )
     return "".join(cards)
 

@@ -1,4 +1,4 @@
-"""Closed-loop success: tiles, charts with intervals, table. Everything that comes from files is escaped here."""
+"""Closed-loop success: tiles, charts with intervals, table. All text from files is escaped here."""
 
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -9,12 +9,12 @@ from eval.report.wording import POLICY_TITLES, absent, duration, interval_text, 
 
 
 def headline(run: Run) -> str:
-    """One tile per scene, and the time everything took."""
+    """One tile per scene, and the total time."""
     tiles = [_scene_tile(run, scene) for scene in _scenes(run.evaluations.values())]
     if run.seconds:
         parts = len(run.seconds)
         tiles.append(
-            f'<div class="card tile"><div class="label">Whole run</div><div class="big">{duration(sum(run.seconds.values()))}</div>'
+            f'<div class="card tile"><div class="label">Total time</div><div class="big">{duration(sum(run.seconds.values()))}</div>'
             f'<p>{parts} steps, see <a href="#time">time</a></p></div>'
         )
     return f'<div class="grid three">{"".join(tiles)}</div>' if tiles else ""
@@ -149,7 +149,7 @@ def _table(run: Run, scenes: list[str]) -> str:
             key = f'data-scene="{escape(scene)}" data-task="{escape(task or "all")}"'
             rows.append(f"<tr {key}{' class=sum' if task is None else ''}><td>{escape(scene)}</td><td>{escape(title)}</td>{cells}</tr>")
     return (
-        '<div class="card"><h3>The same as numbers</h3><div class="scroll" tabindex="0"><table class="rates"><thead><tr><th>scene</th>'
+        '<div class="card"><h3>Table</h3><div class="scroll" tabindex="0"><table class="rates"><thead><tr><th>scene</th>'
         f"<th>task</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></div>"
     )
 

@@ -1,4 +1,4 @@
-"""The report's stylesheet. Okabe-Ito colours (told apart by colour-blind readers), lightened on dark; shapes differ as well."""
+"""The report's stylesheet. Okabe-Ito colours (distinguishable for colour-blind readers), lighter in dark mode; shapes differ as well."""
 
 STYLESHEET = """
 :root {

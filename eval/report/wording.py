@@ -1,4 +1,4 @@
-"""Numbers as the report writes them, and the box that says that a part is missing."""
+"""Formatting of numbers in the report, and the box for missing parts."""
 
 from collections.abc import Mapping
 from html import escape

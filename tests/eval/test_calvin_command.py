@@ -24,8 +24,8 @@ def test_dump_writes_the_protocol_without_running_anything(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--out", "x"], "nothing to evaluate"),
-        (["--policy", "expert"], "--out DIR is missing"),
-        (["--dump", "x.json"], "say how many with --sequences"),
+        (["--policy", "expert"], "--out DIR is required"),
+        (["--dump", "x.json"], "needs --sequences"),
         (["--policy", "expert", "--out", "x", "--tasks", "dance"], "unknown task 'dance'"),
     ],
 )

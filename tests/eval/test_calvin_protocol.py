@@ -32,7 +32,7 @@ def test_unknown_names_are_refused_with_the_known_ones():
         SingleTasks(scenes=("E",))
     with pytest.raises(ValueError, match="unknown task 'open_door'"):
         SingleTasks(tasks=("open_door",))
-    with pytest.raises(ValueError, match="named twice"):
+    with pytest.raises(ValueError, match="duplicate scene"):
         SingleTasks(scenes=("A", "A"))
 
 

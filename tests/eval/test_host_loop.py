@@ -104,7 +104,7 @@ def test_the_policy_sees_one_batch_shape(tmp_path):
 def test_execute_never_exceeds_the_chunk(tmp_path):
     with pytest.raises(ValueError, match=r"n_action_steps=7 is more than the policy predicts \(action_horizon=6\)"):
         run(tmp_path, n_action_steps=7)
-    with pytest.raises(ValueError, match="n_action_steps=9 must lie between 1 and action_horizon=6"):
+    with pytest.raises(ValueError, match="n_action_steps=9 must be between 1 and action_horizon=6"):
         Drifting(n_action_steps=9)
 
 
@@ -249,9 +249,9 @@ def test_a_stopped_evaluation_continues(reference, tmp_path):
 
 def test_another_configuration_is_refused(tmp_path):
     whole(tmp_path)
-    with pytest.raises(EvaluationError, match=r"loop\.max_steps: there 40, now 50"):
+    with pytest.raises(EvaluationError, match=r"loop\.max_steps: was 40, is 50"):
         whole(tmp_path, max_steps=50)
-    with pytest.raises(EvaluationError, match="policy: there 'expert', now 'random'"):
+    with pytest.raises(EvaluationError, match="policy: was 'expert', is 'random'"):
         whole(tmp_path, policy="random")
 
 

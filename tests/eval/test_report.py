@@ -160,7 +160,7 @@ def test_step_time_waiting_and_compilation_are_told_apart(report):
 def test_motion_of_the_predictor_is_told_where_it_was_measured(report):
     text = report.read_text()
     assert text.count("correlate with") == 1
-    assert "predicted and true change correlate with 0.62 (1 the same" in text  # 0.625, rounded half to even
+    assert "predicted and true change correlate with 0.62 (1: equal" in text  # 0.625, rounded half to even
     assert "error is 0.75 times that of a still image" in text
 
 

@@ -17,7 +17,7 @@ from eval.host_loop import LoopOptions
 from eval.results import write_json
 from eval.worker_process import WorkerCommand
 
-SINGLE_TASK_STEPS = 120  # control steps per episode, unless told otherwise
+SINGLE_TASK_STEPS = 120  # default control steps per episode
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,9 +25,9 @@ def main(argv: Sequence[str]) -> int:
     if arguments.dump:
         return _dump(arguments)
     if not arguments.policy and not arguments.checkpoint:
-        raise EvaluationError("nothing to evaluate: give --checkpoint DIR or --policy expert|random (or --dump FILE to write the chains)")
+        raise EvaluationError("nothing to evaluate: set --checkpoint DIR or --policy expert|random (or --dump FILE to write the chains)")
     if not arguments.out:
-        raise EvaluationError("--out DIR is missing: where the results go")
+        raise EvaluationError("--out DIR is required: the results directory")
     protocol, description, summary, print_table = _chains(arguments) if arguments.sequences else _single_tasks(arguments)
     episodes = protocol.all_episodes()
     options = LoopOptions(
@@ -105,9 +105,9 @@ def _environment_choices(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _dump(arguments: argparse.Namespace) -> int:
-    """Writes chains and initial states without running anything."""
+    """Writes chains and initial states; runs nothing."""
     if not arguments.sequences:
-        raise EvaluationError("--dump writes the chains of an evaluation: say how many with --sequences N")
+        raise EvaluationError("--dump needs --sequences N, the number of chains")
     write_json(arguments.dump, dump(arguments.sequences))
     print(f"wrote {arguments.sequences} chains to {arguments.dump}")
     return 0
@@ -143,14 +143,14 @@ def _rate(cell: dict[str, Any]) -> str:
 
 
 def _load(checkpoint: Path, options: dict[str, Any]) -> Any:
-    from vpp_jax.serving.policy_runner import load_policy  # JAX starts here, and only for a policy
+    from vpp_jax.serving.policy_runner import load_policy  # imports JAX, which experts and random actions do not need
 
     return load_policy(checkpoint, **options)
 
 
 DESCRIPTION = (
     "With --sequences: CALVIN's chains of five tasks in scene D. Without: single tasks from random initial states, a partial protocol "
-    "whose numbers are not comparable with CALVIN's average length."
+    "whose success rates are not comparable with CALVIN's average length."
 )
 
 
@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     calvin = benchmarks.add_parser(
         "calvin",
-        help="chains of five tasks, or single tasks, on the CALVIN table",
+        help="CALVIN: chains of five tasks, or single tasks",
         description=DESCRIPTION,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -1,8 +1,8 @@
-"""Which shapes touch, with what friction, and who touches whom now.
+"""Contact pairs with their friction, and current contacts.
 
 The original multiplies the friction coefficients of two touching bodies, MuJoCo would take the larger one: every pair that may touch is
 therefore listed explicitly, with the product. Parts of the table never touch each other, nor does the robot touch itself (links of one
-body in the original). Like the original, contacts are listed a little before they act: up to REPORTED of separation.
+body in the original). As in the original, contacts are reported up to a separation of REPORTED.
 """
 
 import functools
@@ -26,7 +26,7 @@ TORSION = 0.004  # m, of the finger pads
 
 
 class Touchable(NamedTuple):
-    """Whom a shape belongs to in the predicates' words, and its friction coefficient."""
+    """The (body, link) of a shape as predicates name it, and its friction coefficient."""
 
     body: str
     link: str
@@ -53,7 +53,7 @@ FIXED = ("floor", "table", "robot")  # everything else is a block
 
 
 def add_contact_pairs(spec: mujoco.MjSpec) -> None:
-    """Lists every pair of shapes that may touch; all bodies must be in the spec already."""
+    """Adds every pair of shapes that may touch; all bodies must be in the spec already."""
     shapes = [(geom.name, BODIES[geom.parent.name]) for geom in spec.geoms if geom.group == CONTACT_GROUP]
     for (name1, one), (name2, two) in itertools.combinations(shapes, 2):
         if one.body == two.body or {one.body, two.body} == {"floor", "table"}:
@@ -77,10 +77,10 @@ Touch = tuple[str, str]  # (body, link)
 
 
 class Touches:
-    """Who touches whom in one simulation.
+    """The current contacts of one simulation.
 
-    MuJoCo leaves contacts among what sleeps out of its list. While something sleeps, contacts are therefore looked for in a second
-    simulation, which is given the positions and never steps, so that nothing sleeps in it.
+    MuJoCo does not list contacts among sleeping bodies. While something sleeps, contacts are therefore computed in a second simulation,
+    which gets the positions and never steps, so that nothing sleeps in it.
     """
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:

@@ -15,7 +15,7 @@ POSITION_SCALE, ROTATION_SCALE = 0.02, 0.05  # metres and radians per unit of ac
 POSITION_SHARE, ROTATION_SHARE = 0.88, 0.95
 SINGULAR, DAMPING = 0.10, 0.01  # singular values below the first are damped, by up to the second
 SINGULAR_SQUARES = SINGULAR**2 * np.eye(6)
-MAX_ERROR = 0.15  # [m] of position error that one step looks at
+MAX_ERROR = 0.15  # [m]: larger position errors are clipped to this for one step
 NULL_SPACE_GAIN = 0.1
 LOWEST, HIGHEST = SOFT_LIMITS.T.copy()
 
@@ -28,7 +28,7 @@ class Controller:
         self.target_position = np.zeros(3)
         self.target_euler = np.zeros(3)
         self.gripper_command = 1.0
-        # views: MuJoCo keeps these arrays where they are, and looking them up costs more than using them
+        # views: MuJoCo does not move these arrays, and looking them up costs more than using them
         self._goal, self._joints = data.ctrl, data.qpos[:ARM_JOINTS]
         self._tcp_position, self._tcp_matrix = data.site_xpos[compiled.tcp], data.site_xmat[compiled.tcp].reshape(3, 3)
         jacobian = np.zeros((6, self.model.nv))

@@ -22,13 +22,13 @@ from eval.envs.calvin_mujoco.rotations import euler_angles, euler_from_matrix, m
 from eval.envs.calvin_mujoco.situation import Hand, Situation
 from eval.envs.calvin_mujoco.tasks import FIXTURE_TASKS, TASKS, BlockState, TaskState, get_task
 
-VERSION = "4"  # of dynamics, looks and observations: raised when recorded episodes would no longer be what the environment does
+VERSION = "4"  # of dynamics, rendering and observations: incremented when recorded episodes no longer match
 ROBOT_OBS_SIZE = 15
 ACTION_SIZE = 7
 ActionMode = Literal["relative", "absolute"]
 BlockOrder = Literal["standard", "original"]
 VELOCITY_BOUND = 100.0  # rad/s or m/s; far beyond anything the motors command
-GRASP_SUBSTEPS = 24  # physics steps in which a reset closes the gripper around a block
+GRASP_SUBSTEPS = 24  # physics steps of a reset that closes the gripper around a block
 
 
 class CalvinEnvironment(LanguageEnvironment):
@@ -42,7 +42,7 @@ class CalvinEnvironment(LanguageEnvironment):
       scene: 'A', 'B', 'C' or 'D'.
       quality: 'fast' (no shadows) or 'faithful' (shadows).
       static_size, gripper_size: edge of the square images [pixels].
-      blocks: whether the three blocks are there; without them only `FIXTURE_TASKS` can be done.
+      blocks: whether the scene has its three blocks; without them only `FIXTURE_TASKS` are possible.
       block_order: of scene_obs: 'standard' is red, blue, pink; 'original' is the scene's own, as in CALVIN's recordings.
       action_mode: 'relative' or 'absolute'.
       depth: whether observations also have depth_static and depth_gripper, float32 [m].
@@ -107,7 +107,7 @@ class CalvinEnvironment(LanguageEnvironment):
         return float(self.data.qpos[getattr(self.compiled, name)])
 
     def task_state(self) -> TaskState:
-        """What task predicates look at, now."""
+        """The current state, as task predicates read it."""
         touches = self._touches.now()
         positions, rotations, velocities = self._block_positions.copy(), self._block_rotations.copy(), self._block_velocities.copy()
         spins = (rotations @ velocities[:, 3:, None])[..., 0]
@@ -120,12 +120,12 @@ class CalvinEnvironment(LanguageEnvironment):
         return self._fixture_state(blocks, touches.get("robot", frozenset()))
 
     def _fixture_state(self, *rest: Any) -> TaskState:
-        """Joints and lights, all that predicates of FIXTURE_TASKS look at, and the `rest` of a TaskState."""
+        """Joints and lights, which is all that predicates of FIXTURE_TASKS read, and the `rest` of a TaskState."""
         button, slide, drawer, switch = self._table_joints.tolist()
         return TaskState(slide, drawer, button, switch, self.lights.bulb, self.lights.led, *rest)
 
     def situation(self) -> Situation:
-        """The privileged state of this moment, for scripted experts: copies, which later steps do not change."""
+        """The privileged state, for scripted experts: a copy, which later steps do not change."""
         controller = self.controller
         hand = Hand(
             position=controller.tcp_position(),
@@ -161,12 +161,12 @@ class CalvinEnvironment(LanguageEnvironment):
 
     @property
     def version(self) -> str:
-        """Changes when the same actions would lead elsewhere."""
+        """Changes whenever the same actions lead to other states."""
         return VERSION
 
     @property
     def renderer(self) -> str:
-        """The graphics library and its driver; makes the context if there is none yet."""
+        """The graphics library and its driver; creates the OpenGL context if there is none."""
         return renderer_name()
 
     def reset(
@@ -216,7 +216,7 @@ class CalvinEnvironment(LanguageEnvironment):
         return np.concatenate([scene_obs[:6], *(poses[colour] for colour in STANDARD_ORDER)])
 
     def begin_task(self, task: str, instruction: str | None = None) -> None:
-        """Starts the next task from the state reached, as in chains of tasks: no reset, steps are counted anew."""
+        """Starts the next task of a chain from the current state: no reset; steps are counted from 0."""
         self._check_task(task)
         self._begin(task)
         if instruction is not None:
@@ -224,7 +224,7 @@ class CalvinEnvironment(LanguageEnvironment):
         self._needs_reset = False
 
     def step(self, action: np.ndarray) -> dm_env.TimeStep:
-        """One control step; reward 1 when the task is solved. After the last step of an episode it starts a new one, as dm_env asks."""
+        """One control step; reward 1 when the task is solved. After the last step of an episode it starts a new one, as dm_env requires."""
         if self._needs_reset:
             return self.reset()
         outcome = self.advance(action)
@@ -236,10 +236,10 @@ class CalvinEnvironment(LanguageEnvironment):
         return dm_env.transition(reward=0.0, observation=observation)
 
     def advance(self, action: np.ndarray) -> Outcome:
-        """One control step without rendering. `failed` tells whether the simulation left its bounds, `failure` how."""
+        """One control step without rendering. `failed` is whether the simulation left its bounds, `failure` how."""
         action = _vector("action", action, ACTION_SIZE)
         if self._needs_reset:
-            raise RuntimeError("the episode is over: call reset or begin_task first")
+            raise RuntimeError("the episode has ended: call reset or begin_task first")
         self.controller.apply(action, absolute=self.action_mode == "absolute")
         self.failure = self._out_of_bounds()
         self._steps += 1
@@ -267,7 +267,7 @@ class CalvinEnvironment(LanguageEnvironment):
         return "block escaped" if self.blocks and has_escaped(self._block_positions) else ""
 
     def observation(self, render: bool = True) -> dict[str, np.ndarray]:
-        """State vectors and, if `render`, both images (and depths, if asked for at the start)."""
+        """State vectors and, if `render`, both images (and depth images, if enabled)."""
         images = {}
         if render:
             renderer = scene_renderer(self.compiled)
@@ -302,7 +302,7 @@ class CalvinEnvironment(LanguageEnvironment):
         }
 
     def action_spec(self) -> specs.BoundedArray:
-        """The usual range of relative actions; larger ones are taken as they are. Absolute poses have no bounds but the gripper's."""
+        """The usual range of relative actions; larger ones are not clipped. Absolute poses have no bounds but the gripper's."""
         if self.action_mode == "absolute":
             bound = np.array([np.inf] * 6 + [1.0], np.float32)
             return specs.BoundedArray((ACTION_SIZE,), np.float32, -bound, bound, "action")
@@ -318,11 +318,11 @@ class CalvinEnvironment(LanguageEnvironment):
         return physics
 
     def close(self) -> None:
-        """Forgets the simulations. Compiled scenes and the OpenGL context stay with the process."""
+        """Frees the simulations. Compiled scenes and the OpenGL context remain until the process ends."""
         self._data.clear()
         self._needs_reset = True
 
-    # --- inside
+    # --- internal
 
     def _load(self, scene: str) -> None:
         self.compiled = compile_scene(scene, self.quality, self.blocks)
@@ -337,7 +337,7 @@ class CalvinEnvironment(LanguageEnvironment):
         self.controller.gripper_command = command
 
     def _view(self) -> None:
-        """Views into the simulation, which MuJoCo keeps where they are: looking them up in every step costs more than using them."""
+        """Views of MuJoCo's arrays, which do not move: looking them up in every step costs more than using them."""
         c, data, model = self.compiled, self.data, self.compiled.model
         count = len(c.blocks)  # the last bodies
         self._touches = Touches(model, data)
@@ -356,7 +356,7 @@ class CalvinEnvironment(LanguageEnvironment):
         self.failure = ""
 
     def _place(self, initial: InitialState, robot_obs: np.ndarray | None) -> None:
-        """Writes joints, lights and blocks, then the robot, then lets one physics step pass."""
+        """Sets joints, lights and blocks, then the robot, then runs one physics step."""
         model, data, c = self.compiled.model, self.data, self.compiled
         mujoco.mj_resetData(model, data)
         scene_obs = initial.scene_obs
@@ -399,7 +399,7 @@ class CalvinEnvironment(LanguageEnvironment):
 
 def _vector(name: str, value: np.ndarray, size: int) -> np.ndarray:
     value = np.asarray(value, np.float64)
-    if value.shape != (size,) or not (math.isfinite(value.dot(value)) or np.isfinite(value).all()):  # a sum is faster to look at
+    if value.shape != (size,) or not (math.isfinite(value.dot(value)) or np.isfinite(value).all()):  # fast path first
         raise ValueError(
             f"{name}: expected {size} finite numbers, got shape {value.shape} {np.array2string(value, precision=3, threshold=10)}"
         )

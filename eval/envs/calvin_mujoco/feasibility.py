@@ -1,4 +1,4 @@
-"""Which tasks can be done in the state the simulation is in: what play is made of."""
+"""The tasks that are feasible in the current state, for play data."""
 
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,8 @@ TABLE, SHELF, DRAWER = ("table", "base_link"), ("table", "plank_link"), ("table"
 
 
 def feasible_tasks(env: "CalvinEnvironment") -> dict[str, list[str]]:
-    """Family of tasks -> those of its tasks that can be done now. Play draws a family first: one per part of the table, and for every block
-    one each for turning, pushing and lifting it.
+    """Family of tasks -> its feasible tasks. Play draws a family first: one per part of the table, and one each for rotating, pushing and
+    lifting every block.
     """
     state, scene = env.task_state(), env.compiled.scene
     held = [c for c in BLOCKS if c in state.blocks and state.blocks[c].bodies == {"robot"}]
@@ -71,5 +71,5 @@ def _stays(env: "CalvinEnvironment", block: BlockState, sign: int) -> bool:
 
 
 def _crowded(state: TaskState, low: float, high: float) -> bool:
-    """Whether blocks in the open half of the shelf leave no room for another one."""
+    """Whether the open half of the shelf has no space for another block."""
     return any(block.touches == {SHELF} and low + 0.03 < block.position[0] < high - 0.03 for block in state.blocks.values())

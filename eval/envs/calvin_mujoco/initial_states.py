@@ -1,4 +1,4 @@
-"""Random initial states from which a given task can be solved."""
+"""Random initial states in which a task is feasible."""
 
 import dataclasses
 import math
@@ -98,7 +98,7 @@ def open_shelf(scene: Scene, slide: float) -> tuple[float, float]:
 def _sample_blocks(
     scene: Scene, task: str, held: str | None, slide: float, drawer: float, rng: np.random.Generator
 ) -> dict[str, Float[np.ndarray, "6"]]:
-    """Colour -> xyz and Euler angles, all apart from each other."""
+    """Colour -> xyz and Euler angles, with a minimal distance between blocks."""
     colour = next((c for c in STANDARD_ORDER if f"_{c}_" in task), None)
     for _ in range(MAX_TRIES):
         poses: dict[str, np.ndarray] = {}
@@ -141,7 +141,7 @@ def _shelf_pose(scene: Scene, colour: str, rng: np.random.Generator) -> Float[np
 
 
 def _special_pose(scene: Scene, task: str, colour: str, slide: float, drawer: float, rng: np.random.Generator) -> Float[np.ndarray, "6"]:
-    """Where the block that the task is about lies."""
+    """The position of the block of the task."""
     if task.endswith("block_slider"):
         low, high = open_shelf(scene, slide)
         pose = _shelf_pose(scene, colour, rng)
@@ -164,7 +164,7 @@ def _apart(scene: Scene, poses: dict[str, np.ndarray], stacked: tuple[str, ...])
 
 
 def _has_room(scene: Scene, task: str, colour: str | None, poses: dict[str, np.ndarray]) -> bool:
-    """Blocks on the table keep away from the button; a block to be pushed has a free way, and stays on the table."""
+    """Blocks on the table have a minimal distance to the button; a block to be pushed has a free path and remains on the table."""
     button = np.array([scene.button_x, -0.12])
     if any(pose[2] > 0.4 and np.linalg.norm(pose[:2] - button) < BUTTON_CLEARANCE for pose in poses.values()):
         return False

@@ -1,6 +1,6 @@
-"""Instructions people might say for each task: our own, for training data only.
+"""Training instructions for each task, written for this project; used for training data only.
 
-None of them is an evaluation instruction (those stand in the task table), and no two tasks share one.
+None of them is an evaluation instruction (those are in `tasks.py`), and no two tasks share one.
 """
 
 _FIXED: dict[str, tuple[str, ...]] = {
@@ -178,7 +178,7 @@ _FIXED: dict[str, tuple[str, ...]] = {
     ),
 }
 
-# The same for tasks that exist once per colour: {} stands for it.
+# The same for tasks that exist once per colour: {} is the colour.
 _PER_COLOUR: dict[str, tuple[str, ...]] = {
     "rotate_{}_block_right": (
         "turn the {} block to the right",
@@ -278,7 +278,7 @@ TRAINING_INSTRUCTIONS: dict[str, tuple[str, ...]] = {
 
 
 def training_instructions(task: str) -> tuple[str, ...]:
-    """Our training instructions for a task."""
+    """The training instructions of a task."""
     if task not in TRAINING_INSTRUCTIONS:
-        raise ValueError(f"no training instructions for task {task!r}: there are some for {', '.join(TRAINING_INSTRUCTIONS)}")
+        raise ValueError(f"no training instructions for task {task!r}: known tasks: {', '.join(TRAINING_INSTRUCTIONS)}")
     return TRAINING_INSTRUCTIONS[task]

@@ -1,4 +1,4 @@
-"""Assembles and compiles one scene; compiled scenes are kept for the life of the process."""
+"""Assembles and compiles one scene; compiled scenes are cached."""
 
 import dataclasses
 import functools

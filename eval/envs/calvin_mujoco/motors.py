@@ -1,7 +1,7 @@
-"""The motors of arm, fingers and button as MuJoCo's own actuators, so that a whole control step is one call into MuJoCo.
+"""The motors of arm, fingers and button as MuJoCo's own actuators, so that a control step is one call into MuJoCo.
 
 The original drives every joint with a *velocity constraint*: per physics step the joint's velocity becomes clip(24 (q* - q), +-v_max),
-whatever gravity and inertia say, as long as the force needed stays within a bound. An affine actuator is the same law up to the lag of the
+regardless of gravity and inertia, as long as the required force is within a bound. An affine actuator is the same law up to the lag of the
 inertia it drives:
 
     arm:     torque = clip(24 D (q* - q), +-2 D) - D v    velocity at most 2 rad/s, torque at most 2 D = 200 Nm, both as in the original

@@ -1,4 +1,4 @@
-"""The privileged state of one moment: everything that a scripted expert may look at, as plain data."""
+"""The privileged state: everything that a scripted expert may read, as plain data."""
 
 from dataclasses import dataclass
 
@@ -30,14 +30,14 @@ class Hand:
 
 @dataclass(frozen=True)
 class Situation:
-    """One moment of an episode.
+    """The privileged state at one time step.
 
     Attributes:
       table: geometry of the scene.
       start: state in which the current task began.
       state: state now.
       hand: the robot's hand now.
-      button_pressed: whether the button is counted as pressed, see `lights`.
+      button_pressed: whether the button counts as pressed, see `lights`.
     """
 
     table: Scene

@@ -41,7 +41,7 @@ class BlockState(NamedTuple):
 
 
 class TaskState(NamedTuple):
-    """What predicates may look at.
+    """What predicates read.
 
     Attributes:
       slide, drawer, button, switch: joint positions [m].
@@ -229,7 +229,7 @@ TASKS: dict[str, Task] = {
     )
 }
 
-# Tasks whose predicate looks at one joint or light: they need no block, and are the only ones in a scene without blocks.
+# Tasks whose predicate reads one joint or light: they need no block, and are the only ones in a scene without blocks.
 FIXTURE_TASKS = (
     "open_drawer",
     "close_drawer",

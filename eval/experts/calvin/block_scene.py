@@ -1,4 +1,4 @@
-"""What the experts for tasks on blocks look at: state, hand, and where blocks are."""
+"""A situation with the derived quantities that the experts for tasks on blocks use."""
 
 import math
 
@@ -16,7 +16,7 @@ NOTHING = 0.035  # gripper width [m] at which there is no block between closed f
 
 
 class BlockScene:
-    """A situation with what the experts for tasks on blocks ask about it."""
+    """A situation, the block that is held, and geometry of blocks."""
 
     def __init__(self, situation: Situation) -> None:
         self.situation = situation
@@ -50,12 +50,12 @@ class BlockScene:
         return nearest
 
     def in_shelf(self, colour: str) -> bool:
-        """Whether the block lies in the cabinet."""
+        """Whether the block is in the cabinet."""
         x, y, z = self.block(colour).position
         return bool(y > 0.02 and z > TABLE_TOP and self.table.cavity[0] < x < self.table.cavity[1])
 
     def in_drawer(self, colour: str) -> bool:
-        """Whether the block lies in the drawer."""
+        """Whether the block is in the drawer."""
         return bool(self.block(colour).position[2] < 0.42)
 
 

@@ -34,8 +34,8 @@ from eval.experts.calvin.servo import SERVO_GAIN, X, Y, Z, length, smoothstep
 from eval.experts.calvin.strokes import fixture_action
 
 SHELF_Y = 0.085
-TURN = math.radians(75.0)  # aimed at when 60 degrees are asked for
-PUSH = 0.125  # m aimed at when 0.1 is asked for
+TURN = math.radians(75.0)  # target; the predicate requires 60 degrees
+PUSH = 0.125  # m, target; the predicate requires 0.1
 
 
 def block_action(task: str, situation: Situation) -> Float[np.ndarray, "7"]:
@@ -60,7 +60,7 @@ def block_action(task: str, situation: Situation) -> Float[np.ndarray, "7"]:
 
 
 def free_hand(situation: Situation, wanted: str | None) -> Float[np.ndarray, "7"] | None:
-    """What to do first while a block that is not `wanted` is in the hand: put it down, or draw the open fingers away; else None."""
+    """While a block that is not `wanted` is in the hand: the action that puts it down, or retracts the open fingers; else None."""
     return free_fingers(BlockScene(situation), wanted)
 
 

@@ -1,4 +1,4 @@
-"""How to hold a block: the hand's yaw, shift and tilt for which nothing stands in the way of fingers and hand."""
+"""How to hold a block: the hand's yaw, shift and tilt without obstacles for fingers and hand."""
 
 import math
 

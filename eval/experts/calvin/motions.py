@@ -1,6 +1,6 @@
 """Motions of the experts for tasks on blocks, one step at a time: grasp, carry, put down, push.
 
-A block that slips out of the fingers is simply one that is not held: it is grasped again from wherever it lies.
+A block that slips out of the fingers is no longer held, and is grasped again.
 """
 
 import math
@@ -95,7 +95,7 @@ def grasp(scene: BlockScene, colour: str, preferred_yaw: float) -> Float[np.ndar
 
 
 def _move_into_the_open(scene: BlockScene, colour: str) -> Float[np.ndarray, "7"]:
-    """Pushes a block that cannot be grasped where it lies: out from under a handle, along the cabinet, or towards the robot."""
+    """Pushes a block that cannot be grasped at its position: out from under a handle, along the cabinet, or towards the robot."""
     position = scene.block(colour).position
     low, high = TABLE_X[scene.table.name]
     under_handle = abs(position[0] - door_handle(scene)) < 0.035
@@ -122,7 +122,7 @@ def carry(
     euler: Float[np.ndarray, "3"] | None = None,
     release_height: float = 0.003,
 ) -> Float[np.ndarray, "7"]:
-    """One step of bringing the held block's centre to `goal`, and letting it go there."""
+    """One step of moving the held block's centre to `goal`, where it is released."""
     position = scene.block(colour).position
     if euler is None:
         euler = np.array([math.pi, level_pitch(scene, colour), scene.hand.target_euler[2]])

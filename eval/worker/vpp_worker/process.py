@@ -3,19 +3,19 @@
     PYTHON eval/worker --environment calvin_mujoco --kwargs '{"static_size": 200}'
 
 `PYTHON` is any interpreter (3.8 or newer) with NumPy, msgpack and the simulator: each simulator may have its own virtual environment, and
-finds its own packages there, not the evaluator's. Messages are framed by `protocol`. Commands and their answers:
+sees its own packages only, not the evaluator's. Messages are framed by `protocol`. Commands and their answers:
 
 | command | fields | answer |
 |---|---|---|
 | hello | protocol, render | protocol, environment, environment_version, versions, python, tasks, scenes, renderer if `render` |
 | reset | task, scene, seed, initial_state {}, render, video_stride | instruction, outcome, initial_state_id, observation if `render` |
-| begin_task | task, render | instruction, outcome, observation if `render`; the scene stays as it is (the next link of a chain) |
+| begin_task | task, render | instruction, outcome, observation if `render`; no reset (the next task of a chain) |
 | advance | actions [k a] — or source 'expert' / 'random', steps, seed — and render | executed, outcome, observation if `render` |
 | recording | | images {view: uint8 [n h w 3]}, steps int [n] since the reset, taken every `video_stride` control steps |
 | close | | the process ends |
 
-`advance` steps the physics without drawing anything, stops early once the task is solved or the episode is over, and draws at most one
-observation, at its end and only if the task is still open. A failing command answers {'error': message, 'traceback': text}.
+`advance` steps the physics without rendering, stops early when the task is solved or the episode ends, and renders at most one
+observation, at the end and only if the task is not finished. A failing command answers {'error': message, 'traceback': text}.
 """
 
 from __future__ import annotations
@@ -65,12 +65,12 @@ def _registry(module: str, name: str) -> Any:
 
 
 class Worker:
-    """Answers one command after the other for one environment."""
+    """Executes commands for one environment."""
 
     def __init__(self, name: str, environment: Any, expert: str = "") -> None:
         self.name = name
         self.environment = environment
-        self.expert = expert  # by default that of a registered environment has its name
+        self.expert = expert  # default: the expert registered under the environment's name
         self.video_stride = 0
         self.steps = 0
         self.recorded_steps: list[int] = []
@@ -91,7 +91,7 @@ class Worker:
 
     def hello(self, protocol: int, render: bool = False) -> dict[str, Any]:
         if protocol != PROTOCOL_VERSION:
-            raise ValueError(f"the evaluator speaks protocol {protocol}, this worker {PROTOCOL_VERSION}: use one checkout for both")
+            raise ValueError(f"the evaluator has protocol {protocol}, this worker {PROTOCOL_VERSION}: use one version of vpp_jax")
         versions = {"numpy": np.__version__}
         for package in VERSIONED:
             try:
@@ -102,7 +102,7 @@ class Worker:
             "protocol": PROTOCOL_VERSION,
             "environment": self.name,
             "environment_version": str(getattr(self.environment, "version", "")),
-            "renderer": str(getattr(self.environment, "renderer", "")) if render else "nothing was drawn",
+            "renderer": str(getattr(self.environment, "renderer", "")) if render else "not rendered",
             "tasks": list(getattr(self.environment, "tasks", ())),
             "scenes": list(getattr(self.environment, "scenes", ())),
             "versions": versions,
@@ -183,7 +183,7 @@ class Worker:
 
 
 def serve(worker: Worker, requests: BinaryIO, replies: BinaryIO) -> None:
-    """Answers until `close` or the end of `requests` (the evaluator has gone)."""
+    """Answers until `close` or the end of `requests` (the evaluator has exited)."""
     while True:
         try:
             message = read_message(requests)
@@ -207,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.path:
         sys.path.append(arguments.path)
-    # The pipes belong to the protocol: whatever the simulator prints, from Python or C, goes to stderr.
+    # The pipes carry the protocol: what the simulator prints, from Python or C, goes to stderr.
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

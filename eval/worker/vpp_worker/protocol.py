@@ -1,9 +1,9 @@
 """Messages between the evaluator and a simulator process: length-prefixed msgpack frames over two pipes.
 
 A frame is a 4-byte little-endian length followed by one msgpack map. Arrays travel as extension type 1 (dtype, shape, raw bytes);
-object arrays are refused in both directions, so nothing that a frame contains can run code. Images go through the frame as well: packing
-and reading two camera images costs a hundredth of drawing them (`benchmarks/host_loop.py` prints both), and no shared memory segment
-is left behind when a process is killed. The worker's side needs only msgpack and numpy.
+object arrays are refused in both directions, so no content of a frame can run code. Images are part of the frame: packing and unpacking two
+camera images costs a hundredth of rendering them (`benchmarks/host_loop.py` prints both), and no shared memory segment is left behind when
+a process is killed. Needs only msgpack and NumPy.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 
 PROTOCOL_VERSION = 1
-MAX_FRAME_BYTES = 256 * 1024 * 1024  # a recorded episode of some hundred images is the largest honest frame
+MAX_FRAME_BYTES = 256 * 1024 * 1024  # a recorded episode of some hundred images is the largest legitimate frame
 _ARRAY = 1
 _LENGTH = struct.Struct("<I")
 
@@ -80,7 +80,7 @@ class FrameBuffer:
         self._data += data
 
     def next_message(self) -> dict[str, Any] | None:
-        """The oldest complete message, or None while it is still on its way."""
+        """The oldest complete message, or None until it has arrived."""
         if len(self._data) < _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack_from(self._data)
