@@ -51,13 +51,17 @@ create = test -x $(1)/bin/python || $(PYTHON) -m venv $(1) || \
 $(VENV)/requirements-$(ACCELERATOR).stamp: requirements.txt $(wildcard $(LOCK)) pyproject.toml | python
 	@$(call create,$(VENV))
 	$(BIN)/python $(PIP) install -r requirements.txt $(if $(filter cuda,$(ACCELERATOR)),'jax[cuda12]') -c $(LOCK)
-	$(if $(filter 3.13,$(VERSION)),$(BIN)/python $(PIP) install --no-deps $$(grep -o '^dm-control==[0-9.]*' requirements.txt))
 	$(BIN)/python $(PIP) install --no-deps -e .
 	@test -d .venv -a ! -L .venv || ln -sfn $(VENV) .venv
 	@touch $@
 
 $(VENV)/requirements-dev.stamp: requirements/dev.txt $(VENV)/requirements-$(ACCELERATOR).stamp
 	$(BIN)/python $(PIP) install -r requirements/dev.txt -c $(LOCK)
+	@touch $@
+
+# On Python 3.13 without its dependencies: labmaze has no wheel there. Last, since pip complains about what is missing ever after.
+$(VENV)/dm-control.stamp: requirements.txt $(VENV)/requirements-$(ACCELERATOR).stamp
+	$(if $(filter 3.13,$(VERSION)),$(BIN)/python $(PIP) install --no-deps $$(grep -o '^dm-control==[0-9.]*' requirements.txt))
 	@touch $@
 
 # PyTorch is kept out of .venv, so that nothing in there can come to depend on it.
@@ -81,8 +85,8 @@ $(TPU)/requirements.stamp: requirements/tpu.txt requirements.txt $(wildcard $(LO
 	$(TPU)/bin/python $(PIP) install --no-deps -e .
 	@touch $@
 
-setup: $(VENV)/requirements-$(ACCELERATOR).stamp rendering
-setup-dev: $(VENV)/requirements-dev.stamp rendering browser
+setup: $(VENV)/requirements-$(ACCELERATOR).stamp $(VENV)/dm-control.stamp rendering
+setup-dev: $(VENV)/requirements-dev.stamp $(VENV)/dm-control.stamp rendering browser
 
 # Renders one pixel without a display; installs Mesa where that needs no password, else says how.
 rendering: $(VENV)/requirements-$(ACCELERATOR).stamp
