@@ -11,6 +11,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from vpp_jax.cli.main import EXTRAS as EXTRA_OF_MODULE
+
 PACKAGES = ("vpp_jax", "data_pipelines", "eval", "configs")
 WORKER = "vpp_worker"  # eval/worker/vpp_worker: what simulator processes import, under a name of its own
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -104,6 +106,12 @@ def test_the_core_is_imported_without_the_simulators(project, metadata):
                 module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
                 top = module.split(".")[0]
                 assert canonicalize_name(DISTRIBUTIONS.get(top, top)) not in simulators, f"{path}:{node.lineno} imports {module}"
+
+
+def test_the_command_line_knows_the_extras(metadata):
+    """`vpp` names the extra of a package that is missing."""
+    for module, extra in EXTRA_OF_MODULE.items():
+        assert canonicalize_name(DISTRIBUTIONS.get(module, module)) in names(metadata["optional-dependencies"][extra])
 
 
 def test_tools_of_the_checkout_are_declared(project, metadata):

@@ -56,6 +56,17 @@ def test_unknown_verb(capsys):
     assert "there is no verb 'trian', did you mean 'train'?" in capsys.readouterr().err
 
 
+def test_a_missing_optional_package_names_its_extra(verb, capsys):
+    def needs(name):
+        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    verb(lambda argv: needs(*argv))
+    assert main(["ours", "mujoco"]) == 1
+    assert "pip install 'vpp_jax[sim]'" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(ModuleNotFoundError):  # a defect of ours keeps its traceback
+        main(["ours", "vpp_jax.no_such_module"])
+
+
 def test_exit_code_and_arguments_are_the_verb_s(verb):
     verb(lambda argv: len(argv))
     assert main(["ours", "a", "--b"]) == 2

@@ -26,6 +26,8 @@ VERBS = {
     "demo": "end to end at a small size: demonstrations, three training stages, closed loop, report",
 }
 RUN_MODELS = ("train", "eval", "predict")
+# Modules of optional dependencies -> the extra of pyproject.toml that installs them
+EXTRAS = {"mujoco": "sim", "OpenGL": "sim", "dm_env": "sim", "dm_control": "sim", "apache_beam": "beam", "tensorflow_datasets": "beam"}
 
 
 class UsageError(VppError):
@@ -45,6 +47,15 @@ def main(argv: Sequence[str]) -> int:
         return 130
     except BrokenPipeError:  # `vpp ... | head`: the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ModuleNotFoundError as error:
+        if debug or error.name not in EXTRAS:
+            raise
+        extra = EXTRAS[error.name]
+        print(
+            paragraph(VppError(f"this needs the package {error.name}; install the extra `{extra}`: pip install 'vpp_jax[{extra}]'")),
+            file=sys.stderr,
+        )
         return 1
     except (VppError, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, VppError) and error.filename is None:
