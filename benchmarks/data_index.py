@@ -1,9 +1,9 @@
-"""What a dataset of very many shards costs before the first batch: record index, its size, opening it, memory, one read.
+"""The cost of a dataset with very many shards before the first batch: building the record index, its size, opening it, memory, one read.
 
     vpp bench index [--shards 1000,50000] [--episodes 50] [--shard_mb 100] [--json FILE]
 
-Small shards (links to one file of tiny episodes) show the cost per shard and per episode; one shard of `--shard_mb` with pictures of
-random bytes shows the cost per byte. All files are in the page cache, so a disk or a network adds its own time. Nothing is decoded.
+Small shards (links to one file of tiny episodes) show the cost per shard and per episode; one shard of `--shard_mb` with images of
+random bytes shows the cost per byte. All files are in the page cache; a disk or a network adds to these times. No image is decoded.
 """
 
 import argparse
@@ -31,7 +31,7 @@ MODES = (
     ("with steps, 1 thread", {"workers": 1}),
     ("with steps, 8 threads", {"workers": 8}),
 )
-FEW = 2000  # shards; beyond, an index is made in the last mode only
+FEW = 2000  # shards; with more, the index is built in the last mode only
 CAMERAS = ("observation/rgb_static", "observation/rgb_gripper")
 SCHEMA = Schema(
     steps={
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", default="1000,50000", help="numbers of small shards, at most 60000 each (links to one file)")
     parser.add_argument("--episodes", type=int, default=50, help="episodes per shard")
-    parser.add_argument("--shard_mb", type=int, default=100, help="megabytes of the large shard; 0 leaves it out")
+    parser.add_argument("--shard_mb", type=int, default=100, help="megabytes of the large shard; 0: none")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results = {"device": device_name(), "versions": library_versions(), "episodes_per_shard": options.episodes}
@@ -99,8 +99,7 @@ def large_shard(directory: Path, size: int, episodes: int) -> dict[str, float]:
     (name,) = info.splits["train"].present
     file_info, rows = info.files[name], {}
     rows["index, record headers only: ms"] = 1e3 * timed(lambda: tfrecord.scan(directory / name, file_info, None))[0]
-    count = lambda payload: examples.count_steps(payload, schema)  # noqa: E731
-    seconds, _ = timed(lambda: tfrecord.scan(directory / name, file_info, count))
+    seconds, _ = timed(lambda: tfrecord.scan(directory / name, file_info, lambda payload: examples.count_steps(payload, schema)))
     rows["index, with steps: ms"] = 1e3 * seconds
     rows["index, with steps: MB per s and thread"] = file_info.size / 1e6 / seconds
     shard_files = 4
@@ -118,7 +117,7 @@ def large_shard(directory: Path, size: int, episodes: int) -> dict[str, float]:
 
 
 def episode(steps: int, image_bytes: int) -> bytes:
-    """A record with pictures of random bytes."""
+    """A record with images of random bytes."""
     columns = {f"steps/{camera}": [os.urandom(image_bytes) for _ in range(steps)] for camera in CAMERAS}
     numbers = {
         f"steps/{name}": np.zeros((steps, *feature.shape), feature.dtype)

@@ -1,12 +1,12 @@
-"""How fast training windows come, beside tf.data in the manner of Octo: windows per second, memory, time to the first batch.
+"""Loader throughput compared with tf.data as used by Octo: windows per second, memory, time to the first batch.
 
     python benchmarks/loader.py [--only 256x256,480x640,720x1280,latents] [--workers N] [--json FILE]
 
-A window is one observation frame, a clip of 16 frames of another camera, 10 actions with their mask, the robot's state and the sentence,
-frames resized to --image_size; of latents, the clip and the sentence. Both pipelines (`loading/windows.py`, `loading/tf_data.py`) read the
-same synthetic shards from a warm file cache, one after the other, each in a process of its own, whose start and imports count in the
-time to the first batch. The latents' row is compared with tf.data on the pictures of 256x256. TensorFlow comes with requirements/dev.txt;
-without it ours is measured alone.
+A window is one observation frame, a clip of 16 frames of another camera, 10 actions with their mask, proprio and the instruction, with
+frames resized to --image_size; for latents, the clip and the instruction. Both pipelines (`loading/windows.py`, `loading/tf_data.py`) read
+the same synthetic shards from a warm file cache, one after the other, each in its own process, whose start and imports are included in the
+time to the first batch. The row of latents is compared with tf.data on the images of 256x256. TensorFlow comes with requirements/dev.txt;
+without it only ours is measured.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--workers", type=int, default=0, help="processes instead of threads (ours)")
+    parser.add_argument("--workers", type=int, default=0, help="worker processes instead of threads (ours)")
     parser.add_argument("--shuffle_buffer", type=int, default=1000, help="windows in tf.data's shuffle buffer")
     parser.add_argument("--seconds", type=float, default=4.0, help="per case and pipeline")
     parser.add_argument("--json", type=Path)
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def make(case: str, directory: Path, image_size: int) -> None:
-    """The shards of one case, written in this process: a pipeline's memory is its own."""
+    """Writes the shards of one case, in this process: the memory of the pipelines is measured without it."""
     sys.path.insert(0, str(PARTS))
     import shards
 
@@ -81,11 +81,11 @@ def make(case: str, directory: Path, image_size: int) -> None:
     else:
         height, width = map(int, case.split("x"))
         size = shards.write_images(directory, EPISODES[case], STEPS, height, width)
-        print(f"{case}: pictures of {size / 1000:.0f} kB")
+        print(f"{case}: images of {size / 1000:.0f} kB")
 
 
 def run(pipeline: str, directory: Path, options: argparse.Namespace) -> dict[str, float]:
-    """One pipeline in a process of its own; see `loading/measure.py`."""
+    """Runs one pipeline in its own process; see `loading/measure.py`."""
     settings = {
         "image_size": options.image_size,
         "frames": 16,

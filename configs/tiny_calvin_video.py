@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.video_diffusion.density.update(mean=4.0, std=2.0)
     # few levels: a short training predicts from pure noise better than it repairs its own samples in between, and more levels add speckle
     config.video_diffusion.noise_schedule.update(num_sampling_steps=3)
-    # without guidance towards the sentence an arm that moves far fades away: what is far off is uncertain, and its mean is the background
+    # without text guidance an arm that moves far fades away: distant motion is uncertain, and its mean is the background
     config.video_diffusion.guidance_max = 5.0
     config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_ratio=0.05, final_scale=0.05)
     config.train.update(steps=300, log_every=20, eval_every=100_000, eval_batches=4, save_every=100, max_to_keep=1, ema_decay=0.98)

@@ -1,4 +1,4 @@
-"""A least-recently-used store bounded by bytes, shared by reader threads."""
+"""A least-recently-used cache with a limit in bytes, shared by reader threads."""
 
 import threading
 from collections import OrderedDict
@@ -9,7 +9,7 @@ ValueT = TypeVar("ValueT")
 
 
 class ByteLRU(Generic[ValueT]):
-    """Keeps the values last asked for, up to `budget` bytes. A copy sent to another process starts empty."""
+    """Keeps the most recently used values, up to `budget` bytes. A copy sent to another process starts empty."""
 
     def __init__(self, budget: int):
         self.budget = budget
@@ -18,7 +18,7 @@ class ByteLRU(Generic[ValueT]):
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], tuple[ValueT, int]]) -> ValueT:
-        """The value of `key`, from `make() -> (value, bytes)` when it is not held. Made outside the lock: two threads may both make it."""
+        """The value of `key`; on a miss from `make() -> (value, bytes)`, called outside the lock, so that two threads may both call it."""
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)

@@ -1,5 +1,5 @@
-"""A page of training windows with their sentence and actions, for a person to check: is the sentence true, does the arm move as the curves
-say, does the gripper close where its curve falls?
+"""A page of episodes with instruction, images and actions, for a visual check: does the instruction fit, does the arm move as the action
+curves say, does the gripper close where its curve falls?
 """
 
 import textwrap
@@ -20,7 +20,7 @@ from data_pipelines.transforms import resize
 from vpp_jax.common.files import atomic_path
 
 INSTRUCTION_KEYS = (LANGUAGE_INSTRUCTION, "natural_language_instruction", "observation/instruction")
-# Panels of a seven-dimensional action: title, names, unit by default.
+# Panels of a seven-dimensional action: title, names of the dimensions.
 MOTION = (("position", ("x", "y", "z")), ("rotation", ("roll", "pitch", "yaw")))
 COLOURS = ("tab:red", "tab:green", "tab:blue")
 TRACE_INCHES, GRIPPER_INCHES, GAP_INCHES, WIDTH_INCHES = 0.95, 0.6, 0.35, 8.4
@@ -28,15 +28,15 @@ BLANK_SPREAD = 1.0
 
 
 def draw(dataset: RLDSDataset, path: Path, *, spec: DatasetSpec | None = None, episodes: int = 4, frames: int = 7, size: int = 128) -> None:
-    """Writes a PNG: one block per episode, its sentence, one row of pictures per camera, below them the action over the steps.
+    """Writes a PNG: one block per episode with its instruction, one row of images per camera, and the action over the steps.
 
     Args:
-      dataset: any RLDS dataset; `episodes` of it are chosen evenly.
-      spec: its registry row: actions are then the ones that training sees, and cameras have their roles. None: the column `action`.
-      frames: pictures per row, spread over the episode.
-      size: pixels of a picture's side, squeezed to a square as in training.
+      dataset: any RLDS dataset; `episodes` evenly spaced episodes are drawn.
+      spec: its registry row: draw actions as training uses them, and name cameras by role. None: draw the column `action`.
+      frames: images per row, spread over the episode.
+      size: image size in pixels, resized to a square as in training.
     """
-    # Agg: no display is needed, and no backend is chosen for whoever imports this
+    # Agg needs no display; the backend is not set globally, which would affect whoever imports this module
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -54,8 +54,8 @@ def draw(dataset: RLDSDataset, path: Path, *, spec: DatasetSpec | None = None, e
     figure.text(0.01, 1 - 0.15 / total, _heading(dataset, spec, 95 * columns), fontsize=10, va="top")
     page = {"left": 0.09 / columns, "right": 1 - 0.03 / columns, "bottom": 0.45 / total, "top": 1 - 1.55 / total}
     blocks = figure.add_gridspec(rows, columns, hspace=between_inches / block_inches, wspace=0.15, **page)
-    for place, number in enumerate(chosen):
-        halves = blocks[place // columns, place % columns].subgridspec(
+    for position, number in enumerate(chosen):
+        halves = blocks[position // columns, position % columns].subgridspec(
             2, 1, height_ratios=(strip_inches, traces_inches), hspace=2 * GAP_INCHES / (strip_inches + traces_inches)
         )
         traces = halves[1].subgridspec(3, 1, height_ratios=(TRACE_INCHES, TRACE_INCHES, GRIPPER_INCHES), hspace=0.15)
@@ -68,15 +68,15 @@ def draw(dataset: RLDSDataset, path: Path, *, spec: DatasetSpec | None = None, e
 
 
 def _heading(dataset: RLDSDataset, spec: DatasetSpec | None, width: int) -> str:
-    """At most `width` characters in a line."""
+    """Dataset, rate, action and marks of the row, in lines of at most `width` characters."""
     lines = [f"{dataset.name} {dataset.version}, split {dataset.split}: {len(dataset)} episodes, {dataset.num_steps} steps"]
     if spec is None:
         lines.append(f"not in the registry: column '{ACTION}' as stored")
     else:
-        lines[0] += f", {spec.control_hz:g} Hz" if spec.control_hz else ", rate not known"
-        unused = "; grey: no policy examples" if spec.first_step or (spec.action_parts and spec.action_parts.lost_steps) else ""
+        lines[0] += f", {spec.control_hz:g} Hz" if spec.control_hz else ", control rate unknown"
+        unused = "; grey: steps without policy examples" if spec.first_step or (spec.action_parts and spec.action_parts.lost_steps) else ""
         lines.append((f"action = {spec.action_key}" if spec.action_parts else "action as stored") + unused)
-        lines += [f"NOT CONFIRMED, {column}: {why}" for column, why in spec.unverified.items()]
+        lines += [f"UNVERIFIED, {column}: {why}" for column, why in spec.unverified.items()]
     return "\n".join(part for line in lines for part in textwrap.wrap(line, width))
 
 
@@ -87,19 +87,20 @@ def _draw_frames(
     cameras = dataset.schema.cameras
     strips, labels = [], []
     for camera in (*filter(cameras.__contains__, roles), *sorted(set(cameras) - set(roles))):
-        pictures = [
+        frames = [
             camera_frame(episode, camera, int(step), spec, size) if spec else resize(episode.frame(camera, int(step)), size)
             for step in shown
         ]
-        strips.append(np.concatenate(pictures, 1))
-        blank = " (blank)" if max(frame.std() for frame in pictures) < BLANK_SPREAD else ""
+        strips.append(np.concatenate(frames, 1))
+        blank = " (blank)" if max(frame.std() for frame in frames) < BLANK_SPREAD else ""
         labels.append("\n".join(filter(None, (roles.get(camera, ""), camera.rsplit("/", 1)[-1] + blank))))
     axes.imshow(np.concatenate(strips), aspect="auto", interpolation="nearest")
     for column in range(1, len(shown)):
         axes.axvline(column * size - 0.5, color="white", linewidth=1.5)
-    sentences = next((name for name in dataset.schema.steps if name.endswith(INSTRUCTION_KEYS)), None)
-    said = list(dict.fromkeys(episode.text(sentences, step).strip() for step in range(len(episode)))) if sentences else []
-    lines = textwrap.wrap(" / ".join(f"“{text}”" if text else "(empty)" for text in said) or "(no sentence)", 84)[:2]
+    key = next((name for name in dataset.schema.steps if name.endswith(INSTRUCTION_KEYS)), None)
+    instructions = list(dict.fromkeys(episode.text(key, step).strip() for step in range(len(episode)))) if key else []
+    quoted = " / ".join(f"“{text}”" if text else "(empty)" for text in instructions)
+    lines = textwrap.wrap(quoted or "(no instruction)", 84)[:2]
     seconds = f", {len(episode) / spec.control_hz:.1f} s" if spec and spec.control_hz else ""
     axes.set_title(f"episode {number}, {len(episode)} steps{seconds}\n" + "\n".join(lines), fontsize=10, loc="left", weight="bold")
     axes.set_xticks((np.arange(len(shown)) + 0.5) * size, [f"step {step}" for step in shown], fontsize=8)
@@ -108,7 +109,7 @@ def _draw_frames(
 
 
 def _draw_actions(panels: list[Any], episode: Episode, dataset: RLDSDataset, spec: DatasetSpec | None, shown: np.ndarray) -> None:
-    """Three panels over the same steps: position, rotation, gripper. Dotted lines mark the pictures, grey steps are no policy examples."""
+    """Panels of position, rotation and gripper over the steps. Dotted: the images shown; grey: steps without policy examples."""
     actions = _actions(episode, dataset, spec)
     for panel in panels:
         panel.set_xlim(-0.5, len(episode) - 0.5)
@@ -166,7 +167,7 @@ def _draw_gripper(panel: Any, episode: Episode, values: np.ndarray, spec: Datase
 
 
 def _actions(episode: Episode, dataset: RLDSDataset, spec: DatasetSpec | None) -> np.ndarray | None:
-    """What training sees, else the column `action` where it is flat."""
+    """The actions that training uses; without a usable row, the column `action` if it is one vector per step."""
     if spec is not None and not {"action", "gripper"} & set(spec.unsupported):
         return statistics.actions(episode, spec)
     feature = dataset.schema.steps.get(ACTION)

@@ -1,22 +1,22 @@
-"""Errors of the data side. Each message is one paragraph: what was expected, what came, where, and what to do."""
+"""Errors of the data pipelines. Each message is one paragraph: what was expected, what was found, where, and what to do."""
 
 from vpp_jax.common.errors import VppError
 
 
 class DataError(VppError, ValueError):
-    """A dataset, a configuration or a request that cannot be served."""
+    """A dataset, a configuration or an argument that cannot be used."""
 
 
 class DatasetNotFoundError(DataError, FileNotFoundError):
-    """No RLDS dataset at the given path, or none of the requested split's shards."""
+    """No RLDS dataset at the given path, or none of the shards of the requested split."""
 
 
 class ReadFailedError(DataError, OSError):
-    """A file could not be read, although it was tried as often as configured."""
+    """A file could not be read in the configured number of attempts."""
 
 
 class BadRecordError(DataError):
-    """One record cannot be used. Carries where and why, so that it can be skipped, counted and listed.
+    """One record that cannot be used. Says where and why, so that it can be skipped, counted and listed.
 
     Attributes:
       where: "FILE record N".
@@ -27,7 +27,7 @@ class BadRecordError(DataError):
     def __init__(self, where: str, field: str, problem: str):
         self.where, self.field, self.problem = where, field, problem
         place = f"{where}, field '{field}'" if field else where
-        super().__init__(f"{place}: {problem}. Repair or replace the file, or set on_bad_record=skip to leave such records out.")
+        super().__init__(f"{place}: {problem}. Repair or replace the file, or set on_bad_record=skip to skip such records.")
 
-    def __reduce__(self):  # exceptions with several arguments do not survive pickling (worker processes) without this
+    def __reduce__(self):  # without this, exceptions with several arguments do not survive pickling (worker processes)
         return type(self), (self.where, self.field, self.problem)

@@ -1,7 +1,7 @@
 """What a dataset directory holds and what is wrong with it: `vpp data inspect`.
 
-Works from features.json and the records, so it also serves datasets that are not in the registry. A *defect* makes a record
-unusable (the loader fails on it or skips it); a *warning* is something that training survives but a person should know.
+Works from features.json and the records, so it also covers datasets that are not in the registry. A *defect* makes a record unusable
+(the loader fails on it or skips it); a *warning* does not stop training but should be looked at.
 """
 
 from collections import Counter
@@ -18,9 +18,9 @@ from data_pipelines.rlds.dataset import DatasetInfo, Episode, RLDSDataset
 from data_pipelines.rlds.schema import ACTION, IS_FIRST, IS_LAST, LANGUAGE_INSTRUCTION, OBSERVATION, Schema
 
 MAX_DEFECTS = 100
-# A picture without any contrast is a stand-in for a camera that was not there.
+# An image without contrast is a placeholder for a missing camera.
 BLANK_SPREAD = 1.0
-# The action that training sees of a dataset whose registry row composes it, beside the columns as stored.
+# Name of the composed action in the report, next to the columns as stored.
 COMMON_ACTION = "action as trained"
 INSTRUCTION_KEYS = (LANGUAGE_INSTRUCTION, "natural_language_instruction")
 
@@ -29,8 +29,8 @@ def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, image
     """Report of every split, as JSON.
 
     Args:
-      row: name of the registry row to check against; "": the row that is called as the dataset, where there is one.
-      images_per_episode: pictures decoded per camera and episode to find damaged and blank ones; everything else is read completely.
+      row: name of the registry row to check against; "": the row with the dataset's name, if there is one.
+      images_per_episode: images decoded per camera and episode to find damaged and blank ones; all other columns are read completely.
     """
     info = DatasetInfo.read(path)
     schema, spec = Schema.read(info.directory), dataset_spec(row) if row else REGISTRY.get(info.name)
@@ -60,7 +60,7 @@ def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, image
 
 
 def _row(spec: DatasetSpec, schema: Schema) -> dict:
-    """What the registry makes of the dataset."""
+    """What the registry row says of the dataset."""
     return {
         "name": spec.name,
         "views": spec.cameras,
@@ -84,7 +84,7 @@ class _Survey:
         }
         if self.spec:
             self.numbers[COMMON_ACTION] = _Range()
-        self.sentences = {name: Counter() for name, feature in schema.steps.items() if feature.kind == "text"}
+        self.instructions = {name: Counter() for name, feature in schema.steps.items() if feature.kind == "text"}
         self.cameras = {name: _Camera() for name in schema.cameras}
         self.defects: list[str] = []
         self.warnings: dict[str, list[str]] = {}  # what -> where
@@ -98,12 +98,12 @@ class _Survey:
                 self._defect(error)
         for name, camera in self.cameras.items():
             if camera.blank:
-                self.warnings[f"camera '{name}': {camera.blank} of {camera.checked} pictures looked at are blank"] = []
+                self.warnings[f"camera '{name}': {camera.blank} of {camera.checked} images checked are blank"] = []
         lengths = dataset.lengths
         spread = {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())} if len(lengths) else {}
         texts = {
             name: {"distinct": len(counter), "empty_steps": counter.get("", 0), "most_common": [*map(list, counter.most_common(10))]}
-            for name, counter in self.sentences.items()
+            for name, counter in self.instructions.items()
         }
         return {
             "episodes": len(dataset),
@@ -121,18 +121,18 @@ class _Survey:
         }
 
     def _episode(self, episode: Episode) -> None:
-        """Every column on its own, so that one damaged column does not hide the others."""
+        """Checks every column separately, so that a damaged column does not hide defects in others."""
         for name, found in self.numbers.items():
             self._guard(lambda name=name, found=found: found.add(episode, name, self._values(episode, name)))
-        for name, counter in self.sentences.items():
+        for name, counter in self.instructions.items():
             self._guard(lambda name=name, counter=counter: self._texts(episode, name, counter))
         for name, camera in self.cameras.items():
             steps = np.linspace(0, len(episode) - 1, min(self.images_per_episode, len(episode))).astype(int)
             self._guard(lambda name=name, camera=camera, steps=steps: self._images(episode, name, camera, steps))
         # RLDS: the first step, and only it, is_first; the last, and only it, is_last
-        for name, place in ((IS_FIRST, 0), (IS_LAST, len(episode) - 1)):
+        for name, expected in ((IS_FIRST, 0), (IS_LAST, len(episode) - 1)):
             if name in self.schema.steps:
-                self._guard(lambda name=name, place=place: self._flag(episode, name, place))
+                self._guard(lambda name=name, expected=expected: self._flag(episode, name, expected))
 
     def _values(self, episode: Episode, name: str) -> np.ndarray:
         return statistics.actions(episode, self.spec) if name == COMMON_ACTION else np.asarray(episode.column(name), np.float64)
@@ -160,19 +160,19 @@ class _Survey:
         blank = camera.add(episode, name, steps)
         flag = f"episode_metadata/has_{name.rsplit('/', 1)[-1]}"
         if flag in self.schema.episode and bool(np.any(episode.metadata(flag))) == blank:
-            says, are = ("true", "blank") if blank else ("false", "there")
-            self._warn(episode, f"'{flag}' is {says}, but the pictures of '{name}' are {are}")
+            says, are = ("true", "blank") if blank else ("false", "not blank")
+            self._warn(episode, f"'{flag}' is {says}, but the images of '{name}' are {are}")
 
-    def _flag(self, episode: Episode, name: str, place: int) -> None:
+    def _flag(self, episode: Episode, name: str, expected: int) -> None:
         steps = np.flatnonzero(episode.column(name)).tolist()
-        if place not in steps:
+        if expected not in steps:
             self._warn(episode, f"field '{name}' is not set at the {'first' if name == IS_FIRST else 'last'} step")
         elif len(steps) > 1:
             self._warn(episode, f"field '{name}' is set at other steps too")
 
 
 class _Range:
-    """Per-dimension minimum, mean and maximum, streamed."""
+    """Minimum, mean and maximum per dimension, streamed."""
 
     def __init__(self):
         self.count, self.low, self.high, self.total = 0, np.inf, -np.inf, 0.0
@@ -194,13 +194,13 @@ class _Range:
 
 
 class _Camera:
-    """Sizes, formats and blank pictures of one camera."""
+    """Sizes, formats and number of blank images of one camera."""
 
     def __init__(self):
         self.sizes, self.formats, self.checked, self.blank = Counter(), Counter(), 0, 0
 
     def add(self, episode: Episode, name: str, steps: np.ndarray) -> bool:
-        """Looks at `steps`; returns whether all of them are blank."""
+        """Checks the images of `steps`; returns whether all of them are blank."""
         blank = 0
         for step in steps:
             data = episode.encoded(name, int(step))
@@ -217,7 +217,7 @@ class _Camera:
 
 
 def summary(report: dict) -> str:
-    """The report for a terminal."""
+    """The report as text."""
     lines = [f"{report['dataset']} {report['version']}  {report['directory']}"]
     if row := report["registry"]:
         views = ", ".join(f"{role}={key}" for role, key in row["views"].items())
@@ -237,8 +237,8 @@ def summary(report: dict) -> str:
 def _split_lines(split: dict) -> list[str]:
     steps = split["steps_per_episode"]
     spread = f" ({steps['min']} to {steps['max']} per episode, mean {steps['mean']:.1f})" if steps else ""
-    left_out = f", {split['episodes_filtered']} left out by the filter" if split["episodes_filtered"] else ""
-    lines = [f"  {split['episodes']} episodes, {split['steps']} steps{spread}{left_out}"]
+    filtered = f", {split['episodes_filtered']} filtered" if split["episodes_filtered"] else ""
+    lines = [f"  {split['episodes']} episodes, {split['steps']} steps{spread}{filtered}"]
     for camera, found in split["cameras"].items():
         lines.append(f"  camera {camera}: {', '.join(found['sizes']) or 'unreadable'} {'/'.join(found['formats'])}")
     for column, found in split["numbers"].items():

@@ -1,7 +1,7 @@
-"""Batches in a fixed order: step k's global batch is a function of (seed, k) alone, whatever the number of hosts, threads or workers.
+"""Batches in a deterministic order: the global batch of step k depends on (seed, k) only, not on the number of hosts, threads or workers.
 
-So the iterator's state is one number, the examples that all hosts together have read, and training resumes exactly at any step, on
-another number of hosts, too.
+The state of the iterator is therefore one number, the examples consumed by all hosts together, and training resumes exactly at any step,
+on any number of hosts.
 """
 
 import functools
@@ -19,19 +19,19 @@ from data_pipelines.sources import Example, Mixture, Source, clip_source, policy
 
 __all__ = ["Batches", "clip_source", "eval_batches", "make_iterator", "mixture_index", "policy_source"]
 
-# Batches whose example numbers are computed at once: the arithmetic costs as much for one number as for a hundred.
+# Batches whose example numbers are computed at once: the arithmetic takes as long for one number as for a hundred.
 BATCHES_PER_PLAN = 64
-# Bytes of a cache line: arrays that share a block begin with one of their own.
+# Bytes of a cache line. Arrays that share a block start at a multiple of it.
 ALIGNED = 64
 
 
 def mixture_index(source: Source, seed: int, shuffle: bool = True) -> MixtureIndex:
-    """The endless sequence of example numbers: each member reshuffled every epoch, members of a mixture interleaved by weight."""
-    members = [DatasetRange(0, len(source))]
+    """The infinite sequence of example numbers: each dataset is reshuffled every epoch; a mixture is interleaved by weight."""
+    ranges = [DatasetRange(0, len(source))]
     if isinstance(source, Mixture):
         parts = zip(source.starts[:-1], source.starts[1:], source.weights, strict=True)
-        members = [DatasetRange(start, stop - start, weight) for start, stop, weight in parts]
-    return MixtureIndex(members, seed, shuffle)
+        ranges = [DatasetRange(start, stop - start, weight) for start, stop, weight in parts]
+    return MixtureIndex(ranges, seed, shuffle)
 
 
 def make_iterator(
@@ -45,17 +45,17 @@ def make_iterator(
     prefetch: int = 32,
     workers: int = 0,
 ) -> "Batches":
-    """Endless batches of this process: dicts of arrays with leading dimension batch_size / process_count.
+    """Infinite batches of this process: dicts of arrays with leading dimension batch_size / process_count.
 
-    The parts of all processes, joined in process order, are the global batch.
+    The global batch is the concatenation of the parts of all processes, in process order.
 
     Args:
-      source: examples with random access; a `Mixture` is drawn from by its weights. With workers it must pickle.
-      batch_size: global.
-      threads: reader threads; 0 reads in the calling thread. Decoding, resizing and copying run side by side in them; what is Python
-        does not, which is felt from about ten threads on.
+      source: examples with random access; a `Mixture` is sampled by its weights. With workers it must be picklable.
+      batch_size: of the global batch.
+      threads: reader threads; 0 reads in the calling thread. Decoding, resizing and copying release the GIL and run in parallel; the rest
+        does not, which limits scaling beyond about ten threads.
       prefetch: examples read ahead.
-      workers: processes that make whole batches in place of threads; each takes seconds to start.
+      workers: worker processes that make whole batches instead of the threads; each takes seconds to start.
     """
     rows = _rows(batch_size, process_index, process_count)
     plan = _Plan(mixture_index(source, seed, shuffle), batch_size, process_index * rows, rows)
@@ -64,31 +64,31 @@ def make_iterator(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Example numbers of one process's rows: `plan(start, batch) -> int64[rows]`, `batch` batches after example `start`."""
+    """Example numbers of one process: `plan(start, batch) -> int64[rows]`, of the batch that is `batch` batches after example `start`."""
 
-    order: MixtureIndex
+    index: MixtureIndex
     batch_size: int
     first_row: int
     rows: int
 
     def __call__(self, start: int, batch: int) -> np.ndarray:
-        block, index = divmod(batch, BATCHES_PER_PLAN)
-        return _planned(self, start, block)[index]
+        block, row = divmod(batch, BATCHES_PER_PLAN)
+        return _planned(self, start, block)[row]
 
 
 @functools.lru_cache(maxsize=8)
 def _planned(plan: _Plan, start: int, block: int) -> np.ndarray:
-    """int64[BATCHES_PER_PLAN, rows]: the example numbers of some batches in a row."""
+    """int64[BATCHES_PER_PLAN, rows]: the example numbers of consecutive batches."""
     batches = block * BATCHES_PER_PLAN + np.arange(BATCHES_PER_PLAN)
     positions = start + batches[:, None] * plan.batch_size + plan.first_row + np.arange(plan.rows)
-    return plan.order(np.minimum(positions, MAX_EXAMPLES - 1).ravel()).reshape(positions.shape)
+    return plan.index(np.minimum(positions, MAX_EXAMPLES - 1).ravel()).reshape(positions.shape)
 
 
 class Batches(Iterator[Example]):
-    """See `make_iterator`. Where a batch raises, the next call tries the same batch again.
+    """See `make_iterator`. After a batch has raised, the next call tries the same batch again.
 
     Args:
-      ahead: batches prepared while one is used.
+      ahead: batches to prefetch.
     """
 
     def __init__(self, source: Source, plan: _Plan, threads: int, ahead: int, workers: int):
@@ -103,7 +103,7 @@ class Batches(Iterator[Example]):
 
     def __next__(self) -> Example:
         if self._start + (self._num_consumed + 1) * self._plan.batch_size > MAX_EXAMPLES:
-            raise DataError(f"the order of the examples ends at {MAX_EXAMPLES}")
+            raise DataError(f"example {MAX_EXAMPLES} is the last one that the data order defines")
         try:
             batch = self._next_from_workers() if self._workers else self._next_from_threads()
         except BaseException:
@@ -117,15 +117,15 @@ class Batches(Iterator[Example]):
         return self._start + self._num_consumed * self._plan.batch_size
 
     def get_state(self) -> dict[str, int]:
-        """The examples that all processes together have been given: the same number in each, valid for any number of them."""
+        """The number of examples consumed by all processes together: the same in every process, valid for any number of them."""
         return {"examples": self._examples}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Goes on where the iterator stood that gave `state`."""
+        """Resumes at the position of the iterator that returned `state`."""
         if not isinstance(state, dict) or state.keys() != {"examples"} or not 0 <= int(state["examples"]) < MAX_EXAMPLES:
             raise DataError(
-                f"the state of the data is {state}, expected {{'examples': N}}: it was written by another version of the "
-                "loader. Start in a new work directory, or with the version that wrote it"
+                f"the state of the data iterator is {state}, expected {{'examples': N}}: it was written by another version of the "
+                "loader. Start in a new work directory, or use the version that wrote it"
             )
         self._restart(int(state["examples"]))
 
@@ -142,7 +142,7 @@ class Batches(Iterator[Example]):
 
 
 class _BatchAssembler:
-    """A batch whose rows are written as their examples come, by the threads that read them."""
+    """A batch in the making: each example is written into its row by the thread that read it."""
 
     def __init__(self, source: Source, numbers: np.ndarray, pool: ThreadPoolExecutor | None):
         self._source, self._rows = source, len(numbers)
@@ -169,8 +169,8 @@ class _BatchAssembler:
 
 
 def _empty_rows(example: Example, count: int) -> Example:
-    """Room for `count` examples like this one, cut from one block: from 4 MB on NumPy asks for huge pages, and fresh small pages cost
-    more time than copying latents into them."""
+    """Arrays for `count` examples like this one, in one block: above 4 MB NumPy requests huge pages, and first use of small pages takes
+    longer than copying latents into them."""
     values = {name: np.asarray(value) for name, value in example.items()}
     stops = np.cumsum([-(-value.nbytes * count // ALIGNED) * ALIGNED for value in values.values()]).tolist()
     block = np.empty(stops[-1], np.uint8)
@@ -181,11 +181,11 @@ def _empty_rows(example: Example, count: int) -> Example:
 
 
 def _worker_batches(source: Source, plan: _Plan, start: int, workers: int, ahead: int) -> Iterator[Example]:
-    """Batches from example `start` on, made by processes. Grain hands them over through shared memory, in order."""
-    import grain  # seconds of import, for workers only
+    """Batches from example `start` on, made by worker processes. Grain passes them through shared memory, in order."""
+    import grain  # takes seconds to import; needed for workers only
     from absl import flags
 
-    if not flags.FLAGS.is_parsed():  # Grain reads its flags; a program that has none of its own has not parsed any
+    if not flags.FLAGS.is_parsed():  # Grain reads absl flags, which a program without absl has not parsed
         flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(-(-ahead // workers), 1))
     batches = grain.MapDataset.range(MAX_EXAMPLES // plan.batch_size).map(_WholeBatch(source, plan, start))
@@ -205,12 +205,12 @@ class _WholeBatch:
 def eval_batches(
     source: Source, batch_size: int, process_index: int = 0, process_count: int = 1, threads: int = 2, limit: int | None = None
 ) -> Iterator[Example]:
-    """One pass in the source's own order, without shuffling. Every batch has the same shape and a mask `valid bool[b]`.
+    """One pass over the source, unshuffled. Every batch has the same shape and a mask `valid bool[b]`.
 
-    The ragged last batch repeats its last example with `valid` False there; every process gets the same number of batches.
+    The last batch is padded with its last example, where `valid` is False; every process gets the same number of batches.
 
     Args:
-      limit: number of examples, spread evenly over the source; default all.
+      limit: number of examples, evenly spaced over the source; None: all.
     """
     rows = _rows(batch_size, process_index, process_count)
     total = len(source)

@@ -1,4 +1,4 @@
-"""Statistics of some of a dataset's episodes. They add up, so that several hosts can each make a part and one of them joins all."""
+"""Statistics of some episodes of a dataset. They can be merged: several hosts each compute a part, one of them merges all parts."""
 
 import io
 import json
@@ -13,27 +13,27 @@ from data_pipelines.running_stats import RunningStats
 
 @dataclass
 class PartialStats:
-    """Of the episodes counted so far: the numbers of each column, and the records that could not be used."""
+    """Of the episodes added so far: statistics per column, number of episodes, and the records that were skipped."""
 
     columns: dict[str, RunningStats] = field(default_factory=dict)
     episodes: int = 0
     skipped: list[str] = field(default_factory=list)
 
     def add(self, rows: dict[str, Float32[np.ndarray, "steps width"]]) -> None:
-        """The columns of one episode."""
+        """Adds the columns of one episode."""
         self.episodes += 1
         for name, values in rows.items():
             self.columns.setdefault(name, RunningStats(values.shape[1])).add(values)
 
     def merge(self, other: "PartialStats") -> None:
-        """Takes in what `other` has counted, which comes after what is here; nothing but `skipped` depends on the order."""
+        """Adds what `other` holds. Only the order of `skipped` depends on the order of merging."""
         self.episodes += other.episodes
         self.skipped += other.skipped
         for name, stats in other.columns.items():
             self.columns.setdefault(name, RunningStats(stats.width)).merge(stats)
 
     def pack(self, about: dict[str, Any]) -> bytes:
-        """As the bytes of an `.npz`; `about` (JSON) says what was counted."""
+        """As the bytes of an `.npz`; `about` (JSON) identifies the data."""
         header = {"about": about, "episodes": self.episodes, "skipped": self.skipped, "columns": list(self.columns)}
         arrays = {
             f"{number} {name}": array for number, stats in enumerate(self.columns.values()) for name, array in stats.to_arrays().items()
@@ -44,7 +44,7 @@ class PartialStats:
 
     @classmethod
     def unpack(cls, data: bytes) -> tuple["PartialStats", dict[str, Any]]:
-        """The statistics and what was said about them. Whatever a damaged file makes of it is raised."""
+        """The statistics and `about`. A damaged file raises whatever NumPy or JSON raise."""
         with np.load(io.BytesIO(data), allow_pickle=False) as tree:
             header = json.loads(tree["header"].tobytes())
             columns = {}

@@ -1,11 +1,11 @@
-"""Mean, spread and quantiles of a stream of episodes: float64 moments of each episode, joined at the end in one fixed way.
+"""Mean, standard deviation and quantiles of a stream of episodes, independent of the order of the episodes and of splitting them.
 
-An episode's mean and squared deviations depend on nothing but the episode. They are joined by sums that are correctly rounded
-(`math.fsum`), so that neither the order of the episodes nor the number of processes that counted them changes a bit, and are rounded to
-`DIGITS` before anything uses, stores or hashes them: another processor's last bit is not another dataset.
+The float64 mean and squared deviations of an episode depend on that episode only. They are combined with correctly rounded sums
+(`math.fsum`), so the result is bit-identical for any order of the episodes and any number of processes. It is rounded to `DIGITS` before
+it is used, stored or hashed, so that the last bit of another processor does not make another dataset.
 
-Quantiles come from counts of float32 numbers that agree in their leading bits: at first in all bits, so that quantiles are exact; where
-that makes more than `MAX_BINS` bins per dimension, in one bit less, again and again. Integer counts commute.
+Quantiles come from a histogram over the leading bits of float32: at first over all bits, so that quantiles are exact; whenever a dimension
+has more than `MAX_BINS` bins, one bit is dropped. Integer counts do not depend on the order either.
 """
 
 import math
@@ -16,13 +16,13 @@ from jaxtyping import Float, Float32
 
 MAX_BINS = 1 << 16
 MANTISSA_BITS = 23
-ROWS_AT_ONCE = 1 << 18  # rows whose keys are counted together
+ROWS_AT_ONCE = 1 << 18  # rows buffered before they are added to the histogram
 LARGEST = 0x7F7FFFFF  # key of the largest float32
-DIGITS = 7  # significant decimal digits of a standard deviation; a mean has as many decimal places
+DIGITS = 7  # significant digits of a standard deviation; the mean is rounded to the same decimal place
 
 
 class RunningStats:
-    """Of episodes of rows of `width` finite numbers. Memory grows by 16 bytes per episode and dimension."""
+    """Streaming statistics of episodes of rows of `width` finite numbers. Memory grows by 16 bytes per episode and dimension."""
 
     def __init__(self, width: int):
         self.width = width
@@ -30,17 +30,17 @@ class RunningStats:
         self._lengths: list[int] = []
         self._moments: list[np.ndarray] = []  # of each episode [2, width]: mean, sum of squared deviations from it
         self._bins = [(np.zeros(0, np.int64), np.zeros(0, np.int64)) for _ in range(width)]  # sorted keys, counts
-        self._dropped = [0] * width  # bits that keys leave out
-        self._buffer: list[np.ndarray] = []  # rows that are in the moments, but not in the bins yet
+        self._dropped = [0] * width  # low bits that keys omit
+        self._buffer: list[np.ndarray] = []  # rows that are in the moments but not yet in the bins
         self._buffered = 0
 
     @property
     def count(self) -> int:
-        """Rows of all episodes."""
+        """Number of rows of all episodes."""
         return sum(self._lengths)
 
     def add(self, rows: Float[np.ndarray, "n w"]) -> None:
-        """One episode: rows of finite numbers, which count as float32."""
+        """Adds one episode: rows of finite numbers, rounded to float32."""
         rows = np.array(rows, np.float32).reshape(len(rows), self.width)
         if not len(rows):
             return
@@ -55,7 +55,7 @@ class RunningStats:
             self._flush()
 
     def merge(self, other: "RunningStats") -> None:
-        """Takes in what `other` has seen."""
+        """Adds everything that was added to `other`."""
         other._flush()
         self._lengths += other._lengths
         self._moments += other._moments
@@ -65,7 +65,7 @@ class RunningStats:
             self._join(dimension, keys >> self._dropped[dimension] - other._dropped[dimension], counts)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """All of it, to be stored."""
+        """The complete state, for storage."""
         self._flush()
         return {
             "range": np.stack([self.low, self.high]),
@@ -88,11 +88,11 @@ class RunningStats:
         return made
 
     def summary(self) -> dict[str, np.ndarray]:
-        """mean and std (of the population), rounded, min and max: float64[w] each. At least one row."""
+        """mean and std (population; rounded), min and max: float64[w] each. Needs at least one row."""
         lengths, moments = np.array(self._lengths, np.float64), np.array(self._moments)
         mean, std = np.zeros(self.width), np.zeros(self.width)
         for dimension in range(self.width):
-            if self.low[dimension] == self.high[dimension]:  # a spread of exactly 0, whatever the rounding of means
+            if self.low[dimension] == self.high[dimension]:  # exactly constant, also if the means are rounded
                 mean[dimension] = self.low[dimension]
                 continue
             means, squares = moments[:, 0, dimension], moments[:, 1, dimension]
@@ -103,31 +103,31 @@ class RunningStats:
         return {"mean": mean, "std": std, "min": self.low.astype(np.float64), "max": self.high.astype(np.float64)}
 
     def quantiles(self, levels: Sequence[float]) -> list[np.ndarray]:
-        """float64[w] for each level: between the two nearest order statistics, as np.quantile; each known up to `relative_error`."""
+        """float64[w] for each level: interpolated between the two nearest order statistics, as np.quantile; exact up to `relative_error`."""
         self._flush()
         return [self._quantile(level) for level in levels]
 
     def _quantile(self, level: float) -> np.ndarray:
-        place = level * (self.count - 1)
-        below = int(np.floor(place))
+        position = level * (self.count - 1)
+        below = int(np.floor(position))
         values = []
         for (keys, counts), dropped in zip(self._bins, self._dropped, strict=True):
             stops = np.cumsum(counts)
             low, high = (
                 _number(int(keys[np.searchsorted(stops, rank, side="right")]), dropped) for rank in (below, min(below + 1, self.count - 1))
             )
-            values.append(low + (high - low) * (place - below))
+            values.append(low + (high - low) * (position - below))
         return np.clip(values, self.low, self.high)
 
     @property
     def relative_error(self) -> float:
-        """Bound on how far an order statistic is off, relative to its size (normal numbers): half a bin; 0 while nothing was left out."""
+        """Bound on the relative error of an order statistic (normal numbers): half a bin; 0 while no bit is dropped."""
         self._flush()
         dropped = max(self._dropped, default=0)
         return 2.0 ** (dropped - 1 - MANTISSA_BITS) if dropped else 0.0
 
     def _flush(self) -> None:
-        """Counts what is buffered."""
+        """Adds the buffered rows to the histogram."""
         rows = np.concatenate([np.zeros((0, self.width), np.float32), *self._buffer])
         self._buffer, self._buffered = [], 0
         for start in range(0, len(rows), ROWS_AT_ONCE):
@@ -148,13 +148,13 @@ class RunningStats:
 
 
 def _key(column: Float32[np.ndarray, "n"]) -> np.ndarray:
-    """int64 that orders as the numbers do; numbers with equal leading bits lie together."""
+    """int64 keys in the order of the numbers; numbers with equal leading bits have adjacent keys."""
     bits = column.view(np.int32).astype(np.int64)
     return np.where(bits < 0, -(bits & 0x7FFFFFFF) - 1, bits)
 
 
 def _number(key: int, dropped: int) -> float:
-    """The middle of the numbers with this key."""
+    """The midpoint of the numbers with this key."""
     first, last = max(key << dropped, -LARGEST - 1), min((key + 1 << dropped) - 1, LARGEST)
     return (_of_key(first) + _of_key(last)) / 2
 
@@ -166,6 +166,6 @@ def _of_key(key: int) -> float:
 
 
 def _grouped(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Equal keys joined; sorted."""
+    """Sorted unique keys with the sums of their counts."""
     unique, inverse = np.unique(keys, return_inverse=True)
     return unique, np.bincount(inverse, counts, len(unique)).astype(np.int64)

@@ -1,6 +1,6 @@
 """Training examples with random access: windows of episodes as dictionaries of NumPy arrays.
 
-A source is a function of its index alone: `len(source)`, `source[i]`. Order, mixing, batching and threads are the loader's.
+A source is a pure function of the index: `len(source)`, `source[i]`. The loader does ordering, mixing, batching and threads.
 """
 
 import logging
@@ -28,27 +28,27 @@ Tokenizer = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 
 
 class Source(Protocol):
-    """What the loader iterates."""
+    """What the loader reads from."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Example: ...
     def metadata(self) -> dict:
-        """What the examples come from, as JSON; travels with checkpoints."""
+        """Description of the data as JSON; saved in checkpoints."""
 
 
 def camera_frame(
     episode: Episode, camera: str, step: int, spec: DatasetSpec, image_size: int, jpeg_dct_scaling: bool = False
 ) -> np.ndarray:
-    """What a model is shown of one step: uint8 [s s 3], RGB."""
+    """The model's input image of one camera at one step: uint8 [s s 3], RGB."""
     stored = episode.frame(camera, step, image_size if jpeg_dct_scaling else None)
     return resize(stored[..., ::-1] if camera in spec.bgr_cameras else stored, image_size)
 
 
 class _EpisodeSource:
-    """What clip and policy sources share: window numbering, pictures, sentences, and what happens to bad records.
+    """Base of clip and policy sources: window numbering, images, instructions, bad records.
 
     Attributes:
-      skipped: "FILE record N: field: problem" of every record met and left out (on_bad_record=skip), by the index or since.
+      skipped: "FILE record N" -> "field: problem" of every record skipped so far (on_bad_record=skip), by the index or while reading.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class _EpisodeSource:
         return len(self._table)
 
     def __getitem__(self, index: int) -> Example:
-        """Example `index`. A bad record raises, or (on_bad_record=skip) the first window of the next good episode stands in for it."""
+        """Example `index`. A bad record raises, or (on_bad_record=skip) is replaced by the first window of the next good episode."""
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
@@ -100,7 +100,7 @@ class _EpisodeSource:
     def _skip(self, error: BadRecordError) -> None:
         problem = f"{error.field}: {error.problem}" if error.field else error.problem
         if error.where not in self.skipped:
-            log.warning("left out: %s: %s", error.where, problem)
+            log.warning("skipped: %s: %s", error.where, problem)
         self.skipped[error.where] = problem
 
     def _example(self, episode: Episode, number: int, window: int, index: int) -> Example:
@@ -114,26 +114,26 @@ class _EpisodeSource:
         return self._frames.get((number, camera, step), make)
 
     def _text(self, episode: Episode, step: int) -> Example:
-        sentence = episode.text(self._instruction, step).strip()
-        if not sentence:
+        text = episode.text(self._instruction, step).strip()
+        if not text:
             raise episode.bad(self._instruction, "empty instruction")
-        if sentence not in self._tokens:
-            ids, mask = self._tokenizer([sentence])
+        if text not in self._tokens:
+            ids, mask = self._tokenizer([text])
             if ids.shape != (1, self.text_length):
-                raise DataError(f"the tokenizer gives shape {ids.shape}, expected {(1, self.text_length)} (text_length)")
-            self._tokens[sentence] = np.asarray(ids[0], np.int32), np.asarray(mask[0], bool)
-        ids, mask = self._tokens[sentence]
+                raise DataError(f"the tokenizer returns shape {ids.shape}, expected {(1, self.text_length)} (text_length)")
+            self._tokens[text] = np.asarray(ids[0], np.int32), np.asarray(mask[0], bool)
+        ids, mask = self._tokens[text]
         return {"text_ids": ids, "text_mask": mask}
 
 
 class ClipSource(_EpisodeSource):
-    """Video clips with their sentence: {video uint8[t s s 3], text_ids int32[l], text_mask bool[l]}.
+    """Video clips with their instruction: {video uint8[t s s 3], text_ids int32[l], text_mask bool[l]}.
 
-    Each window is seen from one view, drawn with the dataset's probabilities as a function of the window's number. With `latents` the
-    place of `video` is taken by {latent_mean, latent_logvar} float16[t h w c] of the same frames.
+    Each clip shows one view, sampled with the probabilities of the registry row as a function of the clip's number. With `latents`,
+    {latent_mean, latent_logvar} float16[t h w c] of the same frames replace `video`.
 
     Attributes:
-      latents: what the dataset says of its latents; None where clips are pictures.
+      latents: description of the dataset's latents; None if clips are images.
     """
 
     def __init__(
@@ -157,10 +157,10 @@ class ClipSource(_EpisodeSource):
         views, where = tuple(views) or tuple(spec.clip_views), str(dataset.directory)
         self.latents = LatentsInfo.from_metadata(dataset.metadata, where) if latents else None
         if latents and self.latents.image_size != image_size:
-            raise DataError(f"{where}: its latents are of frames of {self.latents.image_size} pixels, model.image_size is {image_size}")
+            raise DataError(f"{where}: latents of frames of {self.latents.image_size} pixels, but model.image_size is {image_size}")
         available = latent_cameras(dataset.schema) if latents else dataset.schema.cameras
         self.cameras = tuple(spec.camera(view, available, where) for view in views)
-        # views outside the row's table count as often as the others on average
+        # a view that the row does not list gets the mean weight
         weights = np.array([spec.clip_views.get(view, 1.0 / max(len(views), 1)) for view in views])
         self._cumulative = np.cumsum(weights / weights.sum())
         self._seed = seed
@@ -200,8 +200,8 @@ class PolicySource(_EpisodeSource):
     text_ids int32[l], text_mask bool[l]}. Action and proprio are normalised.
 
     Attributes:
-      statistics: of the training split, whatever split is read.
-      action_normalizer, proprio_normalizer: as applied; `inverse` gives back what a robot understands.
+      statistics: of the training split, also when another split is read.
+      action_normalizer, proprio_normalizer: as applied; `inverse` returns raw values.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class PolicySource(_EpisodeSource):
         self.proprio_normalizer = self.statistics.proprio_normalizer()
 
     def metadata(self) -> dict:
-        """What a checkpoint must carry to use a policy trained on this: JSON."""
+        """What a checkpoint must contain to use a policy trained on this dataset, as JSON."""
         return {
             "dataset": self.dataset.name,
             "version": self.dataset.version,
@@ -263,7 +263,7 @@ class PolicySource(_EpisodeSource):
 
 
 class Mixture:
-    """Several sources one after another; the loader draws from them by weight. As a plain source it is their concatenation."""
+    """Several sources and their sampling weights, which the loader applies. Indexed directly, it is their concatenation."""
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float]):
         if not sources or len(sources) != len(weights):
@@ -275,14 +275,16 @@ class Mixture:
         return self.starts[-1]
 
     def __getitem__(self, index: int) -> Example:
-        member = int(np.searchsorted(self.starts, index, side="right")) - 1
+        number = int(np.searchsorted(self.starts, index, side="right")) - 1
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        return self.sources[member][index - self.starts[member]]
+        return self.sources[number][index - self.starts[number]]
 
     @property
     def skipped(self) -> dict[str, str]:
-        return {where: problem for source in self.sources for where, problem in list(source.skipped.items())}  # reader threads add
+        return {
+            where: problem for source in self.sources for where, problem in list(source.skipped.items())
+        }  # a copy: reader threads add to it
 
     def metadata(self) -> dict:
         return {"datasets": [source.metadata() for source in self.sources], "weights": list(self.weights)}
@@ -302,7 +304,7 @@ def clip_source(
 
     Args:
       split: 'train' or 'val' (mapped by each DatasetConfig), or a TFDS split name.
-      accept_latents: whether clips may be latents; all of them are, or none.
+      accept_latents: whether clips may be latents; either all datasets are read as latents or none.
     """
 
     def make(entry: DatasetConfig, spec: DatasetSpec) -> ClipSource:
@@ -322,13 +324,13 @@ def clip_source(
     packed = [entry.name for entry in config.datasets if entry.latents]
     if packed and not accept_latents:
         raise DataError(
-            f"data.datasets: {', '.join(packed)} are to be read as latents, but only stage video trains from them; this stage "
-            "needs the pictures (latents=False, and the dataset that has them)"
+            f"data.datasets: {', '.join(packed)} are to be read as latents, but only stage video trains on latents; this stage "
+            "needs images: set latents=False and name a dataset with images"
         )
     if 0 < len(packed) < len(config.datasets):
         raise DataError(
-            f"data.datasets: {', '.join(packed)} are to be read as latents, the others as pictures; one batch cannot "
-            "hold both. Make the latents of the others, too (`vpp data latents`)"
+            f"data.datasets: {', '.join(packed)} are to be read as latents, the others as images; a batch cannot contain "
+            "both. Encode the others, too (`vpp data latents`)"
         )
     return _mixture(config, make, CLIP_COLUMNS)
 
@@ -347,14 +349,14 @@ def policy_source(
     """Observations with action chunks of every dataset of `config`.
 
     Args:
-      with_images: False leaves the pictures out and decodes nothing, for training from cached features.
-      views: views of every example; default the DatasetConfig's, else the registry's.
-      action_dim: width the model expects; another one in the data is an error here, not inside a jitted function.
+      with_images: False omits the images and decodes nothing, for training from cached features.
+      views: views of every example; default: those of the DatasetConfig, else of the registry row.
+      action_dim: action width of the model; a different width in the data is an error here, not in a jitted function.
     """
 
     def make(entry: DatasetConfig, spec: DatasetSpec) -> PolicySource:
         if entry.latents:
-            raise DataError(f"data.datasets: {entry.name} is to be read as latents, but a policy sees pictures (latents=False)")
+            raise DataError(f"data.datasets: {entry.name} is to be read as latents, but a policy needs images: set latents=False")
         dataset = open_dataset(config, entry, split)
         training = dataset if dataset.split == entry.split else open_dataset(config, entry, "train")
         return PolicySource(
@@ -383,7 +385,7 @@ def policy_source(
 
 
 def open_dataset(config: DataConfig, entry: DatasetConfig, split: str = "train") -> RLDSDataset:
-    """The split of a member: 'train' and 'val' are the names its configuration gives them."""
+    """The split of a dataset; 'train' and 'val' are mapped to the names in its configuration."""
     name = {"train": entry.split, "val": entry.val_split}.get(split, split)
     return RLDSDataset(
         entry.path,
@@ -397,17 +399,19 @@ def open_dataset(config: DataConfig, entry: DatasetConfig, split: str = "train")
 
 
 def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], Source], columns: Sequence[str]) -> Mixture:
-    """One source per dataset, once every row has confirmed `columns`; the error names all datasets that have not."""
+    """One source per dataset, if `columns` of every registry row are usable; the error names all datasets where they are not."""
     if not config.datasets:
-        advice = "expand it with data_pipelines.openx.mixtures.expand" if config.mixture else "name at least one dataset directory"
+        advice = (
+            "expand data.mixture with data_pipelines.openx.mixtures.expand" if config.mixture else "name at least one dataset directory"
+        )
         raise DataError(f"data.datasets is empty; {advice}")
     specs = [_spec(entry) for entry in config.datasets]
     unusable = {spec.name: spec.why_unusable(columns, spec.name in config.allow_unverified) for spec in specs}
     unusable = [f"{name} ({why})" for name, why in unusable.items() if why]
     if unusable:
         raise DataError(
-            f"{len(unusable)} of {len(specs)} datasets cannot be used here: {', '.join(unusable)}. Leave them out; where "
-            "something is only not verified, check it on the data, then name the dataset in data.allow_unverified"
+            f"{len(unusable)} of {len(specs)} datasets cannot be used here: {', '.join(unusable)}. Remove them; if a "
+            "column is only not verified, check it on the data and add the dataset to data.allow_unverified"
         )
     sources = [make(entry, spec) for entry, spec in zip(config.datasets, specs, strict=True)]
     sizes = [source.dataset.num_steps if entry.per_step else 1 for source, entry in zip(sources, config.datasets, strict=True)]
@@ -421,7 +425,7 @@ def _spec(entry: DatasetConfig) -> DatasetSpec:
 
 
 def _check_columns(dataset: RLDSDataset, spec: DatasetSpec, action_dim: int | None) -> None:
-    """The columns of action and state are in features.json as the row says, and the action is as wide as the model's."""
+    """Checks that features.json has the action and proprio columns of the row, and that the action has the model's width."""
     where = dataset.directory
     for key, parts, width in (
         (spec.action_key, spec.action_parts, spec.action_width),
@@ -430,17 +434,17 @@ def _check_columns(dataset: RLDSDataset, spec: DatasetSpec, action_dim: int | No
         problems = parts.problems(dataset.schema) if parts else []
         if problems:
             raise DataError(
-                f"{where}: registry row '{spec.name}' reads what features.json has not: {', '.join(problems)} "
-                f"(has {', '.join(sorted(dataset.schema.steps))}). The copy has another version or layout"
+                f"{where}: registry row '{spec.name}' reads columns that features.json lacks: {', '.join(problems)} "
+                f"(has {', '.join(sorted(dataset.schema.steps))}). This copy has another version or layout"
             )
         shape = dataset.schema.step(key, str(where)).shape if key and not parts else (width,)
         if shape != (width,):
             raise DataError(
                 f"{where}: field '{key}' has shape {list(shape)} in features.json, but registry row '{spec.name}' says "
-                f"[{width}]. Choose the dataset or the configuration that belongs to the other"
+                f"[{width}]. Choose a matching dataset or row"
             )
     if action_dim not in (None, spec.action_width):
         raise DataError(
-            f"{where}: actions of '{spec.name}' have shape [{spec.action_width}], but the model's action_dim says "
-            f"[{action_dim}]. Choose the dataset or the configuration that belongs to the other"
+            f"{where}: actions of '{spec.name}' have shape [{spec.action_width}], but the model's action_dim is "
+            f"{action_dim}. Choose a matching dataset or configuration"
         )

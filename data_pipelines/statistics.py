@@ -1,7 +1,7 @@
-"""Mean, spread and quantiles of actions and robot states, from those columns alone: no picture is decoded.
+"""Mean, standard deviation and quantiles of actions and proprio, computed from those columns only: no image is decoded.
 
-Always of the training split. Kept as one JSON file whose hash travels with checkpoints, so that a model is never used with the
-numbers of another dataset.
+Always of the training split. Stored as one JSON file; checkpoints contain its hash, so that a model is never used with the statistics of
+another dataset.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ColumnStatistics:
-    """Per dimension of one column over `count` steps. `quantiles`: one row for each of the statistics' `quantile_levels`."""
+    """Statistics per dimension of one column over `count` steps. `quantiles`: one row for each of `quantile_levels`."""
 
     key: str
     count: int
@@ -57,13 +57,13 @@ class ColumnStatistics:
 
 @dataclass(frozen=True)
 class DatasetStatistics:
-    """Statistics of one dataset. `columns` has 'action' and, where the dataset has a state, 'proprio'.
+    """Statistics of one dataset. `columns` has 'action' and, if the dataset has a robot state, 'proprio'.
 
     Attributes:
-      fingerprint: of the record index they were computed from; another one means that the shards changed.
-      first_step: steps before it were left out.
-      quantile_levels: the two quantiles that normalisation 'quantile' takes to -1 and 1.
-      skipped: records left out because they could not be used.
+      fingerprint: of the record index; a different one means that the shards have changed.
+      first_step: earlier steps are not included.
+      quantile_levels: the two quantiles that normalisation 'quantile' maps to -1 and 1.
+      skipped: bad records that were skipped.
     """
 
     dataset: str
@@ -79,7 +79,7 @@ class DatasetStatistics:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of everything a model depends on (not of where the numbers were found)."""
+        """SHA-256 of everything a model depends on (not of the fingerprint and the skipped records)."""
         tree = asdict(self)
         del tree["fingerprint"], tree["skipped"]
         return hashlib.sha256(json.dumps({"schema_version": SCHEMA_VERSION, **tree}, sort_keys=True).encode()).hexdigest()
@@ -89,23 +89,23 @@ class DatasetStatistics:
 
     @classmethod
     def from_json(cls, tree: dict) -> "DatasetStatistics":
-        """KeyError or TypeError where `tree` is something else; DataError where its hash does not fit its numbers."""
+        """KeyError or TypeError if `tree` is something else; DataError if its hash does not match its numbers."""
         values = {name: tree[name] for name in ("dataset", "version", "split", "episodes", "steps", "first_step", "fingerprint")}
         columns = {name: ColumnStatistics.from_json(column) for name, column in tree["columns"].items()}
         made = cls(**values, quantile_levels=tuple(tree["quantile_levels"]), columns=columns, skipped=tuple(tree["skipped"]))
         if tree["hash"] != made.hash:
             raise DataError(
-                f"statistics of {made.dataset}: hash {tree['hash'][:12]} does not fit the numbers ({made.hash[:12]}), "
+                f"statistics of {made.dataset}: hash {tree['hash'][:12]} does not match the numbers ({made.hash[:12]}), "
                 "so the file was edited"
             )
         return made
 
     def action_normalizer(self, spec: DatasetSpec) -> Normalizer:
-        """How `spec` says its actions are scaled, with these numbers."""
+        """Normalises actions as `spec` says."""
         return _normalizer(spec.normalization, self.columns["action"], spec.normalized or None)
 
     def proprio_normalizer(self) -> Normalizer:
-        """Mean and standard deviation; of width 0 where there is no state."""
+        """Mean and standard deviation; of width 0 if the dataset has no robot state."""
         return _normalizer("mean_std", self.columns["proprio"], None) if "proprio" in self.columns else Normalizer.identity(0)
 
 
@@ -116,7 +116,7 @@ def _normalizer(kind: str, column: ColumnStatistics, mask: tuple[bool, ...] | No
 
 
 def compute(dataset: RLDSDataset, spec: DatasetSpec, on_bad_record: str = "fail", progress: Progress | None = None) -> DatasetStatistics:
-    """One pass over the action and state columns of every episode, in the memory of `RunningStats`."""
+    """One pass over the action and proprio columns of every episode, in the memory of `RunningStats`."""
     return _finished(dataset, spec, partial_statistics(dataset, spec, range(len(dataset)), on_bad_record, progress))
 
 
@@ -128,15 +128,15 @@ def partial_statistics(
     progress: Progress | None = None,
     workers: int = 8,
 ) -> PartialStats:
-    """The action and state columns of `episodes`.
+    """Statistics of the action and proprio columns of `episodes`.
 
     Args:
       progress: called with (episodes done, episodes).
-      workers: threads that read; the result does not depend on them.
+      workers: reader threads; the result does not depend on their number.
     """
     if not spec.action_key:
         raise DataError(
-            f"{dataset.directory}: registry row '{spec.name}' has no actions, hence no statistics; stages vae and video need none"
+            f"{dataset.directory}: registry row '{spec.name}' has no actions, so it has no statistics; stages vae and video need none"
         )
     made = PartialStats()
     if progress is not None:
@@ -176,7 +176,7 @@ def _keys(spec: DatasetSpec) -> dict[str, str]:
 
 
 def _rows(dataset: RLDSDataset, index: int, spec: DatasetSpec) -> dict[str, np.ndarray] | BadRecordError:
-    """Actions and states of an episode, [steps, width] each, or why there are none."""
+    """Actions and proprio of an episode, [steps, width] each, or the error of a bad record."""
     try:
         episode = dataset[index]
         rows = {"action": actions(episode, spec)[spec.first_step :]}
@@ -188,7 +188,7 @@ def _rows(dataset: RLDSDataset, index: int, spec: DatasetSpec) -> dict[str, np.n
 
 
 def _in_order(read: Callable[[int], T], indices: range, workers: int) -> Iterator[T]:
-    """`read` of each of `indices`, made by threads that are a few ahead."""
+    """`read` of each of `indices`, in order, prefetched by threads."""
     ahead: deque[Future] = deque()
     with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="statistics") as pool:
         for index in indices:
@@ -200,12 +200,12 @@ def _in_order(read: Callable[[int], T], indices: range, workers: int) -> Iterato
 
 
 def actions(episode: Episode, spec: DatasetSpec) -> np.ndarray:
-    """The actions of an episode as `spec` says, [steps, action_width]; a composition may have none for the last step."""
+    """The actions of an episode as `spec` defines them, [steps, action_width]; a composed action may lack the last step."""
     return finite(episode, spec.action_key) if spec.action_parts is None else _composed(episode, "action", spec.action_parts)
 
 
 def states(episode: Episode, spec: DatasetSpec) -> np.ndarray:
-    """The robot states of an episode as `spec` says, [steps, proprio_width]."""
+    """The proprio of an episode as `spec` defines it, [steps, proprio_width]."""
     return finite(episode, spec.proprio_key) if spec.proprio_parts is None else _composed(episode, "proprio", spec.proprio_parts)
 
 
@@ -219,7 +219,7 @@ def _composed(episode: Episode, name: str, composition: Composition) -> np.ndarr
 
 
 def finite(episode: Episode, key: str) -> np.ndarray:
-    """Numeric column `key` [steps, width]; BadRecordError where a number is NaN or infinite."""
+    """Numeric column `key` [steps, width]; BadRecordError if a number is NaN or infinite."""
     values = np.asarray(episode.column(key))
     good = np.isfinite(values.reshape(len(values), -1)).all(1)
     if not good.all():
@@ -228,7 +228,7 @@ def finite(episode: Episode, key: str) -> np.ndarray:
 
 
 def statistics_path(dataset: RLDSDataset, index_dir: Location | None = None) -> Location:
-    """Beside the record index of the split."""
+    """Path of the JSON file, next to the record index of the split."""
     return index_path(dataset.directory, dataset.split, index_dir, "statistics", ".json")
 
 
@@ -242,8 +242,8 @@ def save_partial(
     on_bad_record: str = "fail",
     progress: Progress | None = None,
 ) -> PartialStats:
-    """Part `shard_index` of `num_shards` of the statistics, stored where `load_or_compute` merges all parts. OSError where that place is
-    not writable.
+    """Part `shard_index` of `num_shards` of the statistics, stored where `load_or_compute` merges all parts. OSError if that
+    directory is not writable.
     """
     episodes = range(len(dataset) * shard_index // num_shards, len(dataset) * (shard_index + 1) // num_shards)
     made = partial_statistics(dataset, spec, episodes, on_bad_record, progress)
@@ -256,29 +256,29 @@ def _parts(dataset: RLDSDataset, index_dir: Location | None) -> Location:
 
 
 def _about(dataset: RLDSDataset, spec: DatasetSpec) -> dict:
-    """What a part must agree in to be one of these statistics. Its bins hold every quantile."""
+    """What identifies the data: all parts must agree in it. The quantile levels are not included, since a histogram has all quantiles."""
     return {"fingerprint": dataset.fingerprint, "first_step": spec.first_step, "keys": _keys(spec)}
 
 
-def _joined(dataset: RLDSDataset, spec: DatasetSpec, folder: Location) -> PartialStats | None:
-    """The parts in `folder`, if all of some number of hosts are there."""
+def _merged(dataset: RLDSDataset, spec: DatasetSpec, directory: Location) -> PartialStats | None:
+    """The merged parts in `directory`, if the parts of all hosts exist."""
     try:
-        names = sorted(name for name in storage.list_files(folder) if name.endswith(".npz"))
+        names = sorted(name for name in storage.list_files(directory) if name.endswith(".npz"))
     except FileNotFoundError:
         return None
     for hosts in {name.rpartition("-of-")[2] for name in names}:
         mine = [name for name in names if name.endswith(f"-of-{hosts}")]
         if len(mine) != int(hosts.removesuffix(".npz")):
             continue
-        whole = PartialStats()
+        merged = PartialStats()
         for name in mine:
-            part, about = PartialStats.unpack(storage.read(storage.join(folder, name)))
+            part, about = PartialStats.unpack(storage.read(storage.join(directory, name)))
             if about != _about(dataset, spec):
-                log.warning("%s belongs to other shards or columns and is not used", storage.join(folder, name))
+                log.warning("%s belongs to other shards or columns; ignored", storage.join(directory, name))
                 break
-            whole.merge(part)
+            merged.merge(part)
         else:
-            return whole
+            return merged
     return None
 
 
@@ -290,7 +290,7 @@ def load_or_compute(
     on_bad_record: str = "fail",
     progress: Progress | None = None,
 ) -> DatasetStatistics:
-    """The stored statistics where they belong to these very shards; else joined from the parts of several hosts, or computed; stored."""
+    """The stored statistics if they match these shards; otherwise merged from the parts of several hosts or computed, and then stored."""
     path = statistics_path(dataset, index_dir)
     try:
         stored = DatasetStatistics.from_json(json.loads(storage.read(path)))
@@ -301,22 +301,22 @@ def load_or_compute(
     except FileNotFoundError:
         pass
     except (KeyError, TypeError, ValueError) as error:
-        log.warning("%s cannot be used (%s); computing the statistics again", path, error)
-    joined = _joined(dataset, spec, _parts(dataset, index_dir))
-    if joined is not None:
-        made = _finished(dataset, spec, joined)
+        log.warning("%s cannot be used (%s); recomputing the statistics", path, error)
+    merged = _merged(dataset, spec, _parts(dataset, index_dir))
+    if merged is not None:
+        made = _finished(dataset, spec, merged)
     else:
         if dataset.num_bytes > LARGE and progress is None:
             log.warning(
-                "%s: %.0f GB are read for the statistics; `vpp data stats` makes them once, before many hosts need them",
+                "%s: reading %.0f GB for the statistics; run `vpp data stats` once instead, before many hosts need them",
                 dataset.directory,
                 dataset.num_bytes / 1e9,
             )
         made = compute(dataset, spec, on_bad_record, progress)
     try:
         storage.write(path, json.dumps(made.to_json(), indent=1).encode())
-        if joined is not None:
-            storage.remove_folder(_parts(dataset, index_dir))
+        if merged is not None:
+            storage.remove_dir(_parts(dataset, index_dir))
     except OSError as error:
-        log.info("statistics of %s not kept (%s); give an index directory to keep them", dataset.directory, error)
+        log.info("statistics of %s not stored (%s); set data.index_dir or --index_dir to store them", dataset.directory, error)
     return made

@@ -1,7 +1,7 @@
-"""Files where they lie: local paths, and buckets through fsspec (`gs://`, `s3://`, `memory://`, ...).
+"""Local files, and objects in buckets through fsspec (`gs://`, `s3://`, `memory://`, ...).
 
-A location is a `pathlib.Path` (local) or a `str` with a scheme (everything else). Nothing is downloaded as a whole that is asked for
-in part. Reads that fail for a passing reason are repeated with growing pauses.
+A location is a `pathlib.Path` (local) or a `str` with a scheme (everything else). A read of a range downloads that range only. Reads that
+fail with a transient error are retried with exponential backoff.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ Location = Path | str
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-# Errors that another attempt would only repeat.
+# Errors that a retry would only repeat.
 NON_RETRYABLE = (
     FileNotFoundError,
     PermissionError,
@@ -38,15 +38,15 @@ NON_RETRYABLE = (
     MemoryError,
     RecursionError,
 )
-# HTTP answers in the 4xx range that do pass: request timeout, too many requests.
+# HTTP status codes in the 4xx range that are transient: request timeout, too many requests.
 RETRYABLE_HTTP = (408, 429)
-# What tells two versions of an object apart, by the names that fsspec's file systems use; the first one present counts.
+# Keys under which fsspec's file systems report the version of an object; the first one present is used.
 VERSION_KEYS = ("etag", "ETag", "generation", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How often a read is tried, and the pauses between: `wait_s`, doubled each time up to `max_wait_s`, times 0.5 to 1 by chance."""
+    """Attempts per read, and the pause between them: `wait_s`, doubled each time up to `max_wait_s`, times a random factor in [0.5, 1]."""
 
     attempts: int = 5
     wait_s: float = 0.5
@@ -57,7 +57,7 @@ class Retry:
             raise DataError(f"read attempts is {self.attempts}, expected at least 1")
 
     def pause(self, failed: int) -> float:
-        """Seconds to wait after `failed` failures. By chance, so that a thousand readers do not come back at the same moment."""
+        """Seconds to wait after `failed` failures; random, so that many readers do not retry at the same moment."""
         return min(self.wait_s * 2 ** (failed - 1), self.max_wait_s) * random.uniform(0.5, 1.0)
 
 
@@ -66,14 +66,14 @@ RETRY = Retry()
 
 @dataclass(frozen=True)
 class FileInfo:
-    """Size in bytes, and a version that changes when the file is written anew: modification time, or the bucket's etag or generation."""
+    """Size in bytes, and a version that changes when the file is rewritten: modification time, or the object's etag or generation."""
 
     size: int
     version: str
 
 
 def location(path: Location) -> Location:
-    """`path` as a location: text without a scheme, and `file://`, is a local path."""
+    """`path` as a location: text without a scheme, or with `file://`, is a local path."""
     text = str(path)
     if isinstance(path, str) and "://" in text:
         return Path(text.removeprefix("file://")) if text.startswith("file://") else text.rstrip("/")
@@ -93,21 +93,21 @@ def parent(path: Location) -> Location:
 
 
 def read(path: Location, retry: Retry = RETRY) -> bytes:
-    """A whole (small) file. FileNotFoundError, PermissionError, or ReadFailedError when every attempt failed."""
+    """The content of a (small) file. FileNotFoundError, PermissionError, or ReadFailedError when every attempt failed."""
     if isinstance(path, Path):
         return _attempt(path, retry, path.read_bytes)
     return _attempt(path, retry, lambda: _bucket(path, lambda system, name: system.cat_file(name)))
 
 
 def read_range(path: Location, offset: int, length: int, retry: Retry = RETRY) -> bytes:
-    """`length` bytes from `offset` on; fewer where the file ends earlier. Errors as `read`."""
+    """`length` bytes from `offset` on; fewer if the file ends earlier. Errors as for `read`."""
     if isinstance(path, Path):
         return _attempt(path, retry, lambda: _read_local(path, offset, length))
     return _attempt(path, retry, lambda: _bucket(path, lambda system, name: system.cat_file(name, start=offset, end=offset + length)))
 
 
 def list_files(directory: Location, retry: Retry = RETRY) -> dict[str, FileInfo]:
-    """Name -> status of the files directly in `directory`: one listing, however many files. FileNotFoundError where it is not there."""
+    """Name -> FileInfo of the files directly in `directory`, from one listing. FileNotFoundError if it does not exist."""
     if isinstance(directory, Path):
         return _attempt(directory, retry, lambda: _list_local(directory))
     entries = _attempt(directory, retry, lambda: _bucket(directory, _list_bucket))
@@ -115,7 +115,7 @@ def list_files(directory: Location, retry: Retry = RETRY) -> dict[str, FileInfo]
 
 
 def list_dirs(directory: Location, retry: Retry = RETRY) -> list[str]:
-    """Names of the folders directly in `directory`."""
+    """Names of the directories directly in `directory`."""
     if isinstance(directory, Path):
         return _attempt(directory, retry, lambda: sorted(child.name for child in directory.iterdir() if child.is_dir()))
     entries = _attempt(directory, retry, lambda: _bucket(directory, _list_bucket))
@@ -123,19 +123,19 @@ def list_dirs(directory: Location, retry: Retry = RETRY) -> list[str]:
 
 
 def file_info(path: Location, retry: Retry = RETRY) -> FileInfo:
-    """Of one file; errors as `read`."""
+    """FileInfo of one file. Errors as for `read`."""
     if isinstance(path, Path):
         found = _attempt(path, retry, path.stat)
         return FileInfo(found.st_size, str(found.st_mtime_ns))
     try:
-        # not asked of the file alone, which gives other versions in some file systems
+        # from the listing: in some file systems the metadata of a single object reports another version
         return list_files(parent(path), retry)[name_of(path)]
     except KeyError:
         raise FileNotFoundError(path) from None
 
 
 def write(path: Location, data: bytes) -> None:
-    """Writes a small file so that a reader sees the old one or the new one. OSError where that is not allowed or fails."""
+    """Writes a small file atomically. OSError if that is not allowed or fails."""
     if isinstance(path, Path):
         write_atomically(path, data)
         return
@@ -143,7 +143,7 @@ def write(path: Location, data: bytes) -> None:
     def put(system, name: str) -> None:
         try:
             system.pipe_file(name, data)
-        except FileNotFoundError:  # buckets have no folders, other file systems behind fsspec do
+        except FileNotFoundError:  # buckets have no directories, other fsspec file systems do
             system.makedirs(parent(name), exist_ok=True)
             system.pipe_file(name, data)
 
@@ -151,12 +151,12 @@ def write(path: Location, data: bytes) -> None:
         _bucket(path, put)
     except (OSError, DataError):
         raise
-    except Exception as error:  # bucket libraries have error classes of their own
+    except Exception as error:  # bucket libraries raise their own error classes
         raise OSError(f"{path} cannot be written ({type(error).__name__}: {error})") from error
 
 
 def remove(path: Location) -> None:
-    """Removes a file if it is there."""
+    """Removes a file if it exists."""
     if isinstance(path, Path):
         path.unlink(missing_ok=True)
         return
@@ -164,14 +164,14 @@ def remove(path: Location) -> None:
         _bucket(path, lambda system, name: system.rm_file(name))
 
 
-def remove_folder(folder: Location) -> None:
-    """Removes the files directly in `folder`, and the folder unless something else is in it."""
+def remove_dir(directory: Location) -> None:
+    """Removes the files directly in `directory`, and the directory itself if it is then empty."""
     with contextlib.suppress(FileNotFoundError):
-        for name in list_files(folder):
-            remove(join(folder, name))
-    if isinstance(folder, Path):
+        for name in list_files(directory):
+            remove(join(directory, name))
+    if isinstance(directory, Path):
         with contextlib.suppress(OSError):
-            folder.rmdir()
+            directory.rmdir()
 
 
 def _read_local(path: Path, offset: int, length: int) -> bytes:
@@ -193,7 +193,7 @@ def _list_local(directory: Path) -> dict[str, FileInfo]:
 
 
 def _list_bucket(system, name: str) -> list[dict]:
-    system.invalidate_cache(name)  # fsspec remembers listings, also of what has changed since
+    system.invalidate_cache(name)  # fsspec caches listings
     return system.ls(name, detail=True)
 
 
@@ -202,7 +202,7 @@ def _bucket_file_info(entry: dict) -> FileInfo:
 
 
 def _bucket(url: str, act: Callable[..., T]) -> T:
-    """`act(file system, its name for url)`. DataError where no installed package opens such URLs."""
+    """`act(file system, path of url in it)`. DataError if no installed package opens such URLs."""
     import fsspec
 
     scheme = url.split("://", 1)[0]
@@ -212,21 +212,21 @@ def _bucket(url: str, act: Callable[..., T]) -> T:
         needed = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}.get(scheme, "")
         package = f"the package {needed}" if needed else f"another package ({error})"
         raise DataError(
-            f"{url}: reading {scheme}:// needs {package}, which is not installed; `pip install 'fsspec[{scheme}]'` brings the "
+            f"{url}: reading {scheme}:// needs {package}, which is not installed; `pip install 'fsspec[{scheme}]'` installs the "
             f"version that fits fsspec {fsspec.__version__}"
         ) from error
     except ValueError as error:
-        raise DataError(f"{url}: fsspec knows no scheme {scheme}:// ({error})") from error
+        raise DataError(f"{url}: fsspec does not know the scheme {scheme}:// ({error})") from error
     return act(system, name)
 
 
 def _attempt(path: Location, retry: Retry, action: Callable[[], T]) -> T:
-    """`action()`, repeated while it fails for a reason that may pass."""
+    """`action()`, retried while it fails with a transient error."""
     started = time.monotonic()
     for failed in itertools.count(1):
         try:
             return action()
-        except Exception as error:  # bucket libraries have error classes of their own
+        except Exception as error:  # bucket libraries raise their own error classes
             if _is_permanent(error):
                 raise
             if failed == retry.attempts:

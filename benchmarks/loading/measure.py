@@ -15,7 +15,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Request:
-    """What both pipelines make: per window one observation frame of the second camera, a clip of the first, actions, state, sentence."""
+    """What both pipelines make: per window one observation frame of the second camera, a clip of the first, actions, state, instruction."""
 
     directory: str
     image_size: int

@@ -1,4 +1,4 @@
-"""Synthetic RLDS shards for the loader's benchmark: photograph-like pictures of any size, or latents."""
+"""Synthetic RLDS shards for the loader's benchmark: photograph-like images of any size, or latents."""
 
 import json
 from pathlib import Path
@@ -19,20 +19,20 @@ CELLS, NOISE = 24, 1.0
 
 
 def write_images(directory: Path, episodes: int, steps: int, height: int, width: int) -> int:
-    """Episodes of two cameras as TFDS encodes them (JPEG 95, chroma halved). Returns the bytes of a mean picture."""
+    """Episodes of two cameras as TFDS encodes them (JPEG 95, chroma halved). Returns the bytes of a mean image."""
     rng = np.random.default_rng(0)
-    pictures = [simplejpeg.encode_jpeg(photograph(rng, height, width), QUALITY, colorsubsampling="420") for _ in range(IMAGES)]
+    images = [simplejpeg.encode_jpeg(photograph(rng, height, width), QUALITY, colorsubsampling="420") for _ in range(IMAGES)]
     camera = Feature("image", "uint8", (height, width, 3), "jpeg")
 
     def columns() -> dict:
-        return {name: [pictures[int(k)] for k in rng.integers(IMAGES, size=steps)] for name in CAMERAS}
+        return {name: [images[int(k)] for k in rng.integers(IMAGES, size=steps)] for name in CAMERAS}
 
     _write(directory, rng, {name: camera for name in CAMERAS}, columns, episodes, steps)
-    return int(np.mean([len(picture) for picture in pictures]))
+    return int(np.mean([len(image) for image in images]))
 
 
 def write_latents(directory: Path, episodes: int, steps: int, image_size: int) -> None:
-    """Episodes with the latents of the first camera in place of pictures, as `vpp data latents` writes them."""
+    """Episodes with the latents of the first camera in place of images, as `vpp data latents` writes them."""
     rng, shape = np.random.default_rng(0), (image_size // 8, image_size // 8, 4)
     packed = Feature("tensor", "float16", shape, "bytes")
     values = rng.normal(size=(IMAGES, *shape)).astype(np.float16)
@@ -54,7 +54,7 @@ def photograph(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _write(directory: Path, rng: np.random.Generator, frames: dict[str, Feature], columns, episodes: int, steps: int) -> None:
-    """`frames`: the features that `columns()` makes for every episode; actions, states and sentences are added."""
+    """`frames`: the features that `columns()` makes for every episode; actions, states and instructions are added."""
     schema = Schema(
         steps={
             **frames,

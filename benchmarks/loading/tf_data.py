@@ -1,4 +1,4 @@
-"""The same windows by tf.data in the manner of Octo and dlimp: episodes, windows of encoded pictures, a shuffle buffer, decoding.
+"""The same windows by tf.data in the manner of Octo and dlimp: episodes, windows of encoded images, a shuffle buffer, decoding.
 
 As there: TFDS without decoding, everything parallel and left to autotuning, order not deterministic, a RAM budget. Kinder than there:
 a small shuffle buffer, the decoder unrolled over the frames, no resize where the stored size fits, and bilinear (cheaper than Lanczos).
@@ -36,7 +36,7 @@ def batches(request: Request) -> Iterator:
             }
         )
 
-    def picture(data: tf.Tensor) -> tf.Tensor:
+    def image(data: tf.Tensor) -> tf.Tensor:
         image = tf.io.decode_jpeg(data, channels=3)
         if stored == (request.image_size,) * 2:
             return tf.ensure_shape(image, (*stored, 3))
@@ -44,8 +44,8 @@ def batches(request: Request) -> Iterator:
         return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
 
     def decode(window: dict) -> dict:
-        video = tf.stack([picture(window["video"][k]) for k in range(request.frames)])
-        return {**window, "image": picture(window["image"]), "video": video}
+        video = tf.stack([image(window["video"][k]) for k in range(request.frames)])
+        return {**window, "image": image(window["image"]), "video": video}
 
     read = tfds.ReadConfig(
         skip_prefetch=True,

@@ -1,8 +1,8 @@
 """Demonstrations of the CALVIN table in MuJoCo: a scripted expert under action noise, written as RLDS.
 
-The executed xyz motion carries Ornstein-Uhlenbeck noise, the label is what the expert wanted to do in the state it was in: the
-states are wider than the expert's own path, and every label leads back to it. Only solved episodes are kept. An episode is a
-function of (seed, split, scene, task, number) alone.
+The executed xyz action has Ornstein-Uhlenbeck noise; the label is the expert's action in the state that was reached. The states thus cover
+a neighbourhood of the expert's path, and every label leads back to it. Only solved episodes are stored. An episode depends on (seed, split,
+scene, task, number) only.
 """
 
 import zlib
@@ -20,7 +20,7 @@ from data_pipelines.rlds import schema as rlds
 from data_pipelines.rlds.schema import Feature, Schema
 
 ROBOT_OBS, SCENE_OBS, ACTION_WIDTH = 15, 24, 7
-# The tasks of the table that need no grasp.
+# The tasks without grasping.
 TASKS = (
     "open_drawer",
     "close_drawer",
@@ -45,18 +45,18 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What to record; everything here decides the bytes written.
+    """What to record; the bytes written depend on these settings only.
 
     Attributes:
       episodes, val_episodes: per scene and task.
       action_noise: standard deviation of the noise on the executed xyz action, in action units (1 = 2 cm per step).
-      noise_memory: share of the noise kept from one step to the next.
-      hold_steps: steps recorded after success with the arm held still, so that action chunks end calmly.
-      max_attempts: tries per episode, each with its own seed; then the episode is skipped.
-      max_steps: an attempt that takes longer is given up.
+      noise_memory: autocorrelation of the noise from one step to the next.
+      hold_steps: steps recorded after success with the arm held still, so that action chunks end at rest.
+      max_attempts: attempts per episode, each with its own seed, before the episode is given up.
+      max_steps: limit of an attempt.
       static_size, gripper_size, jpeg_quality, quality: images; `quality` is the environment's rendering preset.
-      blocks: whether the table has its blocks; without them only the tasks that need none.
-      hours: more than 0: play of so many simulated hours instead of single episodes, see `calvin_play`.
+      blocks: put the blocks on the table; without them, only tasks without blocks are possible.
+      hours: if positive, record this many simulated hours of play instead of single episodes, see `calvin_play`.
     """
 
     scenes: tuple[str, ...] = ("A", "B", "C")
@@ -100,8 +100,8 @@ class Settings:
 
 
 def real_environment(settings: Settings):
-    """The simulator with the settings' cameras."""
-    from eval.envs.registry import make_environment  # needed to build, not to read
+    """The simulator with the cameras of `settings`."""
+    from eval.envs.registry import make_environment  # needed to record, not to read
 
     environment = make_environment(
         "calvin_mujoco",
@@ -110,10 +110,10 @@ def real_environment(settings: Settings):
         quality=settings.quality,
         blocks=settings.blocks,
     )
-    impossible = [task for task in settings.tasks if task not in environment.tasks]
-    if impossible:
-        hint = "" if settings.blocks else "; with --blocks the table has its blocks"
-        raise DataError(f"--tasks names {', '.join(impossible)}, expected tasks among {', '.join(environment.tasks)}{hint}")
+    unknown = [task for task in settings.tasks if task not in environment.tasks]
+    if unknown:
+        hint = "" if settings.blocks else "; tasks with blocks need --blocks"
+        raise DataError(f"--tasks names {', '.join(unknown)}, expected tasks among {', '.join(environment.tasks)}{hint}")
     return environment
 
 
@@ -132,7 +132,7 @@ def training_instructions_for(task: str) -> Sequence[str]:
 
 
 def real_origin() -> dict[str, str]:
-    """What drew the images and which version of the environment it was."""
+    """Renderer and version of the environment."""
     from eval.envs.calvin_mujoco.environment import VERSION
     from eval.envs.calvin_mujoco.rendering import renderer_name
 
@@ -200,7 +200,7 @@ class CalvinMujocoRecipe:
 
 
 def episode_schema(plan: Settings) -> Schema:
-    """Columns of the dataset."""
+    """The columns of the dataset."""
 
     def image(size: int, text: str) -> Feature:
         return Feature("image", "uint8", (size, size, 3), "jpeg", text)
@@ -215,7 +215,7 @@ def episode_schema(plan: Settings) -> Schema:
             "observation/rgb_gripper": image(plan.gripper_size, "Camera on the gripper."),
             "observation/robot_obs": vector(ROBOT_OBS, "TCP xyz, TCP euler xyz, gripper width, 7 joint angles, last gripper command."),
             "observation/scene_obs": vector(SCENE_OBS, "Slider, drawer, button, switch, bulb, LED, three block poses."),
-            rlds.ACTION: vector(ACTION_WIDTH, "Wanted by the expert: relative xyz / 0.02 m, euler / 0.05 rad, gripper -1 closed, 1 open."),
+            rlds.ACTION: vector(ACTION_WIDTH, "The expert's action: relative xyz / 0.02 m, euler / 0.05 rad, gripper -1 closed, 1 open."),
             "action_executed": vector(ACTION_WIDTH, "The action with noise on xyz, clipped to [-1, 1]."),
             rlds.REWARD: scalar,
             rlds.DISCOUNT: scalar,
@@ -242,12 +242,12 @@ def record_attempt(
     instructions: Sequence[str],
     seed: int,
 ) -> dict[str, list] | None:
-    """Step columns of one attempt, or None when the expert did not solve the task.
+    """Step columns of one attempt; None if the expert did not solve the task.
 
     Args:
       environment, expert: a `CalvinEnvironment`, or anything with its interface, and what acts in it.
       instructions: instructions to choose from.
-      seed: decides the initial state, the noise and the instruction.
+      seed: of the initial state, the noise and the instruction.
     """
     expert_rng, noise_rng, text_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
     instruction = instructions[int(text_rng.integers(len(instructions)))]
@@ -270,7 +270,7 @@ def record_attempt(
     if not solved:
         return None
     hold = np.concatenate([np.zeros(ACTION_WIDTH - 1), action[-1:]]).astype(np.float32)
-    for step in range(plan.hold_steps + 1):  # the last one only shows what the motion before it led to
+    for step in range(plan.hold_steps + 1):  # the last step only records the result of the motion before it
         append_observation(columns, environment.observation(), plan)
         append_step(columns, hold, hold, 0.0)
         if step < plan.hold_steps:
@@ -281,7 +281,7 @@ def record_attempt(
 
 
 def finish_columns(columns: dict[str, list], instruction: str) -> None:
-    """Adds the columns that follow from an episode's length and instruction."""
+    """Adds the columns that depend on the length and the instruction only."""
     steps = len(columns[rlds.ACTION])
     columns[rlds.DISCOUNT] = [1.0] * steps
     columns[rlds.IS_FIRST] = [step == 0 for step in range(steps)]
@@ -300,7 +300,7 @@ def encode(schema: Schema, steps: dict[str, list], metadata: dict[str, Any]) -> 
 
 
 class ActionNoise:
-    """Ornstein-Uhlenbeck noise on the executed xyz action, of constant standard deviation over time."""
+    """Ornstein-Uhlenbeck noise on the executed xyz action, stationary: its standard deviation is constant over time."""
 
     def __init__(self, plan: Settings, rng: np.random.Generator):
         self._rng, self._memory = rng, plan.noise_memory
@@ -308,7 +308,7 @@ class ActionNoise:
         self._fresh = plan.action_noise * np.sqrt(1 - plan.noise_memory**2)
 
     def disturb(self, action: np.ndarray) -> np.ndarray:
-        """The action to execute where `action` is wanted; xyz within [-1, 1]."""
+        """`action` with noise; xyz clipped to [-1, 1]."""
         executed = action.copy()
         executed[:3] = np.clip(action[:3] + self._noise, -1, 1)
         self._noise = self._memory * self._noise + self._fresh * self._rng.standard_normal(3)

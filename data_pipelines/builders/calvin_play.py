@@ -1,4 +1,4 @@
-"""Play on the CALVIN table in MuJoCo: long runs of random feasible tasks chained without resets, written as RLDS.
+"""Play on the CALVIN table in MuJoCo: long runs of random feasible tasks, chained without resets, written as RLDS.
 
 A run starts from a random state; then one task after the other is drawn among those that can be done now, its expert acts under the noise
 of `calvin_mujoco`, and every solved task becomes one episode of the dataset with its own instruction. Episodes of a run follow each
@@ -30,7 +30,7 @@ class Run(NamedTuple):
 
 
 def real_feasible_tasks(environment: Any) -> dict[str, list[str]]:
-    """Family of tasks -> its tasks that can be done in the environment's current state."""
+    """Task family -> its tasks that are feasible in the current state of the environment."""
     from eval.envs.calvin_mujoco.feasibility import feasible_tasks
 
     return feasible_tasks(environment)
@@ -58,7 +58,7 @@ class CalvinPlayRecipe:
 
     @property
     def episodes_per_shard(self) -> int:
-        return max(1, self.plan.episodes_per_shard // 16)  # of runs, which hold dozens of episodes
+        return max(1, self.plan.episodes_per_shard // 16)  # in runs, each of which has dozens of episodes
 
     def settings(self) -> dict[str, Any]:
         return {**asdict(self.plan), "run_steps": self.run_steps}
@@ -102,7 +102,7 @@ class CalvinPlayRecipe:
 
 
 class Segment(NamedTuple):
-    """One task of a run; `columns` is None when it was not solved."""
+    """One task of a run; `columns` is None if it was not solved."""
 
     task: str
     start_step: int
@@ -158,7 +158,7 @@ def record_run(
             fresh = bool(outcome.failure) or step - start >= plan.max_steps
             yield Segment(task, start, None)
             continue
-        append_observation(columns, environment.observation(), plan)  # what the last motion led to
+        append_observation(columns, environment.observation(), plan)  # the result of the last motion
         hold = np.concatenate([np.zeros(ACTION_WIDTH - 1), action[-1:]]).astype(np.float32)
         append_step(columns, hold, hold, 0.0)
         calvin_mujoco.finish_columns(columns, instruction)

@@ -1,8 +1,8 @@
 """Converts the recorded CALVIN dataset (one npz file per frame) to the schema of `calvin_mujoco`, one episode per language window.
 
-Frames are read one by one and only those that a window needs. A window (start, end) of `auto_lang_ann.npy` covers the frames
-start...end-1: it was written with end = start + length. Blocks of scene_obs are brought to the order red, blue, pink; the recordings
-have each scene's own.
+Only the frames of the windows are read, one by one. A window (start, end) of `auto_lang_ann.npy` covers the frames start...end-1, since it
+was written with end = start + length. The blocks in scene_obs are reordered to red, blue, pink; in the recordings the order depends on the
+scene.
 `auto_lang_ann.npy` and `scene_info.npy` are pickles, which can run code when NumPy loads them; here they are read as data, and nothing in
 them runs (`vpp_jax.common.object_array`).
 """
@@ -30,7 +30,7 @@ BLOCK_ORDER = {
     "B": ("red", "blue", "pink"),
     "C": ("blue", "red", "pink"),
     "D": ("red", "blue", "pink"),
-}  # as the recordings have them
+}  # in the recordings
 FRAME_KEYS = ("rgb_static", "rgb_gripper", "robot_obs", "scene_obs", "rel_actions")
 
 
@@ -51,10 +51,10 @@ class RecordedSettings:
     """What to convert.
 
     Attributes:
-      source: the dataset's folder, with `training` and `validation`.
-      language: folder of the annotations in each of them.
-      scene: scene of frames that `scene_info.npy` does not place (validation is always scene D).
-      limit: windows per split at most; 0: all.
+      source: directory of the dataset, with `training` and `validation`.
+      language: directory of the annotations in each of them.
+      scene: scene of frames that `scene_info.npy` does not list (validation is always scene D).
+      limit: maximum number of windows per split; 0: all.
     """
 
     source: str = ""
@@ -70,7 +70,9 @@ class RecordedSettings:
         if self.limit < 0 or self.episodes_per_shard < 1 or not 1 <= self.jpeg_quality <= 100:
             raise DataError(f"limit {self.limit} must not be negative, episodes_per_shard at least 1, jpeg_quality in [1, 100]")
         if not self.source or not any((Path(self.source) / folder).is_dir() for folder in FOLDERS.values()):
-            raise DataError(f"--source is {self.source!r}: expected the CALVIN dataset's folder, with {' and '.join(FOLDERS.values())}")
+            raise DataError(
+                f"--source is {self.source!r}: expected the directory of the CALVIN dataset, with {' and '.join(FOLDERS.values())}"
+            )
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,11 @@ class CalvinRecordedRecipe:
 
 
 def read_windows(plan: RecordedSettings, split: str) -> list[Window]:
-    """The language windows of a split, in the file's order."""
+    """The language windows of a split, in file order."""
     folder = Path(plan.source) / FOLDERS[split]
     path = folder / plan.language / "auto_lang_ann.npy"
     if not path.is_file():
-        raise DataError(f"{path} is missing: the language annotations; choose their folder with --language")
+        raise DataError(f"{path} is missing: the language annotations; name their directory with --language")
     content = _read_dict(path)
     try:
         instructions, tasks, spans = content["language"]["ann"], content["language"]["task"], content["info"]["indx"]
@@ -149,7 +151,7 @@ def read_windows(plan: RecordedSettings, split: str) -> list[Window]:
 
 
 def read_scene_ranges(path: Path) -> dict[str, tuple[int, int]]:
-    """Scene letter -> first and last frame; empty where the file is absent."""
+    """Scene letter -> first and last frame; empty if the file does not exist."""
     if not path.is_file():
         return {}
     try:
@@ -168,13 +170,13 @@ def _read_dict(path: Path) -> dict[Any, Any]:
 
 
 def in_standard_order(scene_obs: np.ndarray, scene: str) -> np.ndarray:
-    """[24] with the blocks in the scene's own order -> red, blue, pink."""
+    """scene_obs [24] with the blocks reordered from the order of the scene to red, blue, pink."""
     poses = dict(zip(BLOCK_ORDER[scene], scene_obs[6:].reshape(3, 6), strict=True))
     return np.concatenate([scene_obs[:6], *(poses[colour] for colour in STANDARD_ORDER)])
 
 
 class Frames:
-    """Reads single frames; windows overlap heavily, so the last ones stay in memory."""
+    """Reads single frames and caches the last ones, since windows overlap."""
 
     def __init__(self, source: Path):
         self._source = source

@@ -1,7 +1,7 @@
-"""Captioned videos without actions -> RLDS: Something-Something-v2, any folder of videos, or the published code's own format.
+"""Captioned videos without actions to RLDS: Something-Something-v2, any directory of videos, or the format of the published code.
 
-A video becomes one episode: a step per frame with its picture and the sentence. From the published format, recorded VAE latents can be
-taken instead of pictures; their files are read without running the pickle inside.
+A video becomes one episode with one step per frame: its image and the instruction. From the published format, recorded VAE latents can be
+used instead of images; the pickles in their files are parsed as data, never executed.
 """
 
 import functools
@@ -30,13 +30,13 @@ from vpp_jax.common.torch_archive import read_tensor
 
 CAMERA = "observation/image"
 CONTENTS, RESIZE_MODES = ("video", "latents"), ("square", "short_side")
-# The recorded latents are samples from the posterior of Stable Video Diffusion's VAE, times its factor (step1_prepare_latent.py).
+# The recorded latents are samples from the posterior of Stable Video Diffusion's VAE, times its scaling factor (step1_prepare_latent.py).
 RECORDED_CHANNELS, RECORDED_DOWNSCALE, RECORDED_FACTOR = 4, 8, 0.18215
 
 
 @dataclass(frozen=True)
 class HumanVideoSettings:
-    """What to convert, and how. `content`, `resize_mode`, ... are explained by `vpp data build human_video --help`."""
+    """What to convert, and how; `vpp data build human_video --help` describes the fields."""
 
     source: str = ""
     layout: str = "something_something"
@@ -72,12 +72,12 @@ class HumanVideoSettings:
         if not 1 <= self.jpeg_quality <= 100 or not 0 <= self.val_fraction < 1:
             raise DataError(f"--jpeg_quality {self.jpeg_quality} must be in [1, 100], --val_fraction {self.val_fraction} in [0, 1)")
         if not self.source or not Path(self.source).is_dir():
-            raise DataError(f"--source is {self.source!r}: expected the folder of the videos")
+            raise DataError(f"--source is {self.source!r}: expected the directory of the videos")
         fits = self.layout == "vpp" and not self.fps and self.size and self.size % RECORDED_DOWNSCALE == 0
         if self.content == "latents" and not fits:
             raise DataError(
-                "--content=latents needs --layout=vpp, takes every frame, and --size a multiple of "
-                f"{RECORDED_DOWNSCALE}: the pixels of the frames that were encoded"
+                "--content=latents needs --layout=vpp, --fps=0, and --size a multiple of "
+                f"{RECORDED_DOWNSCALE}: the size of the frames that were encoded"
             )
 
 
@@ -99,11 +99,11 @@ class HumanVideoRecipe:
         return list_clips(self.plan)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the listing: a worker is given the clips of its shards."""
+        """Without the listing: a worker receives the clips of its shards."""
         return {name: value for name, value in self.__dict__.items() if name != "clips"}
 
     def settings(self) -> dict[str, Any]:
-        """With a hash of the listing: a build goes on only with the videos and captions that it began with."""
+        """With a hash of the listing: a build resumes only with the same videos and captions."""
         listing = json.dumps([list(clip) for clip in self.clips])
         return {**asdict(self.plan), "clips": hashlib.sha256(listing.encode()).hexdigest()[:16]}
 
@@ -116,14 +116,14 @@ class HumanVideoRecipe:
         return {LATENTS: LatentsInfo(vae=self.plan.vae, image_size=self.plan.size, cameras=(CAMERA,)).to_json()}
 
     def jobs(self) -> dict[str, list[Clip]]:
-        """With `on_bad_video='fail'` what is wrong with the listing is an error before anything is decoded."""
+        """With `on_bad_video='fail'`, problems of the listing are an error before anything is decoded."""
         clips = self.clips
         bad = [clip for clip in clips if clip.problem]
         if bad and self.plan.on_bad_video == "fail":
             shown = "; ".join(f"{clip.file}: {clip.problem}" for clip in bad[:5]) + ("; ..." if len(bad) > 5 else "")
             raise BadVideoError(
                 f"{self.plan.source}: {len(bad)} of {len(clips)} videos cannot be used ({shown}). Repair the captions, or "
-                "leave these videos out with --on_bad_video=skip"
+                "skip these videos with --on_bad_video=skip"
             )
         return {split: [clip for clip in clips if clip.split == split] for split in dict.fromkeys(clip.split for clip in clips)}
 
@@ -134,32 +134,32 @@ class HumanVideoRecipe:
         return self
 
     def close(self) -> None:
-        """Nothing is held open between videos."""
+        """Nothing is open between videos."""
 
     def record(self, resource: "HumanVideoRecipe", job: Clip) -> Recorded:
         try:
             columns, metadata = read_episode(self.plan, job)
         except BadVideoError as error:
             if self.plan.on_bad_video == "fail":
-                raise BadVideoError(f"{error}. Repair the file, or leave such videos out with --on_bad_video=skip") from error
+                raise BadVideoError(f"{error}. Repair the file, or skip such videos with --on_bad_video=skip") from error
             return Recorded((), 1, (str(error),))
         return Recorded((encode_episode(self.schema(), columns, metadata),), 1)
 
 
 def list_clips(plan: HumanVideoSettings) -> tuple[Clip, ...]:
-    """The clips of `plan.source`, at most `limit` of each split. DataError where there are none, or names do not fit TFDS."""
+    """The clips of `plan.source`, at most `limit` per split. DataError if there are none, or if TFDS does not accept a split name."""
     clips = LAYOUTS[plan.layout](Origin(Path(plan.source), plan.captions, plan.annotations, plan.val_fraction))
     taken: Counter[str] = Counter()
-    kept = []
+    clips_used = []
     for clip in clips:
         if not re.fullmatch(r"\w+", clip.split) or clip.split == "all":
-            raise DataError(f"{clip.file}: split {clip.split!r} is no name that TFDS accepts (letters, digits, underscores; not 'all')")
+            raise DataError(f"{clip.file}: split name {clip.split!r} is not accepted by TFDS (use letters, digits, underscores; not 'all')")
         taken[clip.split] += 1
         if not plan.limit or taken[clip.split] <= plan.limit:
-            kept.append(clip)
-    if not kept:
+            clips_used.append(clip)
+    if not clips_used:
         raise DataError(f"{plan.source}: no video found in layout {plan.layout}")
-    return tuple(kept)
+    return tuple(clips_used)
 
 
 def episode_schema(plan: HumanVideoSettings) -> Schema:
@@ -182,7 +182,7 @@ def episode_schema(plan: HumanVideoSettings) -> Schema:
 
 
 def read_episode(plan: HumanVideoSettings, clip: Clip) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Step columns and episode features of one clip, as `episode_schema` names them. BadVideoError where it cannot be used."""
+    """Step columns and episode features of one clip, named as in `episode_schema`. BadVideoError if it cannot be used."""
     source, frames, rate = Path(plan.source), None, 0.0
     if clip.problem:
         raise BadVideoError(f"{source / clip.file}: {clip.problem}")
@@ -211,32 +211,32 @@ def read_episode(plan: HumanVideoSettings, clip: Clip) -> tuple[dict[str, Any], 
 
 
 def _jpeg_frames(plan: HumanVideoSettings, path: Path) -> tuple[list[bytes], float]:
-    """JPEG pictures and their rate (0 for a single one)."""
-    pictures, times = [], []
+    """JPEG frames and their rate (0 for a single frame)."""
+    frames, times = [], []
     for number, (seconds, frame) in enumerate(read_frames(path, plan.fps)):
         if plan.max_video_frames and number == plan.max_video_frames:
             raise BadVideoError(f"{path}: more frames than --max_video_frames={plan.max_video_frames}")
         if plan.size:
             frame = resize(frame, plan.size) if plan.resize_mode == "square" else resize_short_side(frame, plan.size)
-        pictures.append(images.encode_jpeg(frame, plan.jpeg_quality))
+        frames.append(images.encode_jpeg(frame, plan.jpeg_quality))
         times.append(seconds)
-    chosen = _spread(len(pictures), plan.num_frames)
+    chosen = _spread(len(frames), plan.num_frames)
     span = times[chosen[-1]] - times[chosen[0]]
-    return [pictures[step] for step in chosen], (len(chosen) - 1) / span if span > 0 else 0.0
+    return [frames[step] for step in chosen], (len(chosen) - 1) / span if span > 0 else 0.0
 
 
-def _spread(steps: int, most: int) -> np.ndarray:
-    """All steps, or `most` of them spread over the whole."""
-    return whole_clip(steps, most) if most and steps > most else np.arange(steps)
+def _spread(steps: int, num_frames: int) -> np.ndarray:
+    """`num_frames` steps spread evenly over all; all of them if there are no more, or for 0."""
+    return whole_clip(steps, num_frames) if num_frames and steps > num_frames else np.arange(steps)
 
 
 def _recorded_latents(plan: HumanVideoSettings, path: Path) -> np.ndarray:
-    """float16 [t h w c], without the factor."""
+    """Unscaled latents, float16 [t h w c]."""
     side = plan.size // RECORDED_DOWNSCALE
     try:
         values = read_tensor(path)
     except (FileFormatError, OSError) as error:
-        raise BadVideoError(f"{path}: no recorded latents ({error})") from error
+        raise BadVideoError(f"{path}: not a file of recorded latents ({error})") from error
     if values.ndim != 4 or values.shape[1:] != (RECORDED_CHANNELS, side, side) or values.dtype.kind != "f" or not len(values):
         expected = f"floats [frames, {RECORDED_CHANNELS}, {side}, {side}] for --size={plan.size}"
         raise BadVideoError(f"{path}: {values.dtype} {list(values.shape)}, expected {expected}")

@@ -1,11 +1,11 @@
-"""`human_video` as a TFDS builder whose videos are converted by Apache Beam: for more of them than one machine gets through.
+"""`human_video` as a TFDS builder that converts the videos with Apache Beam: for more videos than one machine can convert.
 
     python -m data_pipelines.builders.human_video_beam --source=DIR --layout=... --data_dir=DIR [--runner=DataflowRunner ...]
 
-The settings are those of `vpp data build human_video`; every other flag goes to Beam (its default runner is local). Episodes are the same
-as that command's; TFDS decides how many shards there are and in which one an episode stands. A broken file system or runner is Beam's
-business to retry. Needs the packages of requirements/beam.txt, which cannot be installed beside requirements.txt: an environment of its
-own. Workers must see the videos under the same path.
+Takes the settings of `vpp data build human_video`; all other flags are passed to Beam (the default runner is local). The episodes equal
+those of that command; TFDS decides the number of shards and the shard of each episode. Beam retries failures of the file system or the
+runner. Needs a separate environment with requirements/beam.txt, which conflicts with the project's requirements. Workers must see the
+videos under the same path.
 """
 
 import argparse
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class HumanVideo(tfds.core.GeneratorBasedBuilder):
-    """The dataset `human_video`. `plan` may not be changed between runs into the same directory: TFDS compares the version only."""
+    """The dataset `human_video`. Do not change `plan` between runs into the same directory: TFDS compares only the version."""
 
     name = HumanVideoRecipe.name
     VERSION = tfds.core.Version(HumanVideoRecipe.version)
@@ -50,13 +50,13 @@ class HumanVideo(tfds.core.GeneratorBasedBuilder):
 
 
 def examples(clip: Clip, plan: HumanVideoSettings) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key, episode as TFDS takes it), or nothing where the video is left out; that is logged and counted."""
+    """(key, episode in TFDS form), or nothing if the video is skipped, which is logged and counted."""
     try:
         columns, metadata = read_episode(plan, clip)
     except BadVideoError as error:
         if plan.on_bad_video == "fail":
             raise
-        log.warning("left out: %s", error)
+        log.warning("skipped: %s", error)
         beam.metrics.Metrics.counter(COUNTERS, "skipped").inc()
         return
     names = list(columns)
@@ -75,7 +75,7 @@ def nested(flat: dict[str, Any]) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="human_video_beam", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", required=True, help="where TFDS writes human_video/VERSION; a bucket, too")
+    parser.add_argument("--data_dir", required=True, help="TFDS writes DATA_DIR/human_video/VERSION; may be in a bucket")
     for field in fields(HumanVideoSettings):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
     values, rest = parser.parse_known_args(argv)
@@ -88,6 +88,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    from data_pipelines.builders import human_video_beam  # TFDS and Beam's workers must find the builder under its module's name
+    from data_pipelines.builders import human_video_beam  # TFDS and Beam workers must find the builder by its module name
 
     sys.exit(human_video_beam.main(sys.argv[1:]))

@@ -1,9 +1,8 @@
-"""A dataset with VAE latents in place of its pictures: computed once, so that stage video need not encode every clip again.
+"""A dataset with VAE latents instead of images, computed once, so that stage video does not encode every clip again.
 
-Every frame of every used camera goes through the encoder on its own, as in training; what is kept is the posterior (mean and log
-variance), from which training then samples. Texts, actions, states and whatever else a record has are copied as they are. A shard of the
-result holds the episodes of one shard of the original and is a function of it alone, so that an interrupted run is continued, and
-several processes can share the work.
+Every frame of the chosen cameras is encoded separately, as in training; the posterior (mean and log variance) is stored, and training
+samples from it. Texts, actions, states and all other columns are copied unchanged. Each output shard has the episodes of one input shard
+and depends on it only, so that an interrupted run resumes and several processes can share the work.
 """
 
 import copy
@@ -40,15 +39,15 @@ class LatentsSettings:
 
     Attributes:
       dataset: RLDS directory.
-      row: row of the registry, "": the dataset's own name. It says which cameras there are.
-      views: by role or camera name; empty: those that clips are taken from.
-      splits: empty: every split whose shards are all there.
-      image_size: pixels of the square frames.
-      latent_shape: (h, w, c) of one frame's latents.
+      row: registry row, which defines the cameras; "": the dataset's own name.
+      views: by role or camera name; empty: the `clip_views` of the row.
+      splits: empty: every complete split.
+      image_size: size of the square frames in pixels.
+      latent_shape: (h, w, c) of the latents of one frame.
       vae: identity of the encoder.
-      batch: frames per call of the encoder. With another number rounding may differ, so it belongs to the build.
-      on_bad_record: 'fail', or 'skip' (left out, counted and listed).
-      jpeg_dct_scaling: as in `DataConfig`, so that the encoder sees what training would show it.
+      batch: frames per encoder call. It is recorded with the build, since rounding may depend on it.
+      on_bad_record: 'fail', or 'skip' (counted and listed).
+      jpeg_dct_scaling: as in `DataConfig`, so that the encoder gets the same images as in training.
     """
 
     dataset: Location
@@ -70,13 +69,13 @@ class LatentsSettings:
 
 
 class LatentsBuild:
-    """One such dataset in the making. `run` may be called by several processes, each with its share of the shards."""
+    """The build of such a dataset. Several processes may call `run`, each for a part of the shards."""
 
     def __init__(self, settings: LatentsSettings):
         self._settings = settings
         self._info = DatasetInfo.read(settings.dataset)
         self.name, self.version = self._info.name, self._info.version
-        self.description = f"Latents of {self.name} {self.version}.\nPictures are replaced by the posterior of VAE {settings.vae}."
+        self.description = f"Latents of {self.name} {self.version}.\nImages are replaced by the posterior of VAE {settings.vae}."
         self.spec: DatasetSpec = dataset_spec(settings.row or self.name)
         schema = Schema.read(self._info.directory)
         views = settings.views or tuple(self.spec.clip_views)
@@ -85,12 +84,12 @@ class LatentsBuild:
         complete = tuple(split.name for split in self._info.splits.values() if split.files and not split.absent)
         self.splits = settings.splits or complete
         if not self.splits:
-            raise DataError(f"{self._info.directory}: no split has all its shards; name the splits to take")
+            raise DataError(f"{self._info.directory}: no split is complete; name the splits to encode")
 
-    # --- what `sharded.claim` and `sharded.finish` ask for ------------------------------------------------------------------------------
+    # --- interface of `sharded.claim` and `sharded.finish` ------------------------------------------------------------------------------
 
     def schema(self) -> dict:
-        """The tree of the original's features.json: cameras are taken out, latents put in, all else stays."""
+        """features.json of the original with the cameras replaced by latents."""
         kinds = {
             name(camera): Feature("tensor", "float16", self._settings.latent_shape, "bytes")
             for camera in self.cameras
@@ -99,7 +98,7 @@ class LatentsBuild:
         return edit_features(json.loads(storage.read(storage.join(self._info.directory, "features.json"))), self._dropped, kinds)
 
     def settings(self) -> dict[str, Any]:
-        """The shards that are read belong to it, by size and content of their index."""
+        """Includes the fingerprint of the input shards."""
         mine, shards = self._settings, {split: dataset.fingerprint[:16] for split, dataset in self._datasets.items()}
         return {
             "dataset": str(self._info.directory),
@@ -118,7 +117,7 @@ class LatentsBuild:
         first = next(iter(self._datasets.values()))
         return {**first.metadata, LATENTS: LatentsInfo(self._settings.vae, self._settings.image_size, self.cameras).to_json()}
 
-    # --- the work -----------------------------------------------------------------------------------------------------------------------
+    # --- encoding -----------------------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _datasets(self) -> dict[str, RLDSDataset]:
@@ -138,7 +137,7 @@ class LatentsBuild:
     def run(
         self, directory: Path, encode: Encoder, shard_index: int = 0, num_shards: int = 1, progress: Progress | None = None
     ) -> dict | None:
-        """Encodes what is missing. Returns the report once every shard is there, None while other processes still have some.
+        """Encodes the missing shards. Returns the report once all shards exist, None while other processes are still encoding.
 
         Args:
           shard_index, num_shards: this process takes every `num_shards`-th file, from number `shard_index` on.
@@ -151,39 +150,39 @@ class LatentsBuild:
             shards += [Shard(split, name, tuple(part)) for name, part in zip(names, dataset.parts, strict=True)]
         finished = sharded.finished_shards(directory, shards)
         todo = [shard for shard in shards[shard_index::num_shards] if shard.file not in finished]
-        total, done = sum(map(self._frames, todo)), 0
+        total, done = sum(map(self._num_frames, todo)), 0
         if progress is not None:
             progress(done, total, "")
         for shard in todo:
             payloads, skipped = self._encode_shard(shard, encode)
             counts = {shard.split: len(shard.jobs)}
             sharded.save_shard(shard, directory, payloads, counts, {shard.split: len(payloads)}, skipped)
-            done += self._frames(shard)
+            done += self._num_frames(shard)
             if progress is not None:
                 progress(done, total, shard.file)
         finished = sharded.finished_shards(directory, shards)
         return sharded.finish(self, directory, shards, finished) if len(finished) == len(shards) else None
 
-    def _frames(self, shard: Shard) -> int:
+    def _num_frames(self, shard: Shard) -> int:
         return len(self.cameras) * int(self._datasets[shard.split].lengths[list(shard.jobs)].sum())
 
     def _encode_shard(self, shard: Shard, encode: Encoder) -> tuple[list[bytes], list[str]]:
-        """Records in order, and what is wrong with those that are left out. Batches run over the borders of episodes."""
+        """The records in order, and the problems of skipped ones. Batches may contain frames of several episodes."""
         dataset, payloads, skipped = self._datasets[shard.split], [], []
-        waiting: deque[Episode] = deque()  # episodes whose frames are with the encoder
+        waiting: deque[Episode] = deque()  # episodes whose frames are being encoded
 
         def frames(pool: ThreadPoolExecutor) -> Iterator[np.ndarray]:
             for number in shard.jobs:
                 try:
                     episode = dataset[number]
-                    pictures = list(pool.map(lambda at, episode=episode: self._picture(episode, *at), self._places(episode)))
+                    decoded = list(pool.map(lambda at, episode=episode: self._frame(episode, *at), self._frame_positions(episode)))
                 except BadRecordError as error:
                     if self._settings.on_bad_record == "fail":
                         raise
                     skipped.append(str(error))
                     continue
                 waiting.append(episode)
-                yield from pictures
+                yield from decoded
 
         with ThreadPoolExecutor(self._settings.threads, thread_name_prefix="decoder") as pool:
             rows: list[tuple[np.ndarray, np.ndarray]] = []
@@ -194,18 +193,18 @@ class LatentsBuild:
                     rows = []
         return payloads, skipped
 
-    def _places(self, episode: Episode) -> Iterable[tuple[str, int]]:
+    def _frame_positions(self, episode: Episode) -> Iterable[tuple[str, int]]:
         return itertools.product(self.cameras, range(len(episode)))
 
-    def _picture(self, episode: Episode, camera: str, step: int) -> np.ndarray:
+    def _frame(self, episode: Episode, camera: str, step: int) -> np.ndarray:
         return camera_frame(episode, camera, step, self.spec, self._settings.image_size, self._settings.jpeg_dct_scaling)
 
     def _checked(self, row: tuple[np.ndarray, np.ndarray], episode: Episode) -> tuple[np.ndarray, np.ndarray]:
         for values in row:
             if values.dtype != np.float16 or values.shape != self._settings.latent_shape:
-                raise DataError(f"the encoder gives {values.dtype} {values.shape}, expected float16 {self._settings.latent_shape}")
+                raise DataError(f"the encoder returns {values.dtype} {values.shape}, expected float16 {self._settings.latent_shape}")
         if not all(np.isfinite(values).all() for values in row):
-            raise DataError(f"{episode.where}: a frame's latents are NaN, infinite, or beyond float16")
+            raise DataError(f"{episode.where}: latents of a frame are NaN, infinite, or out of range for float16")
         return row
 
     def _record(self, episode: Episode, rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> bytes:
@@ -218,9 +217,9 @@ class LatentsBuild:
 
 
 def encoded(frames: Iterable[np.ndarray], size: int, encode: Encoder) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(mean, log variance) of each frame, in order. Blocks of `size` frames, the last one filled up: one shape, one compilation.
+    """(mean, log variance) of each frame, in order. Blocks have `size` frames (the last one is padded), so the encoder compiles once.
 
-    A block's result is fetched when the next block is with the encoder, so that decoding and an accelerator work at the same time.
+    The result of a block is fetched after the next block has been dispatched, so that decoding and the accelerator overlap.
     """
     frames, pending = iter(frames), None
     while block := list(itertools.islice(frames, size)):
@@ -238,22 +237,22 @@ def _fetched(result: tuple[Any, Any], count: int) -> Iterator[tuple[np.ndarray, 
 
 
 def edit_features(tree: dict, drop: Iterable[str], add: dict[str, Feature]) -> dict:
-    """A features.json without the step features `drop` and with those of `add`, which stand where the former stood."""
+    """A features.json without the step features `drop` and with those of `add`, in the same feature groups."""
     tree = copy.deepcopy(tree)
     steps = tree["featuresDict"]["features"][STEPS]["sequence"]["feature"]
     for name in drop:
-        group, key = _place(steps, name)
+        group, key = _locate(steps, name)
         del group[key]
     for name, feature in add.items():
-        group, key = _place(steps, name)
+        group, key = _locate(steps, name)
         group[key] = writer.leaf(feature)
     return tree
 
 
-def _place(node: dict, name: str) -> tuple[dict, str]:
-    """(features of the innermost group that `name` leads into, what is left of `name`). Keys may contain '/' themselves."""
+def _locate(node: dict, name: str) -> tuple[dict, str]:
+    """(features of the innermost group that contains `name`, name within that group). Keys may contain '/' themselves."""
     features = node.setdefault("featuresDict", {}).setdefault("features", {})
     for key, child in features.items():
         if name.startswith(f"{key}/") and "featuresDict" in child:
-            return _place(child, name.removeprefix(f"{key}/"))
+            return _locate(child, name.removeprefix(f"{key}/"))
     return features, name

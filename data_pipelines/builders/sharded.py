@@ -1,7 +1,7 @@
-"""Builds a dataset shard by shard in worker processes, so that it can be interrupted and continued.
+"""Builds a dataset shard by shard in worker processes; an interrupted build resumes.
 
-A recipe says which episodes there are and how one is recorded. Each worker records the episodes of one shard and writes that file;
-a shard is a function of its episodes alone, so the number of workers changes nothing.
+A recipe defines the episodes and how to record one. Each worker records the episodes of one shard and writes that file; a shard depends on
+its episodes only, so the result does not depend on the number of workers.
 """
 
 import json
@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -27,7 +27,7 @@ Progress = Callable[[int, int, str], None]
 
 
 class Recorded(NamedTuple):
-    """What came of one job: the records worth keeping, maybe none, how many attempts were made, and why the job was left out."""
+    """The result of one job: records (possibly none), number of attempts, and why the job was skipped, if it was."""
 
     payloads: tuple[bytes, ...]
     attempts: int
@@ -35,7 +35,7 @@ class Recorded(NamedTuple):
 
 
 class Recipe(Protocol):
-    """What a dataset consists of. Sent to worker processes, so it must pickle."""
+    """Defines a dataset. Sent to worker processes, so it must be picklable."""
 
     name: str
     version: str
@@ -44,19 +44,19 @@ class Recipe(Protocol):
 
     def schema(self) -> Schema: ...
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the bytes written, as JSON."""
+        """Everything that the written bytes depend on, as JSON."""
 
     def metadata(self) -> dict[str, Any]:
-        """What the dataset says of itself beyond its features; {} where nothing."""
+        """Content of metadata.json; {} for none."""
 
     def jobs(self) -> dict[str, list[Any]]:
         """Split -> episodes to record, in order."""
 
     def group(self, job: Any) -> str:
-        """What the share of kept attempts is reported by, e.g. the task."""
+        """Key by which success rates are reported, e.g. the task."""
 
     def open(self) -> Any:
-        """What recording needs (a simulator), made once per shard; has `close()`."""
+        """The resource for recording (a simulator), opened once per shard; has `close()`."""
 
     def record(self, resource: Any, job: Any) -> Recorded: ...
 
@@ -79,13 +79,13 @@ def plan_shards(recipe: Recipe) -> list[Shard]:
 
 
 def build(recipe: Recipe, directory: Path, workers: int = 1, progress: Progress | None = None) -> dict:
-    """Writes the dataset; shards that a former run of the same recipe finished are kept. Returns the report (also in REPORT_FILE).
+    """Writes the dataset; shards finished by an earlier run of the same recipe are reused. Returns the report (also in REPORT_FILE).
 
     Args:
       workers: processes; 0 records in this one.
       progress: called with (episodes done, episodes planned, what was just finished).
     Raises:
-      DataError: `directory` holds something else or a build with other settings, or a shard came out empty.
+      DataError: `directory` contains something else or a build with other settings, or a shard is empty.
     """
     directory = Path(directory)
     claim(recipe, directory)
@@ -103,7 +103,7 @@ def build(recipe: Recipe, directory: Path, workers: int = 1, progress: Progress 
 
 
 def write_shard(recipe: Recipe, shard: Shard, directory: Path) -> dict:
-    """Records the episodes of one shard and writes it; returns (and notes on disk) what it holds. Runs in a worker process."""
+    """Records the episodes of one shard and writes it; returns its report entry. Runs in a worker process."""
     payloads, attempts, kept, skipped = [], {}, {}, []
     resource = recipe.open()
     try:
@@ -116,14 +116,14 @@ def write_shard(recipe: Recipe, shard: Shard, directory: Path) -> dict:
     finally:
         resource.close()
     if not payloads and not skipped:
-        raise DataError(f"{shard.file}: none of {sum(attempts.values())} attempts was worth keeping ({', '.join(sorted(attempts))})")
+        raise DataError(f"{shard.file}: none of {sum(attempts.values())} attempts succeeded ({', '.join(sorted(attempts))})")
     return save_shard(shard, directory, payloads, attempts, kept, skipped)
 
 
 def save_shard(
     shard: Shard, directory: Path, payloads: Sequence[bytes], attempts: dict[str, int], kept: dict[str, int], skipped: Sequence[str]
 ) -> dict:
-    """Writes a shard's file, and then beside it what the file holds; returns the latter."""
+    """Writes the file of a shard and then its report entry; returns the entry."""
     size = write_records(directory / shard.file, payloads)
     entry = {
         "file": shard.file,
@@ -143,7 +143,7 @@ def _run(recipe: Recipe, shards: Sequence[Shard], directory: Path, workers: int)
         for shard in shards:
             yield shard, write_shard(recipe, shard, directory)
         return
-    # spawn: a forked child would share the parent's graphics context and threads
+    # spawn: a forked child would inherit the parent's graphics context and locks
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(shards)), mp_context=context, initializer=_start_worker) as pool:
         futures = {pool.submit(write_shard, recipe, shard, directory): shard for shard in shards}
@@ -152,13 +152,13 @@ def _run(recipe: Recipe, shards: Sequence[Shard], directory: Path, workers: int)
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             reason = "a worker process was killed (out of memory?) or could not start"
-            raise DataError(f"{directory}: {reason}; the same command continues with the shards that are missing") from error
+            raise DataError(f"{directory}: {reason}; re-run the command to resume with the missing shards") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """A worker ends quietly on Ctrl-C, which reaches the whole process group, and with its parent, however that ends."""
+    """Makes a worker exit silently on Ctrl-C (sent to the whole process group), and when its parent exits for any reason."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -169,7 +169,7 @@ def _end_with_parent() -> None:
 
 
 class Origin(Protocol):
-    """What `claim` and `finish` must know of a build: see `Recipe`; `schema` may also give the tree of a features.json."""
+    """The part of `Recipe` that `claim` and `finish` use; `schema` may also return the tree of a features.json."""
 
     name: str
     version: str
@@ -181,31 +181,33 @@ class Origin(Protocol):
 
 
 def claim(recipe: Origin, directory: Path) -> None:
-    """Makes `directory` this recipe's, or checks that it already is."""
+    """Starts a build in `directory`, or checks that the existing build has the same settings."""
     path, asked = directory / PLAN_FILE, json.loads(json.dumps({"dataset": recipe.name, "version": recipe.version, **recipe.settings()}))
     if path.is_file():
         found = json.loads(path.read_text())
         names = [name for name in sorted(asked | found) if found.get(name) != asked.get(name)]
         if names:
-            changed = "; ".join(f"{name}: {found.get(name)} there, {asked.get(name)} asked" for name in names)
-            raise DataError(f"{directory} holds a build with other settings ({changed}). Use another --out, or remove that directory")
-    elif directory.is_dir() and any(not path.name.startswith(".") for path in directory.iterdir()):  # .*.tmp: another process claims it
-        raise DataError(f"{directory} is not empty and no build of {recipe.name}; use another --out")
+            changed = "; ".join(f"{name}: {found.get(name)}, now {asked.get(name)}" for name in names)
+            raise DataError(f"{directory} contains a build with other settings ({changed}). Use another --out, or remove that directory")
+    elif directory.is_dir() and any(
+        not path.name.startswith(".") for path in directory.iterdir()
+    ):  # .*.tmp: another process is starting the build
+        raise DataError(f"{directory} is not empty and does not contain a build of {recipe.name}; use another --out")
     else:
         write_atomically(path, json.dumps(asked, indent=1))
 
 
 def finished_shards(directory: Path, shards: Sequence[Shard]) -> dict[str, dict]:
-    """File -> notes of the shards that are complete on disk."""
+    """File -> report entry of the shards that are complete on disk."""
     return {shard.file: entry for shard in shards if (entry := _finished(directory, shard)) is not None}
 
 
 def _finished(directory: Path, shard: Shard) -> dict | None:
-    """The notes of a shard that is complete on disk."""
-    notes, report = directory / PROGRESS_DIRECTORY / f"{shard.file}.json", directory / REPORT_FILE
+    """The report entry of a shard that is complete on disk, else None."""
+    progress, report = directory / PROGRESS_DIRECTORY / f"{shard.file}.json", directory / REPORT_FILE
     entries = []
-    if notes.is_file():
-        entries = [json.loads(notes.read_text())]
+    if progress.is_file():
+        entries = [json.loads(progress.read_text())]
     elif report.is_file():
         entries = json.loads(report.read_text())["shards"]
     entry = next((entry for entry in entries if entry["file"] == shard.file), None)
@@ -214,14 +216,14 @@ def _finished(directory: Path, shard: Shard) -> dict | None:
 
 
 def finish(recipe: Origin, directory: Path, shards: Sequence[Shard], finished: dict[str, dict]) -> dict:
-    """Metadata and report of a complete build."""
+    """Writes metadata and report of a complete build; returns the report."""
     entries = [finished[shard.file] for shard in shards]
     splits = {}
     for split in dict.fromkeys(shard.split for shard in shards):
         mine = [entry for entry in entries if entry["split"] == split]
         if not any(entry["episodes"] for entry in mine):
-            first = next((problem for entry in mine for problem in entry["skipped"]), "there was nothing to record")
-            raise DataError(f"{directory}: nothing is left of split {split}, all of it was left out; first: {first}")
+            first = next((problem for entry in mine for problem in entry["skipped"]), "no episode was recorded")
+            raise DataError(f"{directory}: split {split} is empty, all of its episodes were skipped; first: {first}")
         splits[split] = writer.WrittenSplit(tuple(entry["episodes"] for entry in mine), sum(entry["bytes"] for entry in mine))
     attempts = _total(entry["attempts"] for entry in entries)
     kept = _total(entry["kept"] for entry in entries)
@@ -240,14 +242,14 @@ def finish(recipe: Origin, directory: Path, shards: Sequence[Shard], finished: d
     write_atomically(directory / REPORT_FILE, json.dumps(report, indent=1))
     writer.write_metadata(directory, recipe.schema(), recipe.name, recipe.version, splits, recipe.description, recipe.metadata())
     shutil.rmtree(directory / PROGRESS_DIRECTORY, ignore_errors=True)
-    for leftover in directory.glob(".*.tmp"):  # half-written files of processes that were killed
+    for leftover in directory.glob(".*.tmp"):  # partial files of killed processes
         leftover.unlink(missing_ok=True)
     return report
 
 
-def _total(tallies: Iterator[dict[str, int]]) -> dict[str, int]:
+def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     total: dict[str, int] = {}
-    for tally in tallies:
-        for group, count in tally.items():
+    for entry in counts:
+        for group, count in entry.items():
             total[group] = total.get(group, 0) + count
     return dict(sorted(total.items()))

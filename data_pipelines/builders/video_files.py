@@ -1,4 +1,4 @@
-"""Video files to pictures, with PyAV: one frame at a time, and an error for every file that is damaged or cut off."""
+"""Video decoding with PyAV, one frame at a time; damaged or truncated files are errors."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from data_pipelines.errors import DataError
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 # What FFmpeg calls the containers of these. It knows others that are playlists, which make it open further files and addresses.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
-# A video that ends earlier than this share of its declared length (and two frames) is cut off; containers round their lengths.
+# A video is truncated if more than this fraction of its declared length (and more than two frames) is missing; containers round lengths.
 MAX_MISSING = 0.1
 
 
@@ -21,26 +21,26 @@ class BadVideoError(DataError):
 
 
 def read_frames(path: Path, fps: float = 0.0) -> Iterator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
-    """(seconds from the first frame, picture as it is meant to be seen) of the first video stream.
+    """(seconds since the first frame, frame in display orientation) of the first video stream.
 
     Args:
-      fps: a picture is given for each tick of such a clock, the first frame at or after it, none twice; 0: every frame.
+      fps: for each tick of a clock of this rate, the first frame at or after it, without repetition; 0: every frame.
     Raises:
-      BadVideoError: the file is no video, a frame is damaged, or the video ends long before its declared length.
+      BadVideoError: the file is not a video, a frame is damaged, or the video is truncated.
     """
     try:
         with av.open(str(path), options={"format_whitelist": CONTAINERS}) as container:
             if not container.streams.video:
                 raise BadVideoError(f"{path}: has no video stream")
             if container.streams.video[0].codec_context is None:
-                raise BadVideoError(f"{path}: is in a format that FFmpeg does not know")
+                raise BadVideoError(f"{path}: is in a format that FFmpeg does not support")
             yield from _frames(path, container, container.streams.video[0], fps)
     except (av.error.FFmpegError, UnicodeDecodeError) as error:  # a container that is not allowed is EINVAL
         raise BadVideoError(f"{path}: cannot be decoded ({error})") from error
 
 
 def _frames(path: Path, container, stream, fps: float) -> Iterator[tuple[float, np.ndarray]]:
-    stream.codec_context.thread_count = 1  # each worker process has one video; and damage shows the same way every time
+    stream.codec_context.thread_count = 1  # one video per worker process; and errors are deterministic
     period = 1.0 / float(stream.average_rate or 25)
     first, seconds, count, tick = None, 0.0, 0, 0
     for frame in container.decode(stream):
@@ -57,11 +57,11 @@ def _frames(path: Path, container, stream, fps: float) -> Iterator[tuple[float, 
     if not count:
         raise BadVideoError(f"{path}: has no frames")
     if declared - (seconds + period) > max(MAX_MISSING * declared, 2 * period):
-        raise BadVideoError(f"{path}: is cut off, its {count} frames end at {seconds + period:.2f} s of {declared:.2f} s")
+        raise BadVideoError(f"{path}: is truncated, its {count} frames end at {seconds + period:.2f} s of {declared:.2f} s")
 
 
 def _declared_seconds(container, stream) -> float:
-    """What the file says of its length; 0 where it says nothing."""
+    """Length according to the file; 0 if it has none."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else 0.0

@@ -1,6 +1,6 @@
-"""Which videos a folder holds and what is said of each: three layouts, one list of clips.
+"""Lists the videos of a directory with their captions: three layouts, one list of clips.
 
-Listing opens no video. What is wrong with a clip (no caption, no file) is noted in it, so that it is treated like a broken video.
+Listing does not open videos. A problem of a clip (no caption, no file) is stored in it and treated like a broken video.
 """
 
 import csv
@@ -22,7 +22,7 @@ LABEL_FILES = {
 }
 LABEL_FOLDERS, VIDEO_FOLDERS = (".", "labels"), ("20bn-something-something-v2", "videos", ".")
 CAPTION_TABLES = ("captions.json", "captions.jsonl", "captions.csv")
-LATENT_FOLDERS = ("latent_videos", "latent_videos_svd")  # VPP looks into the second where the first has not the file
+LATENT_FOLDERS = ("latent_videos", "latent_videos_svd")  # VPP uses the second if the first does not have the file
 
 
 class Clip(NamedTuple):
@@ -31,8 +31,8 @@ class Clip(NamedTuple):
     Attributes:
       name: unique in the dataset.
       file: the video, or VPP's annotation that names it, relative to the source.
-      caption: "" where only the annotation has it.
-      template: the caption with its objects left open, where the source has that.
+      caption: "" if it is only in the annotation.
+      template: the caption with placeholders for its objects, if the source has it.
       problem: why it cannot be used.
     """
 
@@ -45,8 +45,8 @@ class Clip(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where `list_clips` looks: the folder, the table or folder of captions ("": the usual places), VPP's folder of annotations, and
-    the share of a `folder` that becomes the val split where its table does not say."""
+    """Inputs of a listing: directory of the videos, table or directory of captions ("": the usual places), directory of VPP annotations,
+    and, for layout `folder`, the fraction of videos in split val where the caption table does not name a split."""
 
     source: Path
     captions: str
@@ -58,12 +58,12 @@ class Origin(NamedTuple):
 
 
 def something_something(origin: Origin) -> list[Clip]:
-    """ID.webm in one folder; lists of {id, label, template, placeholders} for train and validation."""
+    """ID.webm in one directory; lists of {id, label, template, placeholders} for train and validation."""
     folders = [origin.source / origin.captions] if origin.captions else [origin.source / folder for folder in LABEL_FOLDERS]
     labels = {split: _read_json(path) for split, names in LABEL_FILES.items() if (path := _first(folders, names)) is not None}
     if "train" not in labels:
         raise DataError(
-            f"{origin.source}: none of {', '.join(LABEL_FILES['train'])} in {', '.join(map(str, folders))}; name the folder of "
+            f"{origin.source}: none of {', '.join(LABEL_FILES['train'])} in {', '.join(map(str, folders))}; name the directory of "
             "the label files with --captions, or choose another --layout"
         )
     videos, folder = {}, ""
@@ -74,7 +74,7 @@ def something_something(origin: Origin) -> list[Clip]:
     clips, seen = [], set()
     for split, entries in labels.items():
         if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
-            raise DataError(f"{origin.source}: the labels of {split} are no list of entries with an 'id'")
+            raise DataError(f"{origin.source}: the labels of {split} are not a list of entries with an 'id'")
         for entry in entries:
             name = str(entry["id"])
             if split != "test":
@@ -85,16 +85,16 @@ def something_something(origin: Origin) -> list[Clip]:
 
 
 def _label(entry: Mapping[str, Any]) -> str:
-    """The sentence; where it is missing, the template with its placeholders filled in."""
-    sentence = str(entry.get("label") or "").strip()
-    if sentence:
-        return sentence
-    sentence = str(entry.get("template") or "")
+    """The label; if it is missing, the template with its placeholders filled in."""
+    label = str(entry.get("label") or "").strip()
+    if label:
+        return label
+    label = str(entry.get("template") or "")
     for placeholder in entry.get("placeholders") or ():
-        before, _, rest = sentence.partition("[")
+        before, _, rest = label.partition("[")
         _, _, after = rest.partition("]")
-        sentence = f"{before}{placeholder}{after}"
-    return sentence.strip()
+        label = f"{before}{placeholder}{after}"
+    return label.strip()
 
 
 def _clip(split: str, name: str, videos: Mapping[str, str], folder: str, caption: str, template: str, again: bool) -> Clip:
@@ -104,7 +104,7 @@ def _clip(split: str, name: str, videos: Mapping[str, str], folder: str, caption
 
 
 def _videos(folder: Path) -> dict[str, str]:
-    """Stem -> name of the videos directly in a folder."""
+    """Stem -> name of the videos directly in a directory."""
     if not folder.is_dir():
         return {}
     with os.scandir(folder) as entries:
@@ -112,17 +112,17 @@ def _videos(folder: Path) -> dict[str, str]:
     return {name.rsplit(".", 1)[0]: name for name in names}
 
 
-# --- any folder of videos -------------------------------------------------------------------------------------------------------------
+# --- any directory of videos ----------------------------------------------------------------------------------------------------------
 
 
 def folder(origin: Origin) -> list[Clip]:
-    """Videos anywhere below the folder, captioned by one table, or without one by NAME.txt beside NAME.mp4."""
+    """Videos anywhere below the directory, captioned by one table, or else by NAME.txt next to NAME.mp4."""
     found = sorted(path.relative_to(origin.source).as_posix() for path in origin.source.rglob("*") if path.suffix.lower() in SUFFIXES)
     if origin.captions and not (origin.source / origin.captions).is_file():
         raise DataError(f"--captions: {origin.source / origin.captions} does not exist")
     table = origin.source / origin.captions if origin.captions else _first([origin.source], CAPTION_TABLES)
     if table is None:
-        rows = {name: (_beside(origin.source / name), "") for name in found}
+        rows = {name: (_caption_file(origin.source / name), "") for name in found}
     else:
         rows = _table(table, found)
     clips, present = [], set(found)
@@ -133,7 +133,7 @@ def folder(origin: Origin) -> list[Clip]:
     return clips
 
 
-def _beside(video: Path) -> str:
+def _caption_file(video: Path) -> str:
     text = video.with_suffix(".txt")
     return " ".join(text.read_text().split()) if text.is_file() else ""
 
@@ -144,10 +144,10 @@ def _table(path: Path, found: Iterable[str]) -> dict[str, tuple[str, str]]:
     rows: dict[str, tuple[str, str]] = {}
     for row in _rows(path):
         if not isinstance(row, dict) or not isinstance(row.get("video"), str):
-            raise DataError(f"{path}: {str(row)[:80]!r} has no 'video'; expected rows with video, caption and maybe split")
+            raise DataError(f"{path}: {str(row)[:80]!r} has no 'video'; expected rows with video, caption and optionally split")
         name, split = stems.get(row["video"], row["video"]), str(row.get("split") or "")
         if name in rows:
-            raise DataError(f"{path}: {name} stands there twice")
+            raise DataError(f"{path}: {name} is listed twice")
         rows[name] = " ".join(str(row.get("caption") or "").split()), {"validation": "val"}.get(split, split)
     return rows
 
@@ -162,24 +162,24 @@ def _rows(path: Path) -> Iterable[Any]:
         case ".csv":
             with open(path, newline="") as file:
                 return list(csv.DictReader(file))
-    raise DataError(f"{path}: captions are read from .json, .jsonl and .csv files")
+    raise DataError(f"{path}: not a caption table, expected .json, .jsonl or .csv")
 
 
 def _drawn_split(name: str, val_fraction: float) -> str:
-    """A function of the name alone: adding videos moves none from one split to the other."""
+    """Depends on the name only: adding videos does not move others between splits."""
     draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
     return "val" if draw < val_fraction else "train"
 
 
-# --- the published code's own format ----------------------------------------------------------------------------------------------------
+# --- the format of the published code ----------------------------------------------------------------------------------------------------
 
 
 def vpp(origin: Origin) -> list[Clip]:
-    """ANNOTATIONS/SPLIT/ID.json; what is in them is read when the clip is (`annotated`): there may be 200,000."""
+    """ANNOTATIONS/SPLIT/ID.json. There may be 200,000 of them, so each is read with its clip (`annotated`)."""
     root = origin.source / origin.annotations
     splits = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     if not splits:
-        raise DataError(f"{root} has no split folders; expected annotation/SPLIT/ID.json (name the folder with --annotations)")
+        raise DataError(f"{root} has no split directories; expected annotation/SPLIT/ID.json (name the directory with --annotations)")
     return [
         Clip(split, f"{split}/{path.stem}", path.relative_to(origin.source).as_posix())
         for split in splits
@@ -188,10 +188,10 @@ def vpp(origin: Origin) -> list[Clip]:
 
 
 def annotated(source: Path, clip: Clip, latents: bool) -> tuple[Clip, int | None]:
-    """A clip of `vpp` with its file and caption, and its number of frames where the annotation says it. BadVideoError otherwise.
+    """A clip of layout `vpp` with its file and caption, and its number of frames if the annotation has it. BadVideoError if it is invalid.
 
     Args:
-      latents: the file of the first camera's recorded latents instead of its video.
+      latents: use the recorded latents of the first camera instead of its video.
     """
     where = f"{source / clip.file}"
     try:

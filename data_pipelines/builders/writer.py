@@ -1,6 +1,6 @@
 """Writes TFDS/RLDS directories without TensorFlow: features.json, dataset_info.json, TFRecord shards.
 
-`tfds.builder_from_directory` opens the result. Every file appears under its final name only when it is whole.
+`tfds.builder_from_directory` opens the result. Every file is written atomically.
 """
 
 import json
@@ -23,7 +23,7 @@ Columns = Mapping[str, "np.ndarray | list[bytes] | list[str]"]
 
 @dataclass(frozen=True)
 class WrittenSplit:
-    """What dataset_info.json says of a split: records per shard, and bytes of all of them."""
+    """A split in dataset_info.json: records per shard, total number of bytes."""
 
     shard_lengths: tuple[int, ...]
     num_bytes: int
@@ -34,10 +34,10 @@ def shard_name(dataset: str, split: str, shard: int, shards: int) -> str:
 
 
 def encode_episode(schema: Schema, steps: Columns, metadata: Mapping[str, object]) -> bytes:
-    """One record.
+    """Encodes one record.
 
     Args:
-      steps: every step feature of `schema`: arrays [steps, *shape], lists of encoded pictures (bytes) or of texts (str).
+      steps: every step feature of `schema`: arrays [steps, *shape], lists of encoded images (bytes) or of texts (str).
       metadata: every episode feature: numbers or strings.
     """
     if steps.keys() != schema.steps.keys() or metadata.keys() != schema.episode.keys():
@@ -72,7 +72,7 @@ def _column(name: str, feature: Feature, values) -> np.ndarray | list[bytes]:
 
 
 def features_json(schema: Schema) -> dict:
-    """The tree TFDS's `FeaturesDict` writes for this schema."""
+    """The JSON tree that TFDS's `FeaturesDict` writes for this schema."""
     steps = {"pythonClassName": f"{FEATURES}.dataset_feature.Dataset", "sequence": {"feature": _dict(schema.steps), "length": "-1"}}
     tree = _dict(schema.episode)
     tree["featuresDict"]["features"][STEPS] = steps
@@ -80,7 +80,7 @@ def features_json(schema: Schema) -> dict:
 
 
 def _dict(leaves: Mapping[str, Feature]) -> dict:
-    """FeaturesDict of joined names; our own names have no "/" of their own, so here they may be split."""
+    """FeaturesDict of joined names. The names that this project writes have no "/" except as separator, so they can be split."""
     features: dict[str, dict] = {}
     groups: dict[str, dict[str, Feature]] = {}
     for name, feature in leaves.items():
@@ -94,7 +94,7 @@ def _dict(leaves: Mapping[str, Feature]) -> dict:
 
 
 def leaf(feature: Feature) -> dict:
-    """What TFDS writes for one feature."""
+    """The JSON tree that TFDS writes for one feature."""
     shape = {"dimensions": ["-1" if size is None else str(size) for size in feature.shape]} if feature.shape else {}
     description = {"description": feature.description} if feature.description else {}
     if feature.kind == "text":
@@ -116,11 +116,11 @@ def write_metadata(
     description: str,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """features.json and then dataset_info.json: the latter is what makes a directory a dataset, so it comes last.
+    """Writes features.json and then dataset_info.json, last, because it marks the directory as a dataset.
 
     Args:
       features: a schema, or the tree of a features.json.
-      metadata: what TFDS shows as `builder.info.metadata`; in metadata.json where there is any.
+      metadata: content of metadata.json, which TFDS returns as `builder.info.metadata`; no file if empty.
     """
     info = {
         "citation": "",

@@ -1,7 +1,7 @@
-"""What the numbers of an Open-X dataset mean: the words that the table of datasets is written in.
+"""Conventions of the actions and states of Open-X datasets: the vocabulary of the dataset table.
 
-The common action is 7 numbers: change of the end effector's xyz position (3), change of its rotation (3), gripper (1), where 1 is open and
-0 is closed. Units, frames and axes stay each contributor's own (no dataset documents them in one way), so statistics are per dataset.
+The common action has 7 numbers: end-effector position delta (3), rotation delta (3), gripper (1; 1 open, 0 closed). Units, frames and
+axes are those of each dataset (they are not documented uniformly), so statistics are per dataset.
 """
 
 from enum import Enum
@@ -11,7 +11,7 @@ PROPRIO_WIDTH = 8
 
 
 class ActionEncoding(Enum):
-    """What a dataset's action is. Only `EEF_DELTA` has the common form."""
+    """Kind of action of a dataset. Only `EEF_DELTA` maps to the common action."""
 
     EEF_DELTA = "end-effector delta or velocity: xyz, rotation, gripper"
     JOINT = "joint positions or their deltas, gripper"
@@ -28,14 +28,14 @@ class Proprio(Enum):
     POS_EULER = "xyz, roll-pitch-yaw, 0, gripper"
     POS_QUAT = "xyz, quaternion, gripper"
     JOINT = "7 joint angles (fewer: padded with zeros), gripper"
-    JOINT_BIMANUAL = "2 x [6 joints, gripper]: 14 numbers, no common form"
+    JOINT_BIMANUAL = "2 x [6 joints, gripper]: 14 numbers, not in the common layout"
     NAVIGATION = "xy, yaw, zeros"
-    OTHER = "something else: no common form"
+    OTHER = "something else: not in the common layout"
     UNKNOWN = "not documented"
 
 
 class Gripper(Enum):
-    """How the raw gripper number is to be read; `standardise.OPENNESS` has the equation that makes 1 open and 0 closed of it."""
+    """Meaning of the raw gripper number; `standardise.OPENNESS` has the equation that maps it to 1 open, 0 closed."""
 
     OPEN = "0 closed, 1 open (or bool, true = open)"
     CLOSED = "0 open, 1 closed"

@@ -1,6 +1,6 @@
-"""A directory that holds many datasets: where each lies, and whether it is what the registry expects, before anything trains.
+"""Local copies of many datasets in one directory (or bucket): where each one is, and whether it matches the registry.
 
-Reads descriptions and listings only, no shard.
+Reads descriptions and listings only, no shards.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,19 +22,19 @@ OK, NO_ROW, OTHER_VERSION, MISSING_SHARD, MISSING_KEY, ABSENT = STATUSES = (  # 
     "missing key",
     "absent",
 )
-# Members of mixtures that a builder of ours writes under a row of its own.
+# Datasets of mixtures that one of our builders writes, under its own row.
 BUILT_AS = {"something_something_v2": "human_video"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One dataset of a local copy.
+    """The result of checking one dataset.
 
     Attributes:
-      status: the worst of what was found, one of `STATUSES`.
-      problems: everything that was found, in words.
-      splits: name -> shards there, shards listed, episodes listed.
-      unusable: 'video' or 'policy' -> why the registry does not let such a stage train on it.
+      status: the worst finding, one of `STATUSES`.
+      problems: all findings.
+      splits: name -> (shards present, shards listed, episodes listed).
+      unusable: 'video' or 'policy' -> why this stage cannot be trained on it.
     """
 
     name: str
@@ -47,34 +47,34 @@ class Finding:
 
 
 def row_of(name: str) -> str | None:
-    """The registry row that is called `name`, lies in a folder of that name, or has it as an alias."""
+    """The registry row with name, directory or alias `name`."""
     if BUILT_AS.get(name, name) in REGISTRY:
         return BUILT_AS.get(name, name)
     return next((row.name for row in OPENX.values() if name in (row.folder, *row.aliases)), None)
 
 
 def locate(root: Location, name: str) -> tuple[str, DatasetInfo] | None:
-    """Registry row of dataset `name` and its description under `root`; None where there is no row or no such dataset.
+    """Registry row of dataset `name` and its description under `root`; None if there is no row or no such dataset.
 
-    The expected version is taken where it is there, else the newest. DataError where the description cannot be read.
+    The expected version is used if it exists, else the newest. DataError if the description cannot be read.
     """
     row = row_of(name)
     if row is None:
         return None
     known = OPENX.get(row)
-    folders = (known.folder, name, row, *known.aliases) if known else (name, row)
-    for folder in dict.fromkeys(filter(None, folders)):
-        place = storage.join(storage.location(root), folder)
+    names = (known.folder, name, row, *known.aliases) if known else (name, row)
+    for folder in dict.fromkeys(filter(None, names)):
+        directory = storage.join(storage.location(root), folder)
         for version in (*(known.versions if known else ()), ""):
             try:
-                return row, DatasetInfo.read(storage.join(place, version) if version else place)
+                return row, DatasetInfo.read(storage.join(directory, version) if version else directory)
             except DatasetNotFoundError:
                 continue
     return None
 
 
 def datasets(root: Location) -> list[str]:
-    """Folders directly under `root` that hold a dataset; none where `root` is not there."""
+    """Directories directly under `root` that contain a dataset; [] if `root` does not exist."""
     try:
         return [name for name in storage.list_dirs(storage.location(root)) if _is_dataset(root, name)]
     except (FileNotFoundError, NotADirectoryError):
@@ -82,7 +82,7 @@ def datasets(root: Location) -> list[str]:
 
 
 def check(root: Location, names: Iterable[str]) -> list[Finding]:
-    """What is under `root` of the datasets `names`: of a mixture, or `datasets(root)`."""
+    """Checks the datasets `names` under `root`: those of a mixture, or `datasets(root)`."""
     return [_check(root, name) for name in names]
 
 
@@ -91,7 +91,7 @@ def _is_dataset(root: Location, folder: str) -> bool:
         DatasetInfo.read(storage.join(storage.location(root), folder))
     except DatasetNotFoundError:
         return False
-    except DataError:  # there, but unreadable: to be reported
+    except DataError:  # exists but is unreadable: to be reported
         return True
     return True
 
@@ -107,11 +107,11 @@ def _check(root: Location, name: str) -> Finding:
             return _compare(name, None, (info.version,), info)
     except DataError as error:
         return Finding(name, MISSING_KEY, problems=(str(error),))
-    return Finding(name, ABSENT, problems=() if row_of(name) else ("the registry has no row for it either",))
+    return Finding(name, ABSENT, problems=() if row_of(name) else ("not in the registry either",))
 
 
 def _compare(name: str, spec: DatasetSpec | None, versions: Sequence[str], info: DatasetInfo) -> Finding:
-    found = [] if spec else [(NO_ROW, "views and actions are not known")]
+    found = [] if spec else [(NO_ROW, "views and actions are unknown")]
     if info.version not in versions:
         found.append((OTHER_VERSION, f"version {info.version}, expected {' or '.join(versions)}"))
     for split in info.splits.values():
@@ -132,13 +132,13 @@ def _compare(name: str, spec: DatasetSpec | None, versions: Sequence[str], info:
 
 
 def unusable_stages(spec: DatasetSpec) -> dict[str, str]:
-    """'video' or 'policy' -> why the row does not let such a stage train on it."""
+    """'video' or 'policy' -> why this stage cannot be trained on the dataset."""
     reasons = {stage: spec.why_unusable(columns) for stage, columns in (("video", CLIP_COLUMNS), ("policy", POLICY_COLUMNS))}
     return {stage: why for stage, why in reasons.items() if why}
 
 
 def missing_keys(spec: DatasetSpec, schema: Schema) -> list[str]:
-    """What the row reads and features.json has not. Columns that the row itself calls unusable are not looked for."""
+    """What the row reads but features.json lacks, except columns that the row marks as unsupported."""
     missing = [f"camera '{key}'" for key in spec.cameras.values() if key not in schema.cameras]
     if not any(key in schema.steps or key in schema.episode for key in spec.instruction_keys):
         missing.append(f"instruction '{spec.instruction_keys[0]}'")
@@ -151,7 +151,7 @@ def missing_keys(spec: DatasetSpec, schema: Schema) -> list[str]:
 
 
 def summary(findings: Sequence[Finding], weights: Mapping[str, float] | None = None) -> str:
-    """A table for a terminal: one line per dataset, what is wrong below it."""
+    """A text table: one line per dataset, followed by its problems."""
     rows = [("dataset", "status", "version", "for", *(["weight"] if weights else []), "shards and episodes per split")]
     for finding in findings:
         uses = "+".join(stage for stage in ("video", "policy") if finding.splits and stage not in (finding.unusable or {}))

@@ -1,9 +1,9 @@
-"""Mixtures that others have trained on, by name, and how one becomes the datasets of a local copy: `data.mixture` and `data.data_dir`.
+"""Published training mixtures by name, and their expansion to the datasets in a directory: `data.mixture` and `data.data_dir`.
 
-What a weight means differs. Octo and OpenVLA multiply it by the number of steps N of the dataset before normalising,
-p_i = w_i N_i / sum_j w_j N_j, so that 1 is "in proportion to size" (`per_step`). RT-1-X, iVideoGPT and VPP give plain sampling weights.
-A dataset that two merged lists name keeps its first weight. A member without a row in the registry (private data, or a copy of Octo's own)
-counts as absent.
+The definition of a weight differs. Octo and OpenVLA multiply it by the number of steps N of the dataset before normalising,
+p_i = w_i N_i / sum_j w_j N_j, so that 1 is "in proportion to size" (`per_step`). RT-1-X, iVideoGPT and VPP use plain sampling weights.
+Where two lists are merged, the weight of the first one is used. A dataset without a registry row (private data, or a copy that only Octo
+has) counts as missing.
 """
 
 import logging
@@ -15,14 +15,14 @@ from data_pipelines.errors import DataError
 from data_pipelines.openx import local_copy
 from vpp_jax.common.errors import did_you_mean, nearest
 
-# Names of validation splits, in the order of preference.
+# Names of validation splits, in order of preference.
 VALIDATION = ("val", "validation", "test")
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MixtureTable:
-    """weights: dataset -> weight; per_step: the weight is per step of the dataset."""
+    """weights: dataset -> weight; per_step: multiply the weight by the number of steps of the dataset."""
 
     weights: Mapping[str, float]
     per_step: bool
@@ -172,7 +172,7 @@ IVIDEOGPT = {
         0.5,
     ),
 }
-# Appendix of the paper; SSv2, MetaWorld, the Panda arm and the hand are no Open-X datasets.
+# From the paper's appendix; SSv2, MetaWorld, the Panda arm and the hand are not Open-X datasets.
 VPP_PAPER = {
     "something_something_v2": 0.30,
     "fractal20220817_data": 0.15,
@@ -185,13 +185,13 @@ VPP_PAPER = {
     "panda_arm": 0.05,
     "dexterous_hand": 0.10,
 }
-# Of the configuration file that was released with the code for CALVIN.
+# From the configuration file released with the code for CALVIN.
 VPP_RELEASED = {"something_something_v2": 0.4, "bridge_dataset": 0.2, "fractal20220817_data": 0.2, "calvin": 0.2}
 
 
 def _column(table: Mapping[str, tuple[float, ...]], lists: tuple[str, ...], name: str) -> dict[str, float]:
-    place = lists.index(name)
-    return {dataset: row[place] for dataset, row in table.items() if row[place]}
+    column = lists.index(name)
+    return {dataset: row[column] for dataset, row in table.items() if row[column]}
 
 
 _OCTO = {name: _column(OCTO, OCTO_LISTS, name) for name in OCTO_LISTS}
@@ -216,7 +216,7 @@ MIXTURES: Mapping[str, MixtureTable] = {
 
 
 def mixture(name: str) -> MixtureTable:
-    """The row `name`; DataError with those that resemble it otherwise ('oxe_magic_soup' is one of Octo's and one of OpenVLA's)."""
+    """The mixture `name`; DataError with similar names otherwise ('oxe_magic_soup' exists in Octo and in OpenVLA)."""
     if name not in MIXTURES:
         part = name.removeprefix("oxe_")
         hint = did_you_mean([known for known in MIXTURES if known.endswith(part)]) or nearest(name, MIXTURES)
@@ -225,9 +225,9 @@ def mixture(name: str) -> MixtureTable:
 
 
 def expand(config: DataConfig) -> DataConfig:
-    """`config` with the datasets of its mixture in place of the mixture's name; unchanged where it names none.
+    """`config` with `datasets` filled from its mixture; unchanged if it names none.
 
-    DataError listing every dataset that the local copy lacks, unless `data.missing_datasets` is 'skip'.
+    DataError listing every dataset that `data_dir` lacks, unless `data.missing_datasets` is 'skip'.
     """
     if not config.mixture:
         return config
@@ -235,33 +235,33 @@ def expand(config: DataConfig) -> DataConfig:
     if not config.data_dir:
         raise DataError(f"data.mixture is '{config.mixture}', but data.data_dir is empty; set it to the directory that holds the datasets")
     found = {name: local_copy.locate(config.data_dir, name) for name in table.weights}
-    absent = [name for name, place in found.items() if place is None]
-    if absent and (config.missing_datasets == "fail" or len(absent) == len(found)):
+    missing = [name for name, entry in found.items() if entry is None]
+    if missing and (config.missing_datasets == "fail" or len(missing) == len(found)):
         raise DataError(
-            f"{config.data_dir} lacks {len(absent)} of the {len(found)} datasets of mixture '{config.mixture}': "
-            f"{', '.join(absent)}. Copy them, or set data.missing_datasets=skip; "
+            f"{config.data_dir} lacks {len(missing)} of the {len(found)} datasets of mixture '{config.mixture}': "
+            f"{', '.join(missing)}. Copy them, or set data.missing_datasets=skip; "
             f"`vpp data inspect {config.data_dir} --mixture {config.mixture}` shows all"
         )
-    if absent:
+    if missing:
         log.warning(
-            "mixture %s: %d of %d datasets are absent from %s and left out: %s",
+            "mixture %s: %d of %d datasets are missing from %s and skipped: %s",
             config.mixture,
-            len(absent),
+            len(missing),
             len(found),
             config.data_dir,
-            ", ".join(absent),
+            ", ".join(missing),
         )
     datasets = []
-    for member, place in found.items():
-        if place is not None:
-            row, info = place
+    for name, entry in found.items():
+        if entry is not None:
+            row, info = entry
             splits = info.splits
-            complete = [name for name in VALIDATION if name in splits and splits[name].files and not splits[name].absent]
+            complete = [split for split in VALIDATION if split in splits and splits[split].files and not splits[split].absent]
             datasets.append(
                 DatasetConfig(
                     path=str(info.directory),
                     name=row,
-                    weight=table.weights[member],
+                    weight=table.weights[name],
                     per_step=table.per_step,
                     val_split=complete[0] if complete else "train",
                 )

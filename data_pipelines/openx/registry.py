@@ -1,7 +1,7 @@
-"""What is known about each dataset that its features.json does not say: which camera is which, what an action means.
+"""The dataset registry: what features.json does not say, such as the roles of the cameras and the meaning of the action.
 
-A table with one row per dataset; adding a dataset is adding a row. CALVIN's rows stand here, those of Open X-Embodiment follow from
-`data_pipelines.openx.table`: their actions and states are composed of several columns into one common form.
+One row per dataset; to add a dataset, add a row. CALVIN's rows are defined here, those of Open X-Embodiment are derived from
+`data_pipelines.openx.table`, which composes actions and states of several columns into one common layout.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,23 +22,23 @@ class DatasetSpec:
     """One row.
 
     Attributes:
-      cameras: view name -> step feature. Views are named by role, so that datasets mix: primary, secondary, wrist.
-      clip_views: how often a training clip is taken from each view.
-      policy_views: views a policy sees when its configuration names none.
-      action_key, action_width: the label; `normalization` is applied to the dimensions where `normalized` is True (all when empty).
-      proprio_key, proprio_width: robot state, scaled by mean and standard deviation; "" and 0 when there is none.
-      action_parts, proprio_parts: where given, the label or the state is composed of several columns, and the key is their text.
-      quantiles: what normalization 'quantile' takes to -1 and 1.
-      bgr_cameras: cameras whose pictures are stored blue-green-red.
+      cameras: view name -> step feature. Views are named by role (primary, secondary, wrist), so that datasets can be mixed.
+      clip_views: view -> probability that a video clip shows it.
+      policy_views: views of a policy whose configuration names none.
+      action_key, action_width: the label; `normalization` is applied to the dimensions where `normalized` is True (empty: all).
+      proprio_key, proprio_width: robot state, normalised by mean and standard deviation; "" and 0 if there is none.
+      action_parts, proprio_parts: if given, the action or state is composed of several columns, and the key is a description of them.
+      quantiles: the two quantiles that normalization 'quantile' maps to -1 and 1.
+      bgr_cameras: cameras whose images are stored in BGR order.
       unsupported, unverified: 'cameras', 'instruction', 'action', 'gripper', 'proprio' or 'control_hz' -> why it cannot be used, or what
-        about it no documentation confirms.
-      instruction_keys: the first one that features.json has is used.
+        is not documented about it.
+      instruction_keys: instruction features; the first one in features.json is used.
       clip_sampling: 'strided' (robot episodes) or 'whole' (the clip spans the episode).
-      first_step: steps before it are no policy examples and not in the statistics.
-      episode_filter: which of its episodes are used; None: all.
-      units: of the position and of the rotation in an action; "" where no documentation says.
-      control_hz: rate of the actions; None: not known.
-      signed_dimensions: commands that are +1 or -1 to the robot (grippers): a policy's output there is replaced by its sign.
+      first_step: earlier steps are excluded from policy examples and statistics.
+      episode_filter: which episodes are used; None: all.
+      units: of position and rotation in an action; "" if not documented.
+      control_hz: rate of the actions; None if unknown.
+      signed_dimensions: action dimensions that the robot expects as +1 or -1 (grippers): the policy's output is replaced by its sign.
     """
 
     name: str
@@ -73,38 +73,40 @@ class DatasetSpec:
             raise DataError(f"{self.name}: quantiles are {self.quantiles}, expected a lower and a higher one in [0, 1]")
         unknown = (set(self.clip_views) | set(self.policy_views)) - set(self.cameras)
         if unknown or (self.normalized and len(self.normalized) != self.action_width):
-            raise ValueError(f"{self.name}: views {sorted(unknown)} are no cameras, or `normalized` has not {self.action_width} entries")
+            raise ValueError(
+                f"{self.name}: views {sorted(unknown)} are not cameras, or `normalized` does not have {self.action_width} entries"
+            )
 
     def camera(self, view: str, available: tuple[str, ...], where: str) -> str:
-        """Step feature of `view`: a role of this row or directly the name of a camera. DataError when the dataset has it not."""
+        """Step feature of `view`: a role of this row, or the name of a camera. DataError if the dataset does not have it."""
         known = self.cameras.get(view) or next((name for name in available if view in (name, name.rsplit("/", 1)[-1])), None)
         if known is None or known not in available:
             missing = f"camera '{known}' is not in features.json" if known else f"view '{view}' is unknown"
             raise DataError(
                 f"{where}: {missing} (has cameras {', '.join(available) or 'none'}; views of {self.name}: "
-                f"{', '.join(f'{role}={key}' for role, key in self.cameras.items())}). Choose `views` among these."
+                f"{', '.join(f'{role}={key}' for role, key in self.cameras.items())}). Set `views` to some of these."
             )
         return known
 
     def why_unusable(self, columns: Collection[str], allow_unverified: bool = False) -> str:
-        """Why `columns` of this row (see `unsupported`) cannot be used, or ""."""
+        """Why `columns` of this row (keys of `unsupported`) cannot be used, or "" if they can."""
         marked = {} if allow_unverified else {name: f"not verified: {why}" for name, why in self.unverified.items()}
         return "; ".join(f"{name}: {why}" for name, why in {**marked, **self.unsupported}.items() if name in columns)
 
 
 def _openx_spec(row: OpenXDataset) -> DatasetSpec:
-    """End-effector deltas with mean 0 and deviation 1 and the gripper left as it is, as Octo scales them."""
+    """The row as a DatasetSpec. End-effector deltas are normalised to mean 0 and standard deviation 1, the gripper is not, as in Octo."""
     cameras = {role: f"observation/{key}" for role, key in row.cameras.items()}
     view = next(iter(cameras), "")
     unsupported = {}
     if not cameras:
         unsupported["cameras"] = row.notes
     if row.action is not ActionEncoding.EEF_DELTA:
-        unsupported["action"] = f"no common form for '{row.action.value}'"
+        unsupported["action"] = f"not an end-effector delta: {row.action.value}"
     if row.gripper_convention is Gripper.UNKNOWN:
         unsupported["gripper"] = "not documented"
     if row.proprio in (Proprio.UNKNOWN, Proprio.JOINT_BIMANUAL):
-        unsupported["proprio"] = f"no common form for '{row.proprio.value}'"
+        unsupported["proprio"] = f"not in the common layout: {row.proprio.value}"
     if row.control_hz is None:
         unsupported["control_hz"] = "not documented"
     return DatasetSpec(
@@ -132,7 +134,7 @@ def _openx_spec(row: OpenXDataset) -> DatasetSpec:
     )
 
 
-# What stage needs what of a row.
+# Columns of a row that stage video and stage policy need.
 CLIP_COLUMNS = ("cameras", "instruction")
 POLICY_COLUMNS = (*CLIP_COLUMNS, "action", "gripper", "proprio", "control_hz")
 
@@ -152,7 +154,7 @@ REGISTRY: dict[str, DatasetSpec] = {
             proprio_width=15,
             signed_dimensions=(6,),
             units=("2 cm", "0.05 rad"),
-            notes="action: relative xyz/0.02 m, euler/0.05 rad, gripper +-1; already in [-1, 1], so it is not scaled again",
+            notes="action: relative xyz/0.02 m, euler/0.05 rad, gripper +-1; already in [-1, 1], so it is not normalised",
         ),
         DatasetSpec(
             name="calvin",

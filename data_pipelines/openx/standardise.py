@@ -1,7 +1,7 @@
-"""Raw step columns of one episode to the common action and state: pure functions of arrays, time first.
+"""Raw step columns of an episode to the common action and state: pure functions of arrays with time as first axis.
 
-The gripper equations are Octo's and OpenVLA's. They look ahead and behind (`relative`, `binarize`), so they are applied to whole episodes,
-before windows are cut.
+The gripper equations are those of Octo and OpenVLA. Two of them (`relative`, `binarize`) depend on past and future steps, so they are
+applied to complete episodes, before windows are cut.
 """
 
 import re
@@ -14,9 +14,9 @@ from jaxtyping import Float
 from data_pipelines.openx.conventions import Gripper
 from data_pipelines.rlds.schema import Schema
 
-# A gripper command below this size says "stay".
+# A gripper command smaller than this means "stay".
 COMMAND = 0.1
-# Nearer than this to 0 or 1, a continuous gripper has arrived.
+# A continuous gripper closer than this to 0 or 1 counts as closed or open.
 ARRIVED = 0.05
 # [t, width] array of a step column
 Column = Callable[[str], np.ndarray]
@@ -25,20 +25,20 @@ Column = Callable[[str], np.ndarray]
 def relative_to_absolute(command: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
     """Commands (+1 close, -1 open, about 0 stay) to openness 0 or 1.
 
-    Until the first command the gripper is in the state that the command changes; it is open where no command ever comes.
+    Before the first command the gripper is in the opposite state of that command; without any command it is open.
     """
     command = np.asarray(command, np.float64)
     wanted = np.where(command < -COMMAND, 1, np.where(command > COMMAND, -1, 0))
-    given = np.flatnonzero(wanted)
-    before = -wanted[given[0]] if len(given) else 1
+    commands = np.flatnonzero(wanted)
+    before = -wanted[commands[0]] if len(commands) else 1
     latest = np.maximum.accumulate(np.where(wanted != 0, np.arange(len(wanted)), -1))
     return (np.where(latest >= 0, wanted[latest], before) + 1) / 2
 
 
 def binarize(openness: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
-    """Continuous openness to the state that the gripper is about to reach: 0 or 1, undecided steps take that of the next decided one.
+    """Continuous openness to the state that the gripper is about to reach: 0 or 1; steps in between take that of the next step at 0 or 1.
 
-    Undecided steps at the end keep the last raw number.
+    Steps in between at the end of the episode get the last raw number.
     """
     openness = np.asarray(openness, np.float64)
     steps = len(openness)
@@ -69,11 +69,11 @@ def openness(values: Float[np.ndarray, "t"], convention: Gripper) -> Float[np.nd
 
 
 def quaternion_to_euler(quaternion: Float[np.ndarray, "t 4"]) -> Float[np.ndarray, "t 3"]:
-    """(x, y, z, w) of any length to roll, pitch, yaw in radians, where R = Rz(yaw) Ry(pitch) Rx(roll). ValueError at length zero."""
+    """(x, y, z, w) of any norm to roll, pitch, yaw in radians, R = Rz(yaw) Ry(pitch) Rx(roll). ValueError if the norm is zero."""
     q = np.asarray(quaternion, np.float64)
     length = np.linalg.norm(q, axis=-1, keepdims=True)
     if not (length > 1e-6).all():
-        raise ValueError(f"quaternion of length zero at step {int(np.argmin(length[:, 0]))}")
+        raise ValueError(f"quaternion of norm zero at step {int(np.argmin(length[:, 0]))}")
     x, y, z, w = np.moveaxis(q / length, -1, 0)
     roll = np.arctan2(2 * (w * x + y * z), 1 - 2 * (x * x + y * y))
     pitch = np.arcsin(np.clip(2 * (w * y - z * x), -1, 1))
@@ -82,18 +82,18 @@ def quaternion_to_euler(quaternion: Float[np.ndarray, "t 4"]) -> Float[np.ndarra
 
 
 def reached(state: Float[np.ndarray, "t n"]) -> Float[np.ndarray, "t-1 n"]:
-    """The motion that took place, s[t+1] - s[t], instead of the commanded one. Angles are differences too, without wrap-around."""
+    """The achieved motion s[t+1] - s[t], in place of the commanded one. Angles are subtracted without wrap-around."""
     return np.diff(np.asarray(state, np.float64), axis=0)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some numbers of a composed row.
+    """One term of a composition.
 
     Attributes:
-      kind: 'columns' start:stop of step column `key` as they are; 'euler' of the quaternion there; 'reached' motion between its steps;
-        'zeros', as many as `stop`.
-      start, stop: as of a Python slice: negative numbers count from the end, and None is the end.
+      kind: 'columns': dimensions start:stop of step column `key`; 'euler': Euler angles of the quaternion there; 'reached': its difference
+        between steps; 'zeros': `stop` zeros.
+      start, stop: as in a Python slice: negative numbers count from the end, None is the end.
     """
 
     kind: str
@@ -107,7 +107,7 @@ class Part:
 
     @property
     def needs(self) -> int:
-        """Least width of the column that it is cut from."""
+        """Minimum width of the column."""
         return max(-self.start, self.stop or 0)
 
     def __str__(self) -> str:
@@ -115,7 +115,7 @@ class Part:
         return {"columns": columns, "zeros": f"{self.width}*0"}.get(self.kind, f"{self.kind}({columns})")
 
     def of(self, column: Column) -> Float[np.ndarray, "t w"]:
-        """Without the zeros, whose length is another part's business."""
+        """The values of this part; not for kind 'zeros', whose length depends on the other parts."""
         values = column(self.key)
         values = values.reshape(len(values), -1)[:, self.start : self.stop]
         if self.kind == "reached":
@@ -132,7 +132,7 @@ def parts(text: str) -> tuple[Part, ...]:
     for term in filter(None, text.split(" + ")):
         match = _PART.fullmatch(term)
         if match is None:
-            raise ValueError(f"'{term}' is none of KEY[a:b], euler(KEY[a:b]), reached(KEY[a:b]), N*0")
+            raise ValueError(f"'{term}' is not one of KEY[a:b], euler(KEY[a:b]), reached(KEY[a:b]), N*0")
         if match["zeros"]:
             made.append(Part("zeros", stop=int(match["zeros"])))
         else:
@@ -142,7 +142,7 @@ def parts(text: str) -> tuple[Part, ...]:
 
 @dataclass(frozen=True)
 class Composition:
-    """How rows of numbers are made of step columns, and the last of them, where `gripper` is given, of its raw number."""
+    """How an action or state is composed of step columns; with `convention`, the last dimension is the gripper."""
 
     parts: tuple[Part, ...]
     gripper: Part | None = None
@@ -154,12 +154,12 @@ class Composition:
 
     @property
     def lost_steps(self) -> int:
-        """Steps at the end of an episode that have no row."""
+        """Number of steps at the end of an episode without a value."""
         return int(any(part.kind == "reached" for part in self.parts))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Step features it reads, each once."""
+        """Step features that it reads, without duplicates."""
         return tuple(dict.fromkeys(part.key for part in (*self.parts, *filter(None, (self.gripper,))) if part.key))
 
     def __str__(self) -> str:
@@ -169,7 +169,7 @@ class Composition:
         return " + ".join(terms)
 
     def problems(self, schema: Schema) -> list[str]:
-        """What features.json lacks: absent columns, or columns that are too narrow."""
+        """What features.json lacks: missing columns, or columns that are too narrow."""
         found = []
         for part in filter(None, (*self.parts, self.gripper)):
             feature = schema.steps.get(part.key)
@@ -180,7 +180,7 @@ class Composition:
         return list(dict.fromkeys(found))
 
     def of(self, column: Column, steps: int) -> Float[np.ndarray, "t w"]:
-        """The rows of an episode of `steps` steps, float32. ValueError where the numbers allow none (a quaternion of zeros)."""
+        """The values of an episode of `steps` steps, float32. ValueError if they are undefined (a quaternion of norm zero)."""
         rows = steps - self.lost_steps
         made = [np.zeros((rows, part.width)) if part.kind == "zeros" else part.of(column)[:rows] for part in self.parts]
         if self.convention is not None:

@@ -1,12 +1,12 @@
 """The 69 Open X-Embodiment datasets that TFDS or the common training mixtures name, one typed row each, and a second copy of Bridge.
 
-Sources: TFDS 4.9.10 (names, folders, versions, feature catalog), the dataset tables of Octo and OpenVLA (views, compositions), LeRobot
-(control rates). No source documents everything; what none confirms stands under `unverified`, and using it is an error.
+Sources: TFDS 4.9.10 (names, directories, versions, feature catalog), the dataset tables of Octo and OpenVLA (views, compositions), LeRobot
+(control rates). No source documents everything; what no source confirms is listed under `unverified`, and using it is an error.
 
-Where the documentation of a gripper contradicts Octo and OpenVLA, which pass the number through, the row follows the documentation:
+Where the documentation of a gripper contradicts Octo and OpenVLA, which use the raw number, the row follows the documentation:
 columbia_cairlab_pusht_real (relative), nyu_rot (0 open), maniskill (-1..1), stanford_mask_vit (-1 open). cmu_play_fusion is composed as
 documented; their slice mixes quaternion, gripper and terminate flag. taco_play's state has the gripper width at its documented index 6.
-Rotations stay as stored (see `notes`); quaternions, taken as x, y, z, w as Octo does, become roll, pitch, yaw.
+Rotations are used as stored (see `notes`); quaternions, read as x, y, z, w as in Octo, are converted to roll, pitch, yaw.
 """
 
 from collections.abc import Mapping
@@ -17,25 +17,25 @@ from data_pipelines.openx.filters import SEVERAL_STEPS, SUCCESS_FLAG, SUCCESS_PA
 from data_pipelines.openx.standardise import Composition, parts
 from data_pipelines.rlds.filters import EpisodeFilter
 
-# Columns of a row that may be marked.
+# Columns of a row that `unverified` may name.
 MARKS = ("cameras", "action", "gripper", "proprio", "instruction")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenXDataset:
-    """One row. Step features are named below `observation/` in `cameras`, in full elsewhere.
+    """One row. Names of step features are relative to `observation/` in `cameras`, full names elsewhere.
 
     Attributes:
       versions: the expected one first, then others with the same layout.
-      folder: directory of a local copy, where it is not the name; `aliases`: what others call the same data.
-      hz: control rate; None: not known.
-      cameras: role -> picture; empty where the pictures are stand-ins.
-      bgr_cameras: pictures stored blue-green-red.
-      action: what the action is; `ee_delta_keys` composes its first six numbers, `gripper_key` and `gripper_convention` give the seventh.
-      proprio: what the robot state is; `proprio_keys` composes its eight numbers, "" is zeros.
-      first_step: steps before it are no policy examples.
+      folder: name of the dataset's directory, if it is not `name`; `aliases`: other names of the same data.
+      control_hz: control rate; None if unknown.
+      cameras: role -> image feature; empty if the images are placeholders.
+      bgr_cameras: images stored in BGR order.
+      action: kind of action; `ee_delta_keys` composes its first six numbers, `gripper_key` and `gripper_convention` the seventh.
+      proprio: layout of the robot state; `proprio_keys` composes its eight numbers, "" is zeros.
+      first_step: earlier steps are excluded from policy examples.
       episode_filter: which episodes are used; None: all.
-      unverified: column of this row (one of `MARKS`) -> what is not certain about it.
+      unverified: column of this row (one of `MARKS`) -> what is uncertain about it.
     """
 
     name: str
@@ -61,11 +61,13 @@ class OpenXDataset:
     def __post_init__(self):
         unknown, action, state = set(self.unverified) - set(MARKS), self.composition, self.proprio_composition
         if unknown or state.width != PROPRIO_WIDTH or (action and action.width != ACTION_WIDTH):
-            raise ValueError(f"{self.name}: unknown marks {sorted(unknown)}, state {state} or action {action} of wrong width")
+            raise ValueError(
+                f"{self.name}: unknown `unverified` columns {sorted(unknown)}, state {state} or action {action} of wrong width"
+            )
 
     @property
     def composition(self) -> Composition | None:
-        """Of the common action; None where there is none."""
+        """Composition of the common action; None if there is none."""
         if self.action is not ActionEncoding.EEF_DELTA or self.gripper_convention is Gripper.UNKNOWN:
             return None
         return Composition(parts(self.ee_delta_keys), next(iter(parts(self.gripper_key)), None), self.gripper_convention)
@@ -75,7 +77,7 @@ class OpenXDataset:
         return Composition(parts(self.proprio_keys or f"{PROPRIO_WIDTH}*0"))
 
 
-# Google's first datasets name their columns alike.
+# Column names that Google's first datasets share.
 WORLD_MOTION = "action/world_vector[0:3] + action/rotation_delta[0:3]"
 CLOSEDNESS = "action/gripper_closedness_action[0:1]"
 OBSERVED_INSTRUCTION = "observation/natural_language_instruction"
@@ -111,7 +113,7 @@ _ROWS = (
         proprio_keys="observation/clip_function_input/base_pose_tool_reached[0:7] + observation/gripper_closed[0:1]",
         instruction=OBSERVED_INSTRUCTION,
         episode_filter=SUCCESS_FLAG,
-        notes="state columns are zlib-compressed; the instruction says nothing",
+        notes="state columns are zlib-compressed; the instruction is not informative",
     ),
     OpenXDataset(
         name="bridge",
@@ -382,7 +384,7 @@ _ROWS = (
         ee_delta_keys="action[0:3] + 3*0",
         gripper_convention=Gripper.THRESHOLD_CLOSED,
         gripper_key="action[3:4]",
-        notes="action is an xyz goal and a picker; composition is our own",
+        notes="action is an xyz goal and a picker; custom composition",
     ),
     OpenXDataset(
         name="utokyo_pr2_opening_fridge_converted_externally_to_rlds",
@@ -433,7 +435,7 @@ _ROWS = (
             "instruction": "whether every copy has one",
             "gripper": "its convention is not documented",
         },
-        notes="yaw stands in the first rotation slot",
+        notes="yaw is in the first rotation dimension",
     ),
     OpenXDataset(
         name="berkeley_mvp_converted_externally_to_rlds",
@@ -476,7 +478,7 @@ _ROWS = (
         gripper_key="action[4:5]",
         proprio=Proprio.POS_EULER,
         proprio_keys="observation/end_effector_pose[0:4] + 3*0 + observation/end_effector_pose[4:5]",
-        notes="yaw stands in the first rotation slot",
+        notes="yaw is in the first rotation dimension",
     ),
     OpenXDataset(
         name="tokyo_u_lsmo_converted_externally_to_rlds",
@@ -535,7 +537,7 @@ _ROWS = (
         control_hz=10,
         cameras=IMAGE_AND_WRIST,
         unverified=NO_SIGN,
-        notes="both pictures are the wrist's; end-effector frame, ZYX Euler angles",
+        notes="both images are from the wrist camera; end-effector frame, ZYX Euler angles",
     ),
     OpenXDataset(
         name="iamlab_cmu_pickup_insert_converted_externally_to_rlds",
@@ -554,7 +556,7 @@ _ROWS = (
         ee_delta_keys="action[0:3] + 3*0",
         gripper_convention=Gripper.ABSENT,
         gripper_key="",
-        notes="Octo and OpenVLA leave it out: raw data called broken",
+        notes="Octo and OpenVLA exclude it: raw data reported as broken",
     ),
     OpenXDataset(
         name="utaustin_mutex",
@@ -618,7 +620,7 @@ _ROWS = (
             proprio=Proprio.NAVIGATION,
             proprio_keys="observation/state[0:3] + 5*0",
             episode_filter=SEVERAL_STEPS,
-            unverified={"instruction": "it may be a constant stand-in"},
+            unverified={"instruction": "it may be a constant placeholder"},
         )
         for name, hz in (("recon", 3), ("cory_hall", 5), ("sac_son", 10))
     ),
@@ -630,7 +632,7 @@ _ROWS = (
         gripper_convention=Gripper.ABSENT,
         gripper_key="",
         proprio=Proprio.OTHER,
-        notes="pictures are stand-ins; 12 joint positions of a quadruped",
+        notes="images are placeholders; 12 joint positions of a quadruped",
     ),
     OpenXDataset(
         name="eth_agent_affordances",
@@ -640,7 +642,7 @@ _ROWS = (
         gripper_key="",
         proprio=Proprio.POS_EULER,
         proprio_keys=POSE_AND_GRIPPER,
-        notes="pictures are black; velocities; composition is our own",
+        notes="images are black; velocities; custom composition",
     ),
     OpenXDataset(
         name="conq_hose_manipulation",
@@ -734,7 +736,7 @@ _ROWS = (
         gripper_convention=Gripper.ABSENT,
         gripper_key="",
         instruction="multimodal_instruction",
-        notes="pick-and-place poses; pictures are raw tensors, which the reader does not take for pictures",
+        notes="pick-and-place poses; images are raw tensors, which the reader does not treat as images",
     ),
     OpenXDataset(
         name="bridge_data_msr",

@@ -1,6 +1,6 @@
-"""ArrayRecord files, which carry their own index and checksums: records by number through the `array_record` package.
+"""ArrayRecord files, which contain their own index and checksums, read through the `array_record` package.
 
-Local paths only: the package's public build opens no buckets.
+Local paths only: the public build of the package does not read buckets.
 """
 
 import functools
@@ -15,12 +15,12 @@ from data_pipelines.rlds.shards import DEFECTIVE, UNCOUNTED, Defect, ShardIndex
 from data_pipelines.storage import RETRY, FileInfo, Location, Retry
 
 EXTENSION = "array_record"
-OPEN_FILES = 64  # readers kept open; each holds a file descriptor and the file's own index
+OPEN_FILES = 64  # readers to keep open; each holds a file descriptor and the index of its file
 RANDOM_ACCESS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 def scan(path: Location, file_info: FileInfo, count: Callable[[bytes], int] | None, retry: Retry = RETRY) -> ShardIndex:
-    """Counts the steps of each record (see `tfrecord.scan`); with `count` None only the number of records is read, lengths are -1."""
+    """Counts the steps of each record (see `tfrecord.scan`); with `count` None only the number of records is read and lengths are -1."""
     name = storage.name_of(path)
     try:
         records = _reader(path).num_records()
@@ -44,7 +44,7 @@ def scan(path: Location, file_info: FileInfo, count: Callable[[bytes], int] | No
 
 
 def read_payload(path: Location, offset: int, length: int, retry: Retry = RETRY) -> bytes:
-    """Record number `offset`; `length` is not needed. ValueError where it is damaged; FileNotFoundError."""
+    """Record number `offset`; `length` is ignored. ValueError if it is damaged; FileNotFoundError."""
     try:
         return _reader(path).read([offset])[0]
     except RuntimeError as error:
@@ -55,7 +55,7 @@ def _reader(path: Location) -> ArrayRecordReader:
     if not isinstance(path, Path):
         raise DataError(
             f"{path}: ArrayRecord shards are read from local paths only. Copy the dataset to a disk, mount the bucket "
-            "(gcsfuse, mountpoint-s3), or keep the shards as TFRecord, which is read from buckets in place"
+            "(gcsfuse, mountpoint-s3), or store the shards as TFRecord, which is read from buckets directly"
         )
     state = path.stat()
     try:
@@ -66,5 +66,5 @@ def _reader(path: Location) -> ArrayRecordReader:
 
 @functools.lru_cache(maxsize=OPEN_FILES)
 def _open(path: str, size: int, mtime_ns: int) -> ArrayRecordReader:
-    """Size and time are part of the key: a file written anew is opened anew."""
+    """Size and time are part of the cache key, so that a rewritten file is opened again."""
     return ArrayRecordReader(path, RANDOM_ACCESS)

@@ -1,4 +1,4 @@
-"""Random access to the episodes of an RLDS/TFDS directory, read where it lies."""
+"""Random access to the episodes of an RLDS/TFDS directory, without conversion or download."""
 
 import functools
 import json
@@ -23,7 +23,7 @@ from data_pipelines.rlds.sparse import Blobs, SparseExample
 from data_pipelines.storage import RETRY, FileInfo, Location, Retry
 
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-METADATA_FILE = "metadata.json"  # TFDS's place for whatever a dataset says of itself
+METADATA_FILE = "metadata.json"  # where TFDS stores custom metadata of a dataset
 # fileFormat of dataset_info.json -> module with `scan` and `read_payload`
 FORMATS = {module.EXTENSION: module for module in (tfrecord, array_record)}
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """A split as dataset_info.json lists it, and which of its files are there."""
+    """A split as listed in dataset_info.json, and which of its files exist."""
 
     name: str
     files: tuple[str, ...]
@@ -46,7 +46,7 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """dataset_info.json: name, version, splits; and the files beside it, from one listing.
+    """dataset_info.json: name, version, splits; and the files in its directory, from one listing.
 
     Attributes:
       file_format: 'tfrecord' or 'array_record'.
@@ -61,7 +61,7 @@ class DatasetInfo:
 
     @classmethod
     def read(cls, path: Location, retry: Retry = RETRY) -> "DatasetInfo":
-        """`path`: the directory with dataset_info.json, or its parent with one folder per version (the newest is taken)."""
+        """`path`: the directory with dataset_info.json, or its parent with one directory per version (the newest is used)."""
         directory, files = resolve(path, retry)
         source = storage.join(directory, "dataset_info.json")
         try:
@@ -79,13 +79,13 @@ class DatasetInfo:
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"{source}: not a TFDS dataset description ({reason})") from error
         if extension not in FORMATS:
-            raise DataError(f"{directory}: shards are in format '{extension}'; {' and '.join(FORMATS)} shards are read")
+            raise DataError(f"{directory}: shards are in format '{extension}'; supported are {' and '.join(FORMATS)}")
         return cls(directory, name, tree.get("version", ""), extension, splits, files)
 
     def split(self, name: str, allow_absent: bool = False) -> SplitInfo:
-        """The split `name`. Errors name the files that are listed but absent, and the splits that could be used instead."""
+        """The split `name`. Errors name the missing files and the splits that could be used instead."""
         usable = [split.name for split in self.splits.values() if split.files and not split.absent]
-        advice = f"complete splits here: {', '.join(usable) or 'none'}"
+        advice = f"complete splits: {', '.join(usable) or 'none'}"
         if name not in self.splits:
             listed = ", ".join(self.splits) or "none"
             raise DatasetNotFoundError(f"{self.directory}: no split '{name}' in dataset_info.json (has {listed}); {advice}")
@@ -93,14 +93,14 @@ class DatasetInfo:
         if not split.present or (split.absent and not allow_absent):
             shown = ", ".join(split.absent[:3]) + (", ..." if len(split.absent) > 3 else "")
             raise DatasetNotFoundError(
-                f"{self.directory}: split '{name}' lists {len(split.files)} shard(s), {len(split.absent)} of them absent ({shown}); "
+                f"{self.directory}: split '{name}' lists {len(split.files)} shard(s), {len(split.absent)} of them missing ({shown}); "
                 f"{advice}. Copy the missing files or choose another split" + (", or set on_bad_record=skip" if split.present else "")
             )
         return split
 
 
 class Episode:
-    """One episode, its columns parsed when asked for and its pictures decoded when asked for.
+    """One episode; columns are parsed and images decoded on access.
 
     Attributes:
       where: "FILE record N", for messages.
@@ -114,33 +114,33 @@ class Episode:
         return self.length
 
     def column(self, name: str) -> np.ndarray | list:
-        """Step column: numeric [length, *shape], texts as list[str], pictures as list of encoded bytes; sequences as one list per step."""
+        """Step column: numeric [length, *shape], texts as list[str], images as list of encoded bytes; sequences as one list per step."""
         feature = self._schema.step(name, self.where)
         return self._guard(name, lambda: self._example.column(f"{STEPS}/{name}", feature, self.length))
 
     def text(self, name: str, step: int = 0) -> str:
-        """The string `name` of one step, or of the episode where only the episode has it."""
+        """The string `name` of one step, or of the episode if it is an episode feature."""
         if name not in self._schema.steps:
             return self._guard(name, lambda: self._example.blobs(name)[0].decode())
-        if self._schema.steps[name].kind == "tensor":  # language_table: code points, padded with zeros
+        if self._schema.steps[name].kind == "tensor":  # language_table stores code points, padded with zeros
             return self._guard(name, lambda: "".join(map(chr, self.column(name)[step])).split("\0", 1)[0])
         return self._guard(name, lambda: self._blobs(name)[step].decode())
 
     def encoded(self, camera: str, step: int) -> bytes:
-        """The stored picture of `camera` at `step`."""
+        """The encoded image of `camera` at `step`."""
         return self._guard(camera, lambda: self._blobs(camera)[step])
 
-    def frame(self, camera: str, step: int, least: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
-        """The decoded picture of `camera` at `step`; `least` as in `images.decode_scaled`."""
-        return self._guard(camera, lambda: self._decode(camera, step, least))
+    def frame(self, camera: str, step: int, min_size: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+        """The decoded image of `camera` at `step`; `min_size` as in `images.decode_scaled`."""
+        return self._guard(camera, lambda: self._decode(camera, step, min_size))
 
     def rows(self, name: str, steps: Sequence[int]) -> np.ndarray:
-        """Some steps [n, *shape] of a column of packed tensors of one shape."""
+        """Some steps [n, *shape] of a column of encoded tensors of fixed shape."""
         feature = self._schema.step(name, self.where)
         return self._guard(name, lambda: examples.unpack_rows(_taken(self._blobs(name), steps), feature))
 
     def replaced(self, drop: Collection[str], add: Mapping[str, Sequence[bytes]]) -> bytes:
-        """The record without the step columns `drop` and with the packed ones `add`."""
+        """The record without the step columns `drop` and with the encoded columns `add`."""
         return self._example.replaced([f"{STEPS}/{name}" for name in drop], {f"{STEPS}/{name}": values for name, values in add.items()})
 
     def metadata(self, name: str) -> np.ndarray | str | bytes | list:
@@ -150,15 +150,15 @@ class Episode:
         return self._guard(name, lambda: self._example.column(name, self._schema.episode[name], None))
 
     def bad(self, field: str, problem: str) -> BadRecordError:
-        """An error to raise about this episode."""
+        """A BadRecordError for this episode."""
         return BadRecordError(self.where, field, problem)
 
-    def _decode(self, camera: str, step: int, least: int | None) -> UInt8[np.ndarray, "h w 3"]:
-        picture, stored = images.decode_scaled(self.encoded(camera, step), least)
+    def _decode(self, camera: str, step: int, min_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
+        image, stored = images.decode_scaled(self.encoded(camera, step), min_size)
         shape = self._schema.steps[camera].shape
         if any(size not in (None, found) for size, found in zip(shape[:2], stored, strict=False)):
-            raise ValueError(f"a picture of {stored[0]} x {stored[1]} pixels, features.json says {shape[0]} x {shape[1]}")
-        return picture
+            raise ValueError(f"an image of {stored[0]} x {stored[1]} pixels, features.json says {shape[0]} x {shape[1]}")
+        return image
 
     def _blobs(self, name: str):
         values = self._example.blobs(f"{STEPS}/{name}")
@@ -181,14 +181,14 @@ class RLDSDataset:
     Args:
       path: directory with features.json and dataset_info.json (or its parent, see `DatasetInfo.read`), local or in a bucket.
       split: e.g. 'train'.
-      index_dir: where the record index is kept; default beside the shards.
-      on_bad_record: 'fail' raises on the first defect the index found; 'skip' leaves those records out, and lists them in `defects`.
-      cache_bytes: parsed episodes kept in memory.
+      index_dir: directory of the record index; default: next to the shards.
+      on_bad_record: 'fail' raises on the first defect in the index; 'skip' skips such records and lists them in `defects`.
+      cache_bytes: memory for parsed episodes.
       episode_filter: which episodes are used; None: all. A registry row names the one of its dataset.
-      retry: how often a read that fails for a passing reason is repeated.
-      workers: threads that make the index where there is none.
+      retry: attempts and pauses of reads.
+      workers: threads that build the index if there is none.
     Attributes:
-      lengths: int32[len], steps of each episode, known without reading it.
+      lengths: int32[len], steps of each episode, from the index.
       defects: what is wrong with the shards.
       num_filtered: number of episodes that the filter removes.
     """
@@ -240,7 +240,7 @@ class RLDSDataset:
         self._bytes = _concatenate([shard.lengths[rows] for shard, rows in zip(shards, good, strict=True)], np.int64)
         self.lengths = _concatenate([shard.counts[rows] for shard, rows in zip(shards, good, strict=True)], np.int32)
         self._retry = retry
-        # columns of which single steps are read from the file: pictures, and encoded tensors such as latents
+        # columns of which single steps are read from the file: images, and encoded tensors such as latents
         large = {f"{STEPS}/{name}" for name, feature in self.schema.steps.items() if feature.kind == "image" or feature.encoding == "bytes"}
         self._in_place = frozenset(large if self.info.file_format == tfrecord.EXTENSION else ())
         self._cache: ByteLRU[Episode] = ByteLRU(cache_bytes)
@@ -255,13 +255,13 @@ class RLDSDataset:
 
     @property
     def parts(self) -> list[range]:
-        """The episodes of each file that is there, in the files' order."""
+        """The episodes of each existing file, in file order."""
         stops = np.searchsorted(self._shard, np.arange(len(self._files)), side="right").tolist()
         return [range(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
 
     @functools.cached_property
     def metadata(self) -> dict:
-        """metadata.json; {} where there is none."""
+        """metadata.json; {} if there is none."""
         if METADATA_FILE not in self.info.files:
             return {}
         path = storage.join(self.directory, METADATA_FILE)
@@ -282,7 +282,7 @@ class RLDSDataset:
         return len(self._offset)
 
     def __getitem__(self, index: int) -> Episode:
-        """Episode `index`; BadRecordError naming file and record where it cannot be read."""
+        """Episode `index`; BadRecordError naming file and record if it cannot be read."""
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"episode {index} of {len(self)}")
@@ -298,38 +298,38 @@ class RLDSDataset:
         path, offset = self._path(index), int(self._offset[index])
         try:
             payload = FORMATS[self.info.file_format].read_payload(path, offset, int(self._bytes[index]), self._retry)
-            if self._in_place and isinstance(path, Path):  # a bucket's request takes longer than the rest of the record
+            if self._in_place and isinstance(path, Path):  # in a bucket, one more request takes longer than reading the whole record
                 read_part = functools.partial(self._read_part, path, self._file_infos[self._shard[index]], offset)
                 example = SparseExample(payload, self._in_place, read_part)
             else:
                 example = examples.Example(payload)
         except FileNotFoundError as error:
-            raise BadRecordError(self.where(index), "", "the file has disappeared") from error
+            raise BadRecordError(self.where(index), "", "the file no longer exists") from error
         except (ValueError, OSError) as error:
             raise BadRecordError(self.where(index), "", f"{error}{self._changed(index)}") from error
         return Episode(example, self.schema, self.where(index), int(self.lengths[index])), example.nbytes
 
     def _read_part(self, path: Path, indexed: FileInfo, record: int, offset: int, length: int) -> bytes:
-        """`length` bytes at `offset` of the record that starts at `record`. A part has no checksum, so the file must still be `indexed`."""
+        """`length` bytes at `offset` of the record that starts at `record`. Parts have no checksum, so the file must be unchanged."""
         try:
             if storage.file_info(path, self._retry) != indexed:
-                raise ValueError("the file has been written anew since its index was made: start again")
+                raise ValueError("the file was rewritten after it was indexed: restart the process")
             data = storage.read_range(path, record + offset, length, self._retry)
         except FileNotFoundError as error:
-            raise ValueError("the file has disappeared") from error
+            raise ValueError("the file no longer exists") from error
         if len(data) < length:
             raise ValueError(f"truncated: {len(data)} of {length} bytes at offset {record + offset}")
         return data
 
     def _changed(self, index: int) -> str:
-        """Said of a record that cannot be read when its file is no longer the one the index describes."""
+        """Addition to the error of an unreadable record if its file has changed since it was indexed."""
         try:
             now, then = storage.file_info(self._path(index), self._retry), self._file_infos[self._shard[index]]
         except (OSError, DataError):
             return ""
         if now == then:
             return ""
-        return f"; the file has been written anew since its index was made ({then.size} bytes then, {now.size} now): start again"
+        return f"; the file was rewritten after it was indexed ({then.size} bytes then, {now.size} now): restart the process"
 
 
 def _taken(values: Sequence[bytes], steps: Sequence[int]) -> list[bytes]:
@@ -350,10 +350,10 @@ def build_index(
     num_shards: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ShardIndex]:
-    """The index of the files of `split` that are there; see `index.load_or_build`.
+    """The index of the existing files of `split`; see `index.load_or_build`.
 
     Args:
-      counted: with the steps of each episode, for which every record is read once; False reads record headers only.
+      counted: also count the steps of each episode, for which every record is read once; False reads record headers only.
     """
     scan = FORMATS[info.file_format].scan
     count = (lambda payload: _count(payload, schema, episode_filter)) if counted else None
@@ -382,7 +382,7 @@ def _count(payload: bytes, schema: Schema, episode_filter: EpisodeFilter | None)
 
 
 def resolve(path: Location, retry: Retry = RETRY) -> tuple[Location, dict[str, FileInfo]]:
-    """The directory that holds dataset_info.json (`path` itself, or its newest version folder) and its files."""
+    """The directory with dataset_info.json (`path` itself, or its newest version directory) and its files."""
     path = storage.location(path)
     try:
         files = storage.list_files(path, retry)
@@ -402,10 +402,10 @@ def resolve(path: Location, retry: Retry = RETRY) -> tuple[Location, dict[str, F
 
 
 def find_defects(listed: SplitInfo, shards: list[ShardIndex]) -> tuple[Defect, ...]:
-    """What is wrong with the shards, beside what their indexes say: absent, or another number of records than listed."""
+    """All defects of the shards: those in their indexes, missing files, and files with another number of records than listed."""
     expected = dict(zip(listed.files, listed.shard_lengths, strict=True))
     return (
-        *(Defect(file, 0, "listed in dataset_info.json but absent", fatal=True) for file in listed.absent),
+        *(Defect(file, 0, "listed in dataset_info.json but missing", fatal=True) for file in listed.absent),
         *(defect for shard in shards for defect in shard.defects),
         *(
             Defect(shard.name, len(shard.offsets), f"{len(shard.offsets)} records instead of {expected[shard.name]}", fatal=True)

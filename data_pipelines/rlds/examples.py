@@ -1,7 +1,7 @@
 """tf.train.Example without TensorFlow: records to columns, columns to records.
 
-The message is described to protobuf at run time. One liberty is taken: the packed floats of `FloatList` are declared as bytes,
-which is the same thing on the wire, so a float column is a view of the record instead of a Python number per element.
+The message type is built at run time. The packed floats of `FloatList` are declared as bytes, which have the same wire format, so that a
+float column is a view of the record instead of one Python number per element.
 """
 
 import functools
@@ -15,7 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 from data_pipelines.rlds import schema as rlds_schema
 from data_pipelines.rlds.schema import Feature, Schema, numpy_dtype
 
-MAX_UNPACKED_BYTES = 1 << 28  # bytes of one encoded tensor
+MAX_UNPACKED_BYTES = 1 << 28  # limit for one encoded tensor
 _FIELD = descriptor_pb2.FieldDescriptorProto
 
 
@@ -55,7 +55,7 @@ def _example_class(floats_as_bytes: bool = True) -> type[message.Message]:
 
 
 class Example:
-    """A parsed record. Columns are looked up by their joined name, e.g. `steps/observation/image_0`."""
+    """A parsed record. Columns are accessed by their joined name, e.g. `steps/observation/image_0`."""
 
     def __init__(self, payload: bytes):
         """ValueError when `payload` is not a tf.train.Example."""
@@ -74,11 +74,11 @@ class Example:
 
     @property
     def nbytes(self) -> int:
-        """Memory it holds, roughly: the record and the parsed copy of it."""
+        """Approximate memory: the record and its parsed copy."""
         return 2 * len(self._payload)
 
     def replaced(self, drop: Collection[str], add: Mapping[str, Sequence[bytes]]) -> bytes:
-        """A record like this one without the columns `drop` and with the bytes columns `add`; all others stay as they are."""
+        """This record without the columns `drop` and with the bytes columns `add`; all other columns are unchanged."""
         copy = _example_class().FromString(self._payload)
         for name in copy.features.feature.keys() & set(drop):
             del copy.features.feature[name]
@@ -87,21 +87,21 @@ class Example:
         return copy.SerializeToString(deterministic=True)
 
     def blobs(self, name: str):
-        """The bytes column `name` as a sequence that is not copied until indexed. ValueError where it holds numbers."""
+        """The bytes column `name` as a sequence; values are copied on access. ValueError if it holds numbers."""
         feature = self._feature(name)
         if feature.WhichOneof("kind") not in ("bytes_list", None):
             raise ValueError(f"holds {feature.WhichOneof('kind')}, expected bytes_list")
         return feature.bytes_list.value
 
     def numbers(self, name: str) -> np.ndarray:
-        """The numeric column `name`, flat: float32[n] or int64[n]. ValueError where it holds bytes."""
+        """The numeric column `name`, flat: float32[n] or int64[n]. ValueError if it holds bytes."""
         feature = self._feature(name)
         kind = feature.WhichOneof("kind")
         if kind == "int64_list":
             return np.array(feature.int64_list.value, np.int64)
         if kind == "float_list":
             packed = b"".join(feature.float_list.value)
-            if not packed or len(packed) % 4:  # an empty column, or a writer that did not pack: legal, rare, so read it the slow way
+            if not packed or len(packed) % 4:  # an empty column, or unpacked floats (legal but rare): use the slow path
                 try:
                     plain = _example_class(floats_as_bytes=False).FromString(self._payload).features.feature[name]
                 except message.DecodeError as error:
@@ -113,15 +113,15 @@ class Example:
         raise ValueError(f"holds {kind}, expected float_list or int64_list")
 
     def column(self, name: str, feature: Feature, steps: int | None) -> np.ndarray | list:
-        """Column `name` as its schema says.
+        """Column `name` as its schema describes it.
 
         Args:
-          steps: length of the episode; None for a feature of the whole episode, which comes without that first axis.
+          steps: length of the episode; None for an episode feature, which has no step axis.
         Returns:
-          Numbers [steps, *shape]; texts as list[str] and pictures as list[bytes] of that length. Where sequences stand around the value,
-          lists (one level for each) that end in such a column. Values of more than one open dimension: a list of arrays.
+          Numbers [steps, *shape]; texts as list[str] and images as list[bytes] of that length. Sequences are nested lists, one level per
+          sequence, of such columns. Values with more than one variable dimension: a list of arrays.
         Raises:
-          ValueError with the reason where the record does not hold that.
+          ValueError with the reason if the record does not match the schema.
         """
         if feature.kind == "unsupported":
             raise ValueError(f"features of class {feature.python_class or 'unknown'} (dtype '{feature.dtype}') cannot be read")
@@ -135,7 +135,7 @@ class Example:
         return values if axes else values[0]
 
     def _values(self, name: str, feature: Feature, rows: int | None) -> np.ndarray | list:
-        """One value per row: numbers [rows, *shape], texts, pictures. `rows` None: as many as there are."""
+        """One value per row: numbers [rows, *shape], texts, images. `rows` None: any number."""
         width = int(np.prod([size for size in feature.shape if size is not None], dtype=np.int64))
         if feature.kind == "image":
             return list(_of_length(self.blobs(name), rows))
@@ -153,8 +153,8 @@ class Example:
         return _fold(flat, feature.shape, width, rows).astype(dtype, copy=False)
 
     def _nested(self, name: str, feature: Feature, axes: tuple[int | None, ...]) -> list:
-        """Values inside two or more axes, which TFDS stores flat with the length of every row: `ragged_row_lengths_0` are those of the
-        rows of the second axis, and so on."""
+        """Values under two or more axes. TFDS stores them flat, next to the row lengths: `ragged_row_lengths_0` for the
+        second axis, and so on."""
         lengths = []
         rows = axes[0]
         for level, size in enumerate(axes[1:]):
@@ -170,7 +170,7 @@ class Example:
         return values
 
     def _dynamic(self, name: str, feature: Feature, axes: tuple[int | None, ...]) -> list[np.ndarray]:
-        """Encoded tensors that carry their own shape."""
+        """Encoded tensors that are stored with their own shape."""
         if len(axes) > 1:
             raise ValueError(f"sequences of tensors of shape {list(feature.shape)} cannot be read")
         rank, dtype = len(feature.shape), numpy_dtype(feature)
@@ -207,7 +207,7 @@ def _of_length(values, rows: int | None):
 
 
 def _check_fits(flat: np.ndarray, dtype: np.dtype) -> None:
-    """ValueError where `flat`, as stored, holds what the type that features.json declares cannot."""
+    """ValueError if the stored numbers do not fit the type that features.json declares."""
     if flat.size and (flat.dtype.kind == "f") != (dtype.kind == "f"):
         raise ValueError(f"holds {flat.dtype} numbers, features.json says {dtype}")
     if flat.size and dtype.kind in "iu" and dtype.itemsize < 8:  # uint64 is stored as the int64 of the same bits
@@ -217,7 +217,7 @@ def _check_fits(flat: np.ndarray, dtype: np.dtype) -> None:
 
 
 def _fold(flat: np.ndarray, shape: tuple[int | None, ...], width: int, rows: int | None) -> np.ndarray:
-    """`flat` as [rows, *shape]; `width` is the product of the known sizes. One size of `shape`, or `rows`, may be open."""
+    """`flat` as [rows, *shape]; `width` is the product of the known sizes. One size of `shape`, or `rows`, may be None."""
     unknown = shape.count(None) + (rows is None)
     known = width * (1 if rows is None else rows)
     fits = flat.size == known if not unknown else unknown == 1 and (flat.size % known == 0 if known else flat.size == 0)
@@ -228,7 +228,7 @@ def _fold(flat: np.ndarray, shape: tuple[int | None, ...], width: int, rows: int
 
 
 def _inflated(blob: bytes, encoding: str, dtype: np.dtype, numbers: int | None) -> np.ndarray:
-    """The numbers of one encoded tensor. Never unpacks more than `numbers`, nor MAX_UNPACKED_BYTES bytes, whatever the blob says."""
+    """The numbers of one encoded tensor. Never decompresses more than `numbers` values or MAX_UNPACKED_BYTES bytes."""
     limit = MAX_UNPACKED_BYTES if numbers is None else numbers * dtype.itemsize
     if limit > MAX_UNPACKED_BYTES:
         raise ValueError(f"{limit} bytes in one value, more than {MAX_UNPACKED_BYTES}")
@@ -236,25 +236,25 @@ def _inflated(blob: bytes, encoding: str, dtype: np.dtype, numbers: int | None) 
     if encoding == "zlib":
         inflater = zlib.decompressobj()
         try:
-            raw = inflater.decompress(blob, limit + 1)  # one more, to tell a longer one; 0 would mean no limit
+            raw = inflater.decompress(blob, limit + 1)  # one byte more, to detect a longer stream; 0 would mean no limit
         except zlib.error as error:
             raise ValueError(f"zlib data is damaged ({error})") from error
         if not inflater.eof and len(raw) <= limit:
-            raise ValueError("zlib data is cut off")
+            raise ValueError("zlib data is truncated")
     if len(raw) > limit or (numbers is not None and len(raw) != limit):
         raise ValueError(f"{len(raw)} bytes unpacked, expected {limit}")
     if len(raw) % dtype.itemsize:
-        raise ValueError(f"{len(raw)} bytes are no whole number of {dtype} values")
+        raise ValueError(f"{len(raw)} bytes are not a multiple of the size of {dtype}")
     return np.frombuffer(raw, dtype.newbyteorder("<"))
 
 
 def unpack(blob: bytes, feature: Feature) -> np.ndarray:
-    """One value [*shape] of a column with encoding 'bytes' or 'zlib'. ValueError where the blob holds another number of values."""
+    """One value [*shape] of a column with encoding 'bytes' or 'zlib'. ValueError if the blob has another number of values."""
     return _inflated(blob, feature.encoding, numpy_dtype(feature), math.prod(feature.shape)).reshape(feature.shape)
 
 
 def unpack_rows(blobs: Sequence[bytes], feature: Feature) -> np.ndarray:
-    """`unpack` of several, [n, *shape]."""
+    """`unpack` of several values, [n, *shape]."""
     dtype = numpy_dtype(feature).newbyteorder("<")
     if feature.encoding != "bytes" or set(map(len, blobs)) != {math.prod(feature.shape) * dtype.itemsize}:
         return np.stack([unpack(blob, feature) for blob in blobs])
@@ -262,7 +262,7 @@ def unpack_rows(blobs: Sequence[bytes], feature: Feature) -> np.ndarray:
 
 
 def count_steps(payload: bytes, schema: Schema) -> int:
-    """Number of steps of a record, from its cheapest column. ValueError where that cannot be told or is zero."""
+    """Number of steps of a record, from its cheapest column. ValueError if it cannot be determined or is zero."""
     example = Example(payload)
     for name in (rlds_schema.IS_FIRST, rlds_schema.IS_LAST, rlds_schema.IS_TERMINAL, *schema.steps):
         feature = schema.steps.get(name)
@@ -283,7 +283,7 @@ def count_steps(payload: bytes, schema: Schema) -> int:
 
 
 def encode(columns: Mapping[str, np.ndarray | list[bytes]]) -> bytes:
-    """One record from flat columns: integers and bools to int64_list, floats to float_list, lists of bytes to bytes_list."""
+    """Encodes flat columns as one record: integers and bools to int64_list, floats to float_list, lists of bytes to bytes_list."""
     example = _example_class()()
     for name, values in columns.items():
         feature = example.features.feature[name]

@@ -1,7 +1,7 @@
-"""The index of one split: where its records lie and how many steps each has, shard by shard, in one small `.npz`.
+"""The record index of one split: offset and number of steps of every record, shard by shard, in one small `.npz`.
 
-Shards that have changed are read again. What is finished is put aside every second while an index is being made, so an interrupted
-one continues, and several hosts can each make a share.
+Shards that have changed are read again. Partial results are saved every second while an index is built, so that an interrupted build
+resumes, and several hosts can each build a part.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ from data_pipelines.storage import FileInfo, Location
 
 INDEX_VERSION = 3
 PART_EVERY_S = 1.0
-LARGE = 10 << 30  # bytes to read that a person should hear of
+LARGE = 10 << 30  # bytes; reading more than this logs a warning
 Scan = Callable[[str, FileInfo], ShardIndex]
 Progress = Callable[[int, int], None]
 log = logging.getLogger(__name__)
 
 
 def index_path(directory: Location, split: str, index_dir: Location | None, stem: str = "record_index", suffix: str = ".npz") -> Location:
-    """Beside the shards, or in `index_dir` under a name that tells datasets apart."""
+    """Next to the shards, or in `index_dir` under a name that is unique to the dataset."""
     if not index_dir:
         return storage.join(directory, f"{stem}-{split}{suffix}")
     full = directory.resolve() if isinstance(directory, Path) else directory
@@ -50,16 +50,16 @@ def load_or_build(
     num_shards: int = 1,
     progress: Progress | None = None,
 ) -> list[ShardIndex]:
-    """The index of `files`, in their order: from `store` where a file's status still agrees, from `scan` otherwise.
+    """The index of `files`, in their order: from `store` for unchanged files, from `scan` for the others.
 
-    The result goes back to `store` when something was scanned; where that place is not writable the index lives in memory and a log
-    line says how to keep it.
+    The result is written to `store` if something was scanned; if that is not writable, the index is in memory only and a log line says
+    how to store it.
 
     Args:
-      files: name -> status as just listed.
+      files: name -> FileInfo, as just listed.
       scan: reads one file; called from threads.
-      counted: steps must be known; stored shards without are scanned.
-      rule: what `scan` filters, in words; what was stored under another one is not used.
+      counted: steps must be known; stored shards without step counts are scanned.
+      rule: what `scan` filters, in words; an index stored under another rule is not used.
       shard_index, num_shards: scans only every `num_shards`-th file, from number `shard_index` on, and returns what is known: the part of
         one of `num_shards` hosts.
       progress: called with (files known, files).
@@ -77,7 +77,7 @@ def load_or_build(
         log.info("record index: reading %d of %d file(s), %.2f GB", len(mine), len(files), size / 1e9)
         if size > LARGE and progress is None:
             log.warning(
-                "%s: %.0f GB are read for the record index; `vpp data index` makes it once, before many hosts need it",
+                "%s: reading %.0f GB for the record index; run `vpp data index` once instead, before many hosts need it",
                 storage.parent(store),
                 size / 1e9,
             )
@@ -91,7 +91,7 @@ def load_or_build(
 
 
 def fingerprint(shards: Sequence[ShardIndex]) -> str:
-    """SHA-256 of what the shards hold (names, sizes, record and step counts); versions do not count, copies agree."""
+    """SHA-256 of the shards' names, sizes, record and step counts; file versions are not included, so that copies are equal."""
     digest = hashlib.sha256()
     for shard in shards:
         digest.update(f"{shard.name}:{shard.file_info.size}:{len(shard.offsets)}".encode())
@@ -108,7 +108,7 @@ def _scan_all(
     save_partial: Callable[[list[ShardIndex]], None],
     progress: Progress | None,
 ) -> list[ShardIndex]:
-    """Adds the index of each of `names` to `known`, and puts finished ones aside as it goes, and when interrupted; returns the others."""
+    """Adds the index of each of `names` to `known`; saves finished ones every second and on interruption; returns those not saved yet."""
     fresh, last = [], time.monotonic()
     pool = ThreadPoolExecutor(max(1, min(workers, len(names))), thread_name_prefix="record-index")
     try:
@@ -140,17 +140,17 @@ def _save_partial(store: Location, shards: Sequence[ShardIndex], rule: str) -> N
     try:
         storage.write(storage.join(_parts(store), f"{tag}.npz"), _encode(shards, rule))
     except OSError as error:
-        log.debug("finished part of %s not kept (%s)", store, error)
+        log.debug("partial result of %s not saved (%s)", store, error)
 
 
 def _finalize(store: Location, shards: Sequence[ShardIndex], rule: str) -> None:
-    """Writes the whole index and removes the parts it was made from."""
+    """Writes the complete index and removes the partial results."""
     try:
         storage.write(store, _encode(shards, rule))
     except OSError as error:
-        log.info("record index of %s kept in memory only (%s); give an index directory to keep it", storage.parent(store), error)
+        log.info("record index of %s is in memory only (%s); set data.index_dir or --index_dir to store it", storage.parent(store), error)
         return
-    storage.remove_folder(_parts(store))
+    storage.remove_dir(_parts(store))
 
 
 def _part_files(store: Location) -> list[Location]:
@@ -175,13 +175,13 @@ def _encode(shards: Sequence[ShardIndex], rule: str) -> bytes:
         for name, dtype in (("offsets", np.int64), ("lengths", np.int64), ("counts", np.int32))
     }
     buffer = io.BytesIO()
-    # text as bytes: NumPy's own strings take four bytes a character
+    # text as bytes: NumPy strings take four bytes per character
     np.savez(buffer, header=np.frombuffer(json.dumps(header).encode(), np.uint8), **columns)
     return buffer.getvalue()
 
 
 def _load(path: Location, rule: str) -> list[ShardIndex]:
-    """Shards of a stored index; [] where there is none under this rule or it cannot be used, since it can always be rebuilt."""
+    """Shards of a stored index; [] if there is none under this rule or it is damaged, since it can be rebuilt."""
     try:
         data = storage.read(path)
     except FileNotFoundError:
@@ -201,8 +201,8 @@ def _load(path: Location, rule: str) -> list[ShardIndex]:
             shards.append(ShardIndex(name, FileInfo(size, version), *(column[rows] for column in columns), tuple(defects.get(name, ()))))
             start += records
         if any(len(column) != start for column in columns):
-            raise ValueError(f"{start} records by its header, its columns have {', '.join(str(len(column)) for column in columns)}")
+            raise ValueError(f"its header lists {start} records, its columns have {', '.join(str(len(column)) for column in columns)}")
         return shards
-    except Exception as error:  # whatever a damaged file raises, the answer is to rebuild
+    except Exception as error:  # a damaged file may raise anything; the index is rebuilt
         log.warning("%s is not a usable record index (%s: %s); rebuilding it", path, type(error).__name__, error)
         return []

@@ -1,7 +1,7 @@
-"""VAE latents in place of pictures: how their columns are called, and what metadata.json says of them.
+"""Columns of VAE latents that replace images, and their description in metadata.json.
 
-The latents of camera C are the posterior of the VAE's encoder, per frame and unscaled: step features `C_latent_mean` and, where it was
-kept, `C_latent_logvar`, float16 [h w c] with encoding 'bytes' (two bytes per number; a float_list would take four).
+The latents of camera C are the posterior of the VAE encoder, per frame and unscaled: step features `C_latent_mean` and, optionally,
+`C_latent_logvar`, float16 [h w c] with encoding 'bytes' (two bytes per number; a float_list would take four).
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from data_pipelines.rlds.schema import Schema
 
 LATENTS = "latents"  # key in metadata.json
 MEAN, LOGVAR = "_latent_mean", "_latent_logvar"
-# log variance of latents that were recorded as they are: the least the VAE itself gives
+# log variance of recorded latents, which have none: the minimum of the VAE
 NO_VARIANCE = -30.0
-# all bits of a float16's exponent: set in infinities and NaN alone, and found ten times as fast as by np.isfinite
+# exponent bits of a float16: all set only in infinities and NaN. This check is ten times as fast as np.isfinite
 EXPONENT = np.uint16(0x7C00)
 
 
@@ -31,7 +31,7 @@ def logvar_of(camera: str) -> str:
 
 
 def latent_cameras(schema: Schema) -> tuple[str, ...]:
-    """Cameras whose latents a dataset has."""
+    """Cameras with latents."""
     packed = [name for name, feature in schema.steps.items() if feature.encoding == "bytes" and None not in feature.shape]
     return tuple(name.removesuffix(MEAN) for name in packed if name.endswith(MEAN))
 
@@ -50,12 +50,12 @@ def read_latents(episode: Episode, schema: Schema, camera: str, steps: Sequence[
 
 @dataclass(frozen=True)
 class LatentsInfo:
-    """What a dataset's latents are.
+    """Description of the latents of a dataset.
 
     Attributes:
-      vae: identity of the VAE that made them (`vpp_jax.training.latents.vae_identity`), "" where it is not known.
-      image_size: pixels of the square frames that were encoded.
-      cameras: names of the pictures that they replace.
+      vae: identity of the VAE that made them (`vpp_jax.training.latents.vae_identity`), "" if unknown.
+      image_size: size in pixels of the square frames that were encoded.
+      cameras: names of the image features that they replace.
     """
 
     vae: str
@@ -67,12 +67,12 @@ class LatentsInfo:
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any], where: str) -> "LatentsInfo":
-        """From a parsed metadata.json; DataError where it does not describe latents."""
+        """From a parsed metadata.json; DataError if it does not describe latents."""
         try:
             tree = metadata[LATENTS]
             return cls(str(tree["vae"]), int(tree["image_size"]), tuple(map(str, tree["cameras"])))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{where}: no metadata.json that describes latents, so it holds none; make them with `vpp data latents`, or "
-                "set data.datasets[...].latents=False to read pictures"
+                f"{where}: metadata.json does not describe latents; encode them with `vpp data latents`, or "
+                "set data.datasets[...].latents=False to read images"
             ) from error

@@ -16,7 +16,7 @@ from data_pipelines.errors import DataError, DatasetNotFoundError
 from data_pipelines.storage import RETRY, Location, Retry
 
 # Field names of the RLDS specification (github.com/google-research/rlds); a test holds them equal to the `rlds` package,
-# which cannot be imported here because it needs TensorFlow.
+# which is not imported here because it needs TensorFlow.
 STEPS = "steps"
 OBSERVATION = "observation"
 ACTION = "action"
@@ -25,7 +25,7 @@ DISCOUNT = "discount"
 IS_FIRST = "is_first"
 IS_LAST = "is_last"
 IS_TERMINAL = "is_terminal"
-# Outside the specification, but written by nearly every dataset with sentences.
+# Not in the specification, but used by nearly every dataset with language instructions.
 LANGUAGE_INSTRUCTION = "language_instruction"
 
 NUMERIC_IN_INT64_LIST = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -40,8 +40,8 @@ class Feature:
     Attributes:
       kind: 'tensor', 'image', 'text' or 'unsupported' (listed, but an error to read).
       dtype: NumPy name; 'string' for texts.
-      shape: per step (or per episode, for episode features); None where the file leaves a dimension open.
-      encoding: of tensors, 'none' | 'bytes' | 'zlib'; of images, 'jpeg' | 'png' | '' (look at the bytes).
+      shape: per step (or per episode, for episode features); None for a variable dimension.
+      encoding: of tensors, 'none' | 'bytes' | 'zlib'; of images, 'jpeg' | 'png' | '' (detect from the bytes).
       sequence: length of each TFDS Sequence around the value, outermost first, None where it varies. `shape` is one element's.
     """
 
@@ -55,12 +55,12 @@ class Feature:
 
     @property
     def dynamic(self) -> bool:
-        """More than one dimension is open, so that TFDS stores each value's own shape beside it."""
+        """More than one dimension is variable, so TFDS stores the shape with each value."""
         return self.kind == "tensor" and self.shape.count(None) > 1
 
     @property
     def is_colour(self) -> bool:
-        """A colour picture; the other images are depth or masks."""
+        """A colour image; other images are depth or masks."""
         return self.kind == "image" and self.dtype == "uint8" and (not self.shape or self.shape[-1] in (3, 4, None))
 
 
@@ -73,11 +73,11 @@ class Schema:
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Names of the step features that are one colour picture each, e.g. `observation/image_0`."""
+        """Names of the step features that are one colour image per step, e.g. `observation/image_0`."""
         return tuple(name for name, feature in self.steps.items() if feature.is_colour and not feature.sequence)
 
     def step(self, name: str, where: str) -> Feature:
-        """The step feature `name`; DataError naming `where` and what there is instead."""
+        """The step feature `name`; DataError naming `where` and the available features."""
         if name not in self.steps:
             raise DataError(f"{where}: no step field '{name}' in features.json (has {', '.join(sorted(self.steps)) or 'none'})")
         return self.steps[name]
@@ -88,7 +88,7 @@ class Schema:
         try:
             text = storage.read(path, retry)
         except FileNotFoundError as error:
-            reason = "not a TFDS/RLDS directory (expected features.json beside the shards)"
+            reason = "not a TFDS/RLDS directory (expected features.json next to the shards)"
             raise DatasetNotFoundError(f"{path} does not exist: {reason}") from error
         try:
             return cls.from_json(json.loads(text))
@@ -102,7 +102,7 @@ class Schema:
         """`tree`: the parsed features.json."""
         children = dict(_children(tree))
         if STEPS not in children:
-            raise DataError(f"features.json has no 'steps' (has {', '.join(children) or 'nothing'}): the dataset is not in RLDS form")
+            raise DataError(f"features.json has no 'steps' (has {', '.join(children) or 'nothing'}): the dataset is not in RLDS format")
         step_tree = children.pop(STEPS)["sequence"]["feature"]
         episode = {name: feature for key, child in children.items() for name, feature in _leaves(key, child)}
         return cls(steps=dict(_leaves("", step_tree)), episode=episode)
@@ -122,7 +122,7 @@ def _leaves(prefix: str, node: dict, sequence: tuple[int | None, ...] = ()) -> I
     elif "sequence" in node and node["sequence"].get("feature"):  # Sequence, or a Dataset inside a step
         length = int(node["sequence"].get("length", -1))
         yield from _leaves(prefix, node["sequence"]["feature"], (*sequence, None if length < 0 else length))
-    elif "video" in node:  # a Sequence of pictures under another name
+    elif "video" in node:  # a Sequence of images under another name
         frames, *shape = _shape(node["video"]) or (None,)
         image = {**node, "image": {**node["video"], "shape": {"dimensions": [-1 if size is None else size for size in shape]}}}
         del image["video"]
@@ -133,12 +133,12 @@ def _leaves(prefix: str, node: dict, sequence: tuple[int | None, ...] = ()) -> I
 
 
 def _leaf(node: dict) -> tuple[str, str, tuple[int | None, ...], str]:
-    """kind, dtype, shape, encoding of a feature that holds values."""
+    """kind, dtype, shape, encoding of a leaf feature."""
     if "tensor" in node:
         body = node["tensor"]
         dtype, encoding = body.get("dtype", "float32"), body.get("encoding", "none") or "none"
         kind = "text" if dtype in STRINGS else "tensor" if dtype in NUMERIC_IN_INT64_LIST + NUMERIC_IN_FLOAT_LIST else "unsupported"
-        if dtype == "bfloat16" and encoding != "none":  # NumPy has no such type
+        if dtype == "bfloat16" and encoding != "none":  # NumPy has no bfloat16
             kind = "unsupported"
         return kind, dtype, _shape(body), encoding
     if "image" in node:
@@ -150,7 +150,7 @@ def _leaf(node: dict) -> tuple[str, str, tuple[int | None, ...], str]:
         return "tensor", "int64", (), "none"
     if "boundingBox" in node:
         return "tensor", node["boundingBox"].get("dtype", "float32"), (4,), "none"
-    return "unsupported", "", (), "none"  # Audio, Translation, features of somebody's own
+    return "unsupported", "", (), "none"  # Audio, Translation, custom features
 
 
 def _shape(body: dict) -> tuple[int | None, ...]:
@@ -159,5 +159,5 @@ def _shape(body: dict) -> tuple[int | None, ...]:
 
 
 def numpy_dtype(feature: Feature) -> np.dtype:
-    """NumPy type of a numeric column (float64 and float16 travel as float32 inside records, but come back as declared)."""
+    """NumPy type of a numeric column (records store float64 and float16 as float32; they are returned as declared)."""
     return np.dtype("float32" if feature.dtype == "bfloat16" else feature.dtype)

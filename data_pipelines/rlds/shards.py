@@ -1,4 +1,4 @@
-"""What is known of one file of records, whatever its format: where each record lies, its number of steps, and what is wrong."""
+"""The index of one file of records, for every file format: offset and number of steps of each record, and defects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ import numpy as np
 
 from data_pipelines.storage import FileInfo
 
-# In place of a number of steps: a filter leaves the record out; it cannot be used; nobody has looked.
+# In place of a number of steps: removed by the filter; defective; steps not counted.
 FILTERED, DEFECTIVE, UNCOUNTED = 0, -1, -2
 
 
 @dataclass(frozen=True)
 class Defect:
-    """Something wrong in a shard. `record` is the record's number in its file; `fatal`: nothing after it can be found."""
+    """Something wrong in a shard. `record` is the record's number in its file; `fatal`: later records cannot be located."""
 
     file: str
     record: int
@@ -27,10 +27,10 @@ class Defect:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Where the records of one file are.
+    """Offsets and step counts of the records of one file.
 
     Attributes:
-      file_info: of the file that was read; another one means that it has been written anew.
+      file_info: of the file when it was indexed; a different one means that the file was rewritten.
       offsets, lengths: int64[n]. TFRecord: byte position and size of each payload; ArrayRecord: record number and size.
       counts: int32[n], steps of each record, FILTERED, DEFECTIVE or UNCOUNTED.
     """

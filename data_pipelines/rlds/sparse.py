@@ -1,7 +1,7 @@
-"""Records of which only the pictures that are asked for are read.
+"""Records whose images are read from the file on access.
 
-A record is read whole once, and its checksum compared. What is kept is its numbers and texts, and where in the file each picture lies:
-kilobytes in place of megabytes, so that all episodes of a large dataset stay at hand, and a later window reads its own frames only.
+A record is read completely once, and its checksum is verified. Only its numbers and texts stay in memory, with the file offsets of its
+images: kilobytes instead of megabytes, so that all episodes of a large dataset fit into memory and a window reads only its own frames.
 """
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
@@ -11,17 +11,19 @@ from jaxtyping import Int
 
 from data_pipelines.rlds.examples import Example
 
-# Protobuf wire format: a field's number and type, then its length. All fields on the way to a picture are of type 2 (length-delimited):
+# Protobuf wire format: a field's number and type, then its length. All fields on the path to an image are of type 2 (length-delimited):
 # Example.features 1 > Features.feature 1 (map entry) > key 1, value 2 > Feature.bytes_list 1 > BytesList.value 1.
 FIRST, SECOND = 0x0A, 0x12
-OVERHEAD = 2048  # bytes of Python objects about a record
-MAX_SURPLUS = 4  # bytes read at once for one that is wanted: copying them from the file cache costs less than asking many times
+OVERHEAD = 2048  # bytes of Python objects per record
+MAX_SURPLUS = (
+    4  # read one span if it is at most this many times the wanted bytes: copying from the file cache is cheaper than many system calls
+)
 
 Ranges = Int[np.ndarray, "n 2"]
 
 
 class SparseExample(Example):
-    """A record without the bytes columns `columns`, whose values `read(offset, length)` fetches one by one; offsets are in the payload."""
+    """A record without the bytes columns `columns`; `read(offset, length)` fetches their values. Offsets are relative to the payload."""
 
     def __init__(self, payload: bytes, columns: Container[str], read: Callable[[int, int], bytes]):
         """ValueError when `payload` is not a tf.train.Example."""
@@ -49,7 +51,7 @@ class SparseExample(Example):
 
 
 class Blobs(Sequence):
-    """The values of a bytes column, each read when it is asked for."""
+    """The values of a bytes column, read on access."""
 
     def __init__(self, ranges: Ranges, read: Callable[[int, int], bytes]):
         self._ranges, self._read = ranges, read
@@ -62,7 +64,7 @@ class Blobs(Sequence):
         return self._read(offset, length)
 
     def take(self, steps: Sequence[int]) -> list[bytes | memoryview]:
-        """The values of some steps; read at once where that is not much more than they are."""
+        """The values of some steps, read as one span if it is not much larger than the values."""
         ranges = self._ranges[np.asarray(steps)].tolist()
         begin, end = min(offset for offset, _ in ranges), max(offset + length for offset, length in ranges)
         if end - begin > MAX_SURPLUS * sum(length for _, length in ranges):
@@ -74,8 +76,8 @@ class Blobs(Sequence):
 def split(payload: bytes, columns: Container[str]) -> tuple[bytes, dict[str, Ranges]]:
     """`payload` without the bytes columns `columns`, and (offset, length) of each of their values in `payload`.
 
-    Columns that are not written in the usual way (several parts, unknown fields) stay in the record. What is no tf.train.Example comes
-    back as it is: the parser will say what is wrong.
+    Columns with an unusual encoding (several parts, unknown fields) stay in the record. A payload that is no tf.train.Example is returned
+    as it is, and the parser reports what is wrong.
     """
     kept, ranges = [], {}
     try:
@@ -98,7 +100,7 @@ def split(payload: bytes, columns: Container[str]) -> tuple[bytes, dict[str, Ran
 
 
 def _bytes_column(payload: bytes, start: int, stop: int, columns: Container[str]) -> tuple[str, Ranges | None]:
-    """Key of a map entry, and where its values lie; None where the entry is to be left to the parser."""
+    """Key of a map entry, and the ranges of its values; None if the entry is left to the parser."""
     key_start, key_stop = _enter(payload, start, stop, FIRST)
     name = payload[key_start:key_stop].decode("utf-8", "replace")
     if name not in columns:
@@ -118,7 +120,7 @@ def _bytes_column(payload: bytes, start: int, stop: int, columns: Container[str]
 
 
 def _enter(payload: bytes, position: int, end: int, tag: int) -> tuple[int, int]:
-    """Begin and end of the content of the field at `position`; ValueError where it is not of kind `tag` or does not end by `end`."""
+    """Begin and end of the content of the field at `position`; ValueError if its tag is not `tag` or it extends beyond `end`."""
     if position >= end or payload[position] != tag:
         raise ValueError("another field")
     length = 0
@@ -129,7 +131,7 @@ def _enter(payload: bytes, position: int, end: int, tag: int) -> tuple[int, int]
             if begin + length > end:
                 break
             return begin, begin + length
-    raise ValueError("cut off")
+    raise ValueError("truncated")
 
 
 def _varint(number: int) -> bytes:

@@ -1,4 +1,4 @@
-"""TFRecord files with random access: where the records lie is found once, then each is read in place.
+"""TFRecord files with random access: record offsets are found once by a scan, then single records are read.
 
 A record is `length uint64 | masked CRC32C of those 8 bytes uint32 | payload | masked CRC32C of the payload uint32`, little endian.
 """
@@ -16,21 +16,21 @@ from vpp_jax.common.files import atomic_path
 
 Buffer = bytes | memoryview
 EXTENSION = "tfrecord"
-# Bytes fetched at once when whole files are read, and when only record headers are: a request to a bucket takes as long as
-# transferring a few hundred kilobytes, a read of a local file next to nothing.
+# Bytes per read when files are read completely, and when only record headers are read: a request to a bucket takes as long as
+# transferring a few hundred kilobytes, a read of a local file almost no time.
 LOCAL_BLOCK, BUCKET_BLOCK, BUCKET_HEADER_BLOCK = 4 << 20, 16 << 20, 16 << 10
 HEADER, FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 MASK_DELTA = 0xA282EAD8
 
 
 def masked_crc(data: Buffer) -> int:
-    """CRC32C rotated and shifted as TFRecord stores it, so that a checksum of data holding checksums stays useful."""
+    """CRC32C, rotated and shifted as in TFRecord, so that checksums of data that contains checksums remain useful."""
     crc = crc32c.crc32c(data)
     return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
 
 
 def frame(payload: bytes) -> bytes:
-    """One record as it stands in a file."""
+    """One record as stored in a file."""
     length = struct.pack("<Q", len(payload))
     return b"".join((length, struct.pack("<I", masked_crc(length)), payload, struct.pack("<I", masked_crc(payload))))
 
@@ -44,12 +44,12 @@ def write_records(path: Path, payloads: Iterable[bytes]) -> int:
 
 
 def scan(path: Location, file_info: FileInfo, count: Callable[[Buffer], int] | None, retry: Retry = RETRY) -> ShardIndex:
-    """Goes through a file once from front to back and notes where each record lies; checks the checksum of every length.
+    """Scans a file once from front to back and returns the offset of each record; verifies the checksum of every length.
 
     Args:
       file_info: of the file, as just listed.
-      count: number of steps of a payload; a ValueError marks that record as defective and goes on. The payload's checksum is
-        checked, too. None reads record headers only, payloads are skipped (their bytes are never fetched from a bucket).
+      count: returns the number of steps of a payload; on ValueError the record is marked as defective and the scan continues. The
+        payload's checksum is verified, too. None: read record headers only (payloads are never fetched from a bucket).
     """
     name, size = storage.name_of(path), file_info.size
     block = LOCAL_BLOCK if isinstance(path, Path) else BUCKET_BLOCK
@@ -80,7 +80,7 @@ def scan(path: Location, file_info: FileInfo, count: Callable[[Buffer], int] | N
             try:
                 counts.append(count(_checked(file.at(position + HEADER.size, length + FOOTER.size), position + HEADER.size, length)))
             except ValueError as error:
-                if isinstance(error, OSError):  # the file could not be read, which says nothing about the record
+                if isinstance(error, OSError):  # the file could not be read: not a defect of the record
                     raise
                 counts.append(DEFECTIVE)
                 defects.append(Defect(name, number, str(error)))
@@ -89,12 +89,12 @@ def scan(path: Location, file_info: FileInfo, count: Callable[[Buffer], int] | N
 
 
 def read_payload(path: Location, offset: int, length: int, retry: Retry = RETRY) -> bytes:
-    """One payload by the index; ValueError where it is truncated or its checksum differs; otherwise errors as `storage.read_range`."""
+    """One payload, located by the index; ValueError if it is truncated or its checksum differs; other errors as `storage.read_range`."""
     return _checked(storage.read_range(path, offset, length + FOOTER.size, retry), offset, length)
 
 
 def _checked(data: Buffer, offset: int, length: int) -> Buffer:
-    """The payload at the front of `data`, which its stored checksum must follow."""
+    """The payload at the start of `data`; verifies the checksum that follows it."""
     if len(data) < length + FOOTER.size:
         raise ValueError(f"truncated record: {len(data)} of {length + FOOTER.size} bytes at offset {offset}")
     payload = data[:length]
@@ -105,14 +105,14 @@ def _checked(data: Buffer, offset: int, length: int) -> Buffer:
 
 
 class _Ahead:
-    """Bytes of a file at rising positions, fetched `block` at a time or more; what was skipped is not fetched."""
+    """Reads a file at increasing positions in blocks of at least `block` bytes; skipped bytes are not fetched."""
 
     def __init__(self, path: Location, size: int, block: int, retry: Retry):
         self._path, self._size, self._block, self._retry = path, size, block, retry
         self._start, self._data = 0, memoryview(b"")
 
     def at(self, position: int, length: int) -> memoryview:
-        """`length` bytes from `position` on, not copied; fewer at the end of the file."""
+        """`length` bytes from `position` on, without copying; fewer at the end of the file."""
         stop = min(position + length, self._size)
         if position < self._start or stop > self._start + len(self._data):
             kept = self._data[position - self._start :] if self._start <= position < self._start + len(self._data) else b""

@@ -1,4 +1,4 @@
-"""Which steps of an episode make a training example. Pure functions of numbers; nothing here reads data."""
+"""Which steps of an episode form a training example: pure index arithmetic."""
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -7,12 +7,12 @@ CLIP_SAMPLING = ("strided", "whole")
 
 
 def window_counts(lengths: Int[np.ndarray, "e"], start_every: int, first: int = 0) -> Int[np.ndarray, "e"]:
-    """Number of windows in episodes of `lengths` steps when one starts every `start_every` steps from step `first` on."""
+    """Number of windows in episodes of `lengths` steps if one starts every `start_every` steps, from step `first` on."""
     return np.maximum(0, -(-(np.asarray(lengths, np.int64) - first) // start_every))
 
 
 def whole_clip(length: int, frames: int) -> Int[np.ndarray, "f"]:
-    """`frames` steps spread over the whole episode: trunc(linspace(0, length - 1, frames)), as VPP samples internet-like sources."""
+    """`frames` steps evenly spread over the episode: trunc(linspace(0, length - 1, frames)), as VPP samples internet-like sources."""
     return np.linspace(0, length - 1, frames).astype(np.int64)
 
 
@@ -22,18 +22,18 @@ def strided_clip(length: int, start: int, frames: int, stride: int) -> Int[np.nd
 
 
 def action_chunk(length: int, start: int, action_horizon: int) -> tuple[Int[np.ndarray, "k"], Bool[np.ndarray, "k"]]:
-    """Steps of the `action_horizon` actions that follow the observation at `start`, and which of them exist.
+    """Steps of the action chunk at observation `start`, and a mask of the steps that exist.
 
-    Beyond the episode's end the last step is repeated and the mask is False.
+    Beyond the end of the episode the last step is repeated and the mask is False.
     """
     steps = start + np.arange(action_horizon, dtype=np.int64)
     return np.minimum(steps, length - 1), steps < length
 
 
 class WindowTable:
-    """Numbers the windows of many episodes: `len(table)`, `table[i] -> (episode, window within it)`.
+    """Enumerates the windows of many episodes: `len(table)`, `table[i] -> (episode, window within it)`.
 
-    Holds one int64 per episode, so that a billion windows cost no more than their episodes.
+    Memory is one int64 per episode, independent of the number of windows.
     """
 
     def __init__(self, counts: Int[np.ndarray, "e"]):
@@ -49,5 +49,5 @@ class WindowTable:
         return episode, int(index - (self._stops[episode - 1] if episode else 0))
 
     def next_episode(self, index: int) -> int:
-        """First window after the episode that window `index` belongs to; 0 after the last."""
+        """First window of the next episode after that of window `index`; 0 after the last episode."""
         return int(self._stops[self[index][0]]) % len(self)

@@ -1,4 +1,4 @@
-"""A stand-in for the simulator: a dot on a line, pictures that show where it is. Same interface, no physics."""
+"""A stand-in for the simulator: a dot on a line, images that show where it is. Same interface, no physics."""
 
 import numpy as np
 

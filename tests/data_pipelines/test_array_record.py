@@ -45,7 +45,7 @@ def test_damage_is_named_or_skipped(rewritten):
     _, directory = rewritten
     names = DatasetInfo.read(directory).splits["train"].files
     data = bytearray((directory / names[1]).read_bytes())
-    data[1000] ^= 0xFF  # inside the first record, whose pictures alone are larger
+    data[1000] ^= 0xFF  # inside the first record, whose images alone are larger
     (directory / names[1]).write_bytes(data)
     (directory / names[2]).write_bytes((directory / names[2]).read_bytes()[:100])
     with pytest.raises(BadRecordError, match=names[1]):

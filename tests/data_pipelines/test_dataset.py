@@ -69,7 +69,7 @@ def test_missing_directory_split_and_shard_are_told_apart(dataset_copy):
     names = DatasetInfo.read(dataset_copy).splits["val"].files
     (dataset_copy / names[0]).unlink()
     assert len(RLDSDataset(dataset_copy, "train")) == 12
-    with pytest.raises(DatasetNotFoundError, match=rf"{names[0]}.*complete splits here: train"):
+    with pytest.raises(DatasetNotFoundError, match=rf"{names[0]}.*complete splits: train"):
         RLDSDataset(dataset_copy, "val")
 
 
@@ -104,7 +104,7 @@ def test_a_record_damaged_behind_the_index_is_found_when_read(dataset_copy):
     assert len(dataset[2].column("action"))
 
 
-def test_no_picture_comes_from_a_file_written_anew(write_dataset):
+def test_no_image_comes_from_a_rewritten_file(write_dataset):
     directory = write_dataset([3, 3])
     dataset = RLDSDataset(directory)
     (path,) = directory.glob("*.tfrecord-*")
@@ -114,13 +114,13 @@ def test_no_picture_comes_from_a_file_written_anew(write_dataset):
     data[int(dataset._offset[0]) + 700] ^= 1  # the episode's checksum is not looked at again
     path.write_bytes(data)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1000))
-    with pytest.raises(BadRecordError, match=r"record 0, field 'observation/rgb_static': the file has been written anew"):
+    with pytest.raises(BadRecordError, match=r"record 0, field 'observation/rgb_static': the file was rewritten after it was indexed"):
         episode.frame("observation/rgb_static", 2)
     os.truncate(path, 0)
     with pytest.raises(BadRecordError, match=r"record 1: truncated record"):
         dataset[1]
     path.unlink()
-    with pytest.raises(BadRecordError, match="the file has disappeared"):
+    with pytest.raises(BadRecordError, match="the file no longer exists"):
         episode.frame("observation/rgb_static", 2)
     assert before.shape == (8, 8, 3)
 
@@ -143,7 +143,7 @@ def test_zero_length_episode_is_a_bad_record(write_dataset):
 def test_wrong_columns_name_the_field(write_dataset):
     def spoil(episode, steps):
         steps["action"] = steps["action"][:-1]
-        steps["observation/rgb_static"] = [b"not a picture"] * 3
+        steps["observation/rgb_static"] = [b"not an image"] * 3
 
     episode = RLDSDataset(write_dataset([3], spoil))[0]
     with pytest.raises(BadRecordError, match=r"record 0, field 'action': 14 numbers, expected 3 steps x \[7\]"):
@@ -251,10 +251,10 @@ def test_png_and_jpeg_are_told_by_their_bytes():
 
     from PIL import Image
 
-    picture = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "png")
-    np.testing.assert_array_equal(images.decode(buffer.getvalue()), picture)
+    Image.fromarray(image).save(buffer, "png")
+    np.testing.assert_array_equal(images.decode(buffer.getvalue()), image)
     assert images.size(buffer.getvalue()) == (9, 7)
     smooth = np.tile(np.linspace(0, 255, 16, dtype=np.uint8)[:, None, None], (1, 16, 3))
     assert np.abs(images.decode(images.encode_jpeg(smooth)).astype(int) - smooth).max() <= 4
@@ -272,5 +272,5 @@ def test_real_shard_with_an_absent_sibling(bridge_dataset, tmp_path):
         assert episode.column("language_embedding").shape == (10, 512)
         assert len(episode.text("language_instruction").split()) >= 4
         assert episode.frame("observation/image_1", 9).shape == (64, 64, 3)
-    with pytest.raises(DatasetNotFoundError, match=r"bridge_dataset-val.tfrecord-00000-of-00001.*complete splits here: train"):
+    with pytest.raises(DatasetNotFoundError, match=r"bridge_dataset-val.tfrecord-00000-of-00001.*complete splits: train"):
         RLDSDataset(bridge_dataset, "val", index_dir=tmp_path)

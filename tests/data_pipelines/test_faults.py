@@ -1,4 +1,4 @@
-"""What is wrong with data, one by one: named with file and record under 'fail', left out and counted under 'skip'."""
+"""What is wrong with data, one by one: named with file and record under 'fail', skipped and counted under 'skip'."""
 
 import json
 import time
@@ -69,15 +69,15 @@ FAULTS = {
     "instructions missing": (column("language_instruction", lambda texts: texts[:3]), 1, "3 values for 4 steps", 3),
     "zero-length episode": ({"lengths": [4, 0, 4, 4]}, 1, "zero-length episode", 3),
     "missing camera": (column("observation/rgb_static", None), 1, "field 'observation/rgb_static': missing in the record", 3),
-    "damaged picture": (column("observation/rgb_gripper", lambda frames: [frame[:60] for frame in frames]), 1, "cannot be decoded", 3),
-    "no picture": (column("observation/rgb_gripper", lambda frames: [b""] * len(frames)), 1, "neither JPEG nor PNG", 3),
-    "picture of another size": (
+    "damaged image": (column("observation/rgb_gripper", lambda frames: [frame[:60] for frame in frames]), 1, "cannot be decoded", 3),
+    "no image": (column("observation/rgb_gripper", lambda frames: [b""] * len(frames)), 1, "neither JPEG nor PNG", 3),
+    "image of another size": (
         column("observation/rgb_gripper", lambda frames: [SMALL] * 4),
         1,
-        "a picture of 6 x 8 pixels, features.json says 8 x 8",
+        "an image of 6 x 8 pixels, features.json says 8 x 8",
         3,
     ),
-    "pictures missing": (column("observation/rgb_static", lambda frames: frames[:-1]), 1, "3 values for 4 steps", 3),
+    "images missing": (column("observation/rgb_static", lambda frames: frames[:-1]), 1, "3 values for 4 steps", 3),
 }
 
 
@@ -117,7 +117,7 @@ def test_absent_shard(dataset_copy, tokenizer):
     (dataset_copy / names[1]).unlink()
     config = DataConfig(datasets=(DatasetConfig(str(dataset_copy)),), on_bad_record="skip")
     source = policy_source(config, 16, tokenizer, 6)
-    assert source.skipped == {f"{names[1]} record 0": "listed in dataset_info.json but absent"}
+    assert source.skipped == {f"{names[1]} record 0": "listed in dataset_info.json but missing"}
     with pytest.raises(DatasetNotFoundError, match=names[1]):
         RLDSDataset(dataset_copy)
 

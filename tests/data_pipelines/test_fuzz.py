@@ -32,7 +32,7 @@ def tensor(dtype: str, *shape: int, encoding: str = "none") -> dict:
     return {"pythonClassName": "t.Tensor", "tensor": body}
 
 
-def picture(encoding: str) -> dict:
+def image(encoding: str) -> dict:
     return {"pythonClassName": "t.Image", "image": {"shape": {"dimensions": ["8", "8", "3"]}, "dtype": "uint8", "encodingFormat": encoding}}
 
 
@@ -44,8 +44,8 @@ STEP_FEATURES = {
     "packed": tensor("float32", 2, 2, encoding="zlib"),
     "open": tensor("int32", -1, -1, encoding="bytes"),
     "text": TEXT,
-    "png": picture("png"),
-    "jpeg": picture("jpeg"),
+    "png": image("png"),
+    "jpeg": image("jpeg"),
     "list": {"pythonClassName": "t.Sequence", "sequence": {"feature": tensor("int64"), "length": "-1"}},
     "words": {"pythonClassName": "t.Sequence", "sequence": {"feature": TEXT, "length": "-1"}},
 }
@@ -242,8 +242,8 @@ def test_damaged_records_of_a_real_dataset(bridge_dataset):
     assert min(outcomes.values()) > 10, outcomes
 
 
-def test_decoders_refuse_damaged_pictures():
-    """Nothing but ValueError, and no picture larger than its header may claim."""
+def test_decoders_refuse_damaged_images():
+    """Nothing but ValueError, and no image larger than its header may claim."""
     chance, rng = random.Random(3), np.random.default_rng(3)
     frame = rng.integers(0, 256, (16, 16, 3), np.uint8)
     for data in (images.encode_jpeg(frame), png(frame)):

@@ -1,4 +1,4 @@
-"""Videos to RLDS: the three layouts, what the pictures show, and every way in which a video or its caption can be bad."""
+"""Videos to RLDS: the three layouts, what the images show, and every way in which a video or its caption can be bad."""
 
 import csv
 import json
@@ -115,7 +115,7 @@ def test_bad_videos_fail_where_they_should(something, tmp_path):
         build(tmp_path / "two", source=str(source), layout="folder")
     assert build(tmp_path / "three", source=str(source), layout="folder", on_bad_video="skip")["episodes"] == {"train": 1}
     (source / "a.mp4").write_bytes(b"")
-    with pytest.raises(DataError, match=r"nothing is left of split train.*a\.mp4"):
+    with pytest.raises(DataError, match=r"split train is empty, all of its episodes were skipped.*a\.mp4"):
         build(tmp_path / "four", source=str(source), layout="folder", on_bad_video="skip")
 
 
@@ -219,7 +219,7 @@ def test_published_format_with_videos(published, tmp_path):
     assert episode.text("language_instruction") == "put the cheese on the cloth"
     assert episode.frame(CAMERA, 4).shape == (48, 64, 3)
     assert brightness(episode.frame(CAMERA, 4)) == pytest.approx(50, abs=4)
-    with pytest.raises(DataError, match=r"nothing is left of split val.*more than --max_video_frames=4"):
+    with pytest.raises(DataError, match=r"split val is empty, all of its episodes were skipped.*more than --max_video_frames=4"):
         build(tmp_path / "short", source=str(published), layout="vpp", max_video_frames=4, on_bad_video="skip")
 
 
@@ -234,7 +234,7 @@ def test_published_format_with_latents(published, tmp_path):
     with pytest.raises(DataError, match=r"0\.pt: float32 \[5, 4, 4, 4\], expected floats \[frames, 4, 8, 8\] for --size=64"):
         build(tmp_path / "other", **{**settings, "size": 64})
     (published / "latent_videos_svd/val/2/0.pt").write_bytes(b"cposix\nsystem\n(S'true'\ntR.")
-    with pytest.raises(DataError, match=r"0\.pt: no recorded latents \(.*is not a zip archive"):
+    with pytest.raises(DataError, match=r"0\.pt: not a file of recorded latents \(.*is not a zip archive"):
         build(tmp_path / "third", **settings)
 
 
@@ -251,17 +251,17 @@ def test_real_videos_and_latents(reference_data, tmp_path):
     build(tmp_path / "pixels", source=str(source), layout="vpp", size=64)
     build(tmp_path / "latents", source=str(source), layout="vpp", content="latents")
     pixels, latents = RLDSDataset(tmp_path / "pixels", "val"), RLDSDataset(tmp_path / "latents", "val")
-    sentences = [episode.text("language_instruction") for episode in pixels]
-    assert sentences == ["Put the cheese onto the cloth.", "put the broccoli next to the bowl"]
+    instructions = [episode.text("language_instruction") for episode in pixels]
+    assert instructions == ["Put the cheese onto the cloth.", "put the broccoli next to the bowl"]
     assert pixels.lengths.tolist() == latents.lengths.tolist() == [40, 43]
     assert latents[0].column(mean_of(CAMERA)).shape == (40, 32, 32, 4)
-    # where the picture is bright and where the latent's strongest channel is high go together: same frame, same orientation
+    # where the image is bright and where the latent's strongest channel is high go together: same frame, same orientation
     grey = pixels[0].frame(CAMERA, 0).mean(-1).reshape(32, 2, 32, 2).mean((1, 3)).ravel()
     channels = latents[0].column(mean_of(CAMERA))[0].reshape(-1, 4).astype(float)
     assert max(abs(np.corrcoef(grey, channel)[0, 1]) for channel in channels.T) > 0.7
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------------------------------------------
 
 
 def test_size_rate_and_number_of_frames(tmp_path):
@@ -280,7 +280,7 @@ def test_size_rate_and_number_of_frames(tmp_path):
 
 
 def test_rates_that_do_not_divide(tmp_path):
-    """30 pictures per second at a clock of 12: the first picture at or after each tick."""
+    """30 images per second at a clock of 12: the first image at or after each tick."""
     path = write_video(tmp_path / "a.mp4", frames=15, rate=30)
     times = [round(seconds * 30) for seconds, _ in read_frames(path, 12)]
     assert times == [0, 3, 5, 8, 10, 13]
@@ -317,12 +317,12 @@ def test_files_that_are_no_videos(tmp_path):
         list(read_frames(tmp_path / "a.mp4"))
     path = write_video(tmp_path / "b.mp4")
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
-    with pytest.raises(BadVideoError, match=r"b\.mp4: is in a format that FFmpeg does not know"):
+    with pytest.raises(BadVideoError, match=r"b\.mp4: is in a format that FFmpeg does not support"):
         list(read_frames(path))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
-def test_damaged_files_give_pictures_or_the_one_error(tmp_path, suffix):
+def test_damaged_files_give_images_or_the_one_error(tmp_path, suffix):
     """20 random bytes anywhere. Containers have no checksums: damage that decodes is not found."""
     rng, path = np.random.default_rng(0), write_video(tmp_path / f"a{suffix}", frames=20)
     data, refused = path.read_bytes(), 0
@@ -367,7 +367,7 @@ def test_other_captions_are_another_build(tmp_path):
     source = folder_of(tmp_path / "videos", {"a.mp4": "one"})
     build(tmp_path / "out", source=str(source), layout="folder")
     (source / "captions.json").write_text(json.dumps({"a.mp4": "two"}))
-    with pytest.raises(DataError, match=r"holds a build with other settings .*clips"):
+    with pytest.raises(DataError, match=r"contains a build with other settings .*clips"):
         build(tmp_path / "out", source=str(source), layout="folder")
 
 
@@ -381,14 +381,14 @@ def test_settings_that_contradict(tmp_path):
     for wrong, message in wrongs:
         with pytest.raises(DataError, match=message):
             HumanVideoSettings(source=str(tmp_path), **wrong)
-    with pytest.raises(DataError, match="expected the folder of the videos"):
+    with pytest.raises(DataError, match="expected the directory of the videos"):
         HumanVideoSettings(source=str(tmp_path / "absent"))
-    with pytest.raises(DataError, match="name the folder of the label files with --captions"):
+    with pytest.raises(DataError, match="name the directory of the label files with --captions"):
         HumanVideoRecipe(HumanVideoSettings(source=str(tmp_path))).jobs()
 
 
 def test_tfds_reads_it(something, published, tmp_path):
-    """TFDS itself, without TensorFlow: its decoder gives the pictures and latents that ours gives."""
+    """TFDS itself, without TensorFlow: its decoder gives the images and latents that ours gives."""
     import tensorflow_datasets as tfds
 
     build(tmp_path / "pixels", source=str(something), size=0, on_bad_video="skip")
@@ -419,5 +419,5 @@ def test_the_result_can_be_trained_on(something, tmp_path, tokenizer):
     assert example["text_ids"].tolist() == [7, 5, 1, 0, 0, 0]
     with pytest.raises(DataError, match="action: videos have no actions"):
         policy_source(config, 16, tokenizer, 6)
-    with pytest.raises(DataError, match="registry row 'human_video' has no actions, hence no statistics"):
+    with pytest.raises(DataError, match="registry row 'human_video' has no actions, so it has no statistics"):
         statistics.load_or_compute(RLDSDataset(tmp_path / "out"), spec)

@@ -1,4 +1,4 @@
-"""Pictures decoded at a fraction of their size."""
+"""Images decoded at a fraction of their size."""
 
 import io
 
@@ -15,10 +15,10 @@ def photograph(height: int, width: int) -> np.ndarray:
     """Smooth areas, straight edges, a little noise."""
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(0, 256, (height // 24, width // 24, 3), dtype=np.uint8))
-    picture = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
-    picture[:, width // 3] = 255
-    picture[height // 2 :, 2 * width // 3 :] /= 2
-    return np.clip(picture + rng.normal(0, 2, picture.shape), 0, 255).astype(np.uint8)
+    image = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(float)
+    image[:, width // 3] = 255
+    image[height // 2 :, 2 * width // 3 :] /= 2
+    return np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -37,8 +37,8 @@ def photograph(height: int, width: int) -> np.ndarray:
 )
 def test_scale_is_the_smallest_that_leaves_enough(stored, least, decoded):
     data = simplejpeg.encode_jpeg(np.zeros((*stored, 3), np.uint8))
-    picture, size = images.decode_scaled(data, least)
-    assert picture.shape == (*decoded, 3)
+    image, size = images.decode_scaled(data, least)
+    assert image.shape == (*decoded, 3)
     assert size == stored
 
 
@@ -54,8 +54,8 @@ def test_scaled_decoding_differs_little_from_full_decoding(subsampling, size):
 
 
 def test_png_is_never_scaled():
-    picture, file = photograph(96, 96), io.BytesIO()
-    Image.fromarray(picture).save(file, "png")
+    image, file = photograph(96, 96), io.BytesIO()
+    Image.fromarray(image).save(file, "png")
     decoded, size = images.decode_scaled(file.getvalue(), 8)
-    np.testing.assert_array_equal(decoded, picture)
+    np.testing.assert_array_equal(decoded, image)
     assert size == (96, 96)

@@ -48,10 +48,10 @@ def test_defects_and_warnings(write_dataset):
     assert report["defects_total"] == 3
     assert re.search(r"record 0, field 'action': NaN or infinite values at step 1", text)
     assert re.search(r"record 1, field 'language_instruction': empty instruction at step 1", text)
-    assert re.search(r"record 2, field 'observation/rgb_static': picture cannot be decoded", text)
+    assert re.search(r"record 2, field 'observation/rgb_static': image cannot be decoded", text)
     warnings = {warning["problem"]: warning["records"] for warning in report["warnings"]}
     assert warnings["field 'is_first' is set at other steps too"] == 1
-    assert any("rgb_gripper': 4 of 4 pictures looked at are blank" in problem for problem in warnings)  # flat grey pictures
+    assert any("rgb_gripper': 4 of 4 images checked are blank" in problem for problem in warnings)  # uniformly grey images
 
 
 def test_command_inspects_the_real_shard(bridge_dataset, tmp_path, capsys):
@@ -66,7 +66,7 @@ def test_command_inspects_the_real_shard(bridge_dataset, tmp_path, capsys):
     assert (val["shards_present"], val["shards_absent"]) == (0, ["bridge_dataset-val.tfrecord-00000-of-00001"])
     assert (train["episodes"], train["steps"], train["defects_total"]) == (14, 140, 0)
     assert train["instructions"]["language_instruction"]["distinct"] == 4
-    # this copy says that it has no cameras, and three of its four do hold pictures
+    # this copy says that it has no cameras, and three of its four do hold images
     assert {warning["problem"].split("'")[1] for warning in train["warnings"] if "has_image" in warning["problem"]} == {
         f"episode_metadata/has_image_{camera}" for camera in range(3)
     }

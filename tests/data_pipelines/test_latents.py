@@ -1,4 +1,4 @@
-"""Datasets with latents in place of pictures: what is stored, what is copied, what an interruption and several processes change."""
+"""Datasets with latents in place of images: what is stored, what is copied, what an interruption and several processes change."""
 
 import json
 
@@ -20,7 +20,7 @@ SHAPE = (2, 2, 3)
 
 
 class Encoder:
-    """Not a VAE, but a function of each frame alone: means over quarters of the picture, and their negatives. Counts its calls."""
+    """Not a VAE, but a function of each frame alone: means over quarters of the image, and their negatives. Counts its calls."""
 
     def __init__(self):
         self.calls, self.shapes = 0, set()
@@ -108,7 +108,7 @@ def test_an_interruption_and_several_processes_change_nothing(built, latents, tm
 
 
 def test_another_vae_is_another_build(built, latents):
-    with pytest.raises(DataError, match=r"holds a build with other settings \(vae: abc there, other asked\)"):
+    with pytest.raises(DataError, match=r"contains a build with other settings \(vae: abc, now other\)"):
         LatentsBuild(settings(built, vae="other")).run(latents, Encoder())
 
 
@@ -118,10 +118,10 @@ def test_clips_are_the_same_windows(built, latents, tokenizer):
         config = DataConfig(datasets=(entry,), clip_frames=4, clip_stride=2, jpeg_dct_scaling=False)
         return clip_source(config, 8, tokenizer, 6, accept_latents=True)
 
-    pictures, packed = source(built), source(latents, latents=True)
-    assert len(pictures) == len(packed)
-    for index in range(0, len(pictures), 7):
-        clip, example = pictures[index], packed[index]
+    images, packed = source(built), source(latents, latents=True)
+    assert len(images) == len(packed)
+    for index in range(0, len(images), 7):
+        clip, example = images[index], packed[index]
         mean, logvar = Encoder()(clip.pop("video"))
         np.testing.assert_array_equal(example.pop("latent_mean"), mean)
         np.testing.assert_array_equal(example.pop("latent_logvar"), logvar)
@@ -133,21 +133,21 @@ def test_clips_are_the_same_windows(built, latents, tokenizer):
 
 def test_who_may_read_latents(built, latents, tokenizer):
     entry = DatasetConfig(str(latents), "calvin_mujoco", latents=True)
-    with pytest.raises(DataError, match="only stage video trains from them"):
+    with pytest.raises(DataError, match="only stage video trains on latents"):
         clip_source(DataConfig(datasets=(entry,)), 8, tokenizer, 6)
-    with pytest.raises(DataError, match="a policy sees pictures"):
+    with pytest.raises(DataError, match="a policy needs images"):
         policy_source(DataConfig(datasets=(entry,)), 8, tokenizer, 6)
-    with pytest.raises(DataError, match="one batch cannot hold both"):
+    with pytest.raises(DataError, match="a batch cannot contain both"):
         clip_source(DataConfig(datasets=(entry, DatasetConfig(str(built)))), 8, tokenizer, 6, accept_latents=True)
-    with pytest.raises(DataError, match=r"its latents are of frames of 8 pixels, model.image_size is 16"):
+    with pytest.raises(DataError, match=r"latents of frames of 8 pixels, but model.image_size is 16"):
         clip_source(DataConfig(datasets=(entry,)), 16, tokenizer, 6, accept_latents=True)
-    with pytest.raises(DataError, match=r"no metadata.json that describes latents"):
+    with pytest.raises(DataError, match=r"metadata.json does not describe latents"):
         clip_source(DataConfig(datasets=(DatasetConfig(str(built), latents=True),)), 8, tokenizer, 6, accept_latents=True)
     with pytest.raises(DataError, match=r"camera 'observation/rgb_static' is not in features\.json"):
         clip_source(DataConfig(datasets=(DatasetConfig(str(latents)),)), 8, tokenizer, 6)
 
 
-def test_bad_pictures_fail_or_are_left_out(write_dataset, tmp_path):
+def test_bad_images_fail_or_are_skipped(write_dataset, tmp_path):
     def spoil(episode, steps):
         if episode == 1:
             steps["observation/rgb_static"][2] = steps["observation/rgb_static"][2][:40]
@@ -161,8 +161,8 @@ def test_bad_pictures_fail_or_are_left_out(write_dataset, tmp_path):
     assert [episode.text("language_instruction") for episode in RLDSDataset(tmp_path / "out")] == ["episode 0", "episode 2"]
 
 
-def test_packed_tensors_beside_the_pictures_stay(latents, tmp_path):
-    """Columns that are read from the file one by one, like pictures, but are none: here the latents of an earlier encoding."""
+def test_encoded_tensors_next_to_the_images_are_copied(latents, tmp_path):
+    """Columns that are read from the file one by one, like images, but are none: here the latents of an earlier encoding."""
     first = RLDSDataset(latents)[0]
     copied = Example(first.replaced([mean_of("observation/rgb_static")], {"extra": [b"x"]}))
     for name in (logvar_of("observation/rgb_static"), mean_of("observation/rgb_gripper"), "action"):
@@ -176,7 +176,7 @@ def test_latents_that_float16_cannot_hold_are_refused(write_dataset, tmp_path):
     def encode(images):
         return np.full((len(images), *SHAPE), np.inf, np.float16), np.zeros((len(images), *SHAPE), np.float16)
 
-    with pytest.raises(DataError, match="NaN, infinite, or beyond float16"):
+    with pytest.raises(DataError, match="NaN, infinite, or out of range for float16"):
         LatentsBuild(settings(write_dataset([3]))).run(tmp_path / "out", encode)
 
 

@@ -141,7 +141,7 @@ def test_mixture_becomes_datasets(local_root, tokenizer):
         if entry.name == "fmb"
     )
     assert (plus.weight, plus.per_step) == (1, True)
-    with pytest.raises(DataError, match=r"data\.datasets is empty; expand it"):
+    with pytest.raises(DataError, match=r"data\.datasets is empty; expand data.mixture"):
         clip_source(config, 8, tokenizer, 6)
     with pytest.raises(DataError, match=r"data\.data_dir is empty"):
         expand(DataConfig(mixture="rt_1_x"))

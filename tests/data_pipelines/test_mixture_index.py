@@ -40,17 +40,17 @@ def test_neighbours_are_torn_apart():
 
 
 @pytest.mark.parametrize("weights", [(1,), (1, 1), (2, 1, 1), (0.3, 0.15, 0.15, 0.08, 0.32), (1e-3, 1, 1e-3)])
-def test_turns_follow_the_weights_in_every_prefix(weights):
+def test_datasets_follow_the_weights_in_every_prefix(weights):
     turns, within = interleave(np.arange(3000), weights)
     seen = [0] * len(weights)
     for place, (turn, position) in enumerate(zip(turns.tolist(), within.tolist(), strict=True), start=1):
-        assert position == seen[turn]  # each member counts its own positions without a gap
+        assert position == seen[turn]  # each dataset counts its own positions without a gap
         seen[turn] += 1
         for member, weight in enumerate(weights):
             assert abs(seen[member] - place * weight / sum(weights)) < len(weights)
 
 
-def test_turns_far_out_agree_with_their_neighbours():
+def test_far_positions_agree_with_their_neighbours():
     positions = MAX_EXAMPLES - 1 - np.arange(50)[::-1]
     turns, within = interleave(positions, (2, 1, 1))
     for member in range(3):
@@ -65,7 +65,7 @@ def test_every_epoch_is_another_permutation():
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
-def test_order_is_a_function_of_the_place():
+def test_order_is_a_function_of_the_position():
     order = MixtureIndex([DatasetRange(0, 40, 2.0), DatasetRange(40, 9), DatasetRange(49, 25)], seed=3)
     whole = order(np.arange(500))
     shuffled = np.random.default_rng(0).permutation(500)
@@ -80,7 +80,7 @@ def test_order_without_shuffling():
     assert MixtureIndex([DatasetRange(0, 5)], 0, shuffle=False)(np.arange(12)).tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
 
 
-def test_empty_members_are_refused():
+def test_empty_datasets_are_refused():
     for member in (DatasetRange(0, 0), DatasetRange(0, 3, 0.0)):
-        with pytest.raises(DataError, match="members with examples and positive weights"):
+        with pytest.raises(DataError, match="every dataset of a mixture needs examples and a positive weight"):
             MixtureIndex([member], 0)

@@ -62,7 +62,7 @@ def test_values_of_an_old_style_dataset(write_openx, tokenizer):
     )
 
 
-def test_pictures_stored_blue_first_are_turned(write_openx, tokenizer):
+def test_images_stored_blue_first_are_turned(write_openx, tokenizer):
     directory = write_openx(OPENX["berkeley_autolab_ur5"])
     source = clip_source(config(DatasetConfig(str(directory), "berkeley_autolab_ur5", views=("primary",))), 8, tokenizer, 6)
     wrist = clip_source(config(DatasetConfig(str(directory), "berkeley_autolab_ur5", views=("wrist",))), 8, tokenizer, 6)
@@ -73,10 +73,10 @@ def test_pictures_stored_blue_first_are_turned(write_openx, tokenizer):
 
 def test_missing_and_narrow_columns_are_named(write_openx, tokenizer):
     directory = write_openx(OPENX["viola"], leave_out=("action/rotation_delta",))
-    with pytest.raises(DataError, match=r"row 'viola' reads what features.json has not: step field 'action/rotation_delta'"):
+    with pytest.raises(DataError, match=r"row 'viola' reads columns that features.json lacks: step field 'action/rotation_delta'"):
         policy_source(config(DatasetConfig(str(directory), "viola")), 8, tokenizer, 6)
     other = write_openx(OPENX["toto"])
-    with pytest.raises(DataError, match=r"actions of 'toto' have shape \[7\], but the model's action_dim says \[18\]"):
+    with pytest.raises(DataError, match=r"actions of 'toto' have shape \[7\], but the model's action_dim is 18"):
         policy_source(config(DatasetConfig(str(other), "toto")), 8, tokenizer, 6, action_dim=18)
 
 
@@ -84,7 +84,7 @@ def test_a_quaternion_of_zeros_is_a_bad_record(write_openx, tokenizer, monkeypat
     directory = write_openx(OPENX["cmu_play_fusion"], lengths=(3,))
     column = RLDSDataset(directory)[0].__class__.column
     monkeypatch.setattr("data_pipelines.rlds.dataset.Episode.column", lambda self, name: column(self, name) * (name != "action"))
-    with pytest.raises(BadRecordError, match="field 'action': quaternion of length zero at step 0"):
+    with pytest.raises(BadRecordError, match="field 'action': quaternion of norm zero at step 0"):
         policy_source(config(DatasetConfig(str(directory), "cmu_play_fusion")), 8, tokenizer, 6)
 
 

@@ -189,10 +189,10 @@ def test_what_is_not_confirmed_is_refused():
     assert re.match(r"gripper: not verified: the catalog says", taco.why_unusable(POLICY_COLUMNS))
     assert taco.why_unusable(POLICY_COLUMNS, allow_unverified=True) == ""
     unknown = dataset_spec("io_ai_tech").why_unusable(POLICY_COLUMNS, allow_unverified=True)
-    assert "action: no common form for 'not documented'" in unknown
+    assert "action: not an end-effector delta: not documented" in unknown
     assert "gripper: not documented" in unknown
     assert "control_hz: not documented" in dataset_spec("stanford_mask_vit_converted_externally_to_rlds").why_unusable(POLICY_COLUMNS)
-    assert dataset_spec("eth_agent_affordances").why_unusable(CLIP_COLUMNS).startswith("cameras: pictures are black")
+    assert dataset_spec("eth_agent_affordances").why_unusable(CLIP_COLUMNS).startswith("cameras: images are black")
     assert not any(
         spec.why_unusable(POLICY_COLUMNS) for spec in REGISTRY.values() if spec.name in ("calvin", "calvin_mujoco", "bridge_dataset")
     )

@@ -101,7 +101,7 @@ def test_missing_camera_and_unknown_view(write_dataset, tokenizer):
 def test_another_action_width_is_refused(write_dataset, tokenizer):
     with pytest.raises(DataError, match=r"field 'action' has shape \[6\] .* registry row 'calvin_mujoco' says \[7\]"):
         policy_source(config(write_dataset([4], action_width=6)), 8, tokenizer, 6)
-    with pytest.raises(DataError, match=r"the model's action_dim says \[18\]"):
+    with pytest.raises(DataError, match=r"the model's action_dim is 18"):
         policy_source(config(write_dataset([4], name="other")), 8, tokenizer, 6, action_dim=18)
 
 

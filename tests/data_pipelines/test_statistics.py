@@ -81,13 +81,13 @@ def test_hosts_share_the_work(dataset_copy, monkeypatch):
     assert statistics.compute(before, SPEC) != alone
     statistics.statistics_path(dataset).unlink()
     parts = [statistics.save_partial(dataset, SPEC, host, 5) for host in (3, 0, 4, 2)]
-    assert statistics._joined(dataset, SPEC, statistics._parts(dataset, None)) is None  # one is missing
+    assert statistics._merged(dataset, SPEC, statistics._parts(dataset, None)) is None  # one is missing
     parts.append(statistics.save_partial(dataset, SPEC, 1, 5))
     assert sum(part.episodes for part in parts) == len(dataset)
     monkeypatch.setattr(statistics, "compute", None)
-    joined = statistics.load_or_compute(dataset, SPEC)
-    assert joined == alone
-    assert joined.hash == alone.hash
+    merged = statistics.load_or_compute(dataset, SPEC)
+    assert merged == alone
+    assert merged.hash == alone.hash
     assert not [path for path in dataset_copy.iterdir() if "parts" in path.name]
 
 

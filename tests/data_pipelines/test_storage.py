@@ -94,7 +94,7 @@ def test_pauses_grow_up_to_a_limit():
 def test_missing_packages_are_named():
     with pytest.raises(DataError, match=r"gs:// needs the package gcsfs.*pip install 'fsspec\[gs\]'"):
         storage.read("gs://bucket/name", QUICK)
-    with pytest.raises(DataError, match="knows no scheme nonsense://"):
+    with pytest.raises(DataError, match="does not know the scheme nonsense://"):
         storage.read("nonsense://bucket/name", QUICK)
 
 
@@ -138,15 +138,15 @@ def test_an_outage_while_reading_names_the_record(bucket, write_dataset):
     assert len(dataset[1].column("action")) == 3
 
 
-def test_a_shard_written_anew_behind_a_running_job_is_told(bucket, write_dataset):
+def test_a_shard_rewritten_during_a_run_is_reported(bucket, write_dataset):
     url = bucket.upload(write_dataset([3, 3]), "b/set")
     dataset = RLDSDataset(url, retry=QUICK)
     (name,) = (name for name in bucket.objects if ".tfrecord" in name)
     bucket.put(name, bucket.objects[name][5:])
-    with pytest.raises(BadRecordError, match=r"record 1: .*written anew since its index was made.*start again"):
+    with pytest.raises(BadRecordError, match=r"record 1: .*rewritten after it was indexed.*restart the process"):
         dataset[1]
     del bucket.objects[name]
-    with pytest.raises(BadRecordError, match="record 1: the file has disappeared"):
+    with pytest.raises(BadRecordError, match="record 1: the file no longer exists"):
         dataset[1]
 
 
