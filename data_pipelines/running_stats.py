@@ -103,7 +103,7 @@ class RunningStats:
         return {"mean": mean, "std": std, "min": self.low.astype(np.float64), "max": self.high.astype(np.float64)}
 
     def quantiles(self, levels: Sequence[float]) -> list[np.ndarray]:
-        """float64[w] for each level: interpolated between the two nearest order statistics, as np.quantile; exact up to `relative_error`."""
+        """float64[w] for each level: interpolated between order statistics as in np.quantile, exact up to `relative_error`."""
         self._flush()
         return [self._quantile(level) for level in levels]
 
