@@ -1,6 +1,6 @@
 """NNX modules split once into a static graph and a flat dict of arrays.
 
-Everything outside `vpp_jax.models` (losses, optimizers, EMA, partition rules, checkpoints, conversion) sees `Params`: a flat
+Everything outside `vpp_jax.models` (losses, optimizers, EMA, partition rules, checkpoints, conversion) uses `Params`: a flat
 dict from a parameter's dotted path, e.g. `down_blocks.0.resnets.0.spatial_res_block.norm1.scale`, to its array. `jax.jit` works
 on functions of such dicts; `nnx.jit` is never used, since it walks the module graph on every call.
 """
@@ -63,7 +63,7 @@ class PureModule(Generic[ModuleT]):
         return flatten(nnx.state(self.build(nnx.Rngs(key)), nnx.Param))
 
     def bind(self, params: Params) -> ModuleT:
-        """The module holding `params`, which it reads whole whatever the mesh (`vpp_jax.parallel.gather`).
+        """The module with `params`, which it gathers on read if the current mesh shards them (`vpp_jax.parallel.gather`).
 
         Raises ValueError when names or shapes are not this module's.
         """

@@ -51,7 +51,7 @@ class VideoPredictionPolicy:
 
     @cached_property
     def predictor(self) -> VideoPredictor:
-        """The frozen video model, built only as far as the last tapped up block; denoising steps before the features need all of it."""
+        """The frozen video model, built only up to the last tapped up block, unless features need denoising steps before the tapped one."""
         last_tap = max(self.config.tap_blocks) if self.config.feature_steps == 1 else None
         return VideoPredictor(self.config, self.video_diffusion, last_tap=last_tap)
 
@@ -70,11 +70,11 @@ class VideoPredictionPolicy:
     # --- observation -> context -----------------------------------------------------------------------------------------------
 
     def encode_instruction(self, params: Params, text_ids: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> InstructionEmbedding:
-        """Tokens of `goal_length` -> what both models condition on; the U-Net gets the first `text_length` of them."""
+        """Tokens of `goal_length` -> the embeddings for both models; the U-Net gets the first `text_length` tokens."""
         return InstructionEmbedding(self.video_states(params, text_ids, text_mask), self.goal_vector(params, text_ids, text_mask))
 
     def video_states(self, params: Params, text_ids: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> Float[Array, "b l d"]:
-        """Truncated as the tokenizer truncates: an instruction that is too long keeps its end token. Padding is the end token, too."""
+        """Truncated like the tokenizer: an instruction that is too long still ends with the end token, which is also the padding."""
         length, end = self.config.text_length, self.config.text.end_of_text
         if text_ids.shape[1] > length:
             text_ids, text_mask = jnp.asarray(text_ids)[:, :length].at[:, -1].set(end), text_mask[:, :length]
@@ -84,10 +84,10 @@ class VideoPredictionPolicy:
         return at_least_float32(self.goal_text_encoder.bind(select("goal_text_encoder", params))(text_ids, text_mask).pooled)
 
     def features(self, params: Params, images: Images, text_states: Float[Array, "b l d"], key: jax.Array) -> Float[Array, "b t n d"]:
-        """Predictive features of all views, tokens of the views side by side in the order of `config.views`.
+        """Predictive features of all views, tokens of the views concatenated in the order of `config.views`.
 
-        `key` is one PRNG key, or one key per observation [b]; the latter makes a row's result independent of its neighbours.
-        The views of an observation follow each other in the video model's batch: split over devices, they stay on the observation's own.
+        `key` is one PRNG key, or one key per observation [b]; the latter makes its features independent of the batch.
+        The views of an observation are adjacent in the video model's batch, so that they remain on the observation's device.
         """
         views = len(self.config.views)
         stacked = rearrange([images[view] for view in self.config.views], "v b h w c -> (b v) h w c")
@@ -113,7 +113,7 @@ class VideoPredictionPolicy:
         proprio: Float[Array, "b p"] | None,
         key: jax.Array | None = None,
     ) -> Float[Array, "b m w"]:
-        """Encoder output of the policy: computed once per chunk, reused by every denoising step. `key` switches dropout on."""
+        """Encoder output of the policy: computed once per chunk, reused by every denoising step. `key` enables dropout."""
         tokens = self.video_former.bind(select("video_former", params))(features)
         proprio = proprio if self.config.action.proprio_dim else None
         return self.action_transformer.bind(select("action_transformer", params)).encode(tokens, goal, proprio, key=key)
@@ -139,7 +139,7 @@ class VideoPredictionPolicy:
         dropout_keys, sigma_keys, noise_keys = split_example_keys(example_keys(key, action.shape[0]), 3)
         context_key, dropout_key = jax.random.split(dropout_keys[0])
         context = self.context(params, features, self.goal_vector(params, text_ids, text_mask), proprio, context_key)
-        sigma = jax.vmap(lambda row: sample_sigma(row, (), self.diffusion.density))(sigma_keys)
+        sigma = jax.vmap(lambda key: sample_sigma(key, (), self.diffusion.density))(sigma_keys)
         scale = policy_preconditioning(sigma, self.diffusion.sigma_data)
         noise = normal_per_example(noise_keys, action.shape[1:])
         noisy = add_noise(action, noise, sigma)
@@ -151,10 +151,10 @@ class VideoPredictionPolicy:
         error = jnp.sum(weight * (output - target) ** 2)
         return error / jnp.maximum(jnp.sum(weight), 1.0), {"valid_steps": jnp.mean(action_mask.astype(jnp.float32))}
 
-    # --- acting ---------------------------------------------------------------------------------------------------------------
+    # --- inference ------------------------------------------------------------------------------------------------------------
 
     def sample_actions(self, params: Params, context: Float[Array, "b m w"], keys: jax.Array) -> Float[Array, "b k a"]:
-        """Normalised action chunks by the configured sampler (published: DDIM on the exponential noise schedule), one PRNG key per row."""
+        """Normalised action chunks, one PRNG key each, by the configured sampler (published: DDIM on the exponential noise schedule)."""
         config = self.config.action
         decoder = self.action_transformer.bind(select("action_transformer", params))
         noise_schedule = self.diffusion.noise_schedule

@@ -28,7 +28,7 @@ from vpp_jax.models.video_unet import SpatioTemporalUNet
 from vpp_jax.models.video_vae import Posterior, TemporalVAE
 
 SCALING_FACTOR = "latents/scaling_factor"
-FEATURE_SIGMA_MIN = 0.002  # where the noise schedule of features ends, as SVD's scheduler does
+FEATURE_SIGMA_MIN = 0.002  # end of the noise schedule of features, as in SVD's scheduler
 
 
 def to_float_image(images: UInt8[Array, "..."] | Float[Array, "..."]) -> Float[Array, "..."]:
@@ -42,7 +42,7 @@ def to_uint8_image(images: Float[Array, "..."]) -> UInt8[Array, "..."]:
 
 
 def sample_per_example(posterior: Posterior, keys: jax.Array) -> Float[Array, "n h w c"]:
-    """One sample of each row [n ...] with its own PRNG key [n]."""
+    """One sample per example [n ...], each with its own PRNG key [n]."""
     return jax.vmap(Posterior.sample)(posterior, keys)
 
 
@@ -73,9 +73,9 @@ class VideoPredictor:
     # --- text -----------------------------------------------------------------------------------------------------------------
 
     def encode_text(self, params: Params, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> Float[Array, "b l d"]:
-        """Cross-attention input of the U-Net: the CLIP states twice, side by side (d = 2 x text width).
+        """Cross-attention input of the U-Net: the CLIP states concatenated with themselves (d = 2 x text width).
 
-        The mask keeps padding from being attended to inside CLIP; the U-Net itself attends to all positions, as published.
+        Inside CLIP the mask excludes padding from attention; the U-Net attends to all positions, as published.
         """
         states = at_least_float32(self.text.bind(select("text", params))(ids, mask).hidden)
         if self.config.position_encode:
@@ -95,11 +95,11 @@ class VideoPredictor:
         return at_least_float32(posterior.mean if keys is None else sample_per_example(posterior, keys))
 
     def posterior(self, params: Params, images: UInt8[Array, "n h w 3"] | Float[Array, "n h w 3"]) -> Posterior:
-        """What the VAE's encoder says of each image [n h8 w8 c], unscaled."""
+        """The VAE's posterior of each image [n h8 w8 c], unscaled."""
         return self.vae.bind(select("vae", params)).encode(to_float_image(images))
 
     def decode_latents(self, params: Params, latents: Float[Array, "b t h8 w8 c"]) -> Float[Array, "b t h w 3"]:
-        """Scaled latents -> frames in [-1, 1] (not clipped), the whole clip in one pass."""
+        """Scaled latents -> frames in [-1, 1] (not clipped), all frames of a clip at once."""
         vae = self.vae.bind(select("vae", params))
         return at_least_float32(vae.decode(latents / params[SCALING_FACTOR]))
 
@@ -137,8 +137,8 @@ class VideoPredictor:
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Weighted denoising error of stage 1: mean of (x_hat - x)^2 (sigma^2 + 1) / sigma^2 over everything, frame 0 included.
 
-        `video`: clips, or the encoder's posterior of their frames [b t h8 w8 c], computed before: the loss is the same.
-        `key`: one PRNG key, or one per row [b]; random numbers belong to rows (`example_keys`).
+        `video`: clips, or the precomputed posterior of their frames [b t h8 w8 c]: the loss is the same.
+        `key`: one PRNG key, or one per example [b]; random numbers are drawn per example (`example_keys`).
         """
         encoded = isinstance(video, Posterior)
         batch, frames = (video.mean if encoded else video).shape[:2]
@@ -151,10 +151,10 @@ class VideoPredictor:
         latents, condition = unscaled * params[SCALING_FACTOR], unscaled[:, 0]
 
         text_states = self.encode_text(params, text_ids, text_mask)
-        keep = jax.vmap(lambda row: jax.random.bernoulli(row, 1.0 - self.diffusion.conditioning_dropout, (1, 1)))(dropout_keys)
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.diffusion.conditioning_dropout, (1, 1)))(dropout_keys)
         text_states = jnp.where(keep, text_states, 0.0)
 
-        sigma = jax.vmap(lambda row: sample_sigma(row, (), self.diffusion.density))(sigma_keys)
+        sigma = jax.vmap(lambda key: sample_sigma(key, (), self.diffusion.density))(sigma_keys)
         noise = normal_per_example(noise_keys, latents.shape[1:])
         loss = self.denoising_loss(params, latents, condition, text_states, sigma, noise)
         return loss, {"latent_std": jnp.std(latents), "text_kept": jnp.mean(keep.astype(jnp.float32))}
@@ -185,7 +185,7 @@ class VideoPredictor:
         text_mask: Bool[Array, "b l"],
         key: jax.Array,
     ) -> UInt8[Array, "b t h w 3"]:
-        """Samples a clip that starts at `image` and follows the sentence, with per-frame classifier-free guidance."""
+        """Samples a clip that starts at `image` and follows the instruction, with per-frame classifier-free guidance."""
         return self.generate_from(params, self.encode_images(params, image), text_ids, text_mask, key)
 
     def generate_from(
@@ -210,9 +210,9 @@ class VideoPredictor:
         noise: Float[Array, "b t h w c"],
         key: jax.Array | None = None,
     ) -> Float[Array, "b t h w c"]:
-        """Scaled latents of a clip from unit-normal noise; stochastic samplers need `key`, too.
+        """Scaled latents of a clip from unit-normal noise; stochastic samplers also need `key`.
 
-        The unconditional branch of the guidance keeps the image and has zeros for a sentence.
+        The unconditional branch of the guidance has the image, and zeros as text states.
         """
         scales = frame_guidance(self.config.frames, self.diffusion.guidance_min, self.diffusion.guidance_max)
         ids = {"fps_id": self.config.fps_id_generate, "noise_aug_id": self.config.noise_aug_id_generate}
@@ -220,9 +220,9 @@ class VideoPredictor:
         def estimate(noisy: jax.Array, sigma: jax.Array) -> jax.Array:
             if self.diffusion.guidance_min == self.diffusion.guidance_max == 1.0:
                 return self.denoise(params, noisy, sigma, condition, text_states, **ids)
-            both = lambda value: jnp.concatenate([value, value])  # noqa: E731
+            doubled = (jnp.concatenate([value, value]) for value in (noisy, sigma, condition))
             states = jnp.concatenate([jnp.zeros_like(text_states), text_states])
-            unconditional, conditional = jnp.split(self.denoise(params, both(noisy), both(sigma), both(condition), states, **ids), 2)
+            unconditional, conditional = jnp.split(self.denoise(params, *doubled, states, **ids), 2)
             return guide(unconditional, conditional, scales)
 
         noise_schedule = self.diffusion.noise_schedule
@@ -238,7 +238,7 @@ class VideoPredictor:
     ) -> Float[Array, "b t n d"]:
         """VPP's predictive visual representation: one U-Net pass from pure noise, tapped at the up blocks (paper section 3.2).
 
-        With `feature_steps` > 1 that many passes, as a sampler would make them without guidance; the last one is tapped.
+        With `feature_steps` > 1 that many denoising steps without guidance; the last one is tapped.
 
         `key` is a PRNG key, or the unit-normal noise itself. Every tapped block is upsampled (nearest) to the largest one and
         concatenated on channels in block order; n = spatial positions of the largest tap, d = sum of the taps' channels.
@@ -253,7 +253,10 @@ class VideoPredictor:
         sigmas = get_sigmas(noise_schedule)[: self.config.feature_steps]
         if len(sigmas) > 1:
             fps_id = self.config.fps_id_features
-            denoise = lambda noisy, sigma: self.denoise(params, noisy, sigma, condition, text_states, fps_id=fps_id)  # noqa: E731
+
+            def denoise(noisy: jax.Array, sigma: jax.Array) -> jax.Array:
+                return self.denoise(params, noisy, sigma, condition, text_states, fps_id=fps_id)
+
             noise = sample(denoise, noise * initial_scale(noise_schedule), sigmas, kind="euler") / math.hypot(sigmas[-1], 1.0)
         c_noise = jnp.full((image.shape[0],), 0.25 * math.log(sigmas[-1]))
         output = self._unet(params, noise, condition, c_noise, text_states, self.config.fps_id_features, taps=self.config.tap_blocks)

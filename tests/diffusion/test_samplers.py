@@ -100,7 +100,7 @@ def test_noise_of_a_row_depends_on_its_key_alone(kind, start):
     np.testing.assert_allclose(draw(start[few], keys[few]), together[few], rtol=1e-6, atol=1e-6)
     same_start = np.asarray(draw(jnp.zeros((64, 3)), keys))
     assert len(np.unique(same_start)) == same_start.size  # and differs between rows and within them
-    np.testing.assert_allclose(draw(start, KEY), together, rtol=1e-6, atol=1e-6)  # one key is split into one per row
+    np.testing.assert_allclose(draw(start, KEY), together, rtol=1e-6, atol=1e-6)  # one key is split into one per example
     assert np.abs(draw(start, jax.random.key(8)) - together).min() > 0
 
 
@@ -253,7 +253,7 @@ def test_bad_arguments_are_refused(start):
         sample(gaussian_denoiser, start, np.float32([1]))
     with pytest.raises(ValueError, match="euler_ancestral draws noise: pass key"):
         sample(gaussian_denoiser, start, levels, "euler_ancestral")
-    with pytest.raises(ValueError, match="64, one per row"):
+    with pytest.raises(ValueError, match="64, one per example"):
         sample(gaussian_denoiser, start, levels, "dpmpp_2m_sde", jax.random.split(KEY, 3))
     with pytest.raises(ValueError, match=r"eta is 1\.5"):
         sample(gaussian_denoiser, start, levels, "dpmpp_2m_sde", KEY, eta=1.5)

@@ -1,4 +1,4 @@
-"""Densities that training noise levels σ are drawn from, one table row per kind.
+"""Densities of the training noise level σ, one table row per kind.
 
 A row maps (key, shape, config) to float32 samples. A new kind is one function, its name in `KINDS`, one entry in `_SAMPLERS` and,
 where it has parameters of its own, a field of `SigmaDensityConfig`.
@@ -62,7 +62,7 @@ def truncated_loglogistic_quantile(u: Float[Array, "..."], config: SigmaDensityC
     """σ below which the share `u` in [0, 1] of the truncated log-logistic lies.
 
     With F(s) = sigmoid((ln s − loc)/scale): σ = F⁻¹(F(min) + u·(F(max) − F(min))). The probability and its complement are carried
-    separately: near 80 the complement is 4e-5, and one minus a float32 probability would keep only three digits of it.
+    separately: near 80 the complement is 4e-5, and one minus a float32 probability would have only three digits of it.
     """
     u = jnp.asarray(u, jnp.float32)
     low, low_rest = _logistic_and_rest((math.log(config.sigma_min) - config.loc) / config.scale)
@@ -94,7 +94,7 @@ def _uniform(key: jax.Array, shape: Shape, config: SigmaDensityConfig) -> Float[
 
 
 def _v_diffusion(key: jax.Array, shape: Shape, config: SigmaDensityConfig) -> Float[Array, "..."]:
-    """σ = sigma_data·tan θ as sin θ over cos θ, with π/2 − θ carried beside θ: the tangent of θ alone loses digits near π/2."""
+    """σ = sigma_data·tan θ as sin θ over cos θ, from both θ and π/2 − θ: the tangent of θ alone loses digits near π/2."""
     u = jax.random.uniform(key, shape)
     low, high = math.atan(config.sigma_min / config.sigma_data), math.atan(config.sigma_max / config.sigma_data)
     angle = low + u * (high - low)

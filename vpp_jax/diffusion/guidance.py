@@ -1,7 +1,7 @@
-"""Classifier-free guidance with a scale that grows linearly over the frames, as Stable Video Diffusion samples.
+"""Classifier-free guidance with a scale that increases linearly over the frames, as in Stable Video Diffusion.
 
-Frame 0 is the given image and needs no push from the text; later frames drift and take more. Guidance may act on network outputs
-or on denoised samples alike: both are related by the same affine map in the two branches.
+Frame 0 is the given image and needs no guidance; later frames drift and need more. Guidance may be applied to network outputs or to
+denoised samples: both branches are related by the same affine map.
 """
 
 import math

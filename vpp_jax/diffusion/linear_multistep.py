@@ -1,8 +1,8 @@
-"""Samplers that combine the newest state with what the last few steps saw, as tables of coefficients.
+"""Linear multistep samplers as tables of coefficients.
 
-One step of such a method is x' = keep·x + Σ_k weights[k]·seen_k + spread·ε. seen_0 belongs to this step, seen_1 to the one before, and
-so on; "seen" is the denoised sample D, or the slope (x − D)/σ of the probability-flow ODE. The coefficients depend on the noise levels
-alone: they are computed in double precision on the host. The first steps, which have less history, give what is missing weight 0.
+One step is x' = keep·x + Σ_k weights[k]·seen_k + spread·ε. seen_0 belongs to this step, seen_1 to the previous one, and so on; "seen"
+is the denoised sample D, or the slope (x − D)/σ of the probability-flow ODE. The coefficients depend only on the noise levels and are
+computed in double precision on the host. In the first steps, missing history has weight 0.
 
 Sources: Song et al. 2021 (ancestral), Lu et al. 2022 (DPM-Solver++), Karras et al. 2022 section 3; names as in k-diffusion.
 """

@@ -1,6 +1,6 @@
-"""Descending noise levels that a sampler walks down, one table row per kind.
+"""Noise schedules: the descending noise levels of a sampler, one table row per kind.
 
-Noise schedules are host constants: computed in double precision with numpy, returned as float32, the closing 0 included.
+Noise schedules are host constants: computed in double precision with numpy, returned as float32, including the final 0.
 """
 
 import math

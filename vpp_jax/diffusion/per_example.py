@@ -1,20 +1,20 @@
-"""Random numbers that belong to a row of a batch: the same whether the batch is computed at once, in parts, or on many devices."""
+"""Per-example randomness: the same random numbers whether a batch is computed at once, in micro-batches, or on many devices."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def example_keys(key: jax.Array, rows: int) -> jax.Array:
-    """One PRNG key per row [rows]: `key` itself where it already is that, else folded with each row's number."""
-    return key if key.ndim else jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
+def example_keys(key: jax.Array, batch: int) -> jax.Array:
+    """One PRNG key per example [b]: `key` if it already has that shape, else `key` folded with the index of each example."""
+    return key if key.ndim else jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(batch))
 
 
 def split_example_keys(keys: jax.Array, parts: int) -> jax.Array:
-    """Keys [parts rows]: independent streams of every row."""
+    """Keys [parts b]: independent streams per example."""
     return jax.vmap(lambda key: jax.random.split(key, parts), out_axes=1)(keys)
 
 
 def normal_per_example(keys: jax.Array, shape: tuple[int, ...]) -> Float[Array, "b ..."]:
-    """Unit-normal numbers [b, *shape], row by row."""
+    """Unit-normal numbers [b, *shape], from one key per example."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)

@@ -1,4 +1,4 @@
-"""Samplers of the probability-flow ODE dx/dσ = (x − D(x, σ))/σ and of its stochastic relatives, under `lax.scan`.
+"""Samplers of the probability-flow ODE dx/dσ = (x − D(x, σ))/σ and of stochastic variants, under `lax.scan`.
 
     kind             order  calls per step  remarks
     ddim             1      1               DPM-Solver-1 in this parametrisation; what the policy was published with
@@ -10,7 +10,7 @@
     euler_ancestral  -      1               stochastic: steps past the next level and adds noise; Euler at eta = 0
     dpmpp_2m_sde     -      1               stochastic: 2M for the SDE; dpmpp_2m at eta = 0
 
-Every kind takes a step into σ = 0 as Euler's step, without noise: it ends on the denoised sample, and D is never asked at 0.
+Every kind makes the step to σ = 0 as an Euler step without noise: it ends at the denoised sample, and D is never evaluated at 0.
 """
 
 from collections.abc import Callable
@@ -25,15 +25,15 @@ from vpp_jax.diffusion.linear_multistep import LinearMethod, LinearSteps, dpmpp_
 
 # (x [b ...], sigma [b]) -> the denoised sample D(x, sigma) [b ...]
 Denoiser = Callable[[Float[Array, "b ..."], Float[Array, "b"]], Float[Array, "b ..."]]
-# sigmas [n] -> what a denoiser makes of noise levels alone, [n ...]
+# sigmas [n] -> what a denoiser computes from noise levels alone, [n ...]
 Prepare = Callable[[Float[Array, "n"]], Float[Array, "n ..."]]
 
 
 class SingleStep(NamedTuple):
-    """A method without memory.
+    """A single-step method.
 
     step:   (D at the second level, x, D(x, sigma), sigma, sigma_next) -> x at sigma_next
-    second: (sigma, sigma_next) -> the level of its second call; None where there is none
+    second: (sigma, sigma_next) -> the level of its second call; None if there is none
     """
 
     step: Callable[[Callable, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
@@ -41,7 +41,7 @@ class SingleStep(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """What a sampler saw: the state before each step and the denoised sample predicted from it."""
+    """The intermediates of a sampler: the state before each step and the denoised sample predicted from it."""
 
     states: Float[Array, "steps b ..."]
     denoised: Float[Array, "steps b ..."]
@@ -61,13 +61,13 @@ def sample(
     denoise: called with σ broadcast to one value per sample.
     x:       the sample at sigmas[0], i.e. unit normal noise times the noise schedule's `initial_scale`. The state is carried in float32 (in
              float64 if x is).
-    sigmas:  descending, as `get_sigmas` makes them; only the last may be 0. They may be traced for ddim, euler, heun and dpm_2; the
-             other kinds take their coefficients from them on the host.
+    sigmas:  descending, as from `get_sigmas`; only the last may be 0. They may be traced for ddim, euler, heun and dpm_2; the other
+             kinds compute their coefficients from them on the host.
     kind:    a key of `SAMPLERS`.
-    key:     for the stochastic kinds: one PRNG key, or one per row [b], which makes a row's result independent of the batch.
+    key:     for the stochastic kinds: one PRNG key, or one per example [b], which makes an example's result independent of the batch.
     eta:     for the stochastic kinds, in [0, 1]: how much noise they add. 0 is the ODE and needs no key.
-    prepare: called once, outside the loop, with all levels that `denoise` will be asked for; the row of each is then handed to it as a
-             third argument [1 ...]. For what a network computes from the noise level alone.
+    prepare: called once, outside the loop, with all noise levels at which `denoise` is evaluated; the result for its level is passed to
+             `denoise` as a third argument [1 ...]. For what a network computes from the noise level alone.
     """
     return _integrate(denoise, x, sigmas, kind, key, eta, prepare, collect=False)[0]
 
@@ -102,7 +102,7 @@ def _integrate(
     first, following = sigmas[:-1], sigmas[1:]
     second = method.second(first, following) if isinstance(method, SingleStep) and method.second else None
     prepared = prepare(first) if prepare else None
-    # nobody asks at σ = 0, where the logarithm has no value
+    # never evaluated at σ = 0, where the logarithm is undefined
     prepared_second = prepare(jnp.where(second > 0, second, first)) if prepare and second is not None else None
 
     def ask(state: jax.Array, sigma: jax.Array, prepared: jax.Array | None) -> jax.Array:
@@ -180,16 +180,16 @@ def _coefficients(method: LinearMethod, kind: str, sigmas: jax.Array, eta: float
 
 
 def _example_keys(kind: str, key: jax.Array | None, batch: int) -> jax.Array:
-    """One key per row, from one key for all or as given."""
+    """One key per example: as given, or split from one key."""
     if key is None:
-        raise ValueError(f"sampler {kind} draws noise: pass key, one PRNG key or one per row (or eta=0 for none)")
+        raise ValueError(f"sampler {kind} draws noise: pass key, one PRNG key or one per example (or eta=0 for none)")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape not in ((), (batch,)):
-        raise ValueError(f"key must be one key of jax.random.key or {batch}, one per row; got {key.dtype} of shape {key.shape}")
+        raise ValueError(f"key must be one key of jax.random.key or {batch}, one per example; got {key.dtype} of shape {key.shape}")
     return key if key.ndim else jax.random.split(key, batch)
 
 
 def _example_noise(keys: jax.Array, index: jax.Array, state: jax.Array) -> jax.Array:
-    """Unit normal noise of step `index` in the shape of `state`, each row from its own key."""
+    """Unit normal noise of step `index` in the shape of `state`, each example from its own key."""
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), state.shape[1:], state.dtype))(keys)
 
 

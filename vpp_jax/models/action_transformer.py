@@ -1,6 +1,6 @@
 """Diffusion transformer over action chunks (paper, section 3.4; the network is MDT's, Reuss et al. 2024).
 
-An encoder turns [goal sentence, Video Former tokens, (proprioception)] into context, once per chunk. A decoder with AdaLN
+An encoder turns [goal embedding, Video Former tokens, (proprioception)] into context, once per chunk. A decoder with AdaLN
 conditioning on the noise level denoises the chunk, once per sampling step. There are no positions anywhere: the causal masks of the
 decoder are all that tells action steps apart.
 
@@ -74,7 +74,7 @@ class ActionTransformer(nnx.Module):
         if config.proprio_dim:
             names = ("0", "2")
             self.proprio_emb = MLP(config.proprio_dim, 2 * width, width, activation=jax.nn.mish, names=names, dtype=dtype, rngs=rngs)
-        # the noise level steers scale and shift of everything: embedded in float32 at least, whatever the compute type
+        # the noise level modulates every layer: embedded in float32 at least, whatever the compute type
         level_type = jnp.promote_types(dtype, jnp.float32)
         self.sigma_emb = MLP(width, 2 * width, width, activation=jax.nn.mish, names=("1", "3"), dtype=level_type, rngs=rngs)
         self.action_emb = Linear(config.action_dim, width, dtype=dtype, rngs=rngs)
@@ -91,7 +91,7 @@ class ActionTransformer(nnx.Module):
         *,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b m w"]:
-        """Conditions -> context of m = 1 + n (+ 1) tokens: goal, Video Former tokens, proprioception. `key` switches dropout on."""
+        """Conditions -> context of m = 1 + n (+ 1) tokens: goal, Video Former tokens, proprioception. `key` enables dropout."""
         if (proprio is not None) != bool(self.config.proprio_dim):
             given = "none" if proprio is None else f"shape {proprio.shape}"
             raise ValueError(f"the action transformer is configured with proprio_dim={self.config.proprio_dim}, proprio given: {given}")
@@ -108,14 +108,14 @@ class ActionTransformer(nnx.Module):
         *,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b k a"]:
-        """Network output F, float32 at least, for actions scaled by c_in; EDM preconditioning stands outside. `key` switches dropout on.
+        """Network output F, float32 at least, for actions scaled by c_in; EDM preconditioning is applied outside. `key` enables dropout.
 
         All arguments share the batch: to denoise several samples per observation, repeat the context.
         """
         return self.decode_modulated(noisy_actions, self.modulations(sigma), context, key=key)
 
     def modulations(self, sigma: Float[Array, "b"]) -> Float[Array, "b layers six_w"]:
-        """All that the decoder makes of a noise level: shift, scale and gate of self-attention and MLP, per block."""
+        """AdaLN modulation by the noise level: shift, scale and gate of self-attention and MLP, per block."""
         level = 0.25 * jnp.log(at_least_float32(sigma))
         condition = self.sigma_emb(sinusoidal_embedding(level, self.config.width, sine_first=True, include_last=True))
         return jnp.stack([block.adaLN_zero(condition) for block in self.decoder.blocks], axis=1)
@@ -128,16 +128,16 @@ class ActionTransformer(nnx.Module):
         *,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b k a"]:
-        """`decode` for a noise level whose `modulations` are known; a batch of one stands for all rows."""
+        """`decode` for a noise level whose `modulations` are known; a batch of one applies to all examples."""
         if self.config.causal_cross_attention:
-            # the mask hides everything from token k on: projecting keys and values of those would be waste
+            # the mask hides everything from token k on: their keys and values need not be projected
             context = context[:, : noisy_actions.shape[1]]
         actions = self.decoder(self.action_emb(noisy_actions), context, per_block=modulations, key=key)
         return at_least_float32(self.action_pred(actions))
 
 
 class _Stack(nnx.Module):
-    """Blocks, each called with the same further arguments, a row of `per_block` and a key of its own, then a layer norm."""
+    """Blocks, each called with the same further arguments, its row of `per_block` and its own key, then a layer norm."""
 
     def __init__(self, blocks: list[nnx.Module], config: ActionTransformerConfig, *, rngs: nnx.Rngs):
         self.blocks = nnx.List(blocks)

@@ -1,4 +1,4 @@
-"""Starting weights other than the layers' own, for models whose published training began elsewhere."""
+"""Initialisations that differ from the layers' defaults, as in the published training."""
 
 import math
 
@@ -10,7 +10,7 @@ from vpp_jax.models.layers import Linear
 
 
 def normal_linears(module: nnx.Module, std: float, rngs: nnx.Rngs) -> None:
-    """Redraws every Linear inside `module`, in place: kernels N(0, std²), biases zero."""
+    """Reinitialises every Linear inside `module`, in place: kernels N(0, std²), biases zero."""
     for linear in _linears(module):
         linear.kernel[...] = std * jax.random.normal(rngs.params(), linear.kernel[...].shape)
         if linear.bias is not None:
@@ -18,7 +18,7 @@ def normal_linears(module: nnx.Module, std: float, rngs: nnx.Rngs) -> None:
 
 
 def uniform_linears(module: nnx.Module, rngs: nnx.Rngs) -> None:
-    """Redraws every Linear inside `module`, in place: kernels and biases uniform on ±1/√inputs (PyTorch's default)."""
+    """Reinitialises every Linear inside `module`, in place: kernels and biases uniform on ±1/√inputs (PyTorch's default)."""
     for linear in _linears(module):
         bound = 1.0 / math.sqrt(linear.kernel[...].shape[0])
         linear.kernel[...] = jax.random.uniform(rngs.params(), linear.kernel[...].shape, minval=-bound, maxval=bound)

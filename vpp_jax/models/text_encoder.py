@@ -1,7 +1,7 @@
 """CLIP's text transformer (Radford et al. 2021), with Hugging Face's parameter names.
 
-Pre-norm blocks with causal attention and quick-GELU. The published system passes the padding mask on, so padding never serves as a
-key; its own output vectors are still computed and the video model attends to all of them.
+Pre-norm blocks with causal attention and quick-GELU. The published system passes the padding mask, so padding is never attended to; its
+own output vectors are still computed, and the video model attends to all of them.
 """
 
 from dataclasses import dataclass
@@ -59,11 +59,11 @@ class CLIPTextEncoder(nnx.Module):
         _redraw(self, config, rngs)
 
     def __call__(self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> TextOutput:
-        """mask: True on real tokens (start, sentence and end), False on padding."""
+        """mask: True on real tokens (start, text and end), False on padding."""
         if ids.shape[1] > self.config.max_positions:
             raise ValueError(f"text of {ids.shape[1]} tokens is longer than the encoder's {self.config.max_positions} positions")
         hidden = self.text_model(ids, mask)
-        # padding repeats the end-of-text token: argmax takes the first one, which is the real one
+        # padding repeats the end-of-text token: argmax returns the first one, the end of the text
         end = jnp.argmax(ids == self.config.end_of_text, axis=1)
         pooled = self.text_projection(jnp.take_along_axis(hidden, end[:, None, None], axis=1)[:, 0])
         return TextOutput(hidden, pooled)
@@ -121,7 +121,7 @@ def _quick_gelu(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 
 def _redraw(model: CLIPTextEncoder, config: TextEncoderConfig, rngs: nnx.Rngs) -> None:
-    """CLIP's starting weights: branches that write into the residual stream shrink with depth, biases are zero."""
+    """CLIP's initialisation: residual branches are scaled down with depth, biases are zero."""
     narrow, branch = config.width**-0.5, (2 * config.layers) ** -0.5
     stds = {
         "q_proj": narrow * branch,

@@ -1,4 +1,4 @@
-"""CLIP's byte-pair encoding, with its merge table inside the package. Free of JAX: data workers and simulators' hosts use it."""
+"""CLIP's byte-pair encoding, with its merge table inside the package. Does not import JAX: data workers and simulator hosts use it."""
 
 import gzip
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class CLIPTokenizer:
             raise ValueError(f"text length must be in [3, 77] (start, at least one token, end; CLIP has 77 positions), got {self.length}")
 
     def __call__(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "b l"], Bool[np.ndarray, "b l"]]:
-        """-> (ids int32, mask bool, True on start, instruction and end tokens). Raises ValueError for one without a token."""
+        """-> (ids int32, mask bool, True on start, instruction and end tokens). Raises ValueError for an instruction without a token."""
         if isinstance(texts, str):
             raise TypeError(f"expected a list of instructions, got one string: {texts!r}")
         ids = np.full((len(texts), self.length), END_OF_TEXT, np.int32)
@@ -73,6 +73,6 @@ class CLIPTokenizer:
         return ids, mask
 
     def decode(self, ids: Int[np.ndarray, "b l"], mask: Bool[np.ndarray, "b l"]) -> list[str]:
-        """Instructions as the encoding left them: lower case, punctuation set apart, cut to `length`."""
+        """Instructions decoded from the tokens: lower case, punctuation separated, truncated to `length`."""
         rows = zip(np.asarray(ids), np.asarray(mask), strict=True)
         return [_byte_pair_encoder().decode(row[real].tolist(), skip_special_tokens=True).strip() for row, real in rows]

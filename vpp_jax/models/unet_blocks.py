@@ -1,8 +1,8 @@
-"""Blocks of Stable Video Diffusion's U-Net: residual blocks and transformers over space and time, and the levels made of them.
+"""Blocks of Stable Video Diffusion's U-Net: residual blocks and transformers over space and time, and the levels built from them.
 
 Every array between blocks is a video [b t h w c]. Attribute names are those of the published state dict. The text has no frame axis:
-both cross-attentions (per frame, and the temporal one, which uses the text of frame 0) see the same tokens, so queries of all frames
-attend in one product instead of one per frame or per pixel.
+both cross-attentions (per frame, and the temporal one, which uses the text of frame 0) attend to the same tokens, so queries of all frames
+are computed in one product instead of one per frame or per pixel.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ Video = Float[Array, "b t h w c"]
 Text = Float[Array, "b l d"]
 
 
-# What the backward pass computes again instead of keeping it, from nothing to (almost) all.
+# What the backward pass recomputes instead of storing, from nothing to (almost) everything.
 REMAT = {
     "none": "nothing",
     "attention": "the weights of the spatial self-attention",
@@ -43,7 +43,7 @@ REMAT = {
 
 @dataclass(frozen=True)
 class BlockShape:
-    """What all blocks of one U-Net share: widths of time embedding and text, groups of GroupNorm, compute type, a key of `REMAT`."""
+    """Settings of all blocks of one U-Net: widths of time embedding and text, groups of GroupNorm, compute type, a key of `REMAT`."""
 
     time_dim: int
     text_dim: int
@@ -57,7 +57,7 @@ class BlockShape:
 
 
 def remat(function: Callable, *args):
-    """function(*args); of what happens inside, the backward pass keeps the arguments alone."""
+    """function(*args), rematerialised in the backward pass: only the arguments are stored."""
     return jax.checkpoint(lambda *args: function(*args))(*args)
 
 
@@ -211,7 +211,7 @@ class Upsample(nnx.Module):
 
 
 class DownBlock(nnx.Module):
-    """One encoder level. Returns its output and what the decoder will read: the output of every layer and of the downsampling."""
+    """One encoder level. Returns its output and the skip connections: the output of every layer and of the downsampling."""
 
     def __init__(self, inputs: int, outputs: int, layers: int, heads: int | None, shape: BlockShape, *, downsample: bool, rngs: nnx.Rngs):
         shared = {"groups": shape.groups, "eps": 1e-5 if heads is None else 1e-6, "time_dim": shape.time_dim, "dtype": shape.dtype}

@@ -1,8 +1,8 @@
 """Video Former (paper, section 3.3): predictive features of all frames and views -> a few tokens for the policy.
 
-Every frame has its own small set of learnt latent queries. In each layer they read the frame's features (spatial attention),
-exchange along time (temporal attention, absent in the 2D variant) and pass a feed-forward. The linear variant of the ablation
-projects every feature token and pools nothing. Parameter names are the published ones.
+Every frame has its own small set of learnt latent queries. In each layer they attend to the frame's features (spatial
+attention) and along time (temporal attention, not in the 2D variant), followed by a feed-forward. The linear variant of the ablation
+projects every feature token without pooling. Parameter names are the published ones.
 """
 
 import math
@@ -91,7 +91,7 @@ class VideoFormer(nnx.Module):
         for layer in self.layers:
             tokens = tokens + layer[0](tokens, media)
             if config.variant == "3d":
-                # published without a norm in front
+                # published without a preceding norm
                 tokens = tokens + layer[1](tokens.swapaxes(1, 2)).swapaxes(1, 2)
             norm, first, _, second = layer[-1]
             tokens = tokens + second(gelu(first(norm(tokens))))
@@ -123,7 +123,7 @@ class PerceiverAttention(nnx.Module):
         dim_head = key_maps.shape[-1]
 
         queries = self.to_q(latents).reshape(*latents.shape[:-1], self.heads, dim_head)
-        # `attend` divides by the root of the width it sees, which is now dim; the scale belongs to dim_head
+        # `attend` divides by the root of its input width, here dim; the published scale is that of dim_head
         queries = jnp.einsum("...nhc,dhc->...nhd", queries, key_maps) * math.sqrt(dim / dim_head)
         pooled = attend(queries.reshape(*latents.shape[:-2], -1, dim), context, context, heads=1)
         pooled = pooled.reshape(*latents.shape[:-1], self.heads, dim)

@@ -1,6 +1,6 @@
 """SpatioTemporalUNet: the denoiser of Stable Video Diffusion (Blattmann et al. 2023), conditioned on text instead of an image embedding.
 
-It predicts 16 frames of latents (stage 1) and, run once on noise, gives the predictive features of stage 2: the outputs of its up blocks
+It predicts 16 frames of latents (stage 1) and, run once on noise, computes the predictive features of stage 2: the outputs of its up blocks
 ("taps"). `VideoUNetConfig()` is the published img2vid architecture (1,524,623,082 parameters); smaller ones use the same classes.
 """
 

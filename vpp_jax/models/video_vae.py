@@ -1,7 +1,7 @@
-"""TemporalVAE: the autoencoder of Stable Video Diffusion (an image encoder, and a decoder that also looks along time).
+"""TemporalVAE: the autoencoder of Stable Video Diffusion (an image encoder, and a decoder with temporal layers).
 
-Images are float32 in [-1, 1]; latents are 2^(levels - 1) times smaller and unscaled: the factor that gives them unit variance for
-diffusion (0.18215 for the published weights) belongs to the caller. `VideoVAEConfig()` is the published architecture (97,742,847
+Images are float32 in [-1, 1]; latents are 2^(levels - 1) times smaller and unscaled: the caller applies the factor that gives
+them unit variance for diffusion (0.18215 for the published weights). `VideoVAEConfig()` is the published architecture (97,742,847
 parameters).
 """
 
@@ -135,7 +135,7 @@ class Encoder(nnx.Module):
 
 
 def _video_block(inputs: int, outputs: int, config: VideoVAEConfig, rngs: nnx.Rngs) -> SpatioTemporalResBlock:
-    """A spatio-temporal residual block of the decoder: other eps along time, and the gate the other way round."""
+    """A spatio-temporal residual block of the decoder: other eps along time, and the blend reversed."""
     shared = {"groups": config.norm_groups, "dtype": config.dtype, "rngs": rngs}
     return SpatioTemporalResBlock(inputs, outputs, eps=EPS, temporal_eps=TEMPORAL_EPS, reverse_mix=True, **shared)
 
@@ -217,7 +217,7 @@ class TemporalVAE(nnx.Module):
         return Posterior(mean, jnp.clip(logvar, -30.0, 20.0))
 
     def decode(self, latents: Float[Array, "b t h w c"]) -> Float[Array, "b t H W 3"]:
-        """Unscaled latents -> video, about [-1, 1], not clipped. Frames see their neighbours: chunks decode differently at borders."""
+        """Unscaled latents -> video, about [-1, 1], not clipped. Frames depend on neighbours: chunks decode differently at borders."""
         if latents.ndim != 5 or latents.shape[-1] != self.config.latent_channels:
             raise ValueError(f"latents must be [b t h w {self.config.latent_channels}], got {latents.shape}")
         return self.decoder(latents)

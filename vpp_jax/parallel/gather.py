@@ -1,11 +1,11 @@
-"""Weights made whole where they are read, on a mesh that keeps them in shards.
+"""FSDP gathering: sharded weights are all-gathered where they are read.
 
-Left alone, the partitioner may keep a kernel's shards where they are and gather the activations instead, which are far larger (q, k and v
-of 16 thousand tokens beside a kernel of a megabyte). So every kernel passes through a function that says what is meant: forwards, all of
-it except the part that `tensor` splits is gathered, in the type of the computation; backwards, the gradient is summed straight into the
-shards it belongs to. Inside a rematerialised block the whole kernel lives no longer than the block.
+By default the partitioner may leave a kernel sharded and gather the activations instead, which are far larger (q, k and v of 16 thousand
+tokens compared with a kernel of a megabyte). So every kernel is read through a function that fixes the layout: in the forward pass it is
+gathered along `fsdp`, in the compute type, and remains split along `tensor`; in the backward pass its gradient is reduce-scattered into
+the parameter's shards. Inside a rematerialised block the gathered kernel lives no longer than the block.
 
-The mesh is the one in force (`on_mesh`); without one, or on a single device, nothing happens.
+The mesh is the current one (`on_mesh`); without a mesh, or on a single device, nothing happens.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ import jax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from vpp_jax.config import MeshConfig
+from vpp_jax.parallel.mesh import MeshConfig
 from vpp_jax.parallel.partition import decide
 
 Gather = Callable[[jax.Array], jax.Array]
@@ -26,7 +26,7 @@ _min_size_to_shard: ContextVar[int] = ContextVar("min_size_to_shard", default=Me
 
 @contextmanager
 def on_mesh(mesh: Mesh, min_size_to_shard: int) -> Iterator[None]:
-    """`mesh` in force, as `jax.set_mesh`, and with it the size up to which its parameters are whole (`MeshConfig.min_size_to_shard`)."""
+    """Sets the current mesh, as `jax.set_mesh`, and the size below which parameters are replicated (`MeshConfig.min_size_to_shard`)."""
     token = _min_size_to_shard.set(min_size_to_shard)
     try:
         with jax.set_mesh(mesh):
@@ -36,7 +36,7 @@ def on_mesh(mesh: Mesh, min_size_to_shard: int) -> Iterator[None]:
 
 
 def gathers(abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Gather]:
-    """name -> what its value passes through when it is read, for the parameters that the mesh in force splits."""
+    """name -> the function that gathers its value, for the parameters that the current mesh shards along `fsdp`."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return {}
@@ -45,19 +45,19 @@ def gathers(abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Gather]:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def gather(whole: P, shards: P, value: jax.Array) -> jax.Array:
-    """`value` laid out as `whole`; its gradient as `shards`.
+def gather(gathered: P, shards: P, value: jax.Array) -> jax.Array:
+    """`value` laid out as `gathered`; its gradient as `shards`.
 
-    The barrier keeps the cast to the type of the computation in front: the TPU compiler would gather float32 and cast afterwards.
+    The barrier keeps the cast to the compute type before the gather: the TPU compiler would gather float32 and cast afterwards.
     """
-    return jax.lax.with_sharding_constraint(jax.lax.optimization_barrier(value), whole)
+    return jax.lax.with_sharding_constraint(jax.lax.optimization_barrier(value), gathered)
 
 
-def _forward(whole: P, shards: P, value: jax.Array) -> tuple[jax.Array, None]:
-    return gather(whole, shards, value), None
+def _forward(gathered: P, shards: P, value: jax.Array) -> tuple[jax.Array, None]:
+    return gather(gathered, shards, value), None
 
 
-def _backward(whole: P, shards: P, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+def _backward(gathered: P, shards: P, _: None, gradient: jax.Array) -> tuple[jax.Array]:
     return (jax.lax.with_sharding_constraint(gradient, shards),)
 
 

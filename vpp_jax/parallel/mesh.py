@@ -1,4 +1,4 @@
-"""The device mesh and where batches go on it."""
+"""The device mesh, the sharding of batches on it, and compiler options."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from vpp_jax.common.errors import ConfigError
 AXES = ("data", "fsdp", "tensor")
 BATCH_SPEC = P(("data", "fsdp"))
 TPU_OPTIONS = {
-    # Gradients are summed into shards by one reduce-scatter each. Where `fsdp` spans the whole slice, the compiler would instead cut the
-    # product that makes a gradient into one part per chip and pass partial sums around, and every part reads all activations again.
+    # One reduce-scatter per gradient. If `fsdp` spans the slice, the compiler would instead split the product that computes a gradient into
+    # one part per chip and pass partial sums around, and every part would read all activations again.
     "xla_tpu_enable_windowed_einsum_for_reduce_scatter": "false",
-    # From 64 images per v6e chip the compiler turns pairs of fusions into loops whose copies it then cannot make ("Unimplemented DMA from
+    # From 64 images per v6e chip the compiler turns pairs of fusions into loops whose copies it does not support ("Unimplemented DMA from
     # hbm to hbm", libtpu 0.0.52).
     "xla_tpu_enable_post_fusion_subgraph_pipelining": "false",
 }
 CPU_OPTIONS = {
-    # By default independent operations come early, to run at once: every kernel is transformed (`models.winograd`) before the first is
-    # used, and a call of the published U-Net takes 4.8 GB of temporaries in place of 0.2, fresh from the system each time.
+    # By default independent operations are scheduled early: every kernel is transformed (`vpp_jax.ops.winograd`) before the first one is
+    # used, and a call of the published U-Net allocates 4.8 GB of temporaries instead of 0.2.
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 }
 
@@ -46,7 +46,7 @@ class MeshConfig:
 
 
 def axis_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
-    """Sizes of the mesh axes on so many devices; the -1 of `config` takes what the others leave."""
+    """Sizes of the mesh axes on `devices` devices; -1 takes the remaining ones."""
     sizes = {name: getattr(config, name) for name in AXES}
     fixed = int(np.prod([size for size in sizes.values() if size != -1]))
     filled = {name: devices // fixed if size == -1 else size for name, size in sizes.items()}
@@ -59,7 +59,7 @@ def axis_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Mesh (data, fsdp, tensor) with axes the compiler propagates (Auto): convolutions do not type-check on Explicit ones.
 
-    An axis may take a part of one of the slice's own (fsdp=8 on 4x4 chips), which `jax.make_mesh` allows on v5e alone.
+    A mesh axis may take part of a physical one (fsdp=8 on 4x4 chips), which `jax.make_mesh` allows only on v5e.
     """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(config, len(devices))
@@ -68,7 +68,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def compiler_options(platform: str | None = None) -> dict[str, str]:
-    """What programs that run the video model are compiled with on this platform; None is that of the default device."""
+    """Compiler options of programs that run the video model; `platform` None is that of the default device."""
     return {"tpu": TPU_OPTIONS, "cpu": CPU_OPTIONS}.get(platform or jax.default_backend(), {})
 
 

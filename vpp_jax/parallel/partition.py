@@ -1,8 +1,8 @@
-"""Which mesh axis splits which dimension of which parameter: one ordered table for every stage and size.
+"""Partition rules: which mesh axis splits which dimension of which parameter, one ordered table for every stage and size.
 
-A rule's axes stand for the *last* dimensions of the array; the first rule whose pattern matches the whole name is taken. A name that no
-rule matches is an error. Where an axis does not divide its dimension, `fsdp` moves to the largest dimension that it does divide and
-`tensor` is dropped; both are noted in the decision.
+A rule's axes stand for the *last* dimensions of the array; the first rule whose pattern matches the full name applies. A name that no
+rule matches is an error. If an axis does not divide its dimension, `fsdp` moves to the largest dimension that it divides and `tensor` is
+dropped; both are noted in the decision.
 """
 
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 Axes = tuple[str | None, ...]
 
 RULES: tuple[tuple[str, Axes], ...] = (
-    # small and read everywhere
+    # small
     (r"latents/.*", ()),
     (r".*\.(bias|scale|mix_factor)", ()),
     (r"(video_former/)?(latents|time_pos_emb)", ()),
@@ -45,7 +45,7 @@ class PartitionError(VppError):
 
 @dataclass(frozen=True)
 class Decision:
-    """How one parameter is split. `note` says why the rule could not be followed to the letter, '' where it was."""
+    """How one parameter is split. `note` is the reason for a departure from the rule, '' if there is none."""
 
     spec: P
     note: str = ""
@@ -69,7 +69,7 @@ def decide(params: Mapping[str, jax.Array], sizes: Mapping[str, int], min_size_t
 
 
 def partition(params: Mapping[str, jax.Array], mesh: Mesh, min_size_to_shard: int) -> dict[str, NamedSharding]:
-    """Shardings of a flat parameter dict on `mesh`; the decisions are logged, departures from the rules one by one."""
+    """Shardings of a flat parameter dict on `mesh`; every decision is logged."""
     decisions = decide(params, mesh.shape, min_size_to_shard)
     if mesh.size > 1:
         for name, decision in decisions.items():
@@ -79,7 +79,7 @@ def partition(params: Mapping[str, jax.Array], mesh: Mesh, min_size_to_shard: in
 
 
 def like_params(tree, shardings: Mapping[str, NamedSharding], mesh: Mesh):
-    """Shardings for an optimizer state: leaves below a parameter's name follow that parameter, the rest (counters) is replicated."""
+    """Shardings for an optimizer state: leaves below a parameter's name are sharded like it, the others (counters) are replicated."""
 
     def sharding(path, leaf) -> NamedSharding:
         names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
@@ -94,14 +94,14 @@ def _fit(shape: tuple[int, ...], axes: Axes, sizes: Mapping[str, int]) -> Decisi
     for axis in ("tensor", "fsdp"):
         if axis not in spec or sizes[axis] == 1:
             continue
-        place = spec.index(axis)
-        if shape[place] % sizes[axis] == 0:
+        dimension = spec.index(axis)
+        if shape[dimension] % sizes[axis] == 0:
             continue
-        spec[place] = None
+        spec[dimension] = None
         free = [d for d in range(len(shape)) if spec[d] is None and shape[d] % sizes[axis] == 0] if axis == "fsdp" else []
         if free:
             spec[max(free, key=lambda d: shape[d])] = axis
-        notes.append(f"{axis}={sizes[axis]} does not divide {shape[place]}, {'moved' if free else 'unsharded'}")
+        notes.append(f"{axis}={sizes[axis]} does not divide {shape[dimension]}, {'moved' if free else 'unsharded'}")
     while spec and spec[-1] is None:
         spec.pop()
     return Decision(P(*spec), "; ".join(notes))

@@ -41,7 +41,7 @@ def load_video_generator(checkpoint: str | Path, *, item: str = "ema", step: int
     """The video model of a work directory of stage `video`, trained or imported (or of one of its checkpoints).
 
     Args:
-      item: 'ema' (averaged parameters) or 'params'.
+      item: 'ema' (moving average of the parameters) or 'params'.
     """
     metadata = read_metadata(checkpoint, step)
     if metadata["stage"] != "video":
