@@ -18,19 +18,9 @@ from data_pipelines.errors import DataError
 from data_pipelines.rlds import images
 from data_pipelines.rlds import schema as rlds
 from data_pipelines.rlds.schema import Feature, Schema
+from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
 
 ROBOT_OBS, SCENE_OBS, ACTION_WIDTH = 15, 24, 7
-# The tasks without grasping.
-TASKS = (
-    "open_drawer",
-    "close_drawer",
-    "move_slider_left",
-    "move_slider_right",
-    "turn_on_lightbulb",
-    "turn_off_lightbulb",
-    "turn_on_led",
-    "turn_off_led",
-)
 TEXTS = ("scene", "task", "episode_id", "renderer", "environment_version")
 
 
@@ -60,7 +50,7 @@ class Settings:
     """
 
     scenes: tuple[str, ...] = ("A", "B", "C")
-    tasks: tuple[str, ...] = TASKS
+    tasks: tuple[str, ...] = FIXTURE_TASKS
     episodes: int = 10
     val_episodes: int = 0
     seed: int = 0

@@ -5,7 +5,7 @@ One row per dataset; to add a dataset, add a row. CALVIN's rows are defined here
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from data_pipelines.errors import DataError
 from data_pipelines.openx.conventions import ACTION_WIDTH, PROPRIO_WIDTH, ActionEncoding, Gripper, Proprio
@@ -138,37 +138,29 @@ def _openx_spec(row: OpenXDataset) -> DatasetSpec:
 CLIP_COLUMNS = ("cameras", "instruction")
 POLICY_COLUMNS = (*CLIP_COLUMNS, "action", "gripper", "proprio", "control_hz")
 
+_CALVIN = DatasetSpec(
+    name="calvin_mujoco",
+    cameras={"primary": "observation/rgb_static", "wrist": "observation/rgb_gripper"},
+    clip_views={"primary": 0.75, "wrist": 0.25},
+    policy_views=("primary", "wrist"),
+    action_key="action",
+    action_width=7,
+    normalization="none",
+    control_hz=30.0,
+    proprio_key="observation/robot_obs",
+    proprio_width=15,
+    signed_dimensions=(6,),
+    units=("2 cm", "0.05 rad"),
+    notes="action: relative xyz/0.02 m, euler/0.05 rad, gripper +-1; already in [-1, 1], so it is not normalised",
+)
+
 REGISTRY: dict[str, DatasetSpec] = {
     spec.name: spec
     for spec in (
-        DatasetSpec(
-            name="calvin_mujoco",
-            cameras={"primary": "observation/rgb_static", "wrist": "observation/rgb_gripper"},
-            clip_views={"primary": 0.75, "wrist": 0.25},
-            policy_views=("primary", "wrist"),
-            action_key="action",
-            action_width=7,
-            normalization="none",
-            control_hz=30.0,
-            proprio_key="observation/robot_obs",
-            proprio_width=15,
-            signed_dimensions=(6,),
-            units=("2 cm", "0.05 rad"),
-            notes="action: relative xyz/0.02 m, euler/0.05 rad, gripper +-1; already in [-1, 1], so it is not normalised",
-        ),
-        DatasetSpec(
+        _CALVIN,
+        replace(
+            _CALVIN,
             name="calvin",
-            cameras={"primary": "observation/rgb_static", "wrist": "observation/rgb_gripper"},
-            clip_views={"primary": 0.75, "wrist": 0.25},
-            policy_views=("primary", "wrist"),
-            action_key="action",
-            action_width=7,
-            normalization="none",
-            control_hz=30.0,
-            proprio_key="observation/robot_obs",
-            proprio_width=15,
-            signed_dimensions=(6,),
-            units=("2 cm", "0.05 rad"),
             notes="the recorded dataset as converted by `vpp data build calvin`; rel_actions as stored, already in [-1, 1]",
         ),
         DatasetSpec(

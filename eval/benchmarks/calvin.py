@@ -12,22 +12,12 @@ from typing import Any
 import numpy as np
 
 from eval.benchmarks.calvin_sequences import TASK_NAMES
+from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
 from eval.errors import EvaluationError
 from eval.host_loop import Episode
 from eval.statistics import success_rate
 
 SCENES = ("A", "B", "C", "D")
-# Tasks whose predicate reads one joint or light: solved by pushing, without grasping.
-FIXTURE_TASKS = (
-    "open_drawer",
-    "close_drawer",
-    "move_slider_left",
-    "move_slider_right",
-    "turn_on_lightbulb",
-    "turn_off_lightbulb",
-    "turn_on_led",
-    "turn_off_led",
-)
 TASKS = TASK_NAMES  # all 34
 CAMERAS = {"primary": "rgb_static", "wrist": "rgb_gripper"}  # view of a policy -> camera of the simulator
 PARTIAL_NOTE = (

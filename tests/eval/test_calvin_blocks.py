@@ -10,7 +10,8 @@ from eval.envs.calvin_mujoco.environment import CalvinEnvironment
 from eval.envs.calvin_mujoco.initial_states import sample_initial_state
 from eval.envs.calvin_mujoco.model import compile_scene
 from eval.envs.calvin_mujoco.scenes import SCENES
-from eval.envs.calvin_mujoco.tasks import FIXTURE_TASKS, TASKS
+from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
+from eval.envs.calvin_mujoco.tasks import TASKS
 from eval.experts.calvin.expert import act
 
 STILL = np.array([0.0] * 6 + [1.0])

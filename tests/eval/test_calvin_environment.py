@@ -13,7 +13,8 @@ from eval.envs.calvin_mujoco.initial_states import TCP_NEUTRAL, TCP_SPREAD, samp
 from eval.envs.calvin_mujoco.instructions import TRAINING_INSTRUCTIONS, training_instructions
 from eval.envs.calvin_mujoco.lights import Lights
 from eval.envs.calvin_mujoco.scenes import SCENES
-from eval.envs.calvin_mujoco.tasks import FIXTURE_TASKS, TASKS, TaskState, get_task
+from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
+from eval.envs.calvin_mujoco.tasks import TASKS, TaskState, get_task
 from eval.envs.registry import make_environment
 from eval.experts.calvin.expert import act
 

@@ -6,7 +6,8 @@ import pytest
 from eval.benchmarks.calvin_sequences import INITIAL_ROBOT_OBS, generate_sequences, initial_scene_obs
 from eval.envs.calvin_mujoco.environment import CalvinEnvironment
 from eval.envs.calvin_mujoco.scenes import SCENES
-from eval.envs.calvin_mujoco.tasks import FIXTURE_TASKS, TASKS
+from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
+from eval.envs.calvin_mujoco.tasks import TASKS
 from eval.experts.calvin.expert import act, expert_action
 
 

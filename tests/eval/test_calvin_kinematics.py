@@ -6,6 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 
+from eval.benchmarks.calvin_sequences import INITIAL_ROBOT_OBS
 from eval.envs.calvin_mujoco import rotations
 from eval.envs.calvin_mujoco.cameras import project_static
 from eval.envs.calvin_mujoco.controller import _damped_solution
@@ -13,25 +14,6 @@ from eval.envs.calvin_mujoco.environment import CalvinEnvironment
 from eval.envs.calvin_mujoco.model import compile_scene
 from eval.envs.calvin_mujoco.scenes import SCENES
 
-ROBOT_OBS = np.array(
-    [
-        0.02586889,
-        -0.2313129,
-        0.5712808,
-        3.09045411,
-        -0.02908596,
-        1.50013585,
-        0.07999963,
-        -1.21779124,
-        1.03987629,
-        2.11978254,
-        -2.34205014,
-        -0.87015899,
-        1.64119093,
-        0.55344928,
-        1.0,
-    ]
-)
 STILL_OPEN = np.array([0.0] * 6 + [1.0])
 
 
@@ -45,7 +27,7 @@ def neutral(env: CalvinEnvironment, scene: str = "D", scene_obs: np.ndarray | No
         task="open_drawer",
         scene=scene,
         seed=0,
-        robot_obs=ROBOT_OBS,
+        robot_obs=INITIAL_ROBOT_OBS,
         scene_obs=np.zeros(24) if scene_obs is None else scene_obs,
         render=False,
     )
@@ -54,9 +36,9 @@ def neutral(env: CalvinEnvironment, scene: str = "D", scene_obs: np.ndarray | No
 
 def test_forward_kinematics_of_the_evaluation_pose(env: CalvinEnvironment):
     obs = neutral(env)
-    np.testing.assert_allclose(obs[:3], ROBOT_OBS[:3], atol=2e-5)
-    np.testing.assert_allclose(obs[3:6], ROBOT_OBS[3:6], atol=2e-5)
-    np.testing.assert_allclose(obs[6:], ROBOT_OBS[6:], atol=2e-5)
+    np.testing.assert_allclose(obs[:3], INITIAL_ROBOT_OBS[:3], atol=2e-5)
+    np.testing.assert_allclose(obs[3:6], INITIAL_ROBOT_OBS[3:6], atol=2e-5)
+    np.testing.assert_allclose(obs[6:], INITIAL_ROBOT_OBS[6:], atol=2e-5)
     np.testing.assert_allclose(env.data.body("panda_hand").xpos, [0.01844, -0.23486, 0.71104], atol=2e-5)
 
 

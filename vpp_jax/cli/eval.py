@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.calvin import CAMERAS, FIXTURE_TASKS, PARTIAL_NOTE, SCENES, TASKS, SingleTasks, summarize
+from eval.benchmarks.calvin import CAMERAS, PARTIAL_NOTE, SCENES, TASKS, SingleTasks, summarize
 from eval.benchmarks.calvin_chains import COMPLETE_STEPS, Chains, summarize_chains
 from eval.benchmarks.calvin_sequences import dump
 from eval.closed_loop import choose_video_episodes, evaluate
+from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
 from eval.errors import EvaluationError
 from eval.host_loop import LoopOptions
 from eval.results import write_json

@@ -43,20 +43,9 @@ def policy_model(tensors: Tensors, args: Any, base: ModelConfig, where: str) -> 
         goal_length=max(base.goal_length, known.get("text_length", 0)),
         feature_schedule_steps=known.get("feature_schedule_steps", base.feature_schedule_steps),
     )
-    found = {
-        "width": action.width,
-        "action_dim": action.action_dim,
-        "depth": former.depth,
-        "heads": former.heads,
-        "dim_head": former.dim_head,
-        "frames": former.frames,
-        "latents": former.tokens_per_frame,
-        "variant": former.variant,
-        "action_horizon": action.action_horizon,
-    }
     notes = [
         f"args have {ARGUMENTS[name][0]} = {known[name]}, the tensors {value}"
-        for name, value in found.items()
+        for name, value in _sizes(model).items()
         if known.get(name, value) not in (value, former.frames * value if name == "latents" else value)
     ]
     if base.position_encode != model.position_encode:
@@ -66,9 +55,22 @@ def policy_model(tensors: Tensors, args: Any, base: ModelConfig, where: str) -> 
 
 def policy_arguments(model: ModelConfig) -> dict[str, Any]:
     """The `args` that `policy_model` reads, for a file that contains only tensors."""
+    values = _sizes(model) | {
+        "text_length": model.text_length,
+        "position_encode": model.position_encode,
+        "tap": max(model.tap_blocks),
+        "all_taps": len(model.tap_blocks) > 1,
+        "feature_schedule_steps": model.feature_schedule_steps,
+        "action_heads": model.action.heads,
+    }
+    return {"model": {ARGUMENTS[name][0]: value for name, value in values.items()}}
+
+
+def _sizes(model: ModelConfig) -> dict[str, Any]:
+    """What the shapes of the tensors say, by the names of `ARGUMENTS`."""
     former, action = model.former, model.action
-    values = {
-        "width": former.dim,
+    return {
+        "width": action.width,
         "action_dim": action.action_dim,
         "action_horizon": action.action_horizon,
         "depth": former.depth,
@@ -77,14 +79,7 @@ def policy_arguments(model: ModelConfig) -> dict[str, Any]:
         "frames": former.frames,
         "latents": former.tokens_per_frame,
         "variant": former.variant,
-        "text_length": model.text_length,
-        "position_encode": model.position_encode,
-        "tap": max(model.tap_blocks),
-        "all_taps": len(model.tap_blocks) > 1,
-        "feature_schedule_steps": model.feature_schedule_steps,
-        "action_heads": action.heads,
     }
-    return {"model": {ARGUMENTS[name][0]: value for name, value in values.items()}}
 
 
 # Our name -> argument of the published class and its type. The heads of the diffusion policy are no argument there (always 8).

@@ -20,7 +20,8 @@ from eval.envs.calvin_mujoco.panda import ARM_JOINTS, FINGER_MAX, NEUTRAL_JOINTS
 from eval.envs.calvin_mujoco.rendering import renderer_name, scene_renderer
 from eval.envs.calvin_mujoco.rotations import euler_angles, euler_from_matrix, matrix_from_euler
 from eval.envs.calvin_mujoco.situation import Hand, Situation
-from eval.envs.calvin_mujoco.tasks import FIXTURE_TASKS, TASKS, BlockState, TaskState, get_task
+from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
+from eval.envs.calvin_mujoco.tasks import TASKS, BlockState, TaskState, get_task
 
 VERSION = "4"  # of dynamics, rendering and observations: incremented when recorded episodes no longer match
 ROBOT_OBS_SIZE = 15

@@ -229,18 +229,6 @@ TASKS: dict[str, Task] = {
     )
 }
 
-# Tasks whose predicate reads one joint or light: they need no block, and are the only ones in a scene without blocks.
-FIXTURE_TASKS = (
-    "open_drawer",
-    "close_drawer",
-    "move_slider_left",
-    "move_slider_right",
-    "turn_on_lightbulb",
-    "turn_off_lightbulb",
-    "turn_on_led",
-    "turn_off_led",
-)
-
 
 def get_task(name: str) -> Task:
     """The task called `name`."""
