@@ -19,17 +19,14 @@ def set_tiny(config: ConfigDict, views: tuple[str, ...] = ("primary", "wrist")) 
     model.vae.update(block_out_channels=(16, 32, 32), layers_per_block=1, latent_channels=8, norm_groups=4)
     model.text.update(width=64, layers=2, heads=2, mlp_width=128, projection_dim=64)
     model.unet.update(
-        in_channels=16,
-        out_channels=8,
         block_out_channels=(48, 64),
         attention_levels=(False, True),
         attention_heads=(1, 2),
         layers_per_block=1,
-        cross_attention_dim=128,
         addition_time_embed_dim=32,
         norm_groups=8,
     )
-    model.former.update(dim=48, depth=2, heads=2, dim_head=24, frames=8, tokens_per_frame=4, condition_dim=64)
+    model.former.update(dim=48, depth=2, heads=2, dim_head=24, tokens_per_frame=4)
     # proprioception and full cross-attention: the published policy has neither, but it has a pretrained video model
     model.action.update(
         action_horizon=10,
@@ -37,8 +34,6 @@ def set_tiny(config: ConfigDict, views: tuple[str, ...] = ("primary", "wrist")) 
         heads=3,
         encoder_layers=2,
         decoder_layers=3,
-        goal_dim=64,
-        token_dim=48,
         proprio_dim=15,
         causal_cross_attention=False,
         attention_dropout=0.0,

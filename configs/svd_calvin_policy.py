@@ -11,8 +11,8 @@ from vpp_jax.config import default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.stage = "policy"
-    config.data.datasets = ({"path": "data/calvin_abc", "name": "calvin_mujoco"},)
-    config.data.update(batch_size=128, clip_frames=16, action_horizon=10)
+    config.data.datasets = ({"path": "data/calvin_abc", "name": "calvin"},)
+    config.data.batch_size = 128
     for module in ("unet", "vae", "text"):
         config.model[module].dtype = "bfloat16"
     config.optimizer.update(learning_rate=1e-4, betas=(0.9, 0.9), weight_decay=0.05, grad_clip=0.0)

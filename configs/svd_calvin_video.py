@@ -12,8 +12,8 @@ from vpp_jax.config import default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.stage = "video"
-    config.data.datasets = ({"path": "data/calvin_abc", "name": "calvin_mujoco"},)
-    config.data.update(batch_size=256, clip_frames=16, clip_stride=2, clip_start_every=2)
+    config.data.datasets = ({"path": "data/calvin_abc", "name": "calvin"},)
+    config.data.update(batch_size=256, clip_stride=2, clip_start_every=2)
     for module in ("unet", "vae", "text"):
         config.model[module].dtype = "bfloat16"
     config.model.unet.remat = "blocks"

@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config.stage = "policy"
     set_tiny(config)
     config.data.datasets = ({"path": "runs/demo/data", "name": "calvin_mujoco"},)
-    config.data.update(batch_size=48, clip_frames=8, observation_stride=5, action_horizon=10, cache_mb=512)
+    config.data.update(batch_size=48, observation_stride=5, cache_mb=512)
     config.policy_diffusion.update(feature_draws=1, feature_batch=32)
     # sampling walks from 80 to 1; at the published density (around 0.5) the noisy chunk itself gives its direction away, and a short
     # training hardly learns to look at anything else

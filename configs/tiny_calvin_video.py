@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     config.stage = "video"
     set_tiny(config)
     config.data.datasets = ({"path": "runs/demo/data", "name": "calvin_mujoco"},)
-    config.data.update(batch_size=4, clip_frames=8, clip_stride=4, clip_start_every=2)
+    config.data.update(batch_size=4, clip_stride=4, clip_start_every=2)
     # features come from sigma 700, which ln sigma ~ N(0.7, 1.6) hardly ever draws: a short training must see high noise more often
     config.video_diffusion.density.update(mean=4.0, std=2.0)
     # few levels: a short training predicts from pure noise better than it repairs its own samples in between, and more levels add speckle

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from data_pipelines.rlds.windows import CLIP_SAMPLING
 from data_pipelines.transforms import NORMALIZATIONS
-from vpp_jax.common.config_fields import FREE, check_ranges, setting
+from vpp_jax.common.config_fields import FREE, check_ranges, derived, setting
 from vpp_jax.common.errors import ConfigError
 
 
@@ -44,11 +44,11 @@ class DataConfig:
     missing_datasets: str = setting("fail", "skip: train without the datasets of the mixture that data_dir lacks", choices=("fail", "skip"))
     allow_unverified: tuple[str, ...] = setting((), "datasets to use although columns of their registry row are marked unverified")
     batch_size: int = setting(16, "examples per step, over all processes", at_least=1)
-    clip_frames: int = setting(16, "frames of a clip", at_least=2)
+    clip_frames: int = derived(16, "frames of a clip", "model.frames (stage vae: vae_training.clip_frames)")
     clip_stride: int = setting(2, "control steps between the frames of a clip", at_least=1)
     clip_start_every: int = setting(2, "control steps between the starts of clips", at_least=1)
     observation_stride: int = setting(1, "control steps between the starts of policy examples", at_least=1)
-    action_horizon: int = setting(10, "actions per policy example", at_least=1)
+    action_horizon: int = derived(10, "actions per policy example", "model.action.action_horizon")
     threads: int = setting(2, "reader threads per process; 0 reads in the calling thread", at_least=0, on_resume=FREE)
     workers: int = setting(
         0, "worker processes that make batches instead of the threads, for hosts with many cores", at_least=0, on_resume=FREE

@@ -5,12 +5,11 @@ turns the result into an `ExperimentConfig` and refuses unknown names, wrong typ
 another. Code below the command line sees the dataclasses only. `vpp_jax.common.config_fields` is how a field is declared.
 """
 
-import dataclasses
 import json
 import math
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -43,7 +42,7 @@ __all__ = [
     "OptimizerConfig",
     "PolicyDiffusionConfig",
     "TrainConfig",
-    "VAELossConfig",
+    "VAETrainingConfig",
     "VideoDiffusionConfig",
     "check_inputs",
     "config_diff",
@@ -67,7 +66,7 @@ class ModelConfig:
     """What is built, for all stages: a policy needs the parts of the video model that its features come from."""
 
     image_size: int = setting(256, "side of the square images that every view is resized to, pixels", at_least=1)
-    frames: int = setting(16, "frames of a clip, the given first one included", at_least=1)
+    frames: int = setting(16, "frames of a clip, the given first one included", at_least=2)
     views: tuple[str, ...] = setting(("primary", "wrist"), "cameras of the policy, in the order in which their tokens are concatenated")
     vae: VideoVAEConfig = group(VideoVAEConfig)
     unet: VideoUNetConfig = group(VideoUNetConfig)
@@ -104,10 +103,25 @@ class ModelConfig:
             raise ConfigError(f"feature_steps {self.feature_steps} is more than feature_schedule_steps {self.feature_schedule_steps}")
         if not self.tap_blocks or list(self.tap_blocks) != sorted(set(self.tap_blocks)):
             raise ConfigError(f"tap_blocks is {self.tap_blocks}, expected at least one up block, ascending and each once")
+        levels = len(self.unet.block_out_channels)
+        if self.tap_blocks[-1] >= levels:
+            raise ConfigError(f"tap_blocks is {self.tap_blocks}, but the U-Net has up blocks 0 to {levels - 1}")
+        for name, part in resolve(self).items():
+            object.__setattr__(self, name, part)
 
     def unet_up_to(self, last_tap: int | None) -> VideoUNetConfig:
-        """The U-Net's configuration, built only up to up block `last_tap`; None builds it as configured."""
-        return self.unet if last_tap is None else dataclasses.replace(self.unet, last_tap=last_tap)
+        """The U-Net's configuration, built only up to up block `last_tap`; None builds all of it."""
+        return self.unet if last_tap is None else replace(self.unet, last_tap=last_tap)
+
+
+def resolve(model: ModelConfig) -> dict[str, Any]:
+    """The parts of `model` that have derived fields, with the values that follow from its other fields."""
+    latent, widths = model.vae.latent_channels, model.unet.block_out_channels
+    return {
+        "unet": replace(model.unet, in_channels=2 * latent, out_channels=latent, cross_attention_dim=2 * model.text.width, last_tap=None),
+        "former": replace(model.former, frames=model.frames, condition_dim=sum(widths[::-1][block] for block in model.tap_blocks)),
+        "action": replace(model.action, goal_dim=model.text.projection_dim, token_dim=model.former.dim),
+    }
 
 
 @dataclass(frozen=True)
@@ -119,9 +133,12 @@ class InitConfig:
 
 
 @dataclass(frozen=True)
-class VAELossConfig:
-    """Loss of stage vae: mean absolute error per pixel value, and a KL divergence."""
+class VAETrainingConfig:
+    """Training of stage vae: mean absolute error per pixel value, and a KL divergence."""
 
+    clip_frames: int = setting(
+        16, "frames of a clip; the decoder mixes neighbouring frames, so it may differ from model.frames", at_least=2
+    )
     kl_weight: float = setting(1e-6, "weight of the KL divergence per latent value", at_least=0)
 
     def __post_init__(self):
@@ -262,7 +279,7 @@ class ExperimentConfig:
     model: ModelConfig = group(ModelConfig)
     init: InitConfig = group(InitConfig)
     data: DataConfig = group(DataConfig)
-    vae_loss: VAELossConfig = group(VAELossConfig)
+    vae_training: VAETrainingConfig = group(VAETrainingConfig)
     video_diffusion: VideoDiffusionConfig = group(VideoDiffusionConfig)
     policy_diffusion: PolicyDiffusionConfig = group(PolicyDiffusionConfig)
     optimizer: OptimizerConfig = group(OptimizerConfig)
@@ -273,6 +290,9 @@ class ExperimentConfig:
     def __post_init__(self):
         check_ranges(self)
         check_experiment(self)
+        frames = self.vae_training.clip_frames if self.stage == "vae" else self.model.frames
+        data = replace(self.data, clip_frames=frames, action_horizon=self.model.action.action_horizon)
+        object.__setattr__(self, "data", data)
 
 
 # --- conversions ------------------------------------------------------------------------------------------------------------------

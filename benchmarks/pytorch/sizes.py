@@ -44,18 +44,17 @@ def experiment(size: str) -> ExperimentConfig:
     config.data.datasets = ({"path": "unused", "name": "calvin_mujoco"},)
     config.optimizer.update(learning_rate=1e-4, betas=(0.9, 0.9), weight_decay=0.05, grad_clip=0.0)
     config.train.ema_decay = 0.0
-    config.data.update(clip_frames=16, action_horizon=10, batch_size=POLICY_BATCH[size])
+    config.data.batch_size = POLICY_BATCH[size]
     model = config.model
     if size == "base":
         model.image_size = 128
         model.vae.update(block_out_channels=(64, 128, 256, 256))
         model.text.update(width=256, layers=6, heads=4, mlp_width=1024, projection_dim=256)
-        model.unet.update(block_out_channels=(128, 256, 384, 384), attention_heads=(2, 4, 6, 6), cross_attention_dim=512)
-        model.former.update(dim=256, depth=4, condition_dim=768)
-        model.action.update(width=256, goal_dim=256, token_dim=256)
+        model.unet.update(block_out_channels=(128, 256, 384, 384), attention_heads=(2, 4, 6, 6))
+        model.former.update(dim=256, depth=4)
+        model.action.width = 256
     if size == "tiny":
         model.update(image_size=64, frames=8)
-        config.data.clip_frames = 8
         model.vae.update(block_out_channels=(32, 32, 64, 64), layers_per_block=1)
         model.text.update(width=64, layers=2, heads=2, mlp_width=128, projection_dim=64)
         model.unet.update(
@@ -63,11 +62,10 @@ def experiment(size: str) -> ExperimentConfig:
             attention_levels=(True, True, False),
             attention_heads=(1, 2, 2),
             layers_per_block=1,
-            cross_attention_dim=128,
             addition_time_embed_dim=32,
         )
-        model.former.update(dim=48, depth=2, heads=2, dim_head=24, frames=8, tokens_per_frame=4, condition_dim=128)
-        model.action.update(width=96, heads=4, encoder_layers=2, decoder_layers=2, goal_dim=64, token_dim=48)
+        model.former.update(dim=48, depth=2, heads=2, dim_head=24, tokens_per_frame=4)
+        model.action.update(width=96, heads=4, encoder_layers=2, decoder_layers=2)
     return from_config_dict(config)
 
 

@@ -128,7 +128,6 @@ def test_nearest():
         ("--config.optimizer.learning_rate=3", "optimizer.learning_rate", 3.0),
         ("--config.model.views=('a','b')", "model.views", ("a", "b")),
         ("--config.model.views=a", "model.views", ("a",)),
-        ("--config.model.unet.last_tap=1", "model.unet.last_tap", 1),
         ("--config.init.vae=runs/x=1", "init.vae", "runs/x=1"),
     ],
 )

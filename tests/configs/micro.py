@@ -19,19 +19,16 @@ def micro(stage: str) -> ConfigDict:
         attention_levels=(True, False),
         attention_heads=(1, 1),
         layers_per_block=1,
-        cross_attention_dim=32,
         addition_time_embed_dim=16,
         norm_groups=4,
     )
-    model.former.update(dim=16, depth=1, heads=2, dim_head=8, frames=4, tokens_per_frame=2, condition_dim=32)
+    model.former.update(dim=16, depth=1, heads=2, dim_head=8, tokens_per_frame=2)
     model.action.update(
         action_horizon=6,
         width=32,
         heads=2,
         encoder_layers=1,
         decoder_layers=1,
-        goal_dim=16,
-        token_dim=16,
         proprio_dim=15,
         causal_cross_attention=False,
         attention_dropout=0.0,
@@ -39,7 +36,8 @@ def micro(stage: str) -> ConfigDict:
         mlp_dropout=0.0,
     )
     config.data.datasets = ({"path": "", "name": "calvin_mujoco"},)
-    config.data.update(batch_size=4, clip_frames=4, clip_stride=4, clip_start_every=4, observation_stride=6, action_horizon=6)
+    config.data.update(batch_size=4, clip_stride=4, clip_start_every=4, observation_stride=6)
+    config.vae_training.clip_frames = 4
     config.video_diffusion.noise_schedule.num_sampling_steps = 3
     config.video_diffusion.guidance_max = 1.0
     config.policy_diffusion.update(feature_draws=1, feature_batch=8)

@@ -433,7 +433,7 @@ def test_a_policy_that_does_not_fit_the_video_model_is_refused_before_anything_i
     policy = archive.write(tmp_path / "policy.pt", tree)
     published = (f"--unet={system.folder / 'pipeline'}", f"--text={system.folder / 'clip'}", f"--policy={policy}")
     text = refused("import", *published, f"--out={tmp_path / 'out'}", *SMALL)
-    assert "model.tap_blocks is (0, 1), but the U-Net has up blocks 0 to 0" in text
+    assert "policy.pt: this policy does not fit the video model: tap_blocks is (0, 1), but the U-Net has up blocks 0 to 0" in text
     assert [path.name for path in tmp_path.iterdir()] == ["policy.pt"]
 
 

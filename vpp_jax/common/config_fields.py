@@ -62,8 +62,6 @@ class Declaration:
         return " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
 
     def allows(self, value: Any) -> bool:
-        if value is None:
-            return True
         if isinstance(value, tuple):
             return all(map(self.allows, value))
         if isinstance(value, float) and not math.isfinite(value):
@@ -93,12 +91,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Group:
-    """The settings of one dataclass. `description` is the first paragraph of its docstring, `details` the rest of it."""
+    """The fields of one dataclass. `description` is the first paragraph of its docstring, `details` the rest of it."""
 
     name: str
     description: str
     details: str
     settings: tuple[Setting, ...]
+    derived: tuple[Setting, ...]
 
 
 # --- declaring --------------------------------------------------------------------------------------------------------------------
@@ -137,7 +136,9 @@ def check_ranges(config: Any) -> None:
     """FieldError for the first field of a configuration dataclass whose value is outside the range it is declared with."""
     for entry in dataclasses.fields(config):
         declaration, value = entry.metadata.get("declaration"), getattr(config, entry.name)
-        if declaration is not None and not declaration.allows(value):
+        if declaration is None or (value is None and entry.default is None):  # a group; an optional field
+            continue
+        if value is None or not declaration.allows(value):
             shown = f"'{value}'" if isinstance(value, str) else value
             hint = nearest(value, declaration.choices) if isinstance(value, str) else ""
             raise FieldError(f"{entry.name} is {shown}, expected {_each(value)}{declaration.range or 'a finite number'}{hint}")
@@ -153,28 +154,26 @@ def _each(value: Any) -> str:
 def groups(config: Any, name: str = "") -> Iterator[Group]:
     """The groups of a configuration dataclass, itself first, with the values it holds.
 
-    Of a sequence of groups each entry is one; of an empty sequence one entry '[i]' with its defaults. Derived fields are left out.
+    Of a sequence of groups each entry is one; of an empty sequence one entry '[i]' with its defaults.
     """
-    hints, own, below = typing.get_type_hints(type(config)), [], []
+    hints, own, derived, below = typing.get_type_hints(type(config)), [], [], []
     for entry in dataclasses.fields(config):
         dotted, value = f"{name}.{entry.name}" if name else entry.name, getattr(config, entry.name)
         if dataclasses.is_dataclass(value):
             below.append((dotted, value))
             continue
         declaration = entry.metadata["declaration"]
-        if declaration.derived_from:
-            continue
-        own.append(Setting(dotted, hints[entry.name], value, declaration))
+        (derived if declaration.derived_from else own).append(Setting(dotted, hints[entry.name], value, declaration))
         if element := element_group(hints[entry.name]):
             below += [(f"{dotted}[{index}]", item) for index, item in enumerate(value)] or [(f"{dotted}[i]", element())]
     description, _, details = (inspect.getdoc(type(config)) or "").partition("\n\n")
-    yield Group(name, " ".join(description.split()), details, tuple(own))
+    yield Group(name, " ".join(description.split()), details, tuple(own), tuple(derived))
     for dotted, value in below:
         yield from groups(value, dotted)
 
 
 def settings(config: Any) -> Iterator[Setting]:
-    """Every field of a configuration dataclass and of the groups below it."""
+    """Every field of a configuration dataclass and of the groups below it that files and flags may set."""
     for one in groups(config):
         yield from one.settings
 

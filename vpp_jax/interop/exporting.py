@@ -11,7 +11,7 @@ dropped. Any other checkpoint is written as one file per module, in the layout o
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def _parts(config: ExperimentConfig, scaling_factor: float | None) -> list[Part]
         for group, module, prefix, openai in modules:
             wanted |= with_prefix(group, tensor_mappings(module.abstract, prefix, openai))
         return [Part("policy", "", wanted, policy_arguments(model))]
-    predictor = VideoPredictor(replace(model, unet=replace(model.unet, last_tap=None)), config.video_diffusion)
+    predictor = VideoPredictor(model, config.video_diffusion)
     latent_size = model.image_size // model.vae.downscale
     entries = {
         "vae": (predictor.vae, published_vae(model.vae, scaling_factor or 1.0, model.image_size)),

@@ -28,7 +28,7 @@ from vpp_jax.config import ExperimentConfig, InitConfig, ModelConfig, config_has
 from vpp_jax.functional import Params, PureModule, with_prefix
 from vpp_jax.interop.matching import compare_names, load_onto
 from vpp_jax.interop.policy_config import ACTION, FORMER, policy_model
-from vpp_jax.interop.published_configs import text_config, unet_config, vae_config
+from vpp_jax.interop.published_configs import require_derived, text_config, unet_config, vae_config
 from vpp_jax.interop.report import ConversionError, ConversionReport
 from vpp_jax.interop.sources import Component, open_component, open_policy
 from vpp_jax.interop.tensor_mapping import TensorMapping, tensor_mappings
@@ -140,7 +140,6 @@ class Plan:
             base,
             stage=stage,
             model=model,
-            data=replace(base.data, clip_frames=model.frames, action_horizon=model.action.action_horizon),
             init=InitConfig(vae=str(out / "vae") if stage == "video" else "", video=str(out / "video") if stage == "policy" else ""),
         )
 
@@ -206,17 +205,19 @@ def _sizes(base: ModelConfig, components: Mapping[str, Component]) -> tuple[Mode
 
     vae, factor = read("vae", vae_config, (base.vae, 0.18215))
     text, unet = read("text", text_config, base.text), read("unet", unet_config, base.unet)
-    if "unet" not in components:  # never built, but the configuration is checked for consistency
-        unet = replace(unet, in_channels=2 * vae.latent_channels, out_channels=vae.latent_channels, cross_attention_dim=2 * text.width)
-    return replace(
+    levels = len(unet.block_out_channels)
+    model = replace(
         base,
         vae=replace(vae, dtype=base.vae.dtype),
         unet=replace(unet, dtype=base.unet.dtype, remat=base.unet.remat),
         text=replace(text, dtype=base.text.dtype),
         text_length=min(base.text_length, text.max_positions),
         goal_length=min(base.goal_length, text.max_positions),
-        action=replace(base.action, goal_dim=text.projection_dim),
-    ), factor
+        tap_blocks=tuple(block for block in base.tap_blocks if block < levels) or (levels - 1,),
+    )
+    if (component := components.get("unet")) is not None and component.config is not None:
+        require_derived(unet, model.unet, f"config.json of {component.where}")
+    return model, factor
 
 
 class _Writer:
@@ -308,7 +309,7 @@ class _Writer:
 def _data(plan: Plan) -> dict[str, Any]:
     """What serving needs to know about the data: CALVIN's relative actions, which published policies use without normalisation."""
     datasets, action = plan.base.data.datasets, plan.policy_model.action
-    row = dataset_spec(datasets[0].name if datasets else "calvin_mujoco")
+    row = dataset_spec(datasets[0].name if datasets else "calvin")
     if row.action_width != action.action_dim:
         plan.reports["policy"].notes.append(
             f"the policy has actions of width {action.action_dim}, dataset '{row.name}' {row.action_width}: it cannot act there"

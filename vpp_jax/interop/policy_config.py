@@ -11,7 +11,8 @@ from typing import Any
 
 import jax
 
-from vpp_jax.config import ModelConfig
+from vpp_jax.config import ConfigError, ModelConfig
+from vpp_jax.interop.published_configs import require_derived
 from vpp_jax.interop.report import ConversionError
 
 FORMER, ACTION = "Video_Former.", "model.inner_model."
@@ -31,18 +32,23 @@ def policy_model(tensors: Tensors, args: Any, base: ModelConfig, where: str) -> 
     taps = base.tap_blocks
     if "tap" in known:
         taps = tuple(range(known["tap"] + 1)) if known.get("all_taps", False) else (known["tap"],)
-    model = replace(
-        base,
-        former=former,
-        action=action,
-        frames=former.frames,
-        tap_blocks=taps,
-        n_action_steps=min(base.n_action_steps, action.action_horizon),
-        position_encode=known.get("position_encode", base.position_encode),
-        text_length=known.get("text_length", base.text_length),
-        goal_length=max(base.goal_length, known.get("text_length", 0)),
-        feature_schedule_steps=known.get("feature_schedule_steps", base.feature_schedule_steps),
-    )
+    try:
+        model = replace(
+            base,
+            former=former,
+            action=action,
+            frames=former.frames,
+            tap_blocks=taps,
+            n_action_steps=min(base.n_action_steps, action.action_horizon),
+            position_encode=known.get("position_encode", base.position_encode),
+            text_length=known.get("text_length", base.text_length),
+            goal_length=max(base.goal_length, known.get("text_length", 0)),
+            feature_schedule_steps=known.get("feature_schedule_steps", base.feature_schedule_steps),
+        )
+    except ConfigError as error:
+        raise ConversionError(f"{where}: this policy does not fit the video model: {error}") from None
+    require_derived(former, model.former, where)
+    require_derived(action, model.action, where)
     notes = [
         f"args have {ARGUMENTS[name][0]} = {known[name]}, the tensors {value}"
         for name, value in _sizes(model).items()

@@ -5,6 +5,7 @@ and have no field for it; smaller models that were trained here carry `norm_num_
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from vpp_jax.interop.report import ConversionError
@@ -174,6 +175,14 @@ def _require(tree: Json, where: str, expected: Json) -> None:
         every = isinstance(found, list | tuple) and isinstance(value, int) and all(entry == value for entry in found)
         if found is not None and found not in allowed and not every:
             raise ConversionError(f"{where}: {name} is {found!r}, this project can only express {' or '.join(map(repr, allowed))}")
+
+
+def require_derived(given: Any, resolved: Any, where: str) -> None:
+    """ConversionError where a file has another width than follows from the rest of the model; both are of one configuration dataclass."""
+    for entry in fields(given):
+        source, found, expected = entry.metadata["declaration"].derived_from, getattr(given, entry.name), getattr(resolved, entry.name)
+        if source and found != expected:
+            raise ConversionError(f"{where}: {entry.name} is {found}, but {source} of the other files makes it {expected}")
 
 
 def _same(tree: Json, where: str, name: str, default: int) -> int:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from vpp_jax.common.config_fields import check_ranges, setting
+from vpp_jax.common.config_fields import check_ranges, derived, setting
 from vpp_jax.common.errors import ConfigError
 from vpp_jax.models.attention import Attention
 from vpp_jax.models.initialization import normal_linears
@@ -44,8 +44,8 @@ class ActionTransformerConfig:
     heads: int = setting(8, "attention heads of encoder and decoder", at_least=1)
     encoder_layers: int = setting(4, "layers of the encoder", at_least=1)
     decoder_layers: int = setting(4, "layers of the decoder", at_least=1)
-    goal_dim: int = setting(512, "width of the pooled instruction embedding", at_least=1)
-    token_dim: int = setting(384, "width of the Video Former's tokens", at_least=1)
+    goal_dim: int = derived(512, "width of the pooled instruction embedding", "model.text.projection_dim")
+    token_dim: int = derived(384, "width of the Video Former's tokens", "model.former.dim")
     proprio_dim: int = setting(0, "width of the proprioceptive state; 0 for none", at_least=0)
     causal_cross_attention: bool = setting(
         True, "action i attends to context tokens 0 to i only, as published; off, every action attends to the whole context"

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vpp_jax.common.config_fields import check_ranges, setting
+from vpp_jax.common.config_fields import check_ranges, derived, setting
 from vpp_jax.common.errors import ConfigError
 from vpp_jax.models.attention import FusedAttention, attend
 from vpp_jax.models.initialization import uniform_linears
@@ -32,9 +32,9 @@ class VideoFormerConfig:
     depth: int = setting(6, "layers", at_least=1)
     heads: int = setting(8, "attention heads; temporal attention splits dim into as many", at_least=1)
     dim_head: int = setting(64, "width of a head of spatial attention", at_least=1)
-    frames: int = setting(16, "frames of the features", at_least=1)
+    frames: int = derived(16, "frames of the features", "model.frames")
     tokens_per_frame: int = setting(14, "latent queries per frame", at_least=1)
-    condition_dim: int = setting(2560, "channels of the features", at_least=1)
+    condition_dim: int = derived(2560, "channels of the features", "model.tap_blocks and model.unet.block_out_channels")
     dtype: str = compute_dtype()
 
     def __post_init__(self):

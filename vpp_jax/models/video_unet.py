@@ -11,7 +11,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from vpp_jax.common.config_fields import ANNOUNCED, check_ranges, setting
+from vpp_jax.common.config_fields import ANNOUNCED, check_ranges, derived, setting
 from vpp_jax.common.errors import ConfigError
 from vpp_jax.models.layers import Conv2d, GroupNorm, TimestepEmbedding, check_dtype, compute_dtype, silu, sinusoidal_embedding
 from vpp_jax.models.unet_blocks import REMAT, BlockShape, DownBlock, MidBlock, UpBlock, per_frame, remat
@@ -21,16 +21,18 @@ from vpp_jax.models.unet_blocks import REMAT, BlockShape, DownBlock, MidBlock, U
 class VideoUNetConfig:
     """The video U-Net. Sequences run from the highest resolution down. Defaults: Stable Video Diffusion, 1,524,623,082 parameters."""
 
-    in_channels: int = setting(8, "channels of the noisy latent and the image latent together", at_least=1)
-    out_channels: int = setting(4, "channels of the prediction", at_least=1)
+    in_channels: int = derived(8, "channels of the noisy latent and the image latent together", "model.vae.latent_channels")
+    out_channels: int = derived(4, "channels of the prediction", "model.vae.latent_channels")
     block_out_channels: tuple[int, ...] = setting((320, 640, 1280, 1280), "width of each level", at_least=1)
     attention_levels: tuple[bool, ...] = setting((True, True, True, False), "levels with attention")
     layers_per_block: int = setting(2, "residual blocks per level", at_least=1)
     attention_heads: tuple[int, ...] = setting((5, 10, 20, 20), "attention heads of each level", at_least=1)
-    cross_attention_dim: int = setting(1024, "width of the text states", at_least=1)
+    cross_attention_dim: int = derived(1024, "width of the text states", "model.text.width")
     addition_time_embed_dim: int = setting(256, "width of the embedding of each micro-conditioning number", at_least=2)
     norm_groups: int = setting(32, "groups of the group normalisations; divides every width", at_least=1)
-    last_tap: int | None = setting(None, "the last up block that is built, without output layers; none: the whole U-Net", at_least=0)
+    last_tap: int | None = derived(
+        None, "the last up block that is built, without output layers; none: the whole U-Net", "model.tap_blocks"
+    )
     remat: str = setting("none", "what the backward pass computes again to save memory", choices=tuple(REMAT), on_resume=ANNOUNCED)
     dtype: str = compute_dtype()
 
@@ -47,7 +49,7 @@ class VideoUNetConfig:
                 raise ConfigError(f"attention_heads entry {heads} does not divide block_out_channels entry {channels}")
         if self.addition_time_embed_dim % 2 or any(channels % 2 for channels in self.block_out_channels):
             raise ConfigError("addition_time_embed_dim and block_out_channels must be even: sinusoids come in pairs")
-        if self.last_tap is not None and self.last_tap >= levels:
+        if self.last_tap is not None and not 0 <= self.last_tap < levels:
             raise ConfigError(f"last_tap is {self.last_tap}, but the U-Net has up blocks 0 to {levels - 1}")
         check_dtype(self.dtype)
 

@@ -70,7 +70,7 @@ class VAEStage:
         reconstruction = jnp.mean(jnp.abs(decoded.astype(jnp.float32) - clips))
         divergence = 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1.0 - logvar)
         metrics = {"reconstruction_l1": reconstruction, "kl": divergence, "latent_std": jnp.std(mean)}
-        return reconstruction + self.config.vae_loss.kl_weight * divergence, metrics
+        return reconstruction + self.config.vae_training.kl_weight * divergence, metrics
 
     def loss_weight(self, batch: dict[str, jax.Array]) -> jax.Array:
         return jnp.float32(len(batch["video"]))
