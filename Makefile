@@ -13,7 +13,7 @@ TPU := $(VENV)-tpu
 # cuda: JAX's CUDA plugin is installed, too.
 ACCELERATOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
 PIP := -m pip --disable-pip-version-check -q
-PYTEST := -m pytest -n 2 --dist loadfile --durations=15
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 # One thread per simulator process; compiled programs are kept between runs.
 export LP_NUM_THREADS ?= 0
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax

@@ -37,6 +37,12 @@ def _refuse_unknown_skip(report) -> None:
             report.longrepr = f"{path}:{line}: {reason!r} is no reason to skip a test: expected one of SKIP_REASONS (tests/conftest.py)"
 
 
+def pytest_collection_modifyitems(items):
+    """Files with long tests come first: processes that share the suite end together."""
+    long = {item.path for item in items if item.get_closest_marker("medium") or item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport():
     report = yield
