@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -57,6 +58,13 @@ def pytest_make_collect_report():
     return report
 
 
+def load_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def project() -> Path:
     """Root of the checkout."""
@@ -76,11 +84,20 @@ def bridge_dataset(reference_data, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def fabricated():
+    """The module tests/interop/fabricated.py: writes published checkpoints, and any other file of PyTorch."""
+    return load_module(PROJECT / "tests" / "interop" / "fabricated.py")
+
+
+@pytest.fixture
+def archive(fabricated):
+    return fabricated.Archive()
+
+
+@pytest.fixture(scope="session")
 def micro_config() -> Callable:
     """stage -> ExperimentConfig of the smallest model that has every part."""
     from vpp_jax.config import from_config_dict
 
-    spec = importlib.util.spec_from_file_location("micro", PROJECT / "tests" / "configs" / "micro.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_module(PROJECT / "tests" / "configs" / "micro.py")
     return lambda stage: from_config_dict(module.micro(stage))

@@ -11,7 +11,7 @@ from PIL import Image
 from vpp_jax.cli import main as cli
 from vpp_jax.cli.config_flag import load_config, parse
 from vpp_jax.cli.main import VERBS, UsageError, main, paragraph
-from vpp_jax.common.errors import VppError, nearest
+from vpp_jax.common.errors import VppError
 from vpp_jax.config import ConfigError, default_config, from_config_dict, to_json
 
 
@@ -108,11 +108,6 @@ def test_paragraph_wraps_but_keeps_paths_whole():
     path = "/a/" + "very/" * 30 + "long-path"
     assert path in paragraph(VppError(f"{'word ' * 30}{path}"))
     assert max(map(len, paragraph(VppError("word " * 60)).splitlines())) <= 110
-
-
-def test_nearest():
-    assert nearest("stps", ["steps", "stage"]) == ", did you mean 'steps'?"
-    assert nearest("zzz", ["steps"]) == ""
 
 
 # --- --config and its overrides -----------------------------------------------------------------------------------------------------

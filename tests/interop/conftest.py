@@ -1,20 +1,9 @@
-"""Fabricated published checkpoints for the tests of conversion, and what the real ones hold."""
+"""What the published weight files hold."""
 
 import csv
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def fabricated():
-    """The module tests/interop/fabricated.py."""
-    spec = importlib.util.spec_from_file_location("fabricated", Path(__file__).with_name("fabricated.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

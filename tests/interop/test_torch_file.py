@@ -1,13 +1,10 @@
 """PyTorch archives without PyTorch: what is read, and that no pickle can run anything.
 
-The proof has three parts. The malicious files here do run something when `pickle` loads them (the canary test), and do not when this
-reader does; and the reader's modules contain no way to import, look up or call what a file names.
+Malicious files create a canary when `pickle` loads them, and do not when this reader does. That they would, and that the reader's modules
+contain no way to import, look up or call what a file names, is tested in tests/common/test_inert_pickle.py.
 """
 
-import ast
 import struct
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -16,22 +13,8 @@ import numpy as np
 import pytest
 from malicious import attacks
 
-from vpp_jax.common import inert_pickle, object_array, torch_archive
 from vpp_jax.common.errors import FileFormatError
-from vpp_jax.common.inert_pickle import Call, Global, read_pickle
-from vpp_jax.common.torch_archive import read_tensor
-from vpp_jax.interop import torch_file
 from vpp_jax.interop.torch_file import TorchFile
-
-
-@pytest.fixture
-def archive(fabricated):
-    return fabricated.Archive()
-
-
-def anything(name: Global) -> bool:
-    return True
-
 
 # --- tensors ------------------------------------------------------------------------------------------------------------------------
 
@@ -56,13 +39,6 @@ def test_types_shapes_and_values(archive, tmp_path):
 def test_a_bare_state_dict_is_read_too(archive, tmp_path):
     source = TorchFile(archive.write(tmp_path / "a.bin", archive.state_dict({"x": np.ones(2, np.float32)})))
     np.testing.assert_array_equal(source.read("x"), np.ones(2))
-
-
-def test_a_file_of_one_tensor(archive, tmp_path):
-    values = np.arange(6, dtype=np.float16).reshape(2, 3)
-    np.testing.assert_array_equal(read_tensor(archive.write(tmp_path / "a.pt", archive.tensor(values))), values)
-    with pytest.raises(FileFormatError, match="'the content' is a dict, expected a dense tensor"):
-        read_tensor(archive.write(tmp_path / "b.pt", {"x": archive.tensor(values)}))
 
 
 def test_views_parameters_and_shared_storages(archive, fabricated, tmp_path):
@@ -145,15 +121,6 @@ def test_malicious_files_are_refused_with_nothing_run(archive, tmp_path, attack)
 
 
 @pytest.mark.parametrize("attack", NAMES)
-def test_the_same_pickles_do_run_in_pickle_itself(tmp_path, attack):
-    """Without this the test above could pass on harmless files."""
-    canary = tmp_path / "canary"
-    code = "import pickle, sys; pickle.loads(sys.stdin.buffer.read())"
-    subprocess.run([sys.executable, "-c", code], input=attacks(canary)[attack], timeout=60, check=False, capture_output=True)
-    assert canary.exists()
-
-
-@pytest.mark.parametrize("attack", NAMES)
 def test_a_legacy_file_is_refused_before_its_pickle_is_looked_at(tmp_path, attack):
     canary = tmp_path / "canary"
     (tmp_path / "old.pt").write_bytes(attacks(canary)[attack])
@@ -162,55 +129,10 @@ def test_a_legacy_file_is_refused_before_its_pickle_is_looked_at(tmp_path, attac
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("attack", NAMES)
-def test_even_allowed_names_are_never_called(tmp_path, attack):
-    """With every name permitted the result is a tree of records, or an opcode is unknown; the canary stays away."""
-    canary = tmp_path / "canary"
-    data = attacks(canary)[attack]
-    if attack in ("reduce, protocol 0", "INST", "OBJ"):
-        with pytest.raises(FileFormatError, match="opcode"):
-            read_pickle(data, anything, "x")
-    else:
-        tree = read_pickle(data, anything, "x")
-        assert isinstance(tree["model"] if isinstance(tree, dict) else tree, Call | dict)
-    assert not canary.exists()
-
-
 def test_all_forbidden_names_are_listed(archive, tmp_path):
     data = b"\x80\x02](cos\nsystem\ncsubprocess\nPopen\nctorch._utils\n_rebuild_tensor_v2\ne."
     with pytest.raises(FileFormatError, match=r"calls for os\.system, subprocess\.Popen, which weight files have no use for"):
         TorchFile(archive.write(tmp_path / "a.pt", None, data))
-
-
-def test_the_reader_has_no_means_to_run_anything():
-    """No import machinery, attribute lookup by name, evaluation or unpickler anywhere in its modules."""
-    forbidden = {
-        "eval",
-        "exec",
-        "compile",
-        "__import__",
-        "getattr",
-        "setattr",
-        "globals",
-        "locals",
-        "vars",
-        "open",
-        "Unpickler",
-        "load",
-        "loads",
-        "import_module",
-        "find_class",
-        "system",
-        "Popen",
-    }
-    for module in (inert_pickle, torch_archive, torch_file, object_array):
-        tree = ast.parse(Path(module.__file__).read_text())
-        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-        names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-        assert not names & forbidden
-        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-        imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert not imported & {"pickle", "importlib", "os", "subprocess", "builtins", "runpy", "operator", "torch"}
 
 
 # --- damaged and odd files ----------------------------------------------------------------------------------------------------------
@@ -242,28 +164,6 @@ def test_damaged_pickles(archive, tmp_path, data):
         TorchFile(archive.write(tmp_path / "a.pt", None, data))
 
 
-def test_every_truncation_and_random_bytes_give_the_one_error(archive, fabricated, tmp_path):
-    data = fabricated.pickled({"model": archive.state_dict({"x": np.ones(2, np.float32)}), "args": fabricated.omegaconf({"a": [1]})})
-    rng = np.random.default_rng(0)
-    damaged = [data[:length] for length in range(len(data))]
-    for _ in range(500):
-        noise = bytearray(data)
-        for place in rng.integers(0, len(data), 3):
-            noise[place] = rng.integers(0, 256)
-        damaged.append(bytes(noise))
-    refused = 0
-    for content in damaged:
-        try:
-            read_pickle(content, torch_file_allows, "x")
-        except FileFormatError:
-            refused += 1
-    assert refused >= len(data)
-
-
-def torch_file_allows(name: Global) -> bool:
-    return name.name in torch_archive.ALLOWED.get(name.module, ())
-
-
 def test_other_files(archive, fabricated, tmp_path):
     def refused(path) -> str:
         with pytest.raises(FileFormatError) as caught:
@@ -279,7 +179,7 @@ def test_other_files(archive, fabricated, tmp_path):
     tree = {"model": archive.state_dict({"x": np.ones(2, np.float32)})}
     assert "compresses nothing" in refused(archive.write(tmp_path / "packed.pt", tree, compression=zipfile.ZIP_DEFLATED))
     assert "holds a list" in refused(archive.write(tmp_path / "list.pt", [1]))
-    assert "is empty or no dict" in refused(archive.write(tmp_path / "empty.pt", {"model": {}}))
+    assert "is empty or not a dict of tensors" in refused(archive.write(tmp_path / "empty.pt", {"model": {}}))
     assert "'x' is a int, expected a dense tensor" in refused(archive.write(tmp_path / "int.pt", {"model": {"x": 3}}))
     absent = fabricated.view(fabricated.Reference(("storage", fabricated.Name("torch", "FloatStorage"), "../9", "cpu", 1)), 0, (1,), (1,))
     assert "expected a dense tensor with its storage" in refused(archive.write(tmp_path / "absent.pt", {"model": {"x": absent}}))
