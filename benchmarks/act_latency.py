@@ -1,9 +1,9 @@
-"""Latency of act(), whole and per stage: p50, p90, p99 after `block_until_ready`.
+"""Latency of act(), in total and per part: p50, p90, p99 after `block_until_ready`.
 
     python benchmarks/act_latency.py [--config configs/tiny_calvin_policy.py] [--batch 1] [--calls 50] [--json FILE]
 
-Parameters are random: latency does not depend on their values. Each stage is its own jitted function here; `act, one program` is
-what the evaluator runs, and may be faster than the sum since XLA sees across the stages.
+Parameters are random: latency does not depend on their values. Each part is a separate jitted function here; `act, one program` is
+what the evaluator runs, and may be faster than the sum since XLA optimises across the parts.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def measure(config, batch: int, calls: int) -> dict[str, dict[str, float]]:
     return {
         "resize on the host": percentiles(lambda: [resize(frame, model.image_size) for f in cameras.values() for frame in f], calls),
         "transfer to the device": percentiles(lambda: jax.device_put(images), calls),
-        "text encoders, once per sentence": percentiles(lambda: read(params, ids, mask), calls),
+        "text encoders, once per instruction": percentiles(lambda: read(params, ids, mask), calls),
         "VAE encoder": percentiles(lambda: encode_images(params, stacked), calls),
         "VAE encoder and U-Net": percentiles(lambda: features_of(params, stacked, tiled, keys[0]), calls),
         "Video Former and policy encoder": percentiles(lambda: context_of(params, features, instruction.goal, proprio), calls),

@@ -1,16 +1,16 @@
-"""Speed beside PyTorch: the same computation on the same threads, in turns.
+"""Speed compared with PyTorch: the same computation on the same threads, alternating.
 
     make benchmark-pytorch BENCHMARK_ARGS="--size svd --only unet,act"
     .venv-3.11-parity/bin/python benchmarks/against_pytorch.py [--size tiny|base|svd] [--only unet,vae,former,act,train] [--json FILE]
 
 Ours against diffusers (U-Net, VAE), transformers (CLIP) and plain PyTorch modules (Video Former, policy: `benchmarks/pytorch/`), float32,
-eager, `inference_mode` where nothing is trained. Two processes hold one case each and are pinned to the same processors; the parent
-lets them run in turns, never both. Weights and inputs are equal, and the first outputs are compared: a case that differs is an error.
+eager, `inference_mode` where nothing is trained. Two processes have one case each and are pinned to the same cores; the parent runs
+them alternately, never both. Weights and inputs are equal, and the first outputs are compared: a difference is an error.
 
-act, as published: per call both text encoders, VAE, U-Net as far as the last tap, Video Former, ten denoising calls that run the
-policy's encoder each time. act, tuned: PyTorch, too, reads the sentence before the call and runs the encoder once, as ours does.
+act, as published: per call both text encoders, VAE, U-Net up to the last tap, Video Former, ten denoising calls that run the policy's
+encoder each time. act, tuned: PyTorch also encodes the instruction before the call and runs the encoder once, as ours does.
 train: AdamW steps on features (stage policy, published dropout) and on latents (stage video, batch of one clip; size svd takes base's
-U-Net). Peak memory is that of a side's process, the making of its weights included; ours includes the compiler's.
+U-Net). Peak memory is that of the side's process, including the creation of its weights; ours includes the compiler's.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("tiny", "base", "svd"), default="tiny")
     parser.add_argument("--only", default=",".join(CASES), help=f"of {', '.join(CASES)}")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements per side")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -63,7 +63,7 @@ def main() -> None:
     processors = pin(options.threads)
 
     about = {"size": options.size, "repeats": options.repeats, "threads": options.threads, "dtype": "float32", **machine()}
-    print(f"size {options.size}, float32, {options.threads} threads on CPUs {processors}, {about['device']}")
+    print(f"size {options.size}, float32, {options.threads} threads on cores {processors}, {about['device']}")
     print(" ".join(f"{name} {version}" for name, version in about["versions"].items()))
     titles = ("ours s", 9), ("torch s", 9), ("torch/ours", 10), ("compile s", 9), ("ours GB", 8), ("torch GB", 8)
     print(f"{'quantity':44s} " + " ".join(f"{title:>{width}s}" for title, width in titles) + "  difference")
@@ -126,7 +126,7 @@ def largest_difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray
 
 
 def pin(threads: int) -> list[int]:
-    """Restricts this process and those it starts to the first `threads` processors, and their libraries to as many threads."""
+    """Pins this process and its children to the first `threads` cores, and their libraries to as many threads."""
     processors = sorted(os.sched_getaffinity(0))[:threads]
     os.sched_setaffinity(0, processors)
     os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
@@ -135,7 +135,7 @@ def pin(threads: int) -> list[int]:
 
 
 def machine() -> dict:
-    """Device and versions. JAX starts in a process of its own, so that this one holds no threads."""
+    """Device and versions. JAX runs in a separate process, so that this one has no threads."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_machine)
 
@@ -148,7 +148,7 @@ def _machine() -> dict:
 
 
 class Side:
-    """A process that holds one case of one side."""
+    """A process with one case of one side."""
 
     def __init__(self, module: str, case: str, size: str, shared: dict[str, np.ndarray]):
         context = multiprocessing.get_context("spawn")

@@ -1,11 +1,11 @@
-"""How often the scripted experts of the CALVIN table solve their tasks, and whether anything goes wrong unnoticed.
+"""Success rates of the scripted experts of the CALVIN table, and undetected failures of the simulator.
 
     python benchmarks/calvin_experts.py tasks  [--scenes A,B,C,D] [--tasks all] [--episodes 50] [--seed 0] [--workers N]
     python benchmarks/calvin_experts.py chains [--sequences 100] [--workers N]
     python benchmarks/calvin_experts.py random [--scenes A,B,C,D] [--steps 10000]
 
 `tasks`: random feasible starts, seeds seed...seed + episodes - 1. `chains`: the official chains in scene D. `random`: random actions; every
-state must be finite and every block in the scene, or the episode must have been ended for it. Nothing is rendered.
+state must be finite and every block in the scene, or the episode must have been ended because of it. Nothing is rendered.
 """
 
 import argparse

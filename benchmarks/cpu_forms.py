@@ -1,9 +1,9 @@
-"""Two forms of the same computation, side by side: convolutions, attention and feed-forwards of the published U-Net on CPU.
+"""CPU kernels compared with the default form: convolutions, attention and feed-forwards of the published U-Net.
 
     python benchmarks/cpu_forms.py [--views 2] [--repeats 3] [--json FILE]
 
 Each row is one layer at the shapes of a control call (16 frames, float32), in its plain form and in the one that `vpp_jax.models` takes
-on CPU; both are compiled alone and run in turns. ratio: plain over ours, of medians.
+on CPU; both are compiled alone and run alternately. ratio: plain over ours, of medians.
 """
 
 import argparse
@@ -30,7 +30,7 @@ LEVELS = ((32, 320), (16, 640), (8, 1280))  # side of the latents, channels
 
 
 def seconds(functions: dict[str, Callable], arguments: tuple, repeats: int) -> dict[str, float]:
-    """Median time of each function, run in turns after one call that compiles."""
+    """Median time of each function, run alternately after one call that compiles."""
     compiled = {name: jax.jit(function) for name, function in functions.items()}
     times = {name: [] for name in functions}
     for turn in range(repeats + 1):

@@ -1,9 +1,9 @@
-"""What the closed loop costs beside the policy: messages, simulation, drawing; and whether simulating while the policy computes pays.
+"""Overhead of the closed loop besides the policy: messages, simulation, rendering; and the gain of simulating while the policy computes.
 
     python benchmarks/host_loop.py [--episodes 16 --workers 4 --policy_ms 60]
 
-The policy is a stand-in: one that keeps a core busy, its time in proportion to the batch (a policy on the CPU), and one that leaves the
-core free and takes the same time whatever the batch (an accelerator). `batch = workers` waits for all simulators, `batch = workers / 2`
+The policy is simulated: one that occupies a core for a time proportional to the batch (a policy on CPU), and one that leaves the core
+idle for a constant time (an accelerator). `batch = workers` waits for all simulators, `batch = workers / 2`
 computes one half while the other half simulates.
 """
 

@@ -1,8 +1,8 @@
-"""Speed of the CALVIN simulator: control steps per second with and without cameras, and how it grows with the number of processes.
+"""Speed of the CALVIN simulator: control steps per second with and without cameras, and its scaling with the number of processes.
 
     python benchmarks/simulator.py [--scene D] [--seconds 5] [--sizes 200,84] [--processes 1,2] [--empty] [--json FILE]
 
-Wall-clock rates depend on what else the machine does; the processor time per step is the steadier figure. For comparison: what the
+Wall-clock rates depend on the load of the machine; the CPU time per step varies less. For comparison: what the
 original (PyBullet 3.2.7, its faster renderer for the machine, scene D, 200 and 84 pixels) reached on the same kind of machine, two busy
 AMD EPYC cores without GPU.
 """

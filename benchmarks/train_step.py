@@ -2,9 +2,9 @@
 
     python benchmarks/train_step.py [--config configs/tiny_calvin_vae.py ...] [--data DIR --name calvin_mujoco] [--steps 20] [--json FILE]
 
-The step is the training loop's own: compiled ahead, state donated, the loader running beside it. Frozen parameters are random, since
-speed does not depend on their values. Without --data it writes a dataset of photograph-like JPEG first. `computing` is the same step on
-one batch that is already on the device: what a loader that never keeps it waiting would give.
+The step is that of the training loop: compiled ahead of time, state donated, the loader running concurrently. Frozen parameters are
+random, since speed does not depend on their values. Without --data it writes a dataset of photograph-like JPEG first. `computing` is the same step on
+one batch that is already on the device: the speed with an infinitely fast loader.
 """
 
 import argparse

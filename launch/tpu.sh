@@ -1,17 +1,17 @@
 #!/bin/bash
 # launch/tpu.sh VERB --name NAME --zone ZONE [--project PROJECT] [options] [--dry-run] [-- vpp arguments]
 #
-# One TPU VM, or a slice of many hosts: the same commands, since everything goes to --worker=all.
+# One TPU VM or a slice of many hosts: the same commands, which address --worker=all.
 #
 #   create  --type v5litepod-16 [--version SOFTWARE] [--spot]   makes the slice
 #   mount   --share SERVER:/EXPORT                              mounts a Filestore share at /mnt/vpp on every host
-#   start   --image IMAGE [--container vpp] -- train ...        starts `vpp train ...` on every host and leaves
+#   start   --image IMAGE [--container vpp] -- train ...        starts `vpp train ...` on every host and returns
 #   logs    [--container vpp] [--worker 0]                      follows the log of one host
-#   stop    [--container vpp] [--grace 600]                     SIGTERM: saves, then ends with exit code 143; start goes on
-#   delete                                                      gives the slice back
+#   stop    [--container vpp] [--grace 600]                     SIGTERM: saves and exits with 143; `start` resumes
+#   delete                                                      deletes the slice
 #
-# Every host runs the same command on the same /mnt/vpp; JAX finds its neighbours by itself. A process that ends with an error is started
-# again by Docker and continues from the last checkpoint; a slice that was taken away is created anew, and start goes on.
+# Every host runs the same command on the same /mnt/vpp; JAX discovers the other hosts. Docker restarts a process that failed, which then
+# resumes from the last checkpoint. After a slice was preempted, `create` and `start` resume the run.
 source "$(dirname "$0")/common.sh"
 verb="${1:-}"
 [ $# -gt 0 ] && shift

@@ -3,8 +3,8 @@
 #               [--slices 1] [--restarts 100] [--grace 600] [--dry-run] -- vpp arguments
 #
 # A job on a GKE cluster, through XPK (https://github.com/AI-Hypercomputer/xpk). The cluster mounts the shared folder at /mnt/vpp.
-# A preempted job has --grace seconds to save and ends with exit code 143, one whose neighbour is gone with 75; GKE then starts the same
-# command again, which resumes. An exit code that a restart cannot help (2: wrong arguments) ends the job.
+# A preempted job has --grace seconds to save and exits with 143, one that lost another host with 75; GKE then restarts the same command,
+# which resumes. An exit code that a restart cannot fix (2: invalid arguments) ends the job.
 source "$(dirname "$0")/common.sh"
 slices=1 restarts=100 grace=600
 read_options cluster workload type image zone project slices restarts grace -- "$@"

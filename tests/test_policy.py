@@ -59,8 +59,8 @@ def features_of(policy):
 
 def test_the_video_model_reads_a_sentence_as_if_it_were_cut_to_its_length(policy, params):
     lengths = policy.config.text_length, policy.config.goal_length
-    sentences = ["open the drawer", "push the red block that lies left of the drawer to the right until it falls down"]
-    short, long = (CLIPTokenizer(length)(sentences) for length in lengths)
+    instructions = ["open the drawer", "push the red block that lies left of the drawer to the right until it falls down"]
+    short, long = (CLIPTokenizer(length)(instructions) for length in lengths)
     assert lengths[0] < lengths[1] < long[1].sum(1).max() + 1
     np.testing.assert_allclose(policy.video_states(params, *long), policy.video_states(params, *short), rtol=1e-6, atol=1e-6)
     assert policy.encode_instruction(params, *long).goal.shape == (2, policy.config.action.goal_dim)

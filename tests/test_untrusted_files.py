@@ -208,7 +208,7 @@ def ghostscript(tmp_path, monkeypatch, payload):
 
 @pytest.mark.usefixtures("ghostscript")
 def test_images_never_start_ghostscript(payload, tmp_path):
-    with pytest.raises(ValueError, match=r"not an? (picture|image)"):
+    with pytest.raises(ValueError, match=r"not an image"):
         images.size(EPS)
     with pytest.raises(ValueError, match="neither JPEG nor PNG"):
         images.decode(EPS)

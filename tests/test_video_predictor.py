@@ -73,7 +73,7 @@ def test_loss_has_gradients_everywhere_it_should(predictor, params, batch):
     def gradient(trained, key):
         return jax.grad(lambda t: predictor.loss(params | t, *batch, key)[0])(trained)
 
-    # a sentence is dropped with probability 0.05: several keys, so that the text always counts
+    # an instruction is dropped with probability 0.05: several keys, so that the text always counts
     total = {name: 0.0 for name in trained}
     for seed in range(3):
         for name, value in gradient(trained, jax.random.key(seed)).items():

@@ -1,18 +1,18 @@
-"""Kills the real training command at random moments and starts the same command again, many times.
+"""Fault injection: kills `vpp train` at random moments and restarts it, many times.
 
-    python tools/faults.py --out DIR [--kills 40] [--seed 0] [--steps 400]       the same command adds further kills
+    python tools/faults.py --out DIR [--kills 40] [--seed 0] [--steps 400]       re-run the command to add further kills
 
-Each round lets `vpp train` (one process, or two over loopback) run until a random moment of a random kind and sends SIGKILL or SIGTERM to
+Each round lets `vpp train` (one process, or two over loopback) run until a random moment in a random phase and sends SIGKILL or SIGTERM to
 one process:
 
     start    between the launch and the first step: imports, restoring, compilation
     step     while it trains
     save     while a checkpoint is being written
-    restore  while the checkpoint it goes on from is being read; without one, as `step`
+    restore  while the checkpoint to resume from is being read; `step` if there is none
 
-Then every other process must end by itself, every visible checkpoint must be complete and readable, and the same command goes on. A run
-that reaches its end must equal the uninterrupted run of as many processes bit for bit: parameters, averages, moments, data position and
-logged numbers. The table at the end says what was seen; the exit code is 1 where anything was not as it must be. Results: DIR/faults.json.
+Then every other process must exit, every visible checkpoint must be complete and readable, and the same command must resume. A finished
+run must equal the uninterrupted run of as many processes bit for bit: parameters, EMA, optimizer state, data position and logged metrics.
+A table summarises the results; the exit code is 1 if any check failed. Results: DIR/faults.json.
 """
 
 import argparse
@@ -44,14 +44,14 @@ PROJECT = Path(__file__).resolve().parents[1]
 MOMENTS, SIGNALS, COUNTS = ("start", "restore", "step", "save"), (signal.SIGKILL, signal.SIGTERM), (1, 2)
 # (processes, which of them is killed, moment, signal); each kill is one of those that were made least often
 PLAN = tuple(itertools.product(((1, 0), (2, 0), (2, 1)), MOMENTS, SIGNALS))
-# What the killed process, and those beside it, may end with: 75 gives up, -6 is JAX's own end where process 0 is gone.
-DIED, BESIDE = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15)}, (75, 143, -6)
+# Allowed exit codes of the killed process and of the others: 75 gives up, -6 is JAX aborting when process 0 is gone.
+KILLED_CODES, OTHER_CODES = {signal.SIGKILL: (-9,), signal.SIGTERM: (143, -15)}, (75, 143, -6)
 ENDS_WITHIN_S = 240.0
 
 
 @dataclass
 class Kill:
-    """One interruption. steps_lost: updates that were logged and had to be made again; ended_s: until every process had ended."""
+    """One interruption. steps_lost: logged updates that had to be repeated; ended_s: until every process had exited."""
 
     processes: int
     moment: str
@@ -146,11 +146,11 @@ def wait_for(run: Run, condition: Callable[[], bool]) -> None:
 
 
 def interrupt(run: Run, moment: str, number: signal.Signals, victim: int, draw: random.Random) -> Kill | None:
-    """Launches `run` and kills process `victim` of it; None where it reached its end before."""
+    """Launches `run` and kills its process `victim`; None if the run finished before."""
     begun, processes = run.starts, run.launch()
     launched = time.monotonic()
     moment = "step" if moment == "restore" and not complete_steps(run.checkpoints) else moment
-    if moment == "start":  # anywhere up to where the run before needed for its start
+    if moment == "start":  # at most as long as the previous run took to start
         until = launched + draw.uniform(0.0, interrupt.start_s)
         wait_for(run, lambda: time.monotonic() > until or run.starts > begun)
     elif moment == "restore":
@@ -172,7 +172,7 @@ def interrupt(run: Run, moment: str, number: signal.Signals, victim: int, draw: 
     kill.codes = run.wait()
     kill.ended_s = round(time.monotonic() - begin, 1)
     for index, code in enumerate(kill.codes):
-        if code not in (DIED[number] if index == victim else BESIDE) and not run.finished:
+        if code not in (KILLED_CODES[number] if index == victim else OTHER_CODES) and not run.finished:
             kill.problems.append(f"process {index} ended with {code}")
     kill.problems += unreadable(run)
     kill.steps_lost = max(run.logged - max(complete_steps(run.checkpoints), default=0), 0)
@@ -188,12 +188,12 @@ def reads(process: subprocess.Popen, folder: epath.Path) -> bool:
     """Whether the process has a file below `folder` open."""
     try:
         return any(os.readlink(entry).startswith(f"{folder}/") for entry in Path(f"/proc/{process.pid}/fd").iterdir())
-    except OSError:  # closed meanwhile, or the process is gone
+    except OSError:  # closed in the meantime, or the process is gone
         return False
 
 
 def unreadable(run: Run) -> list[str]:
-    """Visible checkpoints that are not complete, or cannot be read as a whole."""
+    """Visible checkpoints that are incomplete or cannot be read."""
     problems = []
     for entry in run.checkpoints.iterdir() if run.checkpoints.exists() else ():
         if not entry.name.isdigit():
@@ -212,9 +212,9 @@ def load_tensors(run: Run, step: int) -> dict[str, np.ndarray]:
         tree = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(path / item)
         found |= {f"{item}{name}": np.asarray(value) for name, value in flat(tree)}
     reader = Checkpoints(run.checkpoints, max_to_keep=1 << 30)
-    metadata, told = reader.metadata(step), ("step", "finished", "evaluated", "window", "latent_scaling_factor")
+    metadata, reported = reader.metadata(step), ("step", "finished", "evaluated", "window", "latent_scaling_factor")
     found["data"] = np.asarray(json.dumps(reader.data_state(step), sort_keys=True))
-    found["told"] = np.asarray(json.dumps({name: metadata[name] for name in told if name in metadata}))
+    found["metadata"] = np.asarray(json.dumps({name: metadata[name] for name in reported if name in metadata}))
     return found
 
 
@@ -223,13 +223,16 @@ def flat(tree, prefix: str = ""):
         yield from flat(value, f"{prefix}/{name}") if isinstance(value, dict) else [(f"{prefix}/{name}", value)]
 
 
-def tensor_diff(run: Run, whole: Run, step: int) -> list[str]:
-    """Where a run that was interrupted ends differently from one that was not."""
-    one, other = load_tensors(run, step), load_tensors(whole, step)
+def tensor_diff(run: Run, reference: Run, step: int) -> list[str]:
+    """The tensors and files in which an interrupted run differs from an uninterrupted one."""
+    one, other = load_tensors(run, step), load_tensors(reference, step)
     differ = sorted(one.keys() ^ other.keys()) + [name for name in one.keys() & other.keys() if not np.array_equal(one[name], other[name])]
-    untimed = lambda entry: {name: value for name, value in entry.items() if not name.startswith(TIMING)}  # noqa: E731
-    numbers = [[untimed(entry) for entry in read_entries(r.workdir / "metrics.jsonl")] for r in (run, whole)]
-    return differ + (["metrics.jsonl"] if numbers[0] != numbers[1] else [])
+    return differ + (["metrics.jsonl"] if untimed_metrics(run) != untimed_metrics(reference) else [])
+
+
+def untimed_metrics(run: Run) -> list[dict]:
+    entries = read_entries(run.workdir / "metrics.jsonl")
+    return [{name: value for name, value in entry.items() if not name.startswith(TIMING)} for entry in entries]
 
 
 def table(kills: list[Kill]) -> str:
@@ -261,9 +264,9 @@ def table(kills: list[Kill]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="directory of everything; what is there is gone on with")
-    parser.add_argument("--kills", type=int, default=40, help="so many more")
-    parser.add_argument("--finish", action=argparse.BooleanOptionalAction, default=True, help="let what is left run to its end")
+    parser.add_argument("--out", type=Path, required=True, help="output directory; existing runs in it are resumed")
+    parser.add_argument("--kills", type=int, default=40, help="number of further kills")
+    parser.add_argument("--finish", action=argparse.BooleanOptionalAction, default=True, help="let unfinished runs finish")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args()
@@ -272,9 +275,9 @@ def main() -> int:
     if not (options.out / "data").exists():
         write_episodes(options.out / "data")
     for count in COUNTS:
-        if not whole_run(options.out, count, options.steps).finished:
+        if not reference_run(options.out, count, options.steps).finished:
             begin = time.monotonic()
-            codes = whole_run(options.out, count, options.steps).through()
+            codes = reference_run(options.out, count, options.steps).through()
             assert codes == [0] * count, f"the uninterrupted run of {count} process(es) failed, see {options.out}/*.log"
             print(f"uninterrupted, {count} process(es): {time.monotonic() - begin:.1f} s", flush=True)
 
@@ -301,12 +304,12 @@ def main() -> int:
     problems = journal.problems + [problem for kill in journal.kills for problem in kill["problems"]]
     runs = sum(journal.ended.values())
     print(f"\n{table([Kill(**kill) for kill in journal.kills])}\n")
-    print(f"{len(journal.kills)} kills, {runs} runs to the end, {len(problems)} problems; {device_name()}", *problems, sep="\n")
+    print(f"{len(journal.kills)} kills, {runs} finished runs, {len(problems)} problems; {device_name()}", *problems, sep="\n")
     return 1 if problems else 0
 
 
 class Journal:
-    """DIR/faults.json: every kill, how many runs of each number of processes reached their end, and what was wrong with them."""
+    """DIR/faults.json: every kill, the number of finished runs per number of processes, and all problems."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -317,15 +320,15 @@ class Journal:
         write_atomically(self._path, json.dumps({"kills": self.kills, "ended": self.ended, "problems": self.problems}, indent=1))
 
 
-def whole_run(root: Path, count: int, steps: int) -> Run:
-    return Run(root, f"whole_{count}", count, steps)
+def reference_run(root: Path, count: int, steps: int) -> Run:
+    return Run(root, f"reference_{count}", count, steps)
 
 
 def compare(run: Run, journal: Journal, must_be_finished: bool) -> None:
-    """A run that has reached its end, beside the uninterrupted one; then room for the next."""
+    """Compares a finished run with the uninterrupted one, and deletes it."""
     if run.finished:
-        differ = tensor_diff(run, whole_run(run.workdir.parent, run.processes, run.steps), run.steps)
-        print(f"{run.workdir.name} has ended after {run.starts} starts; {differ or 'equal, bit for bit'}", flush=True)
+        differ = tensor_diff(run, reference_run(run.workdir.parent, run.processes, run.steps), run.steps)
+        print(f"{run.workdir.name} finished after {run.starts} starts; {differ or 'equal, bit for bit'}", flush=True)
         journal.problems += [f"{run.workdir.name}: {name}" for name in differ]
         journal.ended[str(run.processes)] = journal.ended.get(str(run.processes), 0) + 1
         shutil.rmtree(run.workdir)

@@ -1,17 +1,17 @@
-"""Three training steps of every stage on every mesh of eight devices, and of the real command as several processes, beside one device.
+"""Mesh equivalence: three training steps of every stage on meshes of eight devices, and `vpp train` as several processes.
 
     python tools/meshes.py devices   [--stages vae,video,policy] [--meshes 8x1x1,...]     eight simulated devices in one process
     python tools/meshes.py processes --out DIR [--stages ...] [--counts 2,4]                  `vpp train` over loopback, then onto fewer
 
 The model is the smallest one that has every part (tests/configs/micro.py), in float32, its parameters split as far as they divide.
-`devices` compares losses and updated parameters after each of three steps. `processes` trains stage after stage as 1, 2 and 4 processes on
-the same data, one device each, and continues a run of the most processes as fewer of them: losses (and with them the order of the data) and
-parameters must be those of one process.
+`devices` compares losses and updated parameters after each of three steps. `processes` trains each stage as 1, 2 and 4 processes on the
+same data, one device each, and resumes a run of the most processes with fewer: losses (and so the order of the data) and parameters must
+equal those of one process.
 
-Differences are relative: of a tensor, the largest difference over its largest value, or over the learning rate where that is larger (what
-Adam moves a parameter by in a step). Float32 sums over a batch come in another order on another mesh; the bound is 1e-5. Adam divides a
-gradient by its own size, so that one that is nothing but rounding would move its parameter at full size in a random direction: eps is 1e-3
-here, which leaves such parameters where they are.
+Differences are relative: for a tensor, the largest difference over its largest value, or over the learning rate if that is larger (the size
+of an Adam update). Float32 sums over a batch have another order on another mesh; the bound is 1e-5. Adam divides a gradient by its own
+magnitude, so a gradient of pure rounding error would move its parameter by a full step in a random direction: eps is 1e-3 here, which
+suppresses such updates.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> int:
     options = parser.parse_args()
     stages = options.stages.split(",")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    flags = "--xla_backend_optimization_level=0"  # compiling is what takes time
+    flags = "--xla_backend_optimization_level=0"  # compilation dominates the run time
     if options.what == "devices":
         flags += f" --xla_force_host_platform_device_count={DEVICES}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
@@ -193,7 +193,7 @@ def command(out: Path, stage: str, workdir: Path, count: int, steps: int) -> flo
 
 
 def report(out: Path, stage: str, name: str, processes: str, seconds: float) -> float:
-    """Prints the row of one run beside that of one process -> the larger difference."""
+    """Prints the row of one run compared with one process -> the larger difference."""
     import numpy as np
 
     from vpp_jax.training.checkpoints import list_tensors, load_params

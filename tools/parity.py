@@ -1,18 +1,18 @@
-"""Recomputes every quantity of a folder of reference vectors and says how far each is off.
+"""Parity: recomputes every array of a folder of reference vectors and prints its error.
 
     python -m tests.parity DIR [--seed 0]
 
-DIR holds `config.json` (sizes), `keys.json` (tensors per module, whose values are a function of name, shape and seed), and `vectors.npz`:
+DIR has `config.json` (sizes), `keys.json` (tensors per module, whose values are a function of name, shape and seed), and `vectors.npz`:
 inputs and outputs of the published modules, recorded in float32 on a CPU. One line per array: name, shape, largest error relative to the
-largest magnitude of the array, verdict. Exit 1 if one is off or is not recomputed.
+largest magnitude of the array, verdict. The exit code is 1 if one differs or is not recomputed.
 
-Some arrays are not defined to the tolerance by float32 itself, in the record as little as here: where an image has shrunk to one pixel,
+Float32 does not determine some arrays to the tolerance, neither in the recording nor here: where an image has shrunk to one pixel,
 GroupNorm divides by the spread of two numbers. An array that misses its tolerance is therefore recomputed in float32 and in float64, with
-these weights and with up to `DRAWS` sets of weights nearby, where rounding is another and a mistake the same. It passes if
+these weights and with up to `DRAWS` perturbed sets of weights, for which rounding differs and a mistake does not. It passes if
 
-- the record is no farther from float64 than float32 is with one of these: if the function is right, the record is one more such rounding,
-  and the farthest of all with a probability of one in `DRAWS` + 2;
-- float32 here differs from float64 by no more than the tolerance on average, entry by entry: rounding averages out.
+- the recording is no farther from float64 than float32 is with one of these: if the function is correct, the recording is one more such
+  rounding, and the farthest of all with a probability of one in `DRAWS` + 2;
+- float32 here differs from float64 by no more than the tolerance on average, entry by entry: rounding errors average out.
 
 An array that misses its tolerance tenfold fails in any case.
 """
@@ -205,7 +205,7 @@ class Folder:
     def predictor(self, diffusion: VideoDiffusionConfig = PUBLISHED, **changes) -> tuple[VideoPredictor, dict[str, jax.Array]]:
         """Stage 1 as the project uses it, and its parameters."""
         key = (diffusion, *sorted(changes.items()))
-        if key not in self.predictors:  # kept: building a U-Net abstractly takes seconds
+        if key not in self.predictors:  # cached: building a U-Net abstractly takes seconds
             self.predictors[key] = VideoPredictor(self.model(**changes), diffusion)
         predictor = self.predictors[key]
         params = with_prefix("text", self.load(predictor.text, "clip_text")) | with_prefix("vae", self.load(predictor.vae, "vae"))
@@ -401,7 +401,7 @@ GROUPS: tuple[Group, ...] = (text_and_vae, features, unet, stage_one, former, po
 
 
 class Rounding(NamedTuple):
-    """Differences from float64, relative to the largest magnitude of the array: the record's, and float32's largest and averaged ones."""
+    """Differences from float64, relative to the largest magnitude of the array: the recording's, and the largest and mean of float32's."""
 
     record: float
     largest: float

@@ -1,11 +1,11 @@
-"""Host memory that a start of size svd from a checkpoint takes on one host of eight, beside that host's share of the state.
+"""Host memory for restoring a checkpoint of size svd on one host of eight, compared with that host's share of the state.
 
     python tools/start_memory.py --out DIR
 
-A run of stage `video` keeps parameters, average and two moments. Here eight processes over loopback, one device each, are the hosts of a
-mesh fsdp = 8. They restore every 32nd and every 16th tensor by size, from the largest on, with their true shapes; what the second adds to
-the first is scaled to all of them. On CPU the arrays stay in host memory, so that the figure holds the share itself and whatever restoring
-needs besides; on a TPU the share moves on to the chips. The checkpoint is read as written by eight devices, and as written whole by one.
+The state of stage `video` is parameters, EMA and two moments. Eight processes over loopback, one device each, are the hosts of a mesh
+fsdp = 8. They restore every 32nd and every 16th tensor by size, starting with the largest, with their true shapes; the difference between
+both is scaled to all tensors. On CPU the arrays remain in host memory, so the figure includes the share itself and the overhead of
+restoring; on a TPU the share is moved to the chips. The checkpoint is read as written by eight devices, and as written unsharded by one.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def play(options: argparse.Namespace) -> None:
         checkpoints.save(1, as_state(np.int32(1), values), {}, {})
         checkpoints.close()
         return
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = memory("VmRSS")
     state = jax.block_until_ready(checkpoints.restore(1, abstract, shardings))
     grown = memory("VmHWM") - before
@@ -103,7 +103,7 @@ def play(options: argparse.Namespace) -> None:
 
 
 def tensors(folder: Path, every: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of every so-many-th parameter by size; all of them are kept in a file, since building the model takes seconds."""
+    """Shapes of every n-th parameter by size; all shapes are cached in a file, since building the model takes seconds."""
     path = folder / "tensors.json"
     if not path.exists():
         from vpp_jax.cli.config_flag import load_config

@@ -11,7 +11,7 @@ from data_pipelines.rlds.tfrecord import write_records
 
 
 def write_episodes(directory: Path, episodes: int = 4, steps: int = 24, size: int = 16) -> None:
-    """`episodes` of random pictures [size size 3], states and actions in one shard of split 'train'."""
+    """`episodes` of random images [size size 3], states and actions in one shard of split 'train'."""
     rng = np.random.default_rng(0)
     camera = Feature("image", "uint8", (size, size, 3), "jpeg")
     schema = Schema(
@@ -33,10 +33,10 @@ def write_episodes(directory: Path, episodes: int = 4, steps: int = 24, size: in
             "language_instruction": ["do something"] * steps,
         }
         for name in ("observation/rgb_static", "observation/rgb_gripper"):
-            pictures = rng.integers(0, 256, (steps, size, size, 3), dtype=np.uint8)
-            columns[name] = [images.encode_jpeg(picture, 90) for picture in pictures]
+            frames = rng.integers(0, 256, (steps, size, size, 3), dtype=np.uint8)
+            columns[name] = [images.encode_jpeg(frame, 90) for frame in frames]
         payloads.append(writer.encode_episode(schema, columns, {}))
     directory.mkdir(parents=True, exist_ok=True)
     written = write_records(directory / writer.shard_name("calvin_mujoco", "train", 0, 1), payloads)
     splits = {"train": writer.WrittenSplit((episodes,), written)}
-    writer.write_metadata(directory, schema, "calvin_mujoco", "1.0.0", splits, "Synthetic pictures for tests.")
+    writer.write_metadata(directory, schema, "calvin_mujoco", "1.0.0", splits, "Synthetic images for tests.")

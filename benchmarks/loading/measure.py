@@ -1,4 +1,4 @@
-"""One pipeline in a process of its own: what it reads per second, what that costs, as one line of JSON.
+"""One pipeline in a separate process: throughput and cost as one line of JSON.
 
 python benchmarks/loading/measure.py PIPELINE DIR --begun SECONDS ...     (started by benchmarks/loader.py)
 """

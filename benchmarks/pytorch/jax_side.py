@@ -1,6 +1,6 @@
 """Our side of `benchmarks/against_pytorch.py`: each case compiled ahead of time, as the evaluator and the training loop compile it.
 
-A case is a function of a size. It is prepared before the other side's, which gets the random numbers that a case draws (`shared`).
+A case is a function of a size. It is prepared before the other side's, which receives the random numbers drawn here (`shared`).
 """
 
 import time
@@ -69,7 +69,7 @@ def former(size: str) -> Prepared:
 
 
 def act(size: str) -> Prepared:
-    """Images and a sentence that was read before to an action chunk: the one program that the evaluator runs."""
+    """Images and an encoded instruction -> action chunk: the program that the evaluator runs."""
     config = experiment(size)
     stage, given = PolicyStage(config), inputs(config, "images", "goal_ids", "goal_mask")
     policy = stage.policy
@@ -92,7 +92,7 @@ def act(size: str) -> Prepared:
     seeds = np.zeros(1, np.uint32)
     call, compile_s = compiled(program, params, images, instruction, np.zeros((1, 0), np.float32), seeds)
     shared = {name: np.asarray(value) for name, value in noise_of(policy, seeds).items()}
-    notes = {"compile_s": compile_s, "parameters": parameter_count(params), "reading a sentence_s": read_s}
+    notes = {"compile_s": compile_s, "parameters": parameter_count(params), "encode_instruction_s": read_s}
     return Prepared({"": call}, {"actions": np.asarray(call())}, shared, notes)
 
 
@@ -124,7 +124,7 @@ def train_policy(size: str) -> Prepared:
     batch = jax.device_put(batch)
 
     def objective(params: Params) -> jax.Array:
-        """Without dropout and with given noise: what can be compared."""
+        """Without dropout and with given noise, so that results are comparable."""
         sigma, noise, actions = given["action_sigma"], given["action_noise"], given["actions"]
         context = policy.context(params, batch["features"], policy.goal_vector(frozen, batch["text_ids"], batch["text_mask"]), None)
         scale, noisy = edm.policy_preconditioning(sigma), edm.add_noise(actions, noise, sigma)
@@ -171,7 +171,7 @@ def train_video(size: str) -> Prepared:
 
 
 class Repeated:
-    """A training step that is called again and again, with its state donated as the training loop does. -> what it gives beside that."""
+    """A training step that is called repeatedly with its state donated, as in the training loop. -> its other outputs."""
 
     def __init__(self, step: Callable, state: Any, *arguments: Any):
         begin = time.perf_counter()

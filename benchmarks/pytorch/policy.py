@@ -55,7 +55,7 @@ class ActionTransformer(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """EDM's preconditioning around the network, which stands below `inner_model` as in the published state dict."""
+    """EDM's preconditioning around the network, which is named `inner_model` as in the published state dict."""
 
     def __init__(self, inner_model: ActionTransformer, sigma_data: float = 0.5):
         super().__init__()
@@ -76,7 +76,7 @@ class Denoiser(nn.Module):
         return self.denoise(noisy, sigma, self.inner_model.encode(*conditions))
 
     def loss(self, actions: Tensor, noise: Tensor, sigma: Tensor, *conditions: Tensor | None) -> Tensor:
-        """Mean squared error of the network's output against the one that would make the denoised chunk exact."""
+        """Mean squared error of the network's output against the exact one."""
         noisy = actions + sigma[:, None, None] * noise
         c_skip, c_out, c_in = self.coefficients(sigma)
         output = self.inner_model.decode(c_in * noisy, sigma, self.inner_model.encode(*conditions))

@@ -1,4 +1,4 @@
-"""What both sides of `benchmarks/against_pytorch.py` share: sizes, random inputs, and weights that follow from their published names.
+"""Shared by both sides of `benchmarks/against_pytorch.py`: sizes, random inputs, and weights derived from their published names.
 
 Widths are multiples of 32, the number of groups that diffusers' GroupNorms have. `svd` is the published model; its training step of
 stage `video` is measured at size `base`, which fits a small machine with gradients and optimizer.
@@ -17,7 +17,7 @@ from vpp_jax.models.tokenizer import CLIPTokenizer
 
 SIZES = ("tiny", "base", "svd")
 SCALING_FACTOR = 0.18215
-SENTENCE = "push the sliding door to the left side"
+INSTRUCTION = "push the sliding door to the left side"
 POLICY_TRAINING = ("batch_features", "actions", "action_noise", "action_sigma", "goal_ids", "goal_mask")
 VIDEO_TRAINING = ("latents", "latent_noise", "latent_sigma", "states")
 POLICY_BATCH = {"tiny": 8, "base": 8, "svd": 4}  # observations per training step
@@ -70,14 +70,14 @@ def experiment(size: str) -> ExperimentConfig:
 
 
 def video_experiment(size: str) -> ExperimentConfig:
-    """Stage `video`: the whole U-Net, with the published optimizer."""
+    """Stage `video`: the full U-Net, with the published optimizer."""
     config = experiment("base" if size == "svd" else size)
     optimizer = replace(config.optimizer, learning_rate=5e-6, betas=(0.9, 0.999), weight_decay=0.0, grad_clip=1.0)
     return replace(config, optimizer=optimizer)
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The weight that stands under a published name, float32: matrices ~ N(0, 1/fan-in), scales ~ 1 + 0.1 N, the rest ~ 0.1 N."""
+    """The weight of a published name, float32: matrices ~ N(0, 1/fan-in), scales ~ 1 + 0.1 N, the rest ~ 0.1 N."""
     noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, dtype=np.float32)
     if len(shape) > 1:
         noise /= np.float32(math.sqrt(math.prod(shape[1:])))
@@ -86,7 +86,7 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def inputs(config: ExperimentConfig, *names: str) -> dict[str, np.ndarray]:
-    """Random inputs in PyTorch's layouts; float32 normal where nothing else is said. Only the named ones are made."""
+    """Random inputs in PyTorch's layouts; float32 normal unless stated otherwise. Only the named ones are created."""
     model, rows = config.model, config.data.batch_size
     size, channels = model.image_size // model.vae.downscale, model.vae.latent_channels
     features = (model.frames, len(model.views) * tap_size(config) ** 2, model.former.condition_dim)
@@ -111,7 +111,7 @@ def inputs(config: ExperimentConfig, *names: str) -> dict[str, np.ndarray]:
         if name in ("latent_sigma", "action_sigma"):
             return np.exp(rng.uniform(math.log(0.05), math.log(20.0), 1 if name == "latent_sigma" else rows)).astype(np.float32)
         consumer, part = name.split("_")  # ids and masks [1 l] of the U-Net's text and of the goal
-        tokens = CLIPTokenizer({"video": model.text_length, "goal": model.goal_length}[consumer])([SENTENCE])
+        tokens = CLIPTokenizer({"video": model.text_length, "goal": model.goal_length}[consumer])([INSTRUCTION])
         return tokens[("ids", "mask").index(part)]
 
     return {name: make(name) for name in names}

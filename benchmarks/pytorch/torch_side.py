@@ -1,8 +1,8 @@
-"""PyTorch's side of `benchmarks/against_pytorch.py`: diffusers' and transformers' modules, and the twins beside this file.
+"""PyTorch's side of `benchmarks/against_pytorch.py`: diffusers' and transformers' modules, and the PyTorch modules of this folder.
 
-Cases as in `jax_side`. `act` does per call what the published code does: both text encoders, the VAE, the U-Net as far as the last
-tap, the Video Former, and ten denoising calls that run the policy's encoder each time. Its variant `tuned` reads the sentence before
-the call and runs the encoder once, which is what our side does.
+Cases as in `jax_side`. `act` does per call what the published code does: both text encoders, the VAE, the U-Net up to the last
+tap, the Video Former, and ten denoising calls that run the policy's encoder each time. Its variant `tuned` encodes the instruction
+before the call and runs the encoder once, as our side does.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""The Video Former as a plain PyTorch module: what the JAX one is compared with, for equality and for speed.
+"""The Video Former as a plain PyTorch module: the reference for equality and speed of the JAX one.
 
 Parameter names and shapes are the published ones, so that a state dict of either side fits the other. Straightforward on purpose:
 attention is `scaled_dot_product_attention` on projected keys and values, frames and positions are folded into the batch.
@@ -82,7 +82,7 @@ class TemporalAttention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Scaled dot-product attention of [b n h·c] arrays whose last axis holds the heads side by side."""
+    """Scaled dot-product attention of [b n h·c] arrays whose last axis is the concatenation of the heads."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 

@@ -10,7 +10,7 @@ from vpp_jax.models.text_encoder import CLIPTextEncoder, TextEncoderConfig
 from vpp_jax.models.tokenizer import CLIPTokenizer
 
 CONFIG = TextEncoderConfig(width=32, layers=2, heads=4, mlp_width=64, projection_dim=24)
-SENTENCES = ["push the red block", "open the drawer and lift the blue block", "a"]
+INSTRUCTIONS = ["push the red block", "open the drawer and lift the blue block", "a"]
 
 
 def build(config: TextEncoderConfig) -> PureModule:
@@ -44,7 +44,7 @@ def test_published_size_and_names():
 
 
 def test_padding_changes_nothing(params, encode):
-    outputs = {length: encode(params, *CLIPTokenizer(length)(SENTENCES)) for length in (12, 30)}
+    outputs = {length: encode(params, *CLIPTokenizer(length)(INSTRUCTIONS)) for length in (12, 30)}
     assert outputs[12].hidden.shape == (3, 12, 32)
     assert outputs[12].pooled.shape == (3, 24)
     np.testing.assert_allclose(outputs[12].pooled, outputs[30].pooled, atol=1e-5)
@@ -65,7 +65,7 @@ def test_padding_never_serves_as_key(params, encode):
 
 
 def test_attention_is_causal(params, encode):
-    ids, mask = CLIPTokenizer(12)([SENTENCES[1]])
+    ids, mask = CLIPTokenizer(12)([INSTRUCTIONS[1]])
     changed = ids.copy()
     changed[0, 4] = 1234
     before, after = encode(params, ids, mask).hidden, encode(params, changed, mask).hidden
@@ -74,7 +74,7 @@ def test_attention_is_causal(params, encode):
 
 
 def test_pooled_is_the_projected_state_at_the_first_end_token(params, encode):
-    ids, mask = CLIPTokenizer(12)(SENTENCES)
+    ids, mask = CLIPTokenizer(12)(INSTRUCTIONS)
     output = encode(params, ids, mask)
     for row, count in enumerate(mask.sum(1)):
         expected = output.hidden[row, count - 1] @ params["text_projection.kernel"]
@@ -82,7 +82,7 @@ def test_pooled_is_the_projected_state_at_the_first_end_token(params, encode):
 
 
 def test_every_parameter_learns(pure, params):
-    ids, mask = CLIPTokenizer(12)(SENTENCES)
+    ids, mask = CLIPTokenizer(12)(INSTRUCTIONS)
 
     def loss(params):
         output = pure.bind(params)(jnp.asarray(ids), jnp.asarray(mask))

@@ -51,9 +51,9 @@ def test_width_only_adds_padding():
 
 
 def test_long_sentences_keep_their_end_token():
-    sentence = "a photo of a cat " * 30
-    (cut,), (cut_mask,) = CLIPTokenizer(20)([sentence])
-    (whole,), _ = CLIPTokenizer(77)([sentence])
+    instruction = "a photo of a cat " * 30
+    (cut,), (cut_mask,) = CLIPTokenizer(20)([instruction])
+    (whole,), _ = CLIPTokenizer(77)([instruction])
     np.testing.assert_array_equal(cut[:19], whole[:19])
     assert cut[19] == END_OF_TEXT
     assert cut_mask.all()
@@ -109,8 +109,8 @@ def test_the_vocabulary_is_the_published_one():
 
 
 def test_decode_gives_the_sentences_back():
-    sentences = ["open the drawer", "push the sliding door to the left side", "turn off the green lamp"]
+    instructions = ["open the drawer", "push the sliding door to the left side", "turn off the green lamp"]
     tokenizer = CLIPTokenizer(20)
-    assert tokenizer.decode(*tokenizer(sentences)) == sentences
+    assert tokenizer.decode(*tokenizer(instructions)) == instructions
     short = CLIPTokenizer(5)
     assert short.decode(*short(["push the door to the left"])) == ["push the door"]

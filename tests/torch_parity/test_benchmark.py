@@ -1,4 +1,4 @@
-"""Both sides of `benchmarks/against_pytorch.py` compute the same: `act()` from images and a sentence to actions, and a training loss."""
+"""Both sides of `benchmarks/against_pytorch.py` agree: `act()` from images and an instruction to actions, and a training loss."""
 
 import pytest
 

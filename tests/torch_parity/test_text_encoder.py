@@ -53,8 +53,8 @@ def params(pure, theirs):
 
 
 @pytest.fixture(scope="module")
-def sentences():
-    """Three sentences of 3, 9 and 18 words between start and end, padded with the end-of-text token."""
+def instructions():
+    """Three instructions of 3, 9 and 18 words between start and end, padded with the end-of-text token."""
     ids, mask = np.full((3, LENGTH), CONFIG.end_of_text, np.int32), np.zeros((3, LENGTH), bool)
     for row, words in enumerate((3, 9, 18)):
         ids[row, : words + 1] = [298, *np.random.default_rng(row).integers(0, 298, words)]
@@ -73,16 +73,16 @@ def ask(theirs, ids, mask):
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_states_and_pooled_vector(masked, theirs, run, params, sentences):
-    ids, mask = sentences
+def test_states_and_pooled_vector(masked, theirs, run, params, instructions):
+    ids, mask = instructions
     want = ask(theirs, ids, mask if masked else None)
     got = run(params, ids, mask if masked else np.ones_like(mask))
     check(got.hidden, want.last_hidden_state, what="states")
     check(got.pooled, want.text_embeds, what="pooled")
 
 
-def test_a_layer_and_the_embeddings(theirs, pure, params, sentences):
-    ids, mask = sentences
+def test_a_layer_and_the_embeddings(theirs, pure, params, instructions):
+    ids, mask = instructions
     paths = ("text_model.embeddings", "text_model.encoder.layers.1", "text_model.encoder.layers.1.mlp", "text_model.final_layer_norm")
     calls = record(theirs, paths, lambda: ask(theirs, ids, mask))
     check(jax.jit(lambda p: pure.bind(p).text_model.embeddings(ids))(params), calls[paths[0]].output, what=paths[0])
@@ -110,17 +110,17 @@ def check_gradients_of_all_weights(config, ids, mask, forward, gradient):
     check_gradients(gradients, theirs, tolerance=gradient)
 
 
-def test_gradients_of_all_weights(sentences):
-    check_gradients_of_all_weights(CONFIG, *sentences, FORWARD, GRADIENT)
+def test_gradients_of_all_weights(instructions):
+    check_gradients_of_all_weights(CONFIG, *instructions, FORWARD, GRADIENT)
 
 
-def test_the_same_function_in_float64(float64, sentences):
-    check_gradients_of_all_weights(dataclasses.replace(CONFIG, dtype="float64"), *sentences, FLOAT64, FLOAT64)
+def test_the_same_function_in_float64(float64, instructions):
+    check_gradients_of_all_weights(dataclasses.replace(CONFIG, dtype="float64"), *instructions, FLOAT64, FLOAT64)
 
 
-def test_bfloat16_stays_close(theirs, params, sentences):
+def test_bfloat16_stays_close(theirs, params, instructions):
     pure = PureModule.of(lambda rngs: CLIPTextEncoder(dataclasses.replace(CONFIG, dtype="bfloat16"), rngs=rngs))
-    want = ask(theirs, *sentences)
-    got = jax.jit(lambda params: pure.bind(params)(*sentences))(params)
+    want = ask(theirs, *instructions)
+    got = jax.jit(lambda params: pure.bind(params)(*instructions))(params)
     check(got.hidden, want.last_hidden_state, BFLOAT16, "states")
     check(got.pooled, want.text_embeds, BFLOAT16, "pooled")

@@ -61,7 +61,7 @@ def params(pure, theirs):
     return load(pure, theirs)
 
 
-PICTURES = normal(1, 2, 3, 24, 16)  # not square: a swap of the axes shows
+STILLS = normal(1, 2, 3, 24, 16)  # not square: a swap of the axes shows
 LATENTS = normal(2, BATCH, FRAMES, CONFIG.latent_channels, 4, 6)
 ENCODER = (
     "encoder.conv_in",
@@ -97,7 +97,7 @@ ON_VIDEOS = {"SpatioTemporalResBlock", "MidBlockTemporalDecoder", "UpBlockTempor
 @pytest.fixture(scope="module")
 def calls(theirs):
     def run():
-        theirs.encode(PICTURES)
+        theirs.encode(STILLS)
         theirs.decode(LATENTS.flatten(0, 1), num_frames=FRAMES)
 
     return record(theirs, ENCODER + DECODER, run)
@@ -134,8 +134,8 @@ def decode(pure):
 
 def test_posterior(theirs, encode, params):
     with torch.no_grad():
-        want = theirs.encode(PICTURES).latent_dist
-    got = encode(params, images(PICTURES))
+        want = theirs.encode(STILLS).latent_dist
+    got = encode(params, images(STILLS))
     check(got.mean, images(want.mode()), what="mean")
     check(got.logvar, images(want.logvar), what="logvar")
     check(got.kl().sum((1, 2, 3)), want.kl(), what="KL divergence")
@@ -151,16 +151,16 @@ def test_decoding_in_chunks(chunk, theirs, decode, params):
         check(decode(params, np.moveaxis(part.numpy(), 2, -1)), videos(want, part.shape[1]), what=f"frames from {begin}")
 
 
-def check_both_halves(config: VideoVAEConfig, pictures: torch.Tensor, forward: float, gradient: float):
+def check_both_halves(config: VideoVAEConfig, stills: torch.Tensor, forward: float, gradient: float):
     """Encoded, decoded again, and the gradients of all weights on the way."""
     theirs, pure = diffusers_vae(config), PureModule.of(lambda rngs: TemporalVAE(config, rngs=rngs))
-    direction, params = normal(4, *pictures.shape).to(pictures.dtype), load(pure, theirs)
-    frames = theirs.decode(theirs.encode(pictures).latent_dist.mode(), num_frames=2).sample
+    direction, params = normal(4, *stills.shape).to(stills.dtype), load(pure, theirs)
+    frames = theirs.decode(theirs.encode(stills).latent_dist.mode(), num_frames=2).sample
     (frames * direction).sum().backward()
 
     def objective(params):
         model = pure.bind(params)
-        frames = model.decode(model.encode(images(pictures)).mean[None])[0]
+        frames = model.decode(model.encode(images(stills)).mean[None])[0]
         return (frames * images(direction)).sum(), frames
 
     gradients, got = jax.jit(jax.grad(objective, has_aux=True))(params)
@@ -169,11 +169,11 @@ def check_both_halves(config: VideoVAEConfig, pictures: torch.Tensor, forward: f
 
 
 def test_gradients_of_all_weights_through_both_halves():
-    check_both_halves(SHALLOW, PICTURES, FORWARD, GRADIENT)
+    check_both_halves(SHALLOW, STILLS, FORWARD, GRADIENT)
 
 
 def test_the_same_function_in_float64(float64):
-    check_both_halves(dataclasses.replace(SHALLOW, dtype="float64"), PICTURES.double(), FLOAT64, FLOAT64)
+    check_both_halves(dataclasses.replace(SHALLOW, dtype="float64"), STILLS.double(), FLOAT64, FLOAT64)
 
 
 def test_bfloat16_stays_close():
@@ -181,8 +181,8 @@ def test_bfloat16_stays_close():
     pure = PureModule.of(lambda rngs: TemporalVAE(dataclasses.replace(SHALLOW, dtype="bfloat16"), rngs=rngs))
     params = load(pure, theirs)
     with torch.no_grad():
-        latents = theirs.encode(PICTURES).latent_dist.mode()
+        latents = theirs.encode(STILLS).latent_dist.mode()
         frames = theirs.decode(LATENTS.flatten(0, 1), num_frames=FRAMES).sample
-    check(jax.jit(lambda p, x: pure.bind(p).encode(x).mean)(params, images(PICTURES)), images(latents), BFLOAT16, "latents")
+    check(jax.jit(lambda p, x: pure.bind(p).encode(x).mean)(params, images(STILLS)), images(latents), BFLOAT16, "latents")
     got = jax.jit(lambda p, z: pure.bind(p).decode(z))(params, np.moveaxis(LATENTS.numpy(), 2, -1))
     check(got, videos(frames, FRAMES), BFLOAT16, "frames")

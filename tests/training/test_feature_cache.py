@@ -9,13 +9,13 @@ from vpp_jax.training.feature_cache import FILE_NAME, CachedFeatures, build_feat
 
 
 class Observations:
-    """Seven observations; the 'picture' of observation i is the number i."""
+    """Seven observations; the 'image' of observation i is the number i."""
 
     def __len__(self):
         return 7
 
     def __getitem__(self, index):
-        return {"picture": np.float32(index), "action": np.full((2, 3), index, np.float32)}
+        return {"image": np.float32(index), "action": np.full((2, 3), index, np.float32)}
 
     def metadata(self):
         return {"dataset": "numbers"}
@@ -26,9 +26,9 @@ class Interrupted(Exception):
 
 
 def compute(batch, keys):
-    """Features [b t=2 n=3 d=1] that show picture and key."""
+    """Features [b t=2 n=3 d=1] that show image and key."""
     noise = jax.vmap(lambda key: jax.random.normal(key, (2, 3, 1)))(keys)
-    return jnp.asarray(batch["picture"])[:, None, None, None] + 0.01 * noise
+    return jnp.asarray(batch["image"])[:, None, None, None] + 0.01 * noise
 
 
 def build(directory, function=compute, identity="one", draws=2):

@@ -1,4 +1,4 @@
-"""Stage video from latents computed once: the same loss as from pictures, and only with the VAE that made them."""
+"""Stage video from latents computed once: the same loss as from frames, and only with the VAE that made them."""
 
 import dataclasses
 from functools import cached_property
@@ -47,7 +47,7 @@ class Stage(VideoStage):
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
-    """Five episodes of random pictures in two shards, one of them the val split."""
+    """Five episodes of random images in two shards, one of them the val split."""
     directory, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     schema = Schema(
         steps={
@@ -61,12 +61,12 @@ def dataset(tmp_path_factory) -> Path:
     for split, lengths in (("train", (6, 3, 7)), ("val", (5, 4))):
         payloads = []
         for length in lengths:
-            pictures = rng.integers(0, 256, (length, 4, 4, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+            frames = rng.integers(0, 256, (length, 4, 4, 3), np.uint8).repeat(8, 1).repeat(8, 2)
             payloads.append(
                 writer.encode_episode(
                     schema,
                     {
-                        "observation/rgb_static": [images.encode_jpeg(picture) for picture in pictures],
+                        "observation/rgb_static": [images.encode_jpeg(frame) for frame in frames],
                         "is_first": np.arange(length) == 0,
                         "language_instruction": [f"do {length}"] * length,
                         "action": rng.normal(size=(length, 7)).astype(np.float32),
@@ -132,29 +132,29 @@ def packed(config, dataset, tmp_path_factory):
 def test_latents_are_the_posterior_of_every_frame(predictor, params, packed, dataset):
     posterior = jax.jit(predictor.posterior)
     for split in ("train", "val"):
-        for pictures, latents in zip(RLDSDataset(dataset, split), RLDSDataset(packed.data.datasets[0].path, split), strict=True):
-            length = len(pictures)
-            frames = np.stack([pictures.frame("observation/rgb_static", min(step, length - 1)) for step in range(8)])  # one shape
+        for episode, latents in zip(RLDSDataset(dataset, split), RLDSDataset(packed.data.datasets[0].path, split), strict=True):
+            length = len(episode)
+            frames = np.stack([episode.frame("observation/rgb_static", min(step, length - 1)) for step in range(8)])  # one shape
             mean, logvar = (values[:length] for values in posterior(params, frames))
             np.testing.assert_allclose(latents.column("observation/rgb_static_latent_mean"), mean, rtol=1e-3, atol=1e-3)
             np.testing.assert_allclose(latents.column("observation/rgb_static_latent_logvar"), logvar, rtol=1e-3, atol=1e-3)
-            np.testing.assert_array_equal(latents.column("action"), pictures.column("action"))
+            np.testing.assert_array_equal(latents.column("action"), episode.column("action"))
 
 
 def test_loss_from_latents_is_the_loss_from_pictures(params, config, packed):
     losses = {}
-    for name, chosen in (("pictures", config), ("latents", packed)):
+    for name, chosen in (("frames", config), ("latents", packed)):
         stage = Stage(chosen)
         source = stage.source("train", params, Path())
         loss = jax.jit(stage.loss)
         keys = [jax.random.key(seed) for seed in range(4)]
         batches = [{key: value for key, value in batch.items() if key != "valid"} for batch in eval_batches(source, 2)]
-        assert ("video" in batches[0]) == (name == "pictures")
+        assert ("video" in batches[0]) == (name == "frames")
         losses[name] = np.array([loss({}, params, batch, key)[0] for batch, key in zip(batches, keys, strict=False)])
         assert float(stage.loss_weight(batches[0])) == 2
-    assert np.ptp(losses["pictures"]) > 0.01
+    assert np.ptp(losses["frames"]) > 0.01
     # float16 keeps 11 bits: 2^-11 of the latents, about twice that of their squares
-    np.testing.assert_allclose(losses["latents"], losses["pictures"], rtol=2e-3)
+    np.testing.assert_allclose(losses["latents"], losses["frames"], rtol=2e-3)
 
 
 def test_another_vae_is_refused(params, packed, capsys):

@@ -31,7 +31,7 @@ def test_known_motion(predicted, correlation, error):
 
 
 def test_clips_count_by_their_motion():
-    """A clip in which nothing moves changes neither figure; a still picture never gets more than chance."""
+    """A clip in which nothing moves changes neither figure; a static video never gets more than chance."""
     true, still = np.concatenate([clip(2, 5, 9), clip(4, 4, 4)]), np.concatenate([clip(2, 2, 2), clip(4, 4, 4)])
     assert motion_metrics(true, true) == {"motion/correlation": pytest.approx(1.0), "motion/error": 0.0}
     assert motion_metrics(true, still) == {"motion/correlation": 0.0, "motion/error": 1.0}

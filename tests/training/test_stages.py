@@ -15,7 +15,7 @@ pytestmark = pytest.mark.medium
 
 
 def batch_of(config, stage: str) -> dict[str, np.ndarray]:
-    """One batch with smooth pictures: noise could not be compressed by any VAE."""
+    """One batch with smooth images: noise could not be compressed by any VAE."""
     rng, rows = np.random.default_rng(0), 2
     model, length = config.model, config.model.text_length
     grid = np.linspace(0, 2 * np.pi, model.image_size)

@@ -1,10 +1,10 @@
 """`vpp train --config=configs/NAME.py --workdir=DIR [--config.key=value ...]`: trains the stage that the configuration names.
 
-The same command resumes. Exit codes: 0 trained; 143 or 130 where SIGTERM or Ctrl-C stopped it (saved, the same command goes on); 75 where
-another process of the run is gone (the same commands go on from the newest checkpoint).
+The same command resumes. Exit codes: 0 trained; 143 or 130 after SIGTERM or Ctrl-C (the state is saved); 75 if another process of the run
+was lost (the same commands resume from the newest checkpoint).
 
-Many hosts: the same command on each. A TPU's processes find each other; elsewhere each gets --coordinator, --shard_index and
---num_shards, or VPP_COORDINATOR, VPP_SHARD_INDEX and VPP_NUM_SHARDS in its environment. All see the same DIR.
+Several hosts: run the same command on each. On a TPU the processes find each other; elsewhere set --coordinator, --shard_index and
+--num_shards, or VPP_COORDINATOR, VPP_SHARD_INDEX and VPP_NUM_SHARDS in the environment. All processes need the same DIR.
 """
 
 import logging
@@ -20,10 +20,10 @@ from vpp_jax.common.errors import VppError
 
 OPTIONS = {
     "workdir": "directory of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, previews",
-    "coordinator": "HOST:PORT of process 0 where a run has several processes",
+    "coordinator": "HOST:PORT of process 0, for a run of several processes",
     "shard_index": "number of this process, from 0",
     "num_shards": "number of processes",
-    "compilation_cache": "directory of compiled programs, so that a resumed run starts at once; default: .jax_cache beside the workdir",
+    "compilation_cache": "directory of compiled programs, so that a resumed run starts quickly (default: .jax_cache next to the workdir)",
 }
 
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
 
     config, options = parse(argv, OPTIONS)
     if not options["workdir"]:
-        raise UsageError("--workdir=DIR is missing: where checkpoints and metrics go")
+        raise UsageError("--workdir=DIR is missing: the directory for checkpoints and metrics")
     check_inputs(config)
     workdir = Path(options["workdir"])
     workdir.mkdir(parents=True, exist_ok=True)
@@ -52,13 +52,13 @@ def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int
     from vpp_jax.training.loop import train
     from vpp_jax.training.stages.registry import make_stage
 
-    if not coordinator:  # a TPU finds out by itself
+    if not coordinator:  # a TPU reads its metadata
         start()
         index, count = jax.process_index(), jax.process_count()
     _log_to(workdir / "train.log" if index == 0 else None)
 
     def end(message: str, code: int) -> None:
-        """Ends this process of several: a regular exit would wait for the others, and they for this one."""
+        """Ends one of several processes: a regular exit would wait for the others, and they for this one."""
         print(message, file=sys.stderr)
         heartbeat.fail(message)
         hard_exit(code)
@@ -75,27 +75,27 @@ def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int
             if isinstance(error, KeyboardInterrupt):
                 end("stopped", 128 + signal.SIGINT)
             logging.getLogger(__name__).info("process %d failed", index, exc_info=True)
-            # a failed collective comes as either, depending on who called it
+            # a failed collective raises either, depending on the caller
             gone = heartbeat.gone() if isinstance(error, jax.errors.JaxRuntimeError | ValueError) else []
-            if gone:  # what failed is a computation that all share
-                end(f"vpp: process {index} cannot go on without {'; '.join(map(str, gone))}", EX_TEMPFAIL)
+            if gone:  # the failed computation is one that all processes share
+                end(f"vpp: process {index} cannot continue without {'; '.join(map(str, gone))}", EX_TEMPFAIL)
             code = EX_TEMPFAIL if isinstance(error, MissingProcessError) else 1
             end(paragraph(error) if isinstance(error, VppError) else traceback.format_exc(), code)
 
 
 def _processes(options: dict[str, str]) -> tuple[str, int, int]:
-    """(coordinator, index, count) from the flags, else from the environment; ('', 0, 1) where neither says anything."""
+    """(coordinator, index, count) from the flags, else from the environment; ('', 0, 1) if none is set."""
     given = [options[name] or os.environ.get(f"VPP_{name.upper()}", "") for name in ("coordinator", "shard_index", "num_shards")]
     if not any(given):
         return "", 0, 1
     coordinator, index, count = given
     if not (":" in coordinator and index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UsageError(f"several processes need --coordinator=HOST:PORT, --shard_index and --num_shards, below it; got {given}")
+        raise UsageError(f"several processes need --coordinator=HOST:PORT, --num_shards and --shard_index below it; got {given}")
     return coordinator, int(index), int(count)
 
 
 def use_compilation_cache(directory: Path) -> None:
-    """Keeps compiled programs between processes; the environment variable JAX_COMPILATION_CACHE_DIR wins."""
+    """Stores compiled programs in `directory`, unless JAX_COMPILATION_CACHE_DIR is set."""
     import jax
 
     if not jax.config.jax_compilation_cache_dir:
@@ -103,7 +103,7 @@ def use_compilation_cache(directory: Path) -> None:
 
 
 def _log_to(path: Path | None) -> None:
-    """Everything into a file, warnings also to the terminal; without a file warnings alone."""
+    """Logs to a file, and warnings also to the terminal; without a file only warnings."""
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.WARNING)
     root = logging.getLogger()
