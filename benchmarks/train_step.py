@@ -3,8 +3,8 @@
     python benchmarks/train_step.py [--config configs/tiny_calvin_vae.py ...] [--data DIR --name calvin_mujoco] [--steps 20] [--json FILE]
 
 The step is that of the training loop: compiled ahead of time, state donated, the loader running concurrently. Frozen parameters are
-random, since speed does not depend on their values. Without --data it writes a dataset of photograph-like JPEG first. `computing` is the same step on
-one batch that is already on the device: the speed with an infinitely fast loader.
+random, since speed does not depend on their values. Without --data it writes a dataset of photograph-like JPEG first. `computing` is the
+same step on one batch that is already on the device: the speed with an infinitely fast loader.
 """
 
 import argparse

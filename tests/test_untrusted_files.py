@@ -15,7 +15,7 @@ import av
 import msgpack
 import numpy as np
 import pytest
-from eval.protocol import ProtocolError, unpack
+from eval.worker.vpp_worker.protocol import ProtocolError, unpack
 from malicious import Malicious
 from PIL import EpsImagePlugin, Image
 
