@@ -99,12 +99,12 @@ def test_many_images_compile_for_v6e(project, tmp_path, stage, step, changes):
         (
             "E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO temporaries (16.13G) "
             "exceeds available HBM (15.75G). HLO module: jit_step.",
-            r"16\.13 GiB per chip are needed, 15\.75 are there",
+            r"16\.13 GiB per chip are needed, 15\.75 are available",
         ),
         (
             "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used "
             "22.10G of 15.75G hbm. Exceeded hbm capacity by 6.36G.",
-            r"22\.10 GiB per chip are needed, 15\.75 are there",
+            r"22\.10 GiB per chip are needed, 15\.75 are available",
         ),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vpp_jax.common.config_fields import Group, Setting, groups, settings
+from vpp_jax.common.files import write_atomically
 from vpp_jax.config import ExperimentConfig
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "configuration.md"
@@ -97,5 +98,5 @@ def _row(*cells: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(reference_page())
+    write_atomically(PAGE, reference_page())
     print(f"wrote {PAGE}")
