@@ -15,7 +15,6 @@ import av
 import msgpack
 import numpy as np
 import pytest
-from eval.worker.vpp_worker.protocol import ProtocolError, unpack
 from malicious import Malicious
 from PIL import EpsImagePlugin, Image
 
@@ -29,6 +28,7 @@ from data_pipelines.rlds import index as record_index
 from data_pipelines.rlds.schema import Schema
 from eval.report.collect import collect
 from eval.report.page import render
+from eval.worker.vpp_worker.protocol import ProtocolError, unpack
 from vpp_jax.cli.config_flag import load_config, parse_tree
 from vpp_jax.cli.predict import PredictError, read_image
 from vpp_jax.common.errors import FileFormatError, VppError
