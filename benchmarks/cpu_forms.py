@@ -2,7 +2,7 @@
 
     python benchmarks/cpu_forms.py [--views 2] [--repeats 3] [--json FILE]
 
-Each row is one layer at the shapes of a control call (16 frames, float32), in its plain form and in the one that `vpp_jax.models` takes
+Each row is one layer at the shapes of a control call (16 frames, float32), in its plain form and in the one that `vpp_jax.ops` takes
 on CPU; both are compiled alone and run alternately. ratio: plain over ours, of medians.
 """
 
@@ -12,18 +12,17 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
 from jax import lax
 
+from vpp_jax import ops
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import device_name, library_versions
-from vpp_jax.functional import PureModule
-from vpp_jax.models import attention, layers
-from vpp_jax.models.attention import Attention, attend
-from vpp_jax.models.layers import FeedForward
-from vpp_jax.ops.winograd import doubled_convolution, winograd_convolution
+from vpp_jax.ops import dot_product_attention, gated_feed_forward
+from vpp_jax.ops.winograd import winograd_convolution, winograd_upsample_convolution
 
 FRAMES, TEXT_TOKENS, TEXT_DIM, HEAD_DIM = 16, 20, 1024, 64
 LEVELS = ((32, 320), (16, 640), (8, 1280))  # side of the latents, channels
@@ -75,30 +74,31 @@ def cases(views: int):
         kernel = normal(3, 3, channels, channels) / (3 * math.sqrt(channels))
         yield f"3x3 convolution, {where}", {"plain": direct, "ours": winograd_convolution}, (image, kernel)
         small = image[:, ::2, ::2]
-        doubled = {"plain": lambda x, k: winograd_convolution(x.repeat(2, 1).repeat(2, 2), k), "ours": doubled_convolution}
+        doubled = {"plain": lambda x, k: winograd_convolution(x.repeat(2, 1).repeat(2, 2), k), "ours": winograd_upsample_convolution}
         yield f"doubling and 3x3 convolution, to {where}", doubled, (small, kernel)
         kernel = normal(3, 1, 1, channels, channels) / math.sqrt(3 * channels)
         yield f"3x1x1 convolution, {where}", {"plain": direct, "ours": winograd_convolution}, (video, kernel)
 
         heads, tokens = channels // HEAD_DIM, normal(rows, side * side, channels)
-        itself = lambda q, k, v, heads=heads: attend(q, k, v, heads=heads)  # noqa: E731
-        yield f"self-attention, {where}", {"plain": as_if(attention, "MAP_FROM", math.inf, itself), "ours": itself}, (tokens,) * 3
+        itself = partial(ops.attention, heads=heads)
+        whole = as_if(dot_product_attention, "MAPPED_MIN_SCORES", math.inf, itself)
+        yield f"self-attention, {where}", {"plain": whole, "ours": itself}, (tokens,) * 3
 
-        build = lambda rngs, c=channels, h=heads: Attention(c, heads=h, context_dim=TEXT_DIM, rngs=rngs)  # noqa: E731
-        pure, text = PureModule.of(build), normal(views, TEXT_TOKENS, TEXT_DIM)
-        cross = lambda params, x, text, pure=pure: pure.bind(params)(x, text)  # noqa: E731
+        affine = lambda i, o: ops.Affine(normal(i, o) / math.sqrt(i), normal(o))  # noqa: E731
+        widths = ((channels, channels), (TEXT_DIM, channels), (TEXT_DIM, channels), (channels, channels))
+        weights = ops.Projections(*(affine(*width) for width in widths))
+        cross = lambda x, text, weights, heads=heads: ops.multi_head_attention(x, text, weights, heads=heads)  # noqa: E731
 
-        def projected(params, x, text, pure=pure):
-            module = pure.bind(params)
-            return module.output(attend(*module.project(x, text), heads=module.heads))
+        def projected(x, text, weights, heads=heads):
+            q, k, v = ops.linear(x, weights.query), ops.linear(text, weights.key), ops.linear(text, weights.value)
+            return ops.linear(ops.attention(q, k, v, heads=heads), weights.output)
 
-        queries = tokens.reshape(views, -1, channels)
-        yield f"cross-attention, {where}", {"plain": projected, "ours": cross}, (jax.jit(pure.init)(jax.random.key(0)), queries, text)
+        queries, text = tokens.reshape(views, -1, channels), normal(views, TEXT_TOKENS, TEXT_DIM)
+        yield f"cross-attention, {where}", {"plain": projected, "ours": cross}, (queries, text, weights)
 
-        pure = PureModule.of(lambda rngs, c=channels: FeedForward(c, rngs=rngs))
-        forward = lambda params, x, pure=pure: pure.bind(params)(x)  # noqa: E731
-        functions = {"plain": as_if(layers, "BLOCKS_FROM", math.inf, forward), "ours": forward}
-        yield f"feed-forward, {where}", functions, (jax.jit(pure.init)(jax.random.key(0)), tokens)
+        whole = as_if(gated_feed_forward, "BLOCKWISE_MIN_SIZE", math.inf, ops.feed_forward)
+        arguments = tokens, affine(channels, 8 * channels), affine(4 * channels, channels)
+        yield f"feed-forward, {where}", {"plain": whole, "ours": ops.feed_forward}, arguments
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import jax
 from flax import nnx
 
+from vpp_jax.models.initialization import InitRngs
 from vpp_jax.parallel.gather import gathers
 
 Params = dict[str, jax.Array]
@@ -54,13 +55,13 @@ class PureModule(Generic[ModuleT]):
     @classmethod
     def of(cls, build: Callable[[nnx.Rngs], ModuleT]) -> "PureModule[ModuleT]":
         """`build` makes the module from its random streams, e.g. `lambda rngs: SpatioTemporalUNet(config, rngs=rngs)`."""
-        abstract_module = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+        abstract_module = nnx.eval_shape(lambda: build(InitRngs(0)))
         graphdef, state = nnx.split(abstract_module, nnx.Param)
         return cls(build, graphdef, tuple(nnx.to_flat_state(state)), flatten(state))
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters from one PRNG key."""
-        return flatten(nnx.state(self.build(nnx.Rngs(key)), nnx.Param))
+        return flatten(nnx.state(self.build(InitRngs(key)), nnx.Param))
 
     def bind(self, params: Params) -> ModuleT:
         """The module with `params`, which it gathers on read if the current mesh shards them (`vpp_jax.parallel.gather`).

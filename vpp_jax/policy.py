@@ -23,9 +23,9 @@ from vpp_jax.diffusion.per_example import example_keys, normal_per_example, spli
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
 from vpp_jax.models.action_transformer import ActionTransformer
-from vpp_jax.models.layers import at_least_float32
 from vpp_jax.models.text_encoder import CLIPTextEncoder
 from vpp_jax.models.video_former import VideoFormer
+from vpp_jax.ops import at_least_float32
 from vpp_jax.video_predictor import VideoPredictor
 
 Images = Mapping[str, UInt8[Array, "b s s 3"]]

@@ -22,10 +22,10 @@ from vpp_jax.diffusion.noise_schedules import NoiseScheduleConfig, get_sigmas, i
 from vpp_jax.diffusion.per_example import example_keys, normal_per_example, split_example_keys
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
-from vpp_jax.models.layers import at_least_float32
 from vpp_jax.models.text_encoder import CLIPTextEncoder
 from vpp_jax.models.video_unet import SpatioTemporalUNet
 from vpp_jax.models.video_vae import Posterior, TemporalVAE
+from vpp_jax.ops import at_least_float32
 
 SCALING_FACTOR = "latents/scaling_factor"
 FEATURE_SIGMA_MIN = 0.002  # end of the noise schedule of features, as in SVD's scheduler

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
+from vpp_jax import ops
 from vpp_jax.aot.flops import count_flops
-from vpp_jax.models.attention import attend
 
 
 def abstract(*shape, dtype=jnp.float32):
@@ -43,4 +43,4 @@ def test_loops_count_every_turn():
 def test_forms_of_single_devices_do_not_count(dtype):
     """512 tokens: attention has a form for CPU, and in bfloat16 a kernel for TPU, beside the plain one."""
     q = abstract(2, 512, 64, dtype=dtype)
-    assert count_flops(lambda q: attend(q, q, q, heads=2), q) == 2 * 2 * (2 * 512 * 512 * 64)
+    assert count_flops(lambda q: ops.attention(q, q, q, heads=2), q) == 2 * 2 * (2 * 512 * 512 * 64)

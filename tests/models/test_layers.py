@@ -9,7 +9,9 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from vpp_jax import ops
 from vpp_jax.functional import PureModule
+from vpp_jax.models.initialization import InitRngs
 from vpp_jax.models.layers import (
     GEGLU,
     AlphaBlender,
@@ -19,10 +21,7 @@ from vpp_jax.models.layers import (
     LayerNorm,
     TemporalConv,
     check_dtype,
-    dropout,
-    gelu,
     sinusoidal_embedding,
-    standard_normal,
 )
 
 RNG = np.random.default_rng(0)
@@ -46,13 +45,13 @@ def test_sinusoidal_embedding_closed_form():
 def test_gelu_is_exact():
     x = np.linspace(-6, 6, 101)
     expected = [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x]
-    np.testing.assert_allclose(gelu(jnp.asarray(x, jnp.float32)), expected, atol=1e-6)
+    np.testing.assert_allclose(ops.gelu(jnp.asarray(x, jnp.float32)), expected, atol=1e-6)
 
 
 def test_dropout_keeps_the_mean_and_needs_a_key():
     x = jnp.ones((200, 200))
-    assert dropout(x, 0.5, None) is x
-    dropped = np.asarray(dropout(x, 0.3, jax.random.key(0)))
+    assert ops.dropout(x, 0.5, None) is x
+    dropped = np.asarray(ops.dropout(x, 0.3, jax.random.key(0)))
     assert set(np.unique(dropped)) == {np.float32(0.0), np.float32(1 / 0.7)}
     assert abs(dropped.mean() - 1) < 0.02
 
@@ -71,7 +70,7 @@ def test_conv2d_equals_lax(size, kernel, stride, padding):
 @pytest.mark.parametrize("threshold", [0, 256])
 @pytest.mark.parametrize("frames", [1, 4])
 def test_temporal_conv_equals_lax_in_both_forms(monkeypatch, threshold, frames):
-    monkeypatch.setattr(TemporalConv, "MATMUL_BELOW", threshold)
+    monkeypatch.setattr("vpp_jax.ops.convolution.TEMPORAL_MATMUL_BELOW", threshold)
     pure = PureModule.of(lambda rngs: TemporalConv(3, 5, rngs=rngs))
     x, kernel, bias, cotangent = normal(2, frames, 2, 3, 3), normal(3, 1, 1, 3, 5), normal(5), normal(2, frames, 2, 3, 5)
 
@@ -164,7 +163,7 @@ def test_parameters_stay_float32_when_computing_in_bfloat16(make):
 
 def test_initial_values_are_normal_disjoint_and_reproducible():
     sizes = [(1000, 100), (3, 5), (1000, 250), (600, 1000), (7,)]  # slices, a new block, larger than a block
-    draw = lambda seed: [np.asarray(standard_normal(rngs, s)).ravel() for rngs in [nnx.Rngs(seed)] for s in sizes]  # noqa: E731
+    draw = lambda seed: [np.asarray(rngs.normal(s)).ravel() for rngs in [InitRngs(seed)] for s in sizes]  # noqa: E731
     first, again, other = draw(0), draw(0), draw(1)
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)

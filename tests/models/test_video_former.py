@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vpp_jax import ops
 from vpp_jax.functional import PureModule, parameter_count
-from vpp_jax.models.attention import attend
 from vpp_jax.models.video_former import PerceiverAttention, VideoFormer, VideoFormerConfig
 
 CONFIG = VideoFormerConfig("3d", dim=16, depth=2, heads=2, dim_head=12, frames=3, tokens_per_frame=4, condition_dim=10)
@@ -76,7 +76,7 @@ def test_absorbed_attention_equals_explicit_keys_and_values():
         queries = norm(latents, "norm_latents")
         context = jnp.concatenate([norm(media, "norm_media"), queries], axis=-2)
         q, k, v = queries @ params["to_q.kernel"], context @ params["to_k.kernel"], context @ params["to_v.kernel"]
-        return attend(q, k, v, heads=3) @ params["to_out.kernel"]
+        return ops.attention(q, k, v, heads=3) @ params["to_out.kernel"]
 
     absorbed = jax.jit(lambda latents, media: pure.bind(params)(latents, media))(latents, media)
     np.testing.assert_allclose(absorbed, jax.jit(explicit)(latents, media), rtol=1e-4, atol=1e-5)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpp_jax.models.attention import attend
-from vpp_jax.ops.flash import flash_attend, flash_fits
+from vpp_jax import ops
+from vpp_jax.ops.flash import flash_attention, flash_fits
 
 
 @pytest.mark.medium
@@ -16,8 +16,8 @@ def test_kernel_equals_plain_attention():
     def gradients(form):
         return jax.jit(jax.value_and_grad(lambda *qkv: jnp.sum(form(*qkv) * weights), argnums=(0, 1, 2)))(q, k, v)
 
-    value, grads = gradients(lambda q, k, v: flash_attend(2, q, k, v, interpret=True))
-    expected, plain = gradients(lambda q, k, v: attend(q, k, v, heads=2))
+    value, grads = gradients(lambda q, k, v: flash_attention(2, q, k, v, interpret=True))
+    expected, plain = gradients(lambda q, k, v: ops.attention(q, k, v, heads=2))
     assert float(value) == pytest.approx(float(expected), rel=1e-5)
     for got, want in zip(grads, plain, strict=True):
         np.testing.assert_allclose(got, want, atol=1e-5 * float(jnp.abs(want).max()))  # the same sums in another order

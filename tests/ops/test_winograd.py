@@ -1,15 +1,17 @@
-"""Winograd's convolution against the direct one, and where `convolve` uses it."""
+"""Winograd's convolution against the direct one, and where convolutions use it."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax import lax
 
-from vpp_jax.models.layers import WINOGRAD_FROM, Conv2d, convolve
+from vpp_jax import ops
 from vpp_jax.ops import winograd
-from vpp_jax.ops.winograd import doubled_convolution, outputs_per_window, winograd_convolution
+from vpp_jax.ops.convolution import WINOGRAD_MIN_CHANNELS
+from vpp_jax.ops.winograd import outputs_per_window, winograd_convolution, winograd_upsample_convolution
 
 IMAGES = ("NHWC", "HWIO", "NHWC")
 VIDEOS = ("NDHWC", "DHWIO", "NDHWC")
@@ -65,19 +67,20 @@ def test_equals_the_convolution_of_doubled_images(shape):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=shape).astype(np.float32), rng.normal(size=(3, 3, shape[-1], 16)).astype(np.float32)
     expected = exact(x.repeat(2, 1).repeat(2, 2), kernel, IMAGES)
-    np.testing.assert_allclose(doubled_convolution(x, kernel), expected, atol=3e-6 * np.abs(expected).max())
+    np.testing.assert_allclose(winograd_upsample_convolution(x, kernel), expected, atol=3e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
-    ("channels", "dtype", "expected"), [(WINOGRAD_FROM, "float32", 9), (WINOGRAD_FROM, "bfloat16", 0), (8, "float32", 0)]
+    ("channels", "dtype", "expected"), [(WINOGRAD_MIN_CHANNELS, "float32", 9), (WINOGRAD_MIN_CHANNELS, "bfloat16", 0), (8, "float32", 0)]
 )
 def test_doubled_images_are_made_only_where_channels_are_few(channels, dtype, expected):
-    conv = Conv2d(channels, channels, dtype=dtype, rngs=nnx.Rngs(0))
-    conv.bias[...] = jnp.arange(channels, dtype=jnp.float32)
-    x = np.random.default_rng(2).normal(size=(1, 4, 4, channels)).astype(np.float32)
-    assert jax.jit(conv.upsample_conv).lower(x).as_text().count("stablehlo.dot_general") == expected
-    theirs = np.asarray(conv(jnp.asarray(x.repeat(2, 1).repeat(2, 2))), np.float32)
-    np.testing.assert_allclose(np.asarray(conv.upsample_conv(jnp.asarray(x)), np.float32), theirs, atol=1e-5 * np.abs(theirs).max())
+    rng = np.random.default_rng(2)
+    x, kernel = (jnp.asarray(rng.normal(size=shape), dtype) for shape in ((1, 4, 4, channels), (3, 3, channels, channels)))
+    bias = jnp.arange(channels, dtype=dtype)
+    assert jax.jit(ops.upsample_conv2d).lower(x, kernel, bias).as_text().count("stablehlo.dot_general") == expected
+    theirs = np.asarray(ops.conv2d(x.repeat(2, 1).repeat(2, 2), kernel, bias, padding=1), np.float32)
+    ours = np.asarray(ops.upsample_conv2d(x, kernel, bias), np.float32)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_odd_sizes_and_other_kernels_are_refused():
@@ -87,19 +90,20 @@ def test_odd_sizes_and_other_kernels_are_refused():
 
 
 def program(x, kernel, padding, stride, platform):
-    lowered = jax.jit(lambda x, kernel: convolve(x, kernel, padding, stride)).trace(x, kernel).lower(lowering_platforms=(platform,))
-    text = lowered.as_text()
+    bias = jax.ShapeDtypeStruct(kernel.shape[-1:], x.dtype)
+    convolve = partial(ops.conv2d, stride=stride, padding=padding) if len(x.shape) == 4 else ops.temporal_conv
+    text = jax.jit(convolve).trace(x, kernel, bias).lower(lowering_platforms=(platform,)).as_text()
     return text.count("stablehlo.dot_general"), text.count("stablehlo.convolution")
 
 
-C = WINOGRAD_FROM
+C = WINOGRAD_MIN_CHANNELS
 
 
 @pytest.mark.parametrize(
     ("shape", "kernel", "padding", "stride", "dtype", "platform", "expected"),
     [
         ((1, 4, 4, C), (3, 3, C, C), ((1, 1), (1, 1)), 1, "float32", "cpu", (16, 0)),
-        ((1, 4, 4, 4, C), (3, 1, 1, C, C), ((1, 1), (0, 0), (0, 0)), 1, "float32", "cpu", (4, 0)),
+        ((1, 4, 4, 4, 2 * C), (3, 1, 1, 2 * C, C), ((1, 1), (0, 0), (0, 0)), 1, "float32", "cpu", (4, 0)),
         ((1, 4, 4, C), (3, 3, C, C), ((1, 1), (1, 1)), 1, "float32", "tpu", (0, 1)),
         ((1, 4, 4, C), (3, 3, C, C), ((1, 1), (1, 1)), 1, "bfloat16", "cpu", (0, 1)),
         ((1, 4, 4, C), (3, 3, C, C), ((1, 1), (1, 1)), 2, "float32", "cpu", (0, 1)),

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from vpp_jax.ops.winograd import winograd_convolution
 from vpp_jax.parallel.mesh import compiler_options
@@ -31,5 +32,14 @@ def test_cpu_programs_transform_kernels_when_they_are_used():
 
 def test_options_belong_to_a_platform():
     assert compiler_options() == compiler_options("cpu")  # the tests' device
-    assert compiler_options("gpu") == {}
-    assert not set(compiler_options("cpu")) & set(compiler_options("tpu"))
+    platforms = [set(compiler_options(name)) for name in ("cpu", "gpu", "tpu")]
+    assert all(platforms)
+    assert sum(map(len, platforms)) == len(set.union(*platforms))
+
+
+def test_options_of_gpus_exist():
+    """The compiler knows the options of all platforms by name: one that it has dropped is refused on CPU, too."""
+    lowered = jax.jit(jnp.tanh).lower(1.0)
+    lowered.compile(compiler_options("gpu"))
+    with pytest.raises(Exception, match="No such compile option"):
+        lowered.compile({"xla_gpu_no_such_option": True})

@@ -33,8 +33,8 @@ from comparison import (
 from diffusers import UNetSpatioTemporalConditionModel
 
 from vpp_jax.functional import PureModule
-from vpp_jax.models.layers import silu
 from vpp_jax.models.video_unet import SpatioTemporalUNet, VideoUNetConfig
+from vpp_jax.ops import silu
 
 CONFIG = VideoUNetConfig(
     block_out_channels=(64, 64, 128),

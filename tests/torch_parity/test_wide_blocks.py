@@ -15,9 +15,10 @@ from diffusers.models.resnet import SpatioTemporalResBlock as TheirResBlock
 from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 
 from vpp_jax.functional import PureModule
-from vpp_jax.models.attention import MAP_FROM
-from vpp_jax.models.layers import WINOGRAD_FROM, TemporalConv, silu
 from vpp_jax.models.unet_blocks import BlockShape, SpatioTemporalResBlock, SpatioTemporalTransformer
+from vpp_jax.ops import silu
+from vpp_jax.ops.convolution import TEMPORAL_MATMUL_BELOW, WINOGRAD_MIN_CHANNELS
+from vpp_jax.ops.dot_product_attention import MAPPED_MIN_SCORES
 
 FRAMES = 4
 
@@ -40,7 +41,7 @@ def compare(theirs, pure: PureModule, x: torch.Tensor, call_theirs, call_ours) -
     check(gradients[1], videos(x.grad, FRAMES), GRADIENT, "gradient of the input")
 
 
-@pytest.mark.parametrize("channels", [WINOGRAD_FROM, TemporalConv.MATMUL_BELOW])
+@pytest.mark.parametrize("channels", [WINOGRAD_MIN_CHANNELS, TEMPORAL_MATMUL_BELOW])
 def test_residual_block(channels):
     """From the second width on, the temporal convolutions are Winograd's, too."""
     theirs = randomized(TheirResBlock(channels, channels, temb_channels=24, eps=1e-6))
@@ -57,8 +58,8 @@ def test_residual_block(channels):
 
 
 def test_transformer_over_many_positions():
-    height, width = 16, math.isqrt(MAP_FROM) // 16
-    assert (height * width) ** 2 >= MAP_FROM
+    height, width = 16, math.isqrt(MAPPED_MIN_SCORES) // 16
+    assert (height * width) ** 2 >= MAPPED_MIN_SCORES
     theirs = randomized(TransformerSpatioTemporalModel(2, 32, in_channels=64, cross_attention_dim=48))
     pure = PureModule.of(lambda rngs: SpatioTemporalTransformer(64, 2, BlockShape(24, 48, 32, "float32"), rngs=rngs))
     text, indicator = normal(2, 2, 20, 48), torch.zeros(2, FRAMES)

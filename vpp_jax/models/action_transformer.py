@@ -16,22 +16,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from vpp_jax import ops
 from vpp_jax.common.config_fields import check_ranges, derived, setting
 from vpp_jax.common.errors import ConfigError
 from vpp_jax.models.attention import Attention
 from vpp_jax.models.initialization import normal_linears
-from vpp_jax.models.layers import (
-    MLP,
-    Identity,
-    LayerNorm,
-    Linear,
-    at_least_float32,
-    check_dtype,
-    compute_dtype,
-    dropout,
-    silu,
-    sinusoidal_embedding,
-)
+from vpp_jax.models.layers import MLP, Identity, LayerNorm, Linear, check_dtype, compute_dtype, sinusoidal_embedding
 
 
 @dataclass(frozen=True)
@@ -116,7 +106,7 @@ class ActionTransformer(nnx.Module):
 
     def modulations(self, sigma: Float[Array, "b"]) -> Float[Array, "b layers six_w"]:
         """AdaLN modulation by the noise level: shift, scale and gate of self-attention and MLP, per block."""
-        level = 0.25 * jnp.log(at_least_float32(sigma))
+        level = 0.25 * jnp.log(ops.at_least_float32(sigma))
         condition = self.sigma_emb(sinusoidal_embedding(level, self.config.width, sine_first=True, include_last=True))
         return jnp.stack([block.adaLN_zero(condition) for block in self.decoder.blocks], axis=1)
 
@@ -133,7 +123,7 @@ class ActionTransformer(nnx.Module):
             # the mask hides everything from token k on: their keys and values need not be projected
             context = context[:, : noisy_actions.shape[1]]
         actions = self.decoder(self.action_emb(noisy_actions), context, per_block=modulations, key=key)
-        return at_least_float32(self.action_pred(actions))
+        return ops.at_least_float32(self.action_pred(actions))
 
 
 class _Stack(nnx.Module):
@@ -162,7 +152,7 @@ class _EncoderBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "b m w"], *, key: Key[Array, ""] | None) -> Float[Array, "b m w"]:
         keys = _split(key, 3)
-        x = x + dropout(self.attn(self.ln_1(x), key=keys[0]), self.residual_dropout, keys[1])
+        x = x + ops.dropout(self.attn(self.ln_1(x), key=keys[0]), self.residual_dropout, keys[1])
         return x + self.mlp(self.ln_2(x), key=keys[2])
 
 
@@ -185,8 +175,8 @@ class _DecoderBlock(nnx.Module):
         keys = _split(key, 5)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation[:, None], 6, axis=-1)
         attended = self.attn(shift_1 + scale_1 * self.ln_1(x), key=keys[0])
-        x = x + gate_1 * dropout(attended, self.residual_dropout, keys[1])
-        x = x + dropout(self.cross_att(self.ln3(x), context, key=keys[2]), self.residual_dropout, keys[3])
+        x = x + gate_1 * ops.dropout(attended, self.residual_dropout, keys[1])
+        x = x + ops.dropout(self.cross_att(self.ln3(x), context, key=keys[2]), self.residual_dropout, keys[3])
         return x + gate_2 * self.mlp(shift_2 + scale_2 * self.ln_2(x), key=keys[4])
 
 
@@ -197,7 +187,7 @@ class _Modulation(nnx.Module):
         self.modulation = nnx.List([Identity(), Linear(config.width, 6 * config.width, dtype=config.dtype, rngs=rngs)])
 
     def __call__(self, condition: Float[Array, "b w"]) -> Float[Array, "b six_w"]:
-        return self.modulation[1](silu(condition))
+        return self.modulation[1](ops.silu(condition))
 
 
 def _attention(config: ActionTransformerConfig, *, causal: bool, rngs: nnx.Rngs) -> Attention:

@@ -14,7 +14,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from vpp_jax.models.attention import Attention, attend
+from vpp_jax import ops
+from vpp_jax.models.attention import Attention
 from vpp_jax.models.layers import (
     AlphaBlender,
     Conv2d,
@@ -24,7 +25,6 @@ from vpp_jax.models.layers import (
     Linear,
     TemporalConv,
     TimestepEmbedding,
-    silu,
     sinusoidal_embedding,
 )
 
@@ -98,11 +98,11 @@ class ResBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "n *s c"], time: Float[Array, "b d"] | None = None) -> Float[Array, "n *s c2"]:
         """`time`: SiLU of the time embedding; n may be a multiple of b (frames folded into the batch)."""
-        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv1(ops.silu(self.norm1(x)))
         if time is not None:
             shift = jnp.repeat(self.time_emb_proj(time), x.shape[0] // time.shape[0], axis=0)
             h = h + shift.reshape(shift.shape[0], *(1,) * (h.ndim - 2), -1)
-        h = self.conv2(silu(self.norm2(h)))
+        h = self.conv2(ops.silu(self.norm2(h)))
         return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
 
 
@@ -162,10 +162,9 @@ class TransformerBlock(nnx.Module):
         return x + self.ff(self.norm3(x))
 
     def self_attention(self, x: Float[Array, "b t s c"]) -> Float[Array, "b t s c"]:
-        if not self.temporal:
-            return remat(self.attn1, x) if self.remat == "attention" else self.attn1(x)
-        q, k, v = (y.swapaxes(1, 2) for y in self.attn1.project(x, x))
-        return self.attn1.output(attend(q, k, v, heads=self.attn1.heads).swapaxes(1, 2))
+        if self.temporal:
+            return self.attn1(x, axis=1)
+        return remat(self.attn1, x) if self.remat == "attention" else self.attn1(x)
 
 
 class SpatioTemporalTransformer(nnx.Module):

@@ -5,7 +5,6 @@ attention) and along time (temporal attention, not in the 2D variant), followed 
 projects every feature token without pooling. Parameter names are the published ones.
 """
 
-import math
 from dataclasses import dataclass
 
 import jax
@@ -14,11 +13,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from vpp_jax import ops
 from vpp_jax.common.config_fields import check_ranges, derived, setting
 from vpp_jax.common.errors import ConfigError
-from vpp_jax.models.attention import FusedAttention, attend
+from vpp_jax.models.attention import FusedAttention
 from vpp_jax.models.initialization import uniform_linears
-from vpp_jax.models.layers import MLP, Identity, LayerNorm, Linear, cast_and_gather, check_dtype, compute_dtype, gelu
+from vpp_jax.models.layers import MLP, Identity, LayerNorm, Linear, check_dtype, compute_dtype
 
 VARIANTS = ("3d", "2d", "linear")
 
@@ -94,18 +94,12 @@ class VideoFormer(nnx.Module):
                 # published without a preceding norm
                 tokens = tokens + layer[1](tokens.swapaxes(1, 2)).swapaxes(1, 2)
             norm, first, _, second = layer[-1]
-            tokens = tokens + second(gelu(first(norm(tokens))))
+            tokens = tokens + second(ops.gelu(first(norm(tokens))))
         return self.norm(tokens.reshape(batch, -1, config.dim))
 
 
 class PerceiverAttention(nnx.Module):
-    """Latents [... n d] attend to media [... m d] and to themselves (Flamingo's resampler, Alayrac et al. 2022) -> [... n d].
-
-    There are few latents and many media tokens, so keys and values are never made. With q_h = W_q,h z, the score of a normalised token
-    x is q_h·(W_k,h x) = (W_k,hᵀ q_h)·x and the result is W_v,h Σ a x: the key projection moves to the queries and the value projection
-    behind the weighted mean. What is left is attention of heads·n queries to the normalised tokens themselves, the same for all heads.
-    That costs n·heads·d per token instead of heads·dim_head·d, less while n < dim_head, and stores no keys and values for the gradient.
-    """
+    """Latents [... n d] attend to media [... m d] and to themselves (Flamingo's resampler, Alayrac et al. 2022) -> [... n d]."""
 
     def __init__(self, dim: int, *, heads: int, dim_head: int, dtype: DTypeLike = "float32", rngs: nnx.Rngs):
         self.heads = heads
@@ -118,14 +112,5 @@ class PerceiverAttention(nnx.Module):
     def __call__(self, latents: Float[Array, "*b n d"], media: Float[Array, "*b m d"]) -> Float[Array, "*b n d"]:
         latents = self.norm_latents(latents)
         context = jnp.concatenate([self.norm_media(media), latents], axis=-2)
-        dim = context.shape[-1]
-        key_maps, value_maps = (cast_and_gather(to.kernel, context.dtype).reshape(dim, self.heads, -1) for to in (self.to_k, self.to_v))
-        dim_head = key_maps.shape[-1]
-
-        queries = self.to_q(latents).reshape(*latents.shape[:-1], self.heads, dim_head)
-        # `attend` divides by the root of its input width, here dim; the published scale is that of dim_head
-        queries = jnp.einsum("...nhc,dhc->...nhd", queries, key_maps) * math.sqrt(dim / dim_head)
-        pooled = attend(queries.reshape(*latents.shape[:-2], -1, dim), context, context, heads=1)
-        pooled = pooled.reshape(*latents.shape[:-1], self.heads, dim)
-        values = jnp.einsum("...nhd,dhc->...nhc", pooled, value_maps)
-        return self.to_out(values.reshape(*latents.shape[:-1], -1))
+        projections = ops.Projections(*(linear.affine() for linear in (self.to_q, self.to_k, self.to_v, self.to_out)))
+        return ops.multi_head_attention(latents, context, projections, heads=self.heads)

@@ -11,9 +11,10 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from vpp_jax import ops
 from vpp_jax.common.config_fields import ANNOUNCED, check_ranges, derived, setting
 from vpp_jax.common.errors import ConfigError
-from vpp_jax.models.layers import Conv2d, GroupNorm, TimestepEmbedding, check_dtype, compute_dtype, silu, sinusoidal_embedding
+from vpp_jax.models.layers import Conv2d, GroupNorm, TimestepEmbedding, check_dtype, compute_dtype, sinusoidal_embedding
 from vpp_jax.models.unet_blocks import REMAT, BlockShape, DownBlock, MidBlock, UpBlock, per_frame, remat
 
 
@@ -118,7 +119,7 @@ class SpatioTemporalUNet(nnx.Module):
         """
         self._check(sample, encoder_hidden_states, taps)
         call = remat if self.config.remat == "everything" else _call
-        time = silu(self._time(c_noise, added_time_ids))
+        time = ops.silu(self._time(c_noise, added_time_ids))
         text = encoder_hidden_states.astype(self.config.dtype)
 
         x = per_frame(self.conv_in, sample)
@@ -135,7 +136,7 @@ class SpatioTemporalUNet(nnx.Module):
                 tapped[i] = x
         if self.config.last_tap is not None:
             return UNetOutput(None, tapped)
-        return UNetOutput(per_frame(lambda frames: self.conv_out(silu(self.conv_norm_out(frames))), x), tapped)
+        return UNetOutput(per_frame(lambda frames: self.conv_out(ops.silu(self.conv_norm_out(frames))), x), tapped)
 
     def _time(self, c_noise: Float[Array, "b"], added_time_ids: Float[Array, "b 3"]) -> Float[Array, "b d"]:
         ids = sinusoidal_embedding(added_time_ids, self.config.addition_time_embed_dim)

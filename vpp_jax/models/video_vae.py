@@ -14,10 +14,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from vpp_jax import ops
 from vpp_jax.common.config_fields import check_ranges, setting
 from vpp_jax.common.errors import ConfigError
 from vpp_jax.models.attention import Attention
-from vpp_jax.models.layers import Conv2d, GroupNorm, TemporalConv, at_least_float32, check_dtype, compute_dtype, silu
+from vpp_jax.models.layers import Conv2d, GroupNorm, TemporalConv, check_dtype, compute_dtype
 from vpp_jax.models.unet_blocks import ResBlock, SpatioTemporalResBlock, Upsample, per_frame
 
 EPS = 1e-6
@@ -131,7 +132,7 @@ class Encoder(nnx.Module):
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(silu(self.conv_norm_out(self.mid_block(x))))
+        return self.conv_out(ops.silu(self.conv_norm_out(self.mid_block(x))))
 
 
 def _video_block(inputs: int, outputs: int, config: VideoVAEConfig, rngs: nnx.Rngs) -> SpatioTemporalResBlock:
@@ -195,7 +196,7 @@ class TemporalDecoder(nnx.Module):
         x = self.mid_block(per_frame(self.conv_in, x))
         for block in self.up_blocks:
             x = block(x)
-        return self.time_conv_out(per_frame(lambda frames: self.conv_out(silu(self.conv_norm_out(frames))), x))
+        return self.time_conv_out(per_frame(lambda frames: self.conv_out(ops.silu(self.conv_norm_out(frames))), x))
 
 
 class TemporalVAE(nnx.Module):
@@ -213,7 +214,7 @@ class TemporalVAE(nnx.Module):
         factor = self.config.downscale
         if images.ndim != 4 or images.shape[-1] != 3 or images.shape[1] % factor or images.shape[2] % factor:
             raise ValueError(f"images must be [n h w 3] with h and w divisible by {factor}, got {images.shape}")
-        mean, logvar = jnp.split(at_least_float32(self.quant_conv(self.encoder(images))), 2, axis=-1)
+        mean, logvar = jnp.split(ops.at_least_float32(self.quant_conv(self.encoder(images))), 2, axis=-1)
         return Posterior(mean, jnp.clip(logvar, -30.0, 20.0))
 
     def decode(self, latents: Float[Array, "b t h w c"]) -> Float[Array, "b t H W 3"]:

@@ -20,7 +20,7 @@ def flash_fits(n: int, m: int, head_dim: int) -> bool:
     return n == m and n % LANES == 0 and n % min(n, BLOCK) == 0 and head_dim <= LANES
 
 
-def flash_attend(
+def flash_attention(
     heads: int, q: Float[Array, "*b n c"], k: Float[Array, "*b n c"], v: Float[Array, "*b n d"], interpret: bool = False
 ) -> Float[Array, "*b n d"]:
     """softmax(q kᵀ/√(c/heads)) v per head. `interpret` runs the kernel without a TPU, slowly."""

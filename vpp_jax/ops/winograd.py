@@ -82,7 +82,7 @@ def outputs_per_window(shape: Sequence[int], axes: Sequence[int]) -> int:
     return 4 if all(shape[1 + axis] % 4 == 0 for axis in axes) and windows >= WIDE_FROM else 2
 
 
-def doubled_convolution(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "n 2*h 2*w o"]:
+def winograd_upsample_convolution(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "n 2*h 2*w o"]:
     """`winograd_convolution` of x doubled along both axes by nearest neighbours, which is never made: 9 products in place of 16.
 
     Of the four neighbours that two outputs share the middle two are equal, so that the third product of F(2, 3), of their difference, is
@@ -90,8 +90,8 @@ def doubled_convolution(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i 
     """
     inputs, kernels = [x], [kernel]
     for axis in (0, 1):
-        inputs = [part for whole in inputs for part in _doubled_input_parts(whole, 1 + axis)]
-        kernels = [part for whole in kernels for part in _doubled_kernel_parts(whole, axis)]
+        inputs = [part for whole in inputs for part in _upsampled_input_parts(whole, 1 + axis)]
+        kernels = [part for whole in kernels for part in _upsampled_kernel_parts(whole, axis)]
     outputs = [_product(part, weights) for part, weights in zip(inputs, kernels, strict=True)]
     for axis in (1, 0):
         outputs = [_side_by_side([a + b, b - d], 1 + axis) for a, b, d in zip(outputs[::3], outputs[1::3], outputs[2::3], strict=True)]
@@ -166,14 +166,14 @@ def _outputs_of_4(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array, e: jax
 TRANSFORMS = {2: (_inputs_of_2, _kernels_of_2, _outputs_of_2), 4: (_inputs_of_4, _kernels_of_4, _outputs_of_4)}
 
 
-def _doubled_input_parts(x: jax.Array, axis: int) -> list[jax.Array]:
+def _upsampled_input_parts(x: jax.Array, axis: int) -> list[jax.Array]:
     """`_inputs_of_2` of the neighbours (before, x, x, after), without the third, the second halved."""
     padded = _padded(x, axis)
     before, after = (lax.slice_in_dim(padded, start, start + x.shape[axis], 1, axis) for start in (0, 2))
     return [before - x, x, x - after]
 
 
-def _doubled_kernel_parts(kernel: jax.Array, axis: int) -> list[jax.Array]:
+def _upsampled_kernel_parts(kernel: jax.Array, axis: int) -> list[jax.Array]:
     left, middle, right = _thirds(kernel, axis)
     return [left, left + middle + right, right]
 
