@@ -1,4 +1,4 @@
-"""`python -m tests.parity DIR --seed S`: recorded vectors of the published modules against ours. The code stands in `tools/parity.py`."""
+"""`python -m tests.parity DIR --seed S`: recorded vectors of the published modules against ours. The code is in `tools/parity.py`."""
 
 import sys
 

@@ -39,7 +39,7 @@ def train(stage: str, run: Path, *overrides: str, project: Path) -> None:
 
 
 def metrics(workdir: Path) -> list[dict]:
-    """metrics.jsonl without what a clock says."""
+    """metrics.jsonl without timings."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
 
@@ -69,7 +69,7 @@ def test_each_stage_hands_over_to_the_next(run):
 
 
 def test_a_killed_run_ends_as_if_nothing_had_happened(run, project, tmp_path):
-    """kill -9 after a checkpoint, then SIGTERM, then to the end: parameters, averages, moments, data order and losses are equal."""
+    """kill -9 after a checkpoint, then SIGTERM, then to the end: parameters, EMA, optimizer state, data order and losses are equal."""
     workdir = tmp_path / "video"
     arguments = command(
         "train",

@@ -145,8 +145,8 @@ def test_sampler_returns_the_action_of_a_perfect_denoiser(policy, params, monkey
 
     def decode(self, network_input, sigma, context, key=None):
         scale = policy_preconditioning(sigma, policy.diffusion.sigma_data)
-        wide = lambda value: value[:, None, None]  # noqa: E731
-        return (target - wide(scale.c_skip) * network_input / wide(scale.c_in)) / wide(scale.c_out)
+        c_skip, c_out, c_in = (value[:, None, None] for value in (scale.c_skip, scale.c_out, scale.c_in))
+        return (target - c_skip * network_input / c_in) / c_out
 
     # the sampler hands each level's `modulations` to the decoder: here they are the level itself
     monkeypatch.setattr("vpp_jax.models.action_transformer.ActionTransformer.modulations", lambda self, sigma: sigma)

@@ -85,7 +85,10 @@ def play(options: argparse.Namespace) -> None:
     params = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in tensors(options.out.parent, options.every).items()}
     mesh = make_mesh(MeshConfig(data=1, fsdp=-1, tensor=1))
     split = partition(params, mesh, config.mesh.min_size_to_shard)
-    as_state = lambda step, values: TrainState(step, values, values, {"mu": values, "nu": values})  # noqa: E731
+
+    def as_state(step, values) -> TrainState:
+        return TrainState(step, values, values, {"mu": values, "nu": values})
+
     abstract = as_state(jax.ShapeDtypeStruct((), np.int32), params)
     shardings = dataclasses.replace(as_state(replicated(mesh), split), opt_state=like_params(abstract.opt_state, split, mesh))
     checkpoints = Checkpoints(options.out, max_to_keep=1)

@@ -35,11 +35,14 @@ from vpp_jax.video_predictor import VideoPredictor
 
 
 def unet(size: str) -> Prepared:
-    """One view's pass through the U-Net as far as the last tap."""
+    """One view's pass through the U-Net up to the last tap."""
     config = experiment(size)
     predictor, given = PolicyStage(config).policy.predictor, inputs(config, "sample", "states")
     ids = np.float32([[config.model.fps_id_features, config.model.motion_bucket, 0.0]])
-    run = lambda p, *x: predictor.unet.bind(p)(*x, taps=config.model.tap_blocks).taps  # noqa: E731
+
+    def run(params, *x):
+        return predictor.unet.bind(params)(*x, taps=config.model.tap_blocks).taps
+
     arguments = (np.moveaxis(given["sample"], 2, -1), np.float32([1.6377701]), given["states"], ids)
     call, compile_s = compiled(run, weights("unet", predictor.unet.abstract), *arguments)
     outputs = {f"tap {i}": np.moveaxis(np.asarray(tap), -1, 2) for i, tap in call().items()}
@@ -62,7 +65,10 @@ def former(size: str) -> Prepared:
     """Features of both views to tokens."""
     config = experiment(size)
     module = PolicyStage(config).policy.video_former
-    run = lambda p, x: module.bind(p)(x)  # noqa: E731
+
+    def run(params, x):
+        return module.bind(params)(x)
+
     call, compile_s = compiled(run, weights("former", module.abstract), inputs(config, "features")["features"])
     notes = {"compile_s": compile_s, "parameters": parameter_count(module.abstract)}
     return Prepared({"": call}, {"tokens": np.asarray(call())}, notes=notes)

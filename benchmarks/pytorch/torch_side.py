@@ -65,8 +65,8 @@ def act(size: str, shared: dict[str, np.ndarray]) -> Prepared:
 
     def read() -> tuple[Tensor, Tensor]:
         """The U-Net's text states, one row per view, and the goal vector."""
-        rows = lambda x: x.expand(views, -1)  # noqa: E731
-        states = video_text(rows(given["video_ids"]), attention_mask=rows(given["video_mask"])).last_hidden_state
+        ids, mask = (given[name].expand(views, -1) for name in ("video_ids", "video_mask"))
+        states = video_text(ids, attention_mask=mask).last_hidden_state
         return torch.cat([states, states], dim=-1), goal_text(given["goal_ids"], attention_mask=given["goal_mask"]).text_embeds
 
     def chunk(states: Tensor, goal: Tensor, encode_once: bool) -> Tensor:

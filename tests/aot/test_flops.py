@@ -41,6 +41,6 @@ def test_loops_count_every_turn():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_forms_of_single_devices_do_not_count(dtype):
-    """512 tokens: attention has a form for CPU, and in bfloat16 a kernel for TPU, beside the plain one."""
+    """512 tokens: attention has a CPU form and, in bfloat16, a TPU kernel besides the default one."""
     q = abstract(2, 512, 64, dtype=dtype)
     assert count_flops(lambda q: ops.attention(q, q, q, heads=2), q) == 2 * 2 * (2 * 512 * 512 * 64)

@@ -1,4 +1,4 @@
-"""The training step compiled for a TPU slice that is not there: `make tpu`. Skipped where libtpu is not installed."""
+"""The training step compiled for a TPU slice without the hardware: `make tpu`. Skipped where libtpu is not installed."""
 
 import json
 import os

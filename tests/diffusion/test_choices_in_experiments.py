@@ -47,9 +47,9 @@ def test_actions(experiment, kind):
     def decode(network_input, sigma, context):
         calls.append(1)
         scale = policy_preconditioning(sigma, config.policy_diffusion.sigma_data)
-        wide = lambda value: value[:, None, None]  # noqa: E731
-        noisy = network_input / wide(scale.c_in)
-        return (pull(noisy, sigma, context[:, :1, :1]) - wide(scale.c_skip) * noisy) / wide(scale.c_out)
+        c_skip, c_out, c_in = (value[:, None, None] for value in (scale.c_skip, scale.c_out, scale.c_in))
+        noisy = network_input / c_in
+        return (pull(noisy, sigma, context[:, :1, :1]) - c_skip * noisy) / c_out
 
     # in place of the cached network; what it makes of a level is here the level itself
     network = SimpleNamespace(decode_modulated=decode, modulations=lambda sigma: sigma)

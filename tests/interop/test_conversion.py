@@ -1,4 +1,4 @@
-"""Whole conversions of a small fabricated system: work directories that work, the same bytes back, and what is refused."""
+"""Import and export of a small fabricated system: usable work directories, the same bytes back, and errors."""
 
 import json
 import shutil
@@ -193,7 +193,7 @@ def test_every_tensor_is_accounted_for(imported, system):
 
 
 def test_the_video_model_is_stored_once(imported):
-    """Stage policy and stage video share files; each directory is whole."""
+    """Stage policy and stage video share files; each directory is complete."""
     original, again = imported / "video/checkpoints/0/params", imported / "policy/checkpoints/frozen/unet"
     files = [path.relative_to(original) for path in original.rglob("*") if path.is_file()]
     assert files

@@ -1,4 +1,4 @@
-"""Importing keeps memory below one and a half times the size of what is imported."""
+"""Importing takes less memory than one and a half times the size of the weights."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The whole published policy file by its list of tensors: sizes, places, and what is left out."""
+"""The published policy file by its list of tensors: sizes, mapping, and dropped tensors."""
 
 import jax
 import numpy as np

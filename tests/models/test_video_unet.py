@@ -41,7 +41,10 @@ def params():
 @pytest.fixture(scope="module")
 def inputs():
     rng = np.random.default_rng(1)
-    normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
     return normal(3, 2, 4, 4, 8), normal(3), normal(3, 5, 12), jnp.array([[7.0, 127, 0], [4, 127, 0], [7, 100, 0.02]])
 
 

@@ -1,4 +1,4 @@
-"""Weights gathered where they are read: eight simulated devices give the gradients of one, and only parameters travel whole."""
+"""Weights gathered where they are read: eight simulated devices give the gradients of one, and only parameters are gathered."""
 
 import json
 import os

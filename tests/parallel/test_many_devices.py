@@ -20,11 +20,11 @@ from vpp_jax.training.checkpoints import load_params
 from vpp_jax.training.loop import train
 
 root, answers = pathlib.Path({root!r}), {{}}
-for name, (data, fsdp, tensor), devices, passes in [
+for name, (data, fsdp, tensor), devices, grad_accum_steps in [
     ("one", (1, 1, 1), 1, 1), ("dp8", (8, 1, 1), 8, 1), ("fsdp8", (1, 8, 1), 8, 1), ("mixed", (2, 2, 2), 8, 1),
-    ("resumed", (1, 4, 1), 4, 1), ("passes", (2, 1, 2), 4, 4),
+    ("resumed", (1, 4, 1), 4, 1), ("accumulated", (2, 1, 2), 4, 4),
 ]:
-    config = toy_config(steps=3, eval_every=0, save_every=1, grad_accum_steps=passes)
+    config = toy_config(steps=3, eval_every=0, save_every=1, grad_accum_steps=grad_accum_steps)
     config = dataclasses.replace(config, mesh=MeshConfig(data, fsdp, tensor, min_size_to_shard=0))
     stage, folder = ToyStage(config), root / ("mixed" if name == "resumed" else name)
     if name == "resumed":  # steps 4 and 5 on four devices, from the checkpoint of eight
@@ -51,7 +51,7 @@ def answers(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("mesh", ["dp8", "fsdp8", "mixed", "passes"])
+@pytest.mark.parametrize("mesh", ["dp8", "fsdp8", "mixed", "accumulated"])
 def test_three_steps_equal_the_single_device(answers, mesh):
     for name, expected in answers["one"].items():
         # sums over the batch and over split dimensions come in another order: float32 rounding of three AdamW steps

@@ -1,4 +1,4 @@
-"""The recorded vectors of the published modules, all of them, through the command that anyone can run; and that it can say no."""
+"""All recorded vectors of the published modules through the parity command, which also fails when it should."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Noise levels and whole sampling runs against diffusers' schedulers, with a made-up network in place of the U-Net."""
+"""Noise levels and complete sampling runs against diffusers' schedulers, with an analytic function in place of the U-Net."""
 
 import jax
 import jax.numpy as jnp

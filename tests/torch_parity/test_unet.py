@@ -1,4 +1,4 @@
-"""The video U-Net against diffusers' UNetSpatioTemporalConditionModel: every kind of block on its own, then the whole.
+"""The video U-Net against diffusers' UNetSpatioTemporalConditionModel: every kind of block, then the full model.
 
 Each block gets the inputs that diffusers' own block got in a pass of the whole network, so that one wrong block fails alone.
 """
@@ -126,15 +126,21 @@ def _attention(module, call):
     return module(to_numpy(call.arguments["hidden_states"]), None if context is None else to_numpy(context))
 
 
-ON_IMAGES = lambda module, call: module(images(next(iter(call.arguments.values()))))  # noqa: E731
-AS_IS = lambda module, call: module(to_numpy(next(iter(call.arguments.values()))))  # noqa: E731
+def _images(module, call):
+    return module(images(next(iter(call.arguments.values()))))
+
+
+def _arrays(module, call):
+    return module(to_numpy(next(iter(call.arguments.values()))))
+
+
 # diffusers' class -> (how ours is called on the recorded inputs, layout of the recorded output)
 KINDS = {
-    "Conv2d": (ON_IMAGES, images),
-    "GroupNorm": (ON_IMAGES, images),
-    "TimestepEmbedding": (AS_IS, to_numpy),
-    "FeedForward": (AS_IS, to_numpy),
-    "LayerNorm": (AS_IS, to_numpy),
+    "Conv2d": (_images, images),
+    "GroupNorm": (_images, images),
+    "TimestepEmbedding": (_arrays, to_numpy),
+    "FeedForward": (_arrays, to_numpy),
+    "LayerNorm": (_arrays, to_numpy),
     "Attention": (_attention, to_numpy),
     "BasicTransformerBlock": (_tokens, to_numpy),
     "TemporalBasicTransformerBlock": (_tokens, to_numpy),
@@ -145,8 +151,8 @@ KINDS = {
         lambda m, c: m(videos(c.arguments["hidden_states"], FRAMES), first_frame(c.arguments["encoder_hidden_states"], FRAMES)),
         lambda x: videos(x[0], FRAMES),
     ),
-    "Downsample2D": (ON_IMAGES, images),
-    "Upsample2D": (ON_IMAGES, images),
+    "Downsample2D": (_images, images),
+    "Upsample2D": (_images, images),
     "CrossAttnDownBlockSpatioTemporal": (_down_block, lambda x: [videos(y, FRAMES) for y in (x[0], *x[1])]),
     "DownBlockSpatioTemporal": (_down_block, lambda x: [videos(y, FRAMES) for y in (x[0], *x[1])]),
     "UNetMidBlockSpatioTemporal": (_video_block, lambda x: videos(x, FRAMES)),
@@ -210,7 +216,7 @@ def test_block(path, calls, theirs, pure, params):
         check(ours, reference, what=path)
 
 
-# --- the whole ------------------------------------------------------------------------------------------------------------------------
+# --- the full model -------------------------------------------------------------------------------------------------------------------
 
 TAPS = (0, 1, 2)
 

@@ -1,4 +1,4 @@
-"""The video VAE against diffusers' AutoencoderKLTemporalDecoder: blocks of the encoder and of the decoder, then both halves whole."""
+"""The video VAE against diffusers' AutoencoderKLTemporalDecoder: blocks of the encoder and of the decoder, then both halves."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Several passes give the update of one."""
+"""Several micro-batches give the update of one batch."""
 
 from dataclasses import replace
 
@@ -13,9 +13,9 @@ from vpp_jax.training.accumulation import check_micro_batches, loss_and_gradient
 from vpp_jax.training.state import Trainer
 
 
-@pytest.mark.parametrize("passes", [1, 2, 3, 6])
-def test_weighted_mean_of_the_parts_is_the_mean_of_the_whole(passes):
-    """Squared error over the valid entries only: passes contain different numbers of them, one pass none at all."""
+@pytest.mark.parametrize("grad_accum_steps", [1, 2, 3, 6])
+def test_weighted_mean_over_micro_batches_is_the_mean_over_the_batch(grad_accum_steps):
+    """Squared error over the valid entries only: micro-batches contain different numbers of them, one of them none at all."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(12, 3)), rng.normal(size=12)
     valid = np.array([1, 0, 1, 1, 0, 1, 1, 0, 1, 1, 0, 1], np.float64)  # rows 1, 4, 7, 10: one pass of three
@@ -26,19 +26,21 @@ def test_weighted_mean_of_the_parts_is_the_mean_of_the_whole(passes):
         error = jnp.sum(valid * (x @ params["p"] - y) ** 2) / jnp.maximum(jnp.sum(valid), 1.0)
         return error, ({"rows": jnp.float32(len(y))}, jnp.sum(valid))
 
-    loss, metrics, gradients = loss_and_gradients(objective, {"p": jnp.asarray(p)}, tuple(map(jnp.asarray, (x, y, valid))), passes)
+    loss, metrics, gradients = loss_and_gradients(
+        objective, {"p": jnp.asarray(p)}, tuple(map(jnp.asarray, (x, y, valid))), grad_accum_steps
+    )
     residual = valid * (x @ p - y)
     assert float(loss) == pytest.approx(np.sum(residual**2) / valid.sum(), rel=1e-5)
     np.testing.assert_allclose(gradients["p"], 2 * residual @ x / valid.sum(), rtol=2e-5)
-    assert float(metrics["rows"]) == 12 / passes
+    assert float(metrics["rows"]) == 12 / grad_accum_steps
 
 
 @pytest.fixture(scope="module")
 def updated(toy):
-    """passes -> parameters and metrics after one real training step."""
+    """grad_accum_steps -> parameters and metrics after one real training step."""
 
-    def update(passes):
-        stage = toy.ToyStage(toy.toy_config(grad_accum_steps=passes))
+    def update(grad_accum_steps):
+        stage = toy.ToyStage(toy.toy_config(grad_accum_steps=grad_accum_steps))
         trainer = Trainer(stage)
         state = jax.jit(trainer.init)(jax.random.key(0))
         source = stage.source("train", {}, None)
@@ -46,7 +48,7 @@ def updated(toy):
         after, metrics, _ = jax.jit(trainer.step)(state, stage.load_frozen({"vae/lift.kernel": jax.devices()[0]}), batch)
         return after.opt_state[0].mu, metrics
 
-    return {passes: update(passes) for passes in (1, 4)}
+    return {steps: update(steps) for steps in (1, 4)}
 
 
 def test_a_training_step_in_four_passes(updated):
@@ -67,6 +69,6 @@ def test_passes_must_fit_batch_and_mesh(toy):
     ):
         check_micro_batches(8, 3, mesh)
     config = toy.toy_config()
-    passes = replace(config.train, grad_accum_steps=3)
+    accumulating = replace(config.train, grad_accum_steps=3)
     with pytest.raises(ConfigError, match=r"train\.grad_accum_steps is 3, which does not divide data\.batch_size = 8"):
-        replace(config, train=passes)
+        replace(config, train=accumulating)

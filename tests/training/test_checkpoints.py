@@ -1,4 +1,4 @@
-"""What later stages read from a checkpoint, and what they are told when it does not fit."""
+"""Parameters that later stages load from a checkpoint, and the errors if they do not match."""
 
 import shutil
 import time

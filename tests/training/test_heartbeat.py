@@ -1,4 +1,4 @@
-"""Who waits says for whom; who is gone is given up."""
+"""Waiting processes name the ones they wait for; lost processes are given up."""
 
 import json
 import logging

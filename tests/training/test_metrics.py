@@ -1,4 +1,4 @@
-"""Where numbers go, and what is said when they are not numbers."""
+"""Metric files, and the error for a loss that is not finite."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Learning rates, clipping, freezing and averages against closed forms and against optax itself."""
+"""Learning rates, clipping, freezing and EMA against closed forms and against optax itself."""
 
 import math
 

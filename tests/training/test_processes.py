@@ -1,4 +1,4 @@
-"""The real command as two processes over loopback: the same data, losses and parameters as one, and any of them may be told to stop."""
+"""`vpp train` as two processes over loopback: the same data, losses and parameters as one, and a signal to either stops both."""
 
 import os
 import signal
@@ -74,7 +74,7 @@ def test_two_processes_stopped_through_one_end_as_one_would(flags, project, tmp_
     assert [entry["step"] for entry in read_entries(parts / "metrics.jsonl")] == list(range(1, stopped + 1))
     assert sorted(path.name for path in (parts / "heartbeats").iterdir()) == ["00000.json", "00001.json"]
 
-    train(stage, parts)  # goes on as one process: the next batch is the next one of the same order
+    train(stage, parts)  # resumes as one process, with the next batch of the same order
     one, other = ([entry["loss"] for entry in read_entries(run / "metrics.jsonl") if entry["kind"] == "train"] for run in (whole, parts))
     np.testing.assert_allclose(one[:10], other[:10], rtol=1e-5)
     np.testing.assert_allclose(one, other, rtol=1e-3)  # rounding grows from step to step; another batch would differ by a tenth

@@ -165,7 +165,7 @@ def test_data_order_and_cadence(toy, uninterrupted):
 
 
 def test_a_stage_may_start_from_given_parameters(toy, tmp_path, monkeypatch):
-    """The first update starts from them (and the average with them), a resumed run from its own checkpoint."""
+    """The first update starts from them (and so does the EMA), a resumed run from its own checkpoint."""
     given = {name: jax.numpy.full(shape, 0.25) for name, shape in toy.SHAPES.items()}
     asked = []
     monkeypatch.setattr(toy.ToyStage, "load_trainable", lambda self, shardings: asked.append(set(shardings)) or given)

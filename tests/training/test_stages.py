@@ -1,4 +1,4 @@
-"""Each stage can learn one batch by heart: the whole of model, loss and optimizer pulls in one direction."""
+"""Each stage can overfit one batch: model, loss and optimizer work together."""
 
 import dataclasses
 

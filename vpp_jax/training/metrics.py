@@ -169,9 +169,10 @@ def rewind(path: Path, step: int, evaluated: bool) -> None:
     """Drops the entries written after checkpoint `step`; `evaluated`: the evaluation at `step` precedes the checkpoint and remains."""
     if not path.exists():
         return
-    before = lambda entry: entry["step"] < step or (entry["step"] == step and (entry["kind"] == "train" or evaluated))  # noqa: E731
-    kept = [entry for entry in read_entries(path) if before(entry)]
-    write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in kept))
+    entries = [
+        entry for entry in read_entries(path) if entry["step"] < step or (entry["step"] == step and (entry["kind"] == "train" or evaluated))
+    ]
+    write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
