@@ -1,38 +1,31 @@
 """The import rules of docs/architecture.md: one way only, and nothing heavy where it is not needed."""
 
 import ast
+import re
 import subprocess
 import sys
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-# room -> rooms that its modules may import from. `vpp_jax.predictor` stands for video_predictor.py and policy.py, `vpp_jax.core` for the
-# other top-level modules of vpp_jax (errors, functional, config, provenance).
-CORE = {"vpp_jax.core"}
-NETWORKS = {"vpp_jax.models", "vpp_jax.diffusion"}
-MAY_IMPORT = {
-    "vpp_jax.core": NETWORKS | {"data_pipelines", "vpp_jax.parallel"},  # configurations stand beside what they configure; weights are
-    # read through `parallel.gather`
-    "vpp_jax.models": CORE | {"vpp_jax.parallel"},  # `rows.shard_map_over_batch` runs a kernel on every device
-    "vpp_jax.diffusion": CORE,
-    "vpp_jax.predictor": CORE | NETWORKS,
-    "vpp_jax.parallel": CORE,
-    "vpp_jax.training": CORE | NETWORKS | {"vpp_jax.predictor", "vpp_jax.parallel", "data_pipelines"},
-    "vpp_jax.aot": CORE | NETWORKS | {"vpp_jax.predictor", "vpp_jax.parallel", "vpp_jax.training"},
-    "vpp_jax.cli": {"*"},
-    "vpp_jax.main": {"vpp_jax.cli"},
-    "configs": CORE,
-    "data_pipelines": CORE,
-    "data_pipelines.builders": CORE | {"data_pipelines", "eval.envs", "eval.experts"},  # the simulator's builder drives the simulator
-    "eval": CORE | {"vpp_jax.predictor", "eval.envs", "eval.policies"},
-    "eval.envs": CORE,
-    "eval.experts": {"eval.envs"},  # experts stand above the environments
-    "eval.policies": CORE | {"eval"},  # the interface of whatever acts
-    "vpp_jax.serving": CORE | NETWORKS | {"vpp_jax.predictor", "vpp_jax.parallel", "vpp_jax.training", "data_pipelines", "eval.policies"},
-    "vpp_jax.interop": CORE | NETWORKS | {"vpp_jax.predictor", "vpp_jax.parallel", "vpp_jax.training", "data_pipelines"},
+PROJECT = Path(__file__).resolve().parents[1]
+TOPS = ("vpp_jax", "data_pipelines", "eval", "configs")
+# Folder -> folders of this project that its modules may import from, beside its own: the rules that a new arrow must not soften.
+ONLY_IMPORTS = {
+    "vpp_jax.common": set(),
+    "vpp_jax.ops": {"vpp_jax.common", "vpp_jax.parallel"},
+    "vpp_jax.models": {"vpp_jax.common", "vpp_jax.ops"},
+    "vpp_jax.diffusion": {"vpp_jax.common"},
+    "vpp_jax.parallel": {"vpp_jax.common"},
+    "data_pipelines.rlds": {"vpp_jax.common", "data_pipelines.cache", "data_pipelines.errors", "data_pipelines.storage"},
+    "eval.envs": {"vpp_jax.common", "eval.errors"},
+    "eval.envs.calvin_mujoco": {"vpp_jax.common", "eval.envs", "eval.errors"},
+    "eval.experts.calvin": {"eval.envs", "eval.envs.calvin_mujoco"},  # experts stand above environments
+    "eval.worker.vpp_worker": set(),  # runs in interpreters that have NumPy and msgpack only
 }
-# Rooms that must not load JAX, whatever they import.
+# Modules that must not load JAX, whatever they import.
 WITHOUT_JAX = ("eval.envs.registry", "eval.envs.base", "eval.worker.vpp_worker.protocol", "eval.worker_process")
 HEAVY = ("tensorflow", "torch", "mujoco", "wandb")
 LIGHT = (
@@ -46,25 +39,18 @@ LIGHT = (
     "data_pipelines.loader",
     "data_pipelines.sources",
 )
+Graph = dict[str, set[str]]
 
 
-def room(module: str) -> str:
-    """The room that a dotted module name lies in."""
-    parts = module.split(".")
-    if parts[0] == "vpp_jax":
-        if len(parts) == 1:
-            return "vpp_jax.core"
-        if parts[1] in ("video_predictor", "policy"):
-            return "vpp_jax.predictor"
-        if parts[1] == "__main__":
-            return "vpp_jax.main"
-        return f"vpp_jax.{parts[1]}" if f"vpp_jax.{parts[1]}" in MAY_IMPORT else "vpp_jax.core"
-    two = ".".join(parts[:2])
-    return two if two in MAY_IMPORT else parts[0]
+@cache
+def module_files() -> dict[str, Path]:
+    """Dotted name -> file; a package is its `__init__.py`."""
+    files = (path for top in TOPS for path in sorted((PROJECT / top).rglob("*.py")))
+    return {".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
 
 
-def imports(path: Path) -> set[str]:
-    """Modules that a file imports anywhere, type-checking blocks included."""
+def names_imported(path: Path) -> set[str]:
+    """Dotted names that a file imports anywhere, type-checking blocks included."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -75,30 +61,92 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def module_files(project: Path) -> list[tuple[str, Path]]:
-    files = [path for top in ("vpp_jax", "data_pipelines", "eval", "configs") for path in sorted((project / top).rglob("*.py"))]
-    return [(".".join(path.relative_to(project).with_suffix("").parts).removesuffix(".__init__"), path) for path in files]
+@cache
+def file_graph() -> Graph:
+    """Module -> modules of this project that it imports."""
+    files = module_files()
+
+    def module_of(name: str) -> str:
+        while name and name not in files:
+            name = name.rpartition(".")[0]
+        return name
+
+    return {module: {module_of(name) for name in names_imported(path)} - {"", module} for module, path in files.items()}
 
 
-def test_imports_run_one_way(project):
-    wrong = []
-    for module, path in module_files(project):
-        here = room(module)
-        for name in imports(path):
-            if name.split(".")[0] not in ("vpp_jax", "data_pipelines", "eval", "configs"):
-                continue
-            there = room(name)
-            if there != here and there not in MAY_IMPORT[here] and "*" not in MAY_IMPORT[here]:
-                wrong.append(f"{module} ({here}) imports {name} ({there})")
-    assert not wrong, "\n".join(wrong)
+def node_of(module: str) -> str:
+    """A subpackage is a node; so is every file directly in `vpp_jax`, `data_pipelines` and `eval`."""
+    parent = module.rpartition(".")[0]
+    is_package = module_files()[module].name == "__init__.py"
+    return module if is_package or parent in ("vpp_jax", "data_pipelines", "eval") else parent
 
 
-def test_networks_know_no_files_and_no_data(project):
-    """models and diffusion: arrays in, arrays out. The tokenizer is the one exception: it reads the vocabulary inside the package."""
+@cache
+def folder_graph() -> Graph:
+    graph: Graph = {}
+    for module, imported in file_graph().items():
+        graph.setdefault(node_of(module), set()).update(map(node_of, imported))
+    return {node: imported - {node} for node, imported in graph.items()}
+
+
+def drawn_floors() -> list[list[str]]:
+    """The drawing of docs/architecture.md: one floor per line, the top one first."""
+    page = (PROJECT / "docs" / "architecture.md").read_text()
+    drawing = re.search(r"<!-- floors -->\n```\n(.*?)```", page, re.S)
+    assert drawing, "docs/architecture.md has no drawing of the imports"
+    return [line.split() for line in drawing.group(1).splitlines()]
+
+
+def true_floors(graph: Graph) -> list[list[str]]:
+    """Each node directly above the highest node that it imports."""
+    height: dict[str, int] = {}
+    for node in TopologicalSorter(graph).static_order():
+        height[node] = 1 + max((height[imported] for imported in graph[node]), default=-1)
+    return [sorted(node for node in height if height[node] == floor) for floor in range(max(height.values()), -1, -1)]
+
+
+@pytest.mark.parametrize("graph", [file_graph, folder_graph])
+def test_imports_have_no_circle(graph):
+    try:
+        TopologicalSorter(graph()).prepare()
+    except CycleError as error:
+        pytest.fail(f"modules that import each other: {' <- '.join(error.args[1])}")
+
+
+def test_a_circle_would_be_found():
+    with pytest.raises(CycleError):
+        TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).prepare()
+
+
+def test_imports_match_the_drawing():
+    """docs/architecture.md has every node once, and an import only ever goes to a lower line."""
+    graph, drawn = folder_graph(), drawn_floors()
+    line = {node: number for number, floor in enumerate(drawn) for node in floor}
+    expected = "\n".join(" ".join(floor) for floor in true_floors(graph))
+    assert sorted(node for floor in drawn for node in floor) == sorted(graph), f"the drawing should be\n{expected}"
+    wrong = [f"{node} imports {other}" for node, imported in graph.items() for other in imported if line[other] <= line[node]]
+    assert not wrong, "\n".join([*wrong, "the drawing should be", expected])
+
+
+@pytest.mark.parametrize("folder", ONLY_IMPORTS)
+def test_ground_floors_import_only_what_they_may(folder):
+    more = folder_graph()[folder] - ONLY_IMPORTS[folder] - {folder.rpartition(".")[0]}
+    assert not more, f"{folder} imports {', '.join(sorted(more))}"
+
+
+def test_data_pipelines_import_nothing_of_vpp_jax_but_the_ground_floor():
+    for node, imported in folder_graph().items():
+        if node.startswith("data_pipelines"):
+            more = {other for other in imported if other.startswith("vpp_jax.") and other != "vpp_jax.common"}
+            assert not more, f"{node} imports {', '.join(sorted(more))}"
+
+
+def test_networks_know_no_files_and_no_data():
+    """ops, models and diffusion: arrays in, arrays out. The tokenizer is the one that reads, a vocabulary inside the package."""
     forbidden = {"pathlib", "os", "io", "json", "grain", "orbax", "fsspec", "PIL", "data_pipelines", "eval", "mujoco", "tensorflow"}
-    for module, path in module_files(Path(project)):
-        if room(module) in ("vpp_jax.models", "vpp_jax.diffusion") and not module.endswith("tokenizer"):
-            used = {name.split(".")[0] for name in imports(path)}
+    for module, path in module_files().items():
+        if node_of(module) in ("vpp_jax.ops", "vpp_jax.models", "vpp_jax.diffusion") and not module.endswith("tokenizer"):
+            used = {name.split(".")[0] for name in names_imported(path)}
             assert not used & forbidden, f"{module} imports {used & forbidden}"
 
 
@@ -127,10 +175,10 @@ def test_package_and_command_start_without_jax():
     assert not found
 
 
-@pytest.mark.parametrize("top", ["vpp_jax", "data_pipelines", "eval", "configs"])
-def test_no_module_changes_the_environment_when_imported(project, top):
+@pytest.mark.parametrize("top", TOPS)
+def test_no_module_changes_the_environment_when_imported(top):
     """Only functions may set environment variables: `os.environ[...] = ` at module level is work at import."""
-    for path in sorted((project / top).rglob("*.py")):
+    for path in sorted((PROJECT / top).rglob("*.py")):
         for node in ast.parse(path.read_text()).body:
             targets = node.targets if isinstance(node, ast.Assign) else []
             assert not any("environ" in ast.unparse(target) for target in targets), f"{path}:{node.lineno}"
