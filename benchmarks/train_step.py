@@ -121,9 +121,9 @@ def main() -> None:
         if data is None:
             data = Path(scratch) / "data"
             sys.path.insert(0, str(Path(__file__).parent / "loading"))
-            from shards import write_pictures
+            from shards import write_images
 
-            write_pictures(data, episodes=16, steps=60, height=200, width=200)
+            write_images(data, episodes=16, steps=60, height=200, width=200)
         for name in options.config:
             config = _with_data(load_config(name), data, options.name, Path(scratch) / "index")
             row = measure(config, Path(scratch) / "work" / Path(name).stem, options.steps)

@@ -57,7 +57,7 @@ def features_of(policy):
     return jax.jit(lambda params, images, ids, mask, keys: policy.features(params, images, policy.video_states(params, ids, mask), keys))
 
 
-def test_the_video_model_reads_a_sentence_as_if_it_were_cut_to_its_length(policy, params):
+def test_the_video_model_truncates_instructions_to_its_text_length(policy, params):
     lengths = policy.config.text_length, policy.config.goal_length
     instructions = ["open the drawer", "push the red block that lies left of the drawer to the right until it falls down"]
     short, long = (CLIPTokenizer(length)(instructions) for length in lengths)

@@ -73,7 +73,7 @@ def test_missing_directory_split_and_shard_are_told_apart(dataset_copy):
         RLDSDataset(dataset_copy, "val")
 
 
-def test_skip_goes_on_without_an_absent_shard(dataset_copy):
+def test_skip_continues_without_a_missing_shard(dataset_copy):
     names = DatasetInfo.read(dataset_copy).splits["train"].files
     (dataset_copy / names[1]).unlink()
     dataset = RLDSDataset(dataset_copy, on_bad_record="skip")

@@ -74,7 +74,7 @@ def test_resume_is_exact_at_any_step(stop, threads):
     assert head + [next(other)["number"].tolist() for _ in range(25 - stop)] == whole
 
 
-def test_another_number_of_processes_goes_on_in_the_same_order():
+def test_another_number_of_processes_continues_in_the_same_order():
     """8 processes, then 4, then 1, changing at steps 5 and 9; the same state in each of them."""
     whole = batches(14, MIXED, 16, seed=7, threads=0)
     joined, state = [], None
@@ -92,7 +92,7 @@ def test_another_number_of_processes_goes_on_in_the_same_order():
     assert joined == whole
 
 
-def test_another_batch_size_goes_on_in_the_same_order():
+def test_another_batch_size_continues_in_the_same_order():
     whole = batches(10, MIXED, 12, seed=7, threads=0)
     first, second = make_iterator(MIXED, 12, 7), make_iterator(MIXED, 6, 7)
     head = [next(first)["number"].tolist() for _ in range(3)]

@@ -107,7 +107,7 @@ def test_an_unknown_sampler_is_refused_with_all_that_exist(experiment):
 
 
 @pytest.mark.parametrize("kind", ["exponential", "karras", "linear", "svd_euler", "ve", "vp", "cosine", "iddpm"])
-def test_ladders(experiment, kind):
+def test_noise_schedules(experiment, kind):
     config = experiment("policy", noise_schedule={"kind": kind, "num_sampling_steps": 5, "sigma_min": 0.1})
     assert from_json(to_json(config)) == config
     assert get_sigmas(config.policy_diffusion.noise_schedule).shape == (6,)

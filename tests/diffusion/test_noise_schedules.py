@@ -6,14 +6,14 @@ import pytest
 from vpp_jax.diffusion.noise_schedules import NoiseScheduleConfig, get_sigmas, initial_scale
 
 
-def test_exponential_matches_the_published_validation_ladder():
+def test_exponential_matches_the_published_validation_noise_schedule():
     sigmas = get_sigmas(NoiseScheduleConfig("exponential", 10, 0.001, 80.0))
     np.testing.assert_allclose(
         sigmas, [80, 22.8193, 6.5090, 1.8566, 0.5296, 0.1511, 0.0431, 0.0123, 0.0035, 0.001, 0], rtol=5e-3, atol=6e-5
     )
 
 
-def test_exponential_matches_the_published_evaluation_ladder():
+def test_exponential_matches_the_published_evaluation_noise_schedule():
     sigmas = get_sigmas(NoiseScheduleConfig("exponential", 10, 1.0, 80.0))
     np.testing.assert_allclose(
         sigmas, [80, 49.1627, 30.2121, 18.5664, 11.4096, 7.0116, 4.3089, 2.6479, 1.6273, 1.0, 0], rtol=1e-5, atol=6e-5
@@ -21,7 +21,7 @@ def test_exponential_matches_the_published_evaluation_ladder():
 
 
 @pytest.mark.parametrize(("steps", "second"), [(10, 352.99), (20, 510.36), (30, 570.03)])
-def test_svd_euler_ladder(steps, second):
+def test_svd_euler_noise_schedule(steps, second):
     config = NoiseScheduleConfig("svd_euler", steps, 0.002, 700.0)
     sigmas = get_sigmas(config)
     assert sigmas.shape == (steps + 1,)
@@ -35,7 +35,7 @@ def test_initial_scale_is_sigma_max_elsewhere():
     assert initial_scale(NoiseScheduleConfig("exponential", 10, 1.0, 80.0)) == 80.0
 
 
-def test_spacing_is_even_in_the_ladders_own_coordinate():
+def test_spacing_is_even_in_the_schedules_own_coordinate():
     def gaps(values):
         return np.diff(values) / np.diff(values).mean()
 
@@ -101,7 +101,7 @@ def test_karras_tends_to_exponential_for_large_rho():
         ("iddpm", 29.155),
     ],
 )
-def test_every_ladder_descends_to_zero(kind, first):
+def test_every_noise_schedule_descends_to_zero(kind, first):
     config = NoiseScheduleConfig(kind, 7, 0.05, 30.0)
     sigmas = get_sigmas(config)
     assert sigmas.dtype == np.float32
@@ -113,7 +113,7 @@ def test_every_ladder_descends_to_zero(kind, first):
         assert initial_scale(config) == sigmas[0]
 
 
-def test_recorded_ladders(reference_data):
+def test_recorded_noise_schedules(reference_data):
     vectors = np.load(reference_data / "parity" / "vectors.npz")
     np.testing.assert_allclose(get_sigmas(NoiseScheduleConfig("svd_euler", 20, 0.002, 700.0)), vectors["sched_sigmas20"], rtol=2e-7)
     for low in ("0.001", "1.0"):

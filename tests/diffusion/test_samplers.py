@@ -54,7 +54,7 @@ def test_order_of_convergence(kind, low, high):
 
 
 @pytest.mark.parametrize("kind", DETERMINISTIC)
-def test_full_ladder_recovers_the_data_distribution(kind):
+def test_full_noise_schedule_recovers_the_data_distribution(kind):
     x = 80.0 * jax.random.normal(jax.random.key(1), (4096, 4))
     sigmas = get_sigmas(NoiseScheduleConfig("karras", 200, 0.002, 80.0))
     result = np.asarray(sample(gaussian_denoiser, x, sigmas, kind))

@@ -144,7 +144,7 @@ def test_systematic_failure_stops_with_the_reason(tmp_path):
         run(tmp_path, environment={"no_such_argument": 1})
 
 
-def test_a_chain_goes_on_from_the_state_reached_and_ends_at_the_first_failure(tmp_path):
+def test_a_chain_continues_from_the_state_reached_and_ends_at_the_first_failure(tmp_path):
     episodes = [
         Episode(0, ("count_up", "count_down", "count_up"), "D", 1, {"state": 0.0}),
         Episode(1, ("count_down", "count_up"), "D", 2, {"state": 0.0}),

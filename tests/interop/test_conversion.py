@@ -233,7 +233,7 @@ def test_imported_directories_are_what_later_stages_take(imported):
         assert {name: value.shape for name, value in frozen.items()} == {name: spec.shape for name, spec in abstract.items()}
 
 
-def test_stage_video_goes_on_from_an_imported_model(imported):
+def test_stage_video_starts_from_an_imported_model(imported):
     config = from_config_dict(read_metadata(imported / "video")["config"])
     stage = make_stage(replace(config, init=replace(config.init, video=str(imported / "video"))))
     abstract = stage.abstract_trainable()
@@ -441,7 +441,7 @@ def test_paths_and_combinations(system, tmp_path, refused):
     pipeline, out = system.folder / "pipeline", f"--out={tmp_path / 'out'}"
     assert "--unet needs --text" in refused("import", f"--unet={pipeline}", out)
     assert "nothing to import" in refused("import", out)
-    assert "give --vae besides" in refused("import", f"--unet={pipeline / 'unet'}", f"--text={system.folder / 'clip'}", out)
+    assert "give --vae as well" in refused("import", f"--unet={pipeline / 'unet'}", f"--text={system.folder / 'clip'}", out)
     assert "--policy needs --unet" in refused("import", f"--vae={pipeline}", f"--policy={system.folder / 'policy.pt'}", out)
     assert "does not exist" in refused("import", f"--vae={tmp_path / 'nowhere'}", out)
     assert "has none of" in refused("import", f"--vae={system.folder / 'clip'}", out)

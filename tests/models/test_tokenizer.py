@@ -32,7 +32,7 @@ def test_composed_and_decomposed_letters_are_the_same():
     assert mask.sum() == 14
 
 
-def test_rows_are_start_sentence_end_padding():
+def test_rows_are_start_text_end_padding():
     ids, mask = CLIPTokenizer(20)(["lift the red block from the drawer", "open the drawer", "don't push café 42!"])
     for row, row_mask in zip(ids, mask, strict=True):
         count = int(row_mask.sum())
@@ -50,7 +50,7 @@ def test_width_only_adds_padding():
     assert not long[1][:, 10:].any()
 
 
-def test_long_sentences_keep_their_end_token():
+def test_long_instructions_keep_their_end_token():
     instruction = "a photo of a cat " * 30
     (cut,), (cut_mask,) = CLIPTokenizer(20)([instruction])
     (whole,), _ = CLIPTokenizer(77)([instruction])
@@ -83,7 +83,7 @@ def test_pickles_for_worker_processes():
     np.testing.assert_array_equal(copy(["open the drawer"])[0], tokenizer(["open the drawer"])[0])
 
 
-def test_no_sentences_give_empty_arrays():
+def test_no_instructions_give_empty_arrays():
     ids, mask = CLIPTokenizer(20)([])
     assert ids.shape == mask.shape == (0, 20)
 
@@ -108,7 +108,7 @@ def test_the_vocabulary_is_the_published_one():
     assert (table.parent / "LICENSE").read_text().count("Copyright (c) 2021 OpenAI") == 1
 
 
-def test_decode_gives_the_sentences_back():
+def test_decode_gives_the_instructions_back():
     instructions = ["open the drawer", "push the sliding door to the left side", "turn off the green lamp"]
     tokenizer = CLIPTokenizer(20)
     assert tokenizer.decode(*tokenizer(instructions)) == instructions

@@ -94,7 +94,7 @@ def test_a_run_without_average_gives_its_parameters(toy, tmp_path):
     assert all(np.array_equal(loaded[name], state.params[name]) for name in loaded)
 
 
-def test_what_is_saved_does_not_change_while_training_goes_on(toy, tmp_path):
+def test_what_is_saved_does_not_change_while_training_continues(toy, tmp_path):
     """Files are written in the background, from copies: the arrays themselves are donated to the next step."""
     state = jax.jit(Trainer(toy.ToyStage(toy.toy_config())).init)(jax.random.key(0))
     expected = {name: np.array(value) for name, value in state.params.items()}

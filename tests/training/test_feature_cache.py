@@ -49,7 +49,7 @@ def test_every_observation_has_its_draws(tmp_path):
     assert source.metadata() == {"dataset": "numbers"}
 
 
-def test_an_interrupted_build_goes_on_and_ends_equal(tmp_path, monkeypatch):
+def test_an_interrupted_build_resumes_and_ends_equal(tmp_path, monkeypatch):
     monkeypatch.setattr("vpp_jax.training.feature_cache.FLUSH_EVERY", 1)
     whole = np.array(build(tmp_path / "whole"))
     calls = []

@@ -141,7 +141,7 @@ def test_latents_are_the_posterior_of_every_frame(predictor, params, packed, dat
             np.testing.assert_array_equal(latents.column("action"), episode.column("action"))
 
 
-def test_loss_from_latents_is_the_loss_from_pictures(params, config, packed):
+def test_loss_from_latents_is_the_loss_from_frames(params, config, packed):
     losses = {}
     for name, chosen in (("frames", config), ("latents", packed)):
         stage = Stage(chosen)
@@ -186,7 +186,7 @@ def test_identity_is_of_the_encoder(params, config):
     assert vae_identity(dataclasses.replace(vae, dtype="bfloat16"), params) == identity
 
 
-def test_pictures_of_latents(params, packed, tmp_path):
+def test_plots_of_latents(params, packed, tmp_path):
     stage = Stage(packed)
     batch = {name: value for name, value in next(eval_batches(stage.source("val", params, Path()), 2)).items() if name != "valid"}
     stage.plot_batch(batch, tmp_path / "first_batch.png")
