@@ -135,7 +135,9 @@ class _Survey:
                 self._guard(lambda name=name, expected=expected: self._flag(episode, name, expected))
 
     def _values(self, episode: Episode, name: str) -> np.ndarray:
-        return statistics.actions(episode, self.spec) if name == COMMON_ACTION else np.asarray(episode.column(name), np.float64)
+        if self.spec and name == COMMON_ACTION:
+            return statistics.actions(episode, self.spec)
+        return np.asarray(episode.column(name), np.float64)
 
     def _guard(self, check) -> None:
         try:
@@ -175,7 +177,8 @@ class _Range:
     """Minimum, mean and maximum per dimension, streamed."""
 
     def __init__(self):
-        self.count, self.low, self.high, self.total = 0, np.inf, -np.inf, 0.0
+        self.count = 0
+        self.low, self.high, self.total = np.array(np.inf), np.array(-np.inf), np.array(0.0)  # broadcast to the width of the column
 
     def add(self, episode: Episode, name: str, values: np.ndarray) -> None:
         good = np.isfinite(values).all(-1)

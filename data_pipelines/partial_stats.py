@@ -35,7 +35,7 @@ class PartialStats:
     def pack(self, about: dict[str, Any]) -> bytes:
         """As the bytes of an `.npz`; `about` (JSON) identifies the data."""
         header = {"about": about, "episodes": self.episodes, "skipped": self.skipped, "columns": list(self.columns)}
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{number} {name}": array for number, stats in enumerate(self.columns.values()) for name, array in stats.to_arrays().items()
         }
         buffer = io.BytesIO()

@@ -6,7 +6,7 @@ A source is a pure function of the index: `len(source)`, `source[i]`. The loader
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Example: ...
     def metadata(self) -> dict:
         """Description of the data as JSON; saved in checkpoints."""
+        ...
 
 
 def camera_frame(
@@ -69,12 +70,13 @@ class _EpisodeSource:
         self._frames: ByteLRU[np.ndarray] = ByteLRU(config.bytes_per_dataset(config.frame_cache_mb))
         self._table = windows.WindowTable(counts)
         fields = {**dataset.schema.steps, **dataset.schema.episode}
-        self._instruction = next((key for key in spec.instruction_keys if key in fields), None)
-        if self._instruction is None:
+        instruction = next((key for key in spec.instruction_keys if key in fields), None)
+        if instruction is None:
             raise DataError(
                 f"{dataset.directory}: none of the instruction fields of '{spec.name}' ({', '.join(spec.instruction_keys)}) "
                 f"is in features.json (has {', '.join(fields)})"
             )
+        self._instruction = instruction
         if not len(self):
             raise DataError(f"{dataset.directory} split {dataset.split}: {len(dataset)} episode(s) give no training window")
 
@@ -102,6 +104,9 @@ class _EpisodeSource:
         if error.where not in self.skipped:
             log.warning("skipped: %s: %s", error.where, problem)
         self.skipped[error.where] = problem
+
+    def metadata(self) -> dict:
+        raise NotImplementedError
 
     def _example(self, episode: Episode, number: int, window: int, index: int) -> Example:
         raise NotImplementedError
@@ -156,7 +161,7 @@ class ClipSource(_EpisodeSource):
         super().__init__(dataset, spec, config, image_size, tokenizer, text_length, counts)
         views, where = tuple(views) or tuple(spec.clip_views), str(dataset.directory)
         self.latents = LatentsInfo.from_metadata(dataset.metadata, where) if latents else None
-        if latents and self.latents.image_size != image_size:
+        if self.latents is not None and self.latents.image_size != image_size:
             raise DataError(f"{where}: latents of frames of {self.latents.image_size} pixels, but model.image_size is {image_size}")
         available = latent_cameras(dataset.schema) if latents else dataset.schema.cameras
         self.cameras = tuple(spec.camera(view, available, where) for view in views)
@@ -184,7 +189,7 @@ class ClipSource(_EpisodeSource):
             steps = windows.strided_clip(len(episode), start, self.config.clip_frames, self.config.clip_stride)
         text = self._text(episode, int(steps[0]))
         if self.latents:
-            return {**read_latents(episode, self.dataset.schema, camera, steps), **text}
+            return {**read_latents(episode, self.dataset.schema, camera, steps.tolist()), **text}
         frames = {step: self._frame(episode, number, camera, step) for step in dict.fromkeys(steps.tolist())}  # clamped steps repeat
         return {"video": np.stack([frames[step] for step in steps.tolist()]), **text}
 
@@ -262,10 +267,13 @@ class PolicySource(_EpisodeSource):
         }
 
 
-class Mixture:
+SourceT = TypeVar("SourceT", bound=_EpisodeSource)
+
+
+class Mixture(Generic[SourceT]):
     """Several sources and their sampling weights, which the loader applies. Indexed directly, it is their concatenation."""
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float]):
+    def __init__(self, sources: Sequence[SourceT], weights: Sequence[float]):
         if not sources or len(sources) != len(weights):
             raise DataError(f"a mixture needs one weight per dataset, got {len(sources)} datasets and {len(weights)} weights")
         self.sources, self.weights = tuple(sources), tuple(float(weight) for weight in weights)
@@ -299,7 +307,7 @@ def clip_source(
     *,
     accept_latents: bool = False,
     seed: int = 0,
-) -> Mixture:
+) -> Mixture[ClipSource]:
     """Video clips of every dataset of `config`.
 
     Args:
@@ -345,7 +353,7 @@ def policy_source(
     views: Sequence[str] = (),
     action_dim: int | None = None,
     with_images: bool = True,
-) -> Mixture:
+) -> Mixture[PolicySource]:
     """Observations with action chunks of every dataset of `config`.
 
     Args:
@@ -398,7 +406,7 @@ def open_dataset(config: DataConfig, entry: DatasetConfig, split: str = "train")
     )
 
 
-def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], Source], columns: Sequence[str]) -> Mixture:
+def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], SourceT], columns: Sequence[str]) -> Mixture[SourceT]:
     """One source per dataset, if `columns` of every registry row are usable; the error names all datasets where they are not."""
     if not config.datasets:
         advice = (

@@ -112,7 +112,10 @@ class DatasetStatistics:
 def _normalizer(kind: str, column: ColumnStatistics, mask: tuple[bool, ...] | None) -> Normalizer:
     if kind == "mean_std":
         return Normalizer.mean_std(column.mean, column.std, mask)
-    return Normalizer.quantile(*column.quantiles, mask) if kind == "quantile" else Normalizer.identity(len(column.mean))
+    if kind == "quantile":
+        low, high = column.quantiles
+        return Normalizer.quantile(low, high, mask)
+    return Normalizer.identity(len(column.mean))
 
 
 def compute(dataset: RLDSDataset, spec: DatasetSpec, on_bad_record: str = "fail", progress: Progress | None = None) -> DatasetStatistics:

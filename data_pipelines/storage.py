@@ -5,7 +5,6 @@ fail with a transient error are retried with exponential backoff.
 """
 
 import contextlib
-import itertools
 import logging
 import os
 import random
@@ -223,12 +222,14 @@ def _bucket(url: str, act: Callable[..., T]) -> T:
 def _attempt(path: Location, retry: Retry, action: Callable[[], T]) -> T:
     """`action()`, retried while it fails with a transient error."""
     started = time.monotonic()
-    for failed in itertools.count(1):
+    failed = 0
+    while True:
         try:
             return action()
         except Exception as error:  # bucket libraries raise their own error classes
             if _is_permanent(error):
                 raise
+            failed += 1
             if failed == retry.attempts:
                 seconds = time.monotonic() - started
                 raise ReadFailedError(
@@ -242,5 +243,5 @@ def _attempt(path: Location, retry: Retry, action: Callable[[], T]) -> T:
 def _is_permanent(error: Exception) -> bool:
     if isinstance(error, NON_RETRYABLE):
         return True
-    code = getattr(error, "code", None) or getattr(error, "status", None)
-    return str(code).isdigit() and 400 <= int(code) < 500 and int(code) not in RETRYABLE_HTTP
+    code = str(getattr(error, "code", None) or getattr(error, "status", None))
+    return code.isdigit() and 400 <= int(code) < 500 and int(code) not in RETRYABLE_HTTP

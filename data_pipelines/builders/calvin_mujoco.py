@@ -93,7 +93,7 @@ def real_environment(settings: Settings):
     """The simulator with the cameras of `settings`."""
     from eval.envs.registry import make_environment  # needed to record, not to read
 
-    environment = make_environment(
+    environment: Any = make_environment(
         "calvin_mujoco",
         static_size=settings.static_size,
         gripper_size=settings.gripper_size,
@@ -259,7 +259,7 @@ def record_attempt(
             break
     if not solved:
         return None
-    hold = np.concatenate([np.zeros(ACTION_WIDTH - 1), action[-1:]]).astype(np.float32)
+    hold = np.append(np.zeros(ACTION_WIDTH - 1), columns[rlds.ACTION][-1][-1]).astype(np.float32)
     for step in range(plan.hold_steps + 1):  # the last step only records the result of the motion before it
         append_observation(columns, environment.observation(), plan)
         append_step(columns, hold, hold, 0.0)

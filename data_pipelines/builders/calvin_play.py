@@ -143,16 +143,16 @@ def record_run(
         texts = instructions(task)
         instruction = texts[int(choice.integers(len(texts)))]
         environment.begin_task(task)
-        columns, start, outcome = {name: [] for name in names}, step, None
-        noise = ActionNoise(plan, noise_rng)
-        for _ in range(plan.max_steps):
+        columns: dict[str, list] = {name: [] for name in names}
+        start, noise = step, ActionNoise(plan, noise_rng)
+        while True:
             action = np.asarray(expert(environment, expert_rng), np.float32)
             executed = noise.disturb(action)
             append_observation(columns, environment.observation(), plan)
             outcome = environment.advance(executed)
             append_step(columns, action, executed, float(outcome.success))
             step += 1
-            if outcome.done:
+            if outcome.done or step - start >= plan.max_steps:
                 break
         if not outcome.success:
             fresh = bool(outcome.failure) or step - start >= plan.max_steps

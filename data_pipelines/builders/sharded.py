@@ -45,15 +45,19 @@ class Recipe(Protocol):
     def schema(self) -> Schema: ...
     def settings(self) -> dict[str, Any]:
         """Everything that the written bytes depend on, as JSON."""
+        ...
 
     def metadata(self) -> dict[str, Any]:
         """Content of metadata.json; {} for none."""
+        ...
 
     def jobs(self) -> dict[str, list[Any]]:
         """Split -> episodes to record, in order."""
+        ...
 
     def group(self, job: Any) -> str:
         """Key by which success rates are reported, e.g. the task."""
+        ...
 
     def open(self) -> Any:
         """The resource for recording (a simulator), opened once per shard; has `close()`."""
@@ -164,7 +168,9 @@ def _start_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
     os._exit(1)
 
 

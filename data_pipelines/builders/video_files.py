@@ -5,6 +5,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from jaxtyping import UInt8
 
 from data_pipelines.errors import DataError
@@ -35,7 +36,7 @@ def read_frames(path: Path, fps: float = 0.0) -> Iterator[tuple[float, UInt8[np.
             if container.streams.video[0].codec_context is None:
                 raise BadVideoError(f"{path}: is in a format that FFmpeg does not support")
             yield from _frames(path, container, container.streams.video[0], fps)
-    except (av.error.FFmpegError, UnicodeDecodeError) as error:  # a container that is not allowed is EINVAL
+    except (FFmpegError, UnicodeDecodeError) as error:  # a container that is not allowed is EINVAL
         raise BadVideoError(f"{path}: cannot be decoded ({error})") from error
 
 

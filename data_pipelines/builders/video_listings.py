@@ -143,9 +143,10 @@ def _table(path: Path, found: Iterable[str]) -> dict[str, tuple[str, str]]:
     stems = {name.rsplit(".", 1)[0]: name for name in found}
     rows: dict[str, tuple[str, str]] = {}
     for row in _rows(path):
-        if not isinstance(row, dict) or not isinstance(row.get("video"), str):
+        video = row.get("video") if isinstance(row, dict) else None
+        if not isinstance(video, str):
             raise DataError(f"{path}: {str(row)[:80]!r} has no 'video'; expected rows with video, caption and optionally split")
-        name, split = stems.get(row["video"], row["video"]), str(row.get("split") or "")
+        name, split = stems.get(video, video), str(row.get("split") or "")
         if name in rows:
             raise DataError(f"{path}: {name} is listed twice")
         rows[name] = " ".join(str(row.get("caption") or "").split()), {"validation": "val"}.get(split, split)

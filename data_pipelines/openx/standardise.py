@@ -4,6 +4,7 @@ The gripper equations are those of Octo and OpenVLA. Two of them (`relative`, `b
 applied to complete episodes, before windows are cut.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -172,10 +173,12 @@ class Composition:
         """What features.json lacks: missing columns, or columns that are too narrow."""
         found = []
         for part in filter(None, (*self.parts, self.gripper)):
+            if not part.key:
+                continue
             feature = schema.steps.get(part.key)
-            if part.key and (feature is None or feature.kind != "tensor"):
+            if feature is None or feature.kind != "tensor":
                 found.append(f"step field '{part.key}'")
-            elif part.key and None not in feature.shape and int(np.prod(feature.shape, dtype=np.int64)) < part.needs:
+            elif None not in feature.shape and math.prod(feature.fixed_shape) < part.needs:
                 found.append(f"{part} (its shape is {list(feature.shape)})")
         return list(dict.fromkeys(found))
 

@@ -332,7 +332,7 @@ class RLDSDataset:
         return f"; the file was rewritten after it was indexed ({then.size} bytes then, {now.size} now): restart the process"
 
 
-def _taken(values: Sequence[bytes], steps: Sequence[int]) -> list[bytes]:
+def _taken(values: Blobs | Sequence[bytes], steps: Sequence[int]) -> list[bytes | memoryview]:
     return values.take(steps) if isinstance(values, Blobs) else [values[int(step)] for step in steps]
 
 
@@ -373,8 +373,10 @@ def build_index(
 
 def _count(payload: bytes, schema: Schema, episode_filter: EpisodeFilter | None) -> int:
     steps = examples.count_steps(payload, schema)
+    if episode_filter is None:
+        return steps
     try:
-        return steps if episode_filter is None or episode_filter.keep(examples.Example(payload), steps) else FILTERED
+        return steps if episode_filter.keep(examples.Example(payload), steps) else FILTERED
     except IndexError as error:
         raise ValueError(
             f"nothing in the record says whether it is one of the '{episode_filter.removes}' that the registry row filters"

@@ -8,6 +8,7 @@ import functools
 import math
 import zlib
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
@@ -20,8 +21,8 @@ _FIELD = descriptor_pb2.FieldDescriptorProto
 
 
 @functools.cache
-def _example_class(floats_as_bytes: bool = True) -> type[message.Message]:
-    """The message class of tf.train.Example (tensorflow/core/example/{example,feature}.proto)."""
+def _example_class(floats_as_bytes: bool = True) -> Any:
+    """The message class of tf.train.Example (tensorflow/core/example/{example,feature}.proto). Made at run time: no static type."""
     file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="vpp_jax", syntax="proto3")
 
     def add(name: str, *fields: tuple, nested: descriptor_pb2.DescriptorProto | None = None, oneof: str = "") -> None:
@@ -163,7 +164,7 @@ class Example:
                 raise ValueError(f"row lengths {found.tolist()[:8]}, expected {'no negative ones' if size is None else size}")
             lengths.append(found)
             rows = int(found.sum())
-        values = self._values(f"{name}/ragged_flat_values", feature, rows)
+        values: Any = self._values(f"{name}/ragged_flat_values", feature, rows)
         for found in reversed(lengths):
             stops = np.cumsum(found)
             values = [values[start:stop] for start, stop in zip(stops - found, stops, strict=True)]
@@ -194,7 +195,7 @@ class Example:
         parts = [_inflated(blob, feature.encoding, dtype, limit) for blob in self.blobs(name)]
         return np.concatenate(parts) if parts else np.zeros(0, dtype)
 
-    def _feature(self, name: str) -> message.Message:
+    def _feature(self, name: str) -> Any:
         if name not in self._features:  # indexing a protobuf map would create the entry
             raise ValueError(f"missing in the record (has {', '.join(self.names)})")
         return self._features[name]
@@ -227,7 +228,7 @@ def _fold(flat: np.ndarray, shape: tuple[int | None, ...], width: int, rows: int
     return flat.reshape(sizes)
 
 
-def _inflated(blob: bytes, encoding: str, dtype: np.dtype, numbers: int | None) -> np.ndarray:
+def _inflated(blob: bytes | memoryview, encoding: str, dtype: np.dtype, numbers: int | None) -> np.ndarray:
     """The numbers of one encoded tensor. Never decompresses more than `numbers` values or MAX_UNPACKED_BYTES bytes."""
     limit = MAX_UNPACKED_BYTES if numbers is None else numbers * dtype.itemsize
     if limit > MAX_UNPACKED_BYTES:
@@ -248,17 +249,17 @@ def _inflated(blob: bytes, encoding: str, dtype: np.dtype, numbers: int | None) 
     return np.frombuffer(raw, dtype.newbyteorder("<"))
 
 
-def unpack(blob: bytes, feature: Feature) -> np.ndarray:
+def unpack(blob: bytes | memoryview, feature: Feature) -> np.ndarray:
     """One value [*shape] of a column with encoding 'bytes' or 'zlib'. ValueError if the blob has another number of values."""
-    return _inflated(blob, feature.encoding, numpy_dtype(feature), math.prod(feature.shape)).reshape(feature.shape)
+    return _inflated(blob, feature.encoding, numpy_dtype(feature), math.prod(feature.fixed_shape)).reshape(feature.fixed_shape)
 
 
-def unpack_rows(blobs: Sequence[bytes], feature: Feature) -> np.ndarray:
+def unpack_rows(blobs: Sequence[bytes | memoryview], feature: Feature) -> np.ndarray:
     """`unpack` of several values, [n, *shape]."""
     dtype = numpy_dtype(feature).newbyteorder("<")
-    if feature.encoding != "bytes" or set(map(len, blobs)) != {math.prod(feature.shape) * dtype.itemsize}:
+    if feature.encoding != "bytes" or set(map(len, blobs)) != {math.prod(feature.fixed_shape) * dtype.itemsize}:
         return np.stack([unpack(blob, feature) for blob in blobs])
-    return np.frombuffer(b"".join(blobs), dtype).reshape(len(blobs), *feature.shape)
+    return np.frombuffer(b"".join(blobs), dtype).reshape(len(blobs), *feature.fixed_shape)
 
 
 def count_steps(payload: bytes, schema: Schema) -> int:
@@ -275,7 +276,7 @@ def count_steps(payload: bytes, schema: Schema) -> int:
             continue
         else:
             values = example.blobs(full) if feature.kind == "text" else example.numbers(full)
-            steps = len(values) // max(math.prod(feature.shape), 1)
+            steps = len(values) // max(math.prod(feature.fixed_shape), 1)
         if steps == 0:
             raise ValueError("zero-length episode")
         return steps

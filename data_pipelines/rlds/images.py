@@ -26,11 +26,11 @@ def decode_scaled(data: bytes, min_size: int | None) -> tuple[UInt8[np.ndarray, 
     """
     try:
         if data.startswith(JPEG_MAGIC):
-            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
             _check_size(height, width)
             parts = next((parts for parts in (8, 4, 2) if min_size and min(height, width) >= parts * MARGIN * min_size), 1)
-            smallest = {"min_height": -(-height // parts), "min_width": -(-width // parts)} if parts > 1 else {}
-            return simplejpeg.decode_jpeg(data, colorspace="RGB", **smallest), (height, width)
+            min_height, min_width = (-(-height // parts), -(-width // parts)) if parts > 1 else (0, 0)  # 0: full size
+            return simplejpeg.decode_jpeg(data, colorspace="RGB", min_height=min_height, min_width=min_width), (height, width)
         if data.startswith(PNG_MAGIC):
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image.height, image.width)

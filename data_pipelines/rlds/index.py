@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -170,7 +171,7 @@ def _encode(shards: Sequence[ShardIndex], rule: str) -> bytes:
         "records": [len(shard.offsets) for shard in shards],
         "defects": [asdict(defect) for shard in shards for defect in shard.defects],
     }
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([np.zeros(0, dtype), *(getattr(shard, name) for shard in shards)])
         for name, dtype in (("offsets", np.int64), ("lengths", np.int64), ("counts", np.int32))
     }
@@ -198,7 +199,8 @@ def _load(path: Location, rule: str) -> list[ShardIndex]:
         shards, start = [], 0
         for name, size, version, records in zip(header["names"], header["sizes"], header["versions"], header["records"], strict=True):
             rows = slice(start, start + records)
-            shards.append(ShardIndex(name, FileInfo(size, version), *(column[rows] for column in columns), tuple(defects.get(name, ()))))
+            offsets, lengths, counts = (column[rows] for column in columns)
+            shards.append(ShardIndex(name, FileInfo(size, version), offsets, lengths, counts, tuple(defects.get(name, ()))))
             start += records
         if any(len(column) != start for column in columns):
             raise ValueError(f"its header lists {start} records, its columns have {', '.join(str(len(column)) for column in columns)}")

@@ -59,6 +59,14 @@ class Feature:
         return self.kind == "tensor" and self.shape.count(None) > 1
 
     @property
+    def fixed_shape(self) -> tuple[int, ...]:
+        """`shape` of a feature without variable dimensions; ValueError otherwise."""
+        known = tuple(size for size in self.shape if size is not None)
+        if len(known) != len(self.shape):
+            raise ValueError(f"shape {list(self.shape)} has variable dimensions")
+        return known
+
+    @property
     def is_colour(self) -> bool:
         """A colour image; other images are depth or masks."""
         return self.kind == "image" and self.dtype == "uint8" and (not self.shape or self.shape[-1] in (3, 4, None))

@@ -4,7 +4,7 @@ A record is read completely once, and its checksum is verified. Only its numbers
 images: kilobytes instead of megabytes, so that all episodes of a large dataset fit into memory and a window reads only its own frames.
 """
 
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -50,7 +50,7 @@ class SparseExample(Example):
         return Blobs(self._ranges[name], self._read) if name in self._ranges else super().blobs(name)
 
 
-class Blobs(Sequence):
+class Blobs:
     """The values of a bytes column, read on access."""
 
     def __init__(self, ranges: Ranges, read: Callable[[int, int], bytes]):
@@ -58,6 +58,9 @@ class Blobs(Sequence):
 
     def __len__(self) -> int:
         return len(self._ranges)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[step] for step in range(len(self)))
 
     def __getitem__(self, step: int) -> bytes:
         offset, length = self._ranges[step].tolist()

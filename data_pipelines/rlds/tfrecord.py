@@ -6,6 +6,7 @@ A record is `length uint64 | masked CRC32C of those 8 bytes uint32 | payload | m
 import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import crc32c
 
@@ -15,6 +16,7 @@ from data_pipelines.storage import RETRY, FileInfo, Location, Retry
 from vpp_jax.common.files import atomic_path
 
 Buffer = bytes | memoryview
+BufferT = TypeVar("BufferT", bytes, memoryview)
 EXTENSION = "tfrecord"
 # Bytes per read when files are read completely, and when only record headers are read: a request to a bucket takes as long as
 # transferring a few hundred kilobytes, a read of a local file almost no time.
@@ -59,7 +61,7 @@ def scan(path: Location, file_info: FileInfo, count: Callable[[Buffer], int] | N
     offsets, lengths, counts, defects = [], [], [], []
     position = 0
     while position < size:
-        number, problem = len(offsets), ""
+        number, length, problem = len(offsets), 0, ""
         header = file.at(position, HEADER.size)
         if len(header) < HEADER.size:
             problem = f"truncated: {len(header)} bytes of a {HEADER.size}-byte record header at offset {position}"
@@ -93,7 +95,7 @@ def read_payload(path: Location, offset: int, length: int, retry: Retry = RETRY)
     return _checked(storage.read_range(path, offset, length + FOOTER.size, retry), offset, length)
 
 
-def _checked(data: Buffer, offset: int, length: int) -> Buffer:
+def _checked(data: BufferT, offset: int, length: int) -> BufferT:
     """The payload at the start of `data`; verifies the checksum that follows it."""
     if len(data) < length + FOOTER.size:
         raise ValueError(f"truncated record: {len(data)} of {length + FOOTER.size} bytes at offset {offset}")

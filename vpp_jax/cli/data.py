@@ -142,11 +142,11 @@ def _add_shard_flags(parser: argparse.ArgumentParser, text: str) -> None:
     )
 
 
-def _shard_of(arguments: argparse.Namespace) -> dict[str, int]:
+def _shard_of(arguments: argparse.Namespace) -> tuple[int, int]:
     index, count = arguments.shard_index, arguments.num_shards
     if not 0 <= index < count:
         raise DataError(f"--shard_index={index} must be at least 0 and below --num_shards={count}")
-    return {"shard_index": index, "num_shards": count}
+    return index, count
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -177,7 +177,8 @@ def _index(arguments: argparse.Namespace) -> int:
     from data_pipelines.rlds.dataset import DatasetInfo, build_index, find_defects
     from data_pipelines.rlds.schema import Schema
 
-    info, bad, shard = DatasetInfo.read(arguments.directory), 0, _shard_of(arguments)
+    info, bad = DatasetInfo.read(arguments.directory), 0
+    shard_index, num_shards = _shard_of(arguments)
     spec = dataset_spec(arguments.name) if arguments.name else REGISTRY.get(info.name)
     schema = Schema.read(info.directory)
     for name, split in info.splits.items():
@@ -194,8 +195,9 @@ def _index(arguments: argparse.Namespace) -> int:
                 episode_filter=spec.episode_filter if spec else None,
                 counted=not arguments.headers_only,
                 workers=arguments.workers,
+                shard_index=shard_index,
+                num_shards=num_shards,
                 progress=progress.update,
-                **shard,
             )
         whole = len(shards) == len(split.present)
         defects = find_defects(split, shards) if whole else [defect for shard in shards for defect in shard.defects]
@@ -214,17 +216,16 @@ def _stats(arguments: argparse.Namespace) -> int:
     from data_pipelines.openx.registry import dataset_spec
     from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset
 
-    shard = _shard_of(arguments)
-    options = {"index_dir": arguments.index_dir, "on_bad_record": arguments.on_bad_record}
+    shard_index, num_shards = _shard_of(arguments)
+    options: dict[str, Any] = {"index_dir": arguments.index_dir, "on_bad_record": arguments.on_bad_record}
     for directory in arguments.directory:
         spec = dataset_spec(arguments.name or DatasetInfo.read(directory).name)
         spec = replace(spec, quantiles=tuple(arguments.quantiles or spec.quantiles))
         dataset = RLDSDataset(directory, arguments.split, episode_filter=spec.episode_filter, **options)
         with ProgressBar("episodes") as progress:
-            if shard["num_shards"] > 1:
-                part = statistics.save_partial(dataset, spec, **shard, **options, progress=progress.update)
-                which = f"part {shard['shard_index']} of {shard['num_shards']}"
-                print(f"{dataset.directory} split {dataset.split}: {which}, {part.episodes} episodes")
+            if num_shards > 1:
+                part = statistics.save_partial(dataset, spec, shard_index, num_shards, **options, progress=progress.update)
+                print(f"{dataset.directory} split {dataset.split}: part {shard_index} of {num_shards}, {part.episodes} episodes")
                 continue
             made = statistics.load_or_compute(dataset, spec, **options, progress=progress.update)
         print(f"{dataset.directory} split {dataset.split}: {made.episodes} episodes, {made.steps} steps, sha256 {made.hash[:16]}")

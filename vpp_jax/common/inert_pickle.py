@@ -102,6 +102,7 @@ def _interpret(data: bytes, where: str, content: str) -> tuple[Any, list[Global]
         names.append(Global(module, attribute))
         stack.append(names[-1])
 
+    argument: Any  # its type depends on the opcode
     for opcode, argument, position in pickletools.genops(data):
         match opcode.name:
             case "PROTO" | "FRAME":

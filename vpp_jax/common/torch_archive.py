@@ -93,11 +93,11 @@ class TorchArchive:
             good = str(value.function) == "torch._utils._rebuild_tensor_v2" and kind == "storage" and type(storage) is Persistent
             good &= storage_type.module == "torch" and storage_type.name in STORAGES and len(shape) == len(strides)
             good &= all(type(number) is int and number >= 0 for number in numbers) and member in self._members
+            if good:
+                return StoredTensor(STORAGES[storage_type.name], member, offset, tuple(shape), tuple(strides))
         except (AttributeError, TypeError, ValueError):
-            good = False
-        if not good:
-            raise FileFormatError(f"{self.where}: '{name}' is {kind_of(value)}, expected a dense tensor with its storage in the archive")
-        return StoredTensor(STORAGES[storage_type.name], member, offset, tuple(shape), tuple(strides))
+            pass
+        raise FileFormatError(f"{self.where}: '{name}' is {kind_of(value)}, expected a dense tensor with its storage in the archive")
 
     def read(self, name: str, tensor: StoredTensor) -> np.ndarray:
         """A view of the tensor's storage, which is read (and its checksum verified) as a whole."""
