@@ -407,7 +407,7 @@ def test_published_sizes_are_the_defaults():
     [
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ("[1]", "is not a group of fields"),
+        ("[1]", "is not a JSON object"),
         ('{"block_out_channels": 3}', "fields of other types"),
         ('{"scaling_factor": "x"}', "fields of other types"),
         ('{"layers_per_block": null}', "config.json of"),
