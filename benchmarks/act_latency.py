@@ -6,11 +6,9 @@ Parameters are random: latency does not depend on their values. Each part is a s
 what the evaluator runs, and may be faster than the sum since XLA optimises across the parts.
 """
 
-import argparse
 import json
 import time
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,7 @@ import numpy as np
 
 from data_pipelines.transforms import resize
 from vpp_jax.cli.config_flag import load_config
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.host_memory import restart_with_huge_pages
 from vpp_jax.common.provenance import device_name, library_versions
@@ -77,11 +76,11 @@ def measure(config, batch: int, calls: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--config", default="configs/tiny_calvin_policy.py")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--calls", type=int, default=50)
-    parser.add_argument("--json", type=Path)
+    parser.add_output("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     restart_with_huge_pages()  # as `vpp eval` and `vpp train` do
     stages = measure(load_config(options.config), options.batch, options.calls)

@@ -13,7 +13,6 @@ train: AdamW steps on features (stage policy, published dropout) and on latents 
 U-Net). Peak memory is that of the side's process, including the creation of its weights; ours includes the compiler's.
 """
 
-import argparse
 import importlib.metadata
 import importlib.util
 import json
@@ -23,10 +22,10 @@ import statistics
 import sys
 import time
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import numpy as np
 
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.host_memory import with_huge_pages
 
@@ -45,12 +44,12 @@ TOLERANCE = 1e-3  # of the largest magnitude; rounding accumulates over the publ
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--size", choices=("tiny", "base", "svd"), default="tiny")
     parser.add_argument("--only", default=",".join(CASES), help=f"of {', '.join(CASES)}")
     parser.add_argument("--repeats", type=int, default=5, help="measurements per side")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path)
+    parser.add_output("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     unknown = set(options.only.split(",")) - CASES.keys()
     if unknown:

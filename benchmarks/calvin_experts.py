@@ -15,7 +15,6 @@ import os
 import time
 from collections import Counter
 from multiprocessing.pool import Pool
-from pathlib import Path
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from eval.envs.calvin_mujoco.scenes import SCENES
 from eval.envs.calvin_mujoco.tasks import TASKS
 from eval.experts.registry import get_expert
 from eval.statistics import wilson_interval
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 
 EXPERT, RNG = get_expert("calvin_mujoco"), np.random.default_rng(0)  # the expert draws nothing from it
@@ -119,7 +119,7 @@ def report_random(arguments: argparse.Namespace, pool: Pool) -> dict:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("what", choices=("tasks", "chains", "random"))
     parser.add_argument("--scenes", default=",".join(SCENES))
     parser.add_argument("--tasks", default="all")
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10_000, help="random actions per scene")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_output("--json", help="also write the figures there")
     arguments = parser.parse_args()
     started = time.perf_counter()
     report = {"tasks": report_tasks, "chains": report_chains, "random": report_random}[arguments.what]

@@ -6,19 +6,18 @@ Each row is one layer at the shapes of a control call (16 frames, float32), in i
 on CPU; both are compiled alone and run alternately. ratio: plain over ours, of medians.
 """
 
-import argparse
 import json
 import math
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import jax
 from jax import lax
 
 from vpp_jax import ops
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import device_name, library_versions
 from vpp_jax.ops import dot_product_attention, gated_feed_forward
@@ -102,10 +101,10 @@ def cases(views: int):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--views", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_output("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     about = {"device": device_name(), "versions": library_versions(), "views": options.views, "repeats": options.repeats}
     print(f"{about['device']}, jax {jax.__version__}, {options.views} views of {FRAMES} frames, float32")

@@ -6,7 +6,6 @@ Small shards (links to one file of tiny episodes) show the cost per shard and pe
 random bytes shows the cost per byte. All files are in the page cache; a disk or a network adds to these times. No image is decoded.
 """
 
-import argparse
 import json
 import os
 import resource
@@ -23,6 +22,7 @@ from data_pipelines.loader import clip_source, make_iterator
 from data_pipelines.rlds import examples, tfrecord
 from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset, build_index
 from data_pipelines.rlds.schema import Feature, Schema
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import device_name, library_versions
 
@@ -45,11 +45,11 @@ SCHEMA = Schema(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--shards", default="1000,50000", help="numbers of small shards, at most 60000 each (links to one file)")
     parser.add_argument("--episodes", type=int, default=50, help="episodes per shard")
     parser.add_argument("--shard_mb", type=int, default=100, help="megabytes of the large shard; 0: none")
-    parser.add_argument("--json", type=Path)
+    parser.add_output("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     results = {"device": device_name(), "versions": library_versions(), "episodes_per_shard": options.episodes}
     with tempfile.TemporaryDirectory() as folder:

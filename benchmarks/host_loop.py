@@ -7,7 +7,6 @@ idle for a constant time (an accelerator). `batch = workers` waits for all simul
 computes one half while the other half simulates.
 """
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from eval.policies import RandomPolicy
 from eval.results import Journal, device_description
 from eval.worker.vpp_worker.protocol import pack, unpack
 from eval.worker_process import WorkerCommand, WorkerProcess, hello
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.provenance import library_versions
 
 COMMAND = WorkerCommand("calvin_mujoco")
@@ -80,7 +80,7 @@ def episodes_per_second(directory: Path, policy: TimedPolicy, workers: int, batc
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=16)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--policy_ms", type=float, default=60.0)

@@ -21,6 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 
 PARTS = Path(__file__).resolve().parent / "loading"
@@ -28,7 +29,7 @@ EPISODES, STEPS = {"256x256": 64, "480x640": 32, "720x1280": 16, "latents": 64},
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--only", default=",".join(EPISODES), help="cases, of " + ", ".join(EPISODES))
     parser.add_argument("--image_size", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=16)
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="worker processes instead of threads (ours)")
     parser.add_argument("--shuffle_buffer", type=int, default=1000, help="windows in tf.data's shuffle buffer")
     parser.add_argument("--seconds", type=float, default=4.0, help="per case and pipeline")
-    parser.add_argument("--json", type=Path)
+    parser.add_output("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     pipelines = ("tf_data", "windows") if importlib.util.find_spec("tensorflow") else ("windows",)
     print(

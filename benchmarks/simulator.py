@@ -7,7 +7,6 @@ original (PyBullet 3.2.7, its faster renderer for the machine, scene D, 200 and 
 AMD EPYC cores without GPU.
 """
 
-import argparse
 import itertools
 import json
 import multiprocessing
@@ -15,7 +14,6 @@ import platform
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -23,6 +21,7 @@ import numpy as np
 from eval.envs.calvin_mujoco.environment import VERSION, CalvinEnvironment
 from eval.envs.calvin_mujoco.rendering import renderer_name
 from eval.experts.registry import get_expert
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import cpu_model
 
@@ -99,13 +98,13 @@ def scaling(arguments: tuple[str, float, tuple[int, int], bool]) -> dict[str, fl
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__)
     parser.add_argument("--scene", default="D")
     parser.add_argument("--seconds", type=float, default=5.0, help="time per measurement")
     parser.add_argument("--sizes", default="200,84", help="static and gripper image size")
     parser.add_argument("--processes", default="1,2", help="numbers of processes to run at the same time")
     parser.add_argument("--empty", action="store_true", help="without blocks")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_output("--json", help="also write the figures there")
     arguments = parser.parse_args()
     static, gripper = (int(size) for size in arguments.sizes.split(","))
     sizes = (static, gripper)

@@ -7,7 +7,6 @@ random, since speed does not depend on their values. Without --data it writes a 
 same step on one batch that is already on the device: the speed with an infinitely fast loader.
 """
 
-import argparse
 import dataclasses
 import json
 import sys
@@ -21,6 +20,7 @@ import numpy as np
 from data_pipelines.config import DatasetConfig
 from data_pipelines.loader import make_iterator
 from vpp_jax.cli.config_flag import load_config
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.host_memory import restart_with_huge_pages
 from vpp_jax.common.provenance import device_name, library_versions
@@ -105,12 +105,12 @@ def _with_data(config: ExperimentConfig, path: Path, name: str, index_dir: Path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--config", nargs="+", default=TINY)
     parser.add_argument("--data", type=Path, help="TFDS/RLDS directory")
     parser.add_argument("--name", default="calvin_mujoco", help="its row of the registry")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--json", type=Path)
+    parser.add_output("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     restart_with_huge_pages()  # as `vpp eval` and `vpp train` do
     about = {"device": device_name(), "versions": library_versions(), "steps": options.steps, "stages": {}}

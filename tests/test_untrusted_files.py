@@ -29,7 +29,7 @@ from data_pipelines.rlds.schema import Schema
 from eval.report.collect import collect
 from eval.report.page import render
 from eval.worker.vpp_worker.protocol import ProtocolError, unpack
-from vpp_jax.cli.config_flag import load_config, parse_tree
+from vpp_jax.cli.config_flag import load_config, override, split_overrides
 from vpp_jax.cli.predict import PredictError, read_image
 from vpp_jax.common.errors import FileFormatError, VppError
 from vpp_jax.config import ConfigError, ExperimentConfig, to_dict
@@ -161,7 +161,7 @@ def test_overrides_on_the_command_line_are_literals(payload):
     for value in (payload.expression, f"({payload.expression},)", f"!!python/object/apply:os.system ['{payload.command}']"):
         for name in ("seed", "train.steps", "model.unet.channels", "optimizer.learning_rate"):
             with pytest.raises((VppError, ValueError, TypeError)):
-                parse_tree([f"--config.{name}={value}"], {}, ExperimentConfig())
+                override(ExperimentConfig(), split_overrides([f"--config.{name}={value}"])[0])
 
 
 def test_metadata_of_a_checkpoint(payload, tmp_path):

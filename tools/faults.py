@@ -35,6 +35,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import device_name
 from vpp_jax.training.checkpoints import ITEMS, Checkpoints, complete_steps
@@ -263,8 +264,8 @@ def table(kills: list[Kill]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="output directory; existing runs in it are resumed")
+    parser = Parser(description=__doc__)
+    parser.add_output("--out", required=True, help="output directory; existing runs in it are resumed")
     parser.add_argument("--kills", type=int, default=40, help="number of further kills")
     parser.add_argument("--finish", action=argparse.BooleanOptionalAction, default=True, help="let unfinished runs finish")
     parser.add_argument("--seed", type=int, default=0)

@@ -14,7 +14,6 @@ magnitude, so a gradient of pure rounding error would move its parameter by a fu
 suppresses such updates.
 """
 
-import argparse
 import dataclasses
 import itertools
 import os
@@ -23,6 +22,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from vpp_jax.cli.parser import Parser
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "tests" / "configs"))
@@ -33,12 +34,12 @@ MESHES = tuple(sizes for sizes in itertools.product((1, 2, 4, 8), repeat=3) if s
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("what", choices=("devices", "processes"))
     parser.add_argument("--stages", default=",".join(STAGES))
     parser.add_argument("--meshes", default=",".join("x".join(map(str, sizes)) for sizes in MESHES), help="data x fsdp x tensor, each")
     parser.add_argument("--counts", default="2,4", help="numbers of processes")
-    parser.add_argument("--out", type=Path, help="new directory of the runs of `processes`")
+    parser.add_output("--out", help="new directory of the runs of `processes`")
     options = parser.parse_args()
     stages = options.stages.split(",")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")

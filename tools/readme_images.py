@@ -6,7 +6,6 @@
 closed-loop rollout of the policy with the same task. `report.png`: the first screen of the report in a headless Chromium.
 """
 
-import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from data_pipelines.rlds.dataset import RLDSDataset
 from data_pipelines.rlds.windows import strided_clip
+from vpp_jax.cli.parser import Parser
 from vpp_jax.serving.video_generator import load_video_generator
 
 CAMERA, SCENE = "observation/rgb_static", "A"
@@ -111,9 +111,9 @@ def save_screenshot(page: Path, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    parser.add_output("--out", default=Path("docs/images"))
     parser.add_argument("--examples", type=int, default=4, help="tasks in the animation")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

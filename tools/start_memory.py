@@ -18,6 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -25,8 +26,8 @@ HOSTS, BOUND, SUBSETS = 8, 1.3, (32, 16)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="directory of the checkpoints; those that are there are read again")
+    parser = Parser(description=__doc__)
+    parser.add_output("--out", required=True, help="directory of the checkpoints; those that are there are read again")
     parser.add_argument("--every", type=int, help="of a process that this program starts: of so many tensors one is there")
     parser.add_argument("--role", help="of a process that this program starts: 'write', or 'read', its number and the port of number 0")
     options = parser.parse_args()

@@ -2,17 +2,22 @@
 
 import importlib
 import json
+import re
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from vpp_jax.cli import main as cli
-from vpp_jax.cli.config_flag import load_config, parse
+from vpp_jax.cli.config_flag import add_config_flag, load_config, parse
+from vpp_jax.cli.config_help import show
 from vpp_jax.cli.main import VERBS, UsageError, main, paragraph
+from vpp_jax.cli.parser import Parser
+from vpp_jax.common.config_fields import settings
 from vpp_jax.common.errors import VppError
-from vpp_jax.config import ConfigError, default_config, from_config_dict, to_json
+from vpp_jax.config import ConfigError, ExperimentConfig, default_config, from_config_dict, to_json
 
 
 @pytest.fixture
@@ -113,53 +118,149 @@ def test_paragraph_wraps_but_keeps_paths_whole():
 # --- --config and its overrides -----------------------------------------------------------------------------------------------------
 
 
+def parser() -> Parser:
+    made = Parser(prog="vpp test")
+    add_config_flag(made)
+    made.add_output("--workdir")
+    return made
+
+
 @pytest.mark.parametrize(
     ("flag", "field", "expected"),
     [
         ("--config.train.steps=7", "train.steps", 7),
-        ("-config.train.steps=7", "train.steps", 7),
+        ("--config.train.steps 7", "train.steps", 7),
+        ("--config.mesh.data -1", "mesh.data", -1),
         ("--config.train.wandb", "train.wandb", True),
         ("--config.train.progress=false", "train.progress", False),
+        ("--config.train.progress False", "train.progress", False),
         ("--config.optimizer.learning_rate=3", "optimizer.learning_rate", 3.0),
         ("--config.model.views=('a','b')", "model.views", ("a", "b")),
         ("--config.model.views=a", "model.views", ("a",)),
+        ("--config.model.views=a,b", "model.views", ("a", "b")),
+        ("--config.model.views=['a']", "model.views", ("a",)),
+        ("--config.optimizer.trainable=(unet|text)/.*", "optimizer.trainable", ("(unet|text)/.*",)),
+        ("--config.model.tap_blocks=(0,)", "model.tap_blocks", (0,)),
+        ("--config.model.tap_blocks 0,2", "model.tap_blocks", (0, 2)),
+        ("--config.optimizer.betas=(0.5,0.75)", "optimizer.betas", (0.5, 0.75)),
+        ("--config.model.unet.attention_levels=true,True,false,false", "model.unet.attention_levels", (True, True, False, False)),
         ("--config.init.vae=runs/x=1", "init.vae", "runs/x=1"),
     ],
 )
 def test_overrides(config_file, flag, field, expected):
-    config, options = parse(["--config", str(config_file), flag, "--workdir=w"], {"workdir": "help"})
+    config, options = parse(parser(), ["--config", str(config_file), *flag.split(" "), "--workdir=w"])
     value = config
     for name in field.split("."):
         value = getattr(value, name)
     assert value == expected
-    assert options == {"workdir": "w"}
+    assert options.workdir == Path("w")
     assert config.stage == "video"
 
 
 def test_fields_of_datasets_can_be_overridden(config_file):
-    config, _ = parse([f"--config={config_file}", "--config.data.datasets[0].path=there", "--config.data.datasets[0].weight=2"], {})
+    flags = ["--config.data.datasets[0].path=there", "--config.data.datasets[0].weight=2"]
+    config, _ = parse(parser(), [f"--config={config_file}", *flags])
     assert (config.data.datasets[0].path, config.data.datasets[0].weight) == ("there", 2.0)
 
 
 @pytest.mark.parametrize(
     ("flags", "kind", "message"),
     [
-        ([], UsageError, r"--config is given 0 times"),
-        (["FILE", "--config.train.stps=7"], ConfigError, r"'train\.stps', did you mean 'steps'\?"),
-        (["FILE", "--config.trian.steps=7"], ConfigError, r"'trian', did you mean 'train'\?"),
-        (["FILE", "--config.train.steps.more=7"], ConfigError, r"'train\.steps' is a single value"),
-        (["FILE", "--config.train.steps=x"], UsageError, r"config\.train\.steps=x"),
-        (["FILE", "--config.train.steps=0"], ConfigError, r"steps is 0, expected at least 1"),
-        (["FILE", "--config.data.datasets[3].path=x"], ConfigError, r"fewer entries"),
-        (["FILE", "--config.seed[0]=1"], ConfigError, r"'seed' is not a sequence"),
-        (["FILE", "--wrkdir=x"], UsageError, r"'wrkdir'. Did you mean: workdir"),
-        (["FILE", "stray"], UsageError, r"unexpected argument 'stray'"),
+        (["--config.train.stps=7"], UsageError, r"'train\.stps', did you mean 'steps'\?"),
+        (["--config.trian.steps=7"], UsageError, r"'trian', did you mean 'train'\?"),
+        (["--config.train.steps.more=7"], UsageError, r"'train\.steps' is a single value"),
+        (["--config.train.steps=x"], UsageError, r"config\.train\.steps=x: expected int"),
+        (["--config.train.wandb=yes"], UsageError, r"config\.train\.wandb=yes: expected bool"),
+        (["--config.train.steps"], UsageError, r"config\.train\.steps needs a value"),
+        (["--config.train=5"], UsageError, r"config\.train is a group of fields"),
+        (["--config.data.datasets=5"], UsageError, r"config\.data\.datasets is a group of fields"),
+        (["--config.model.former.frames=5"], UsageError, r"model\.former\.frames cannot be set: it follows from model\.frames"),
+        (["--config.train.steps=0"], ConfigError, r"train\.steps is 0, expected at least 1"),
+        (["--config.data.datasets[3].path=x"], ConfigError, r"fewer entries"),
+        (["--config.seed[0]=1"], UsageError, r"'seed' is not a sequence"),
     ],
 )
-def test_wrong_command_lines(config_file, flags, kind, message):
-    argv = [f"--config={config_file}" if flag == "FILE" else flag for flag in flags]
+def test_wrong_overrides(config_file, flags, kind, message):
     with pytest.raises(kind, match=message):
-        parse(argv, {"workdir": "help"})
+        parse(parser(), [f"--config={config_file}", *flags])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train", "--workdir=w"], "the following arguments are required: --config"),
+        (["train", "--config=c", "--wrkdir=x"], "there is no flag --wrkdir, did you mean '--workdir'? `vpp train --help` lists the flags"),
+        (["train", "--config=c", "--workdir=w", "stray"], "unexpected argument 'stray'. `vpp train --help`"),
+        (["data", "build", "calvn"], "did you mean 'calvin'? `vpp data build --help`"),
+        (["data", "build", "calvin", "--out=d", "--limt=3"], "no flag --limt, did you mean '--limit'? `vpp data build calvin --help`"),
+        (["data", "build", "calvin_mujoco", "--out=d", "--blocks=x"], "'x' is neither true nor false"),
+        (["data", "stats", "DIR", "--index-dir=x"], "there is no flag --index-dir, did you mean '--index_dir'?"),
+        (["data", "latents", "--config=c", "--batch=x"], "argument --batch: invalid int value: 'x'"),
+        (["eval", "calvin", "--num-videos", "3"], "there is no flag --num-videos, did you mean '--num_videos'?"),
+        (["eval", "calvin", "--checkpoint=c", "--policy=random"], "not allowed with argument --checkpoint"),
+        (["predict", "--chekpoint=c"], "there is no flag --chekpoint, did you mean '--checkpoint'?"),
+        (["convert", "import", "--out=d", "--position-encode"], "did you mean '--position_encode'?"),
+        (["convert", "export", "--checkpoint=c", "--out=d", "--config.seed=3"], "an export takes no configuration, got --config.seed"),
+        (["compile", "--config=c"], "the following arguments are required: --topology."),
+        (["compile", "--config=c", "--topology=v9-4"], "topology 'v9-4' is not one of"),
+        (["bench", "modle"], "there is no benchmark 'modle', did you mean 'model'?"),
+        (["bench", "data", "--shard-mb=3"], "there is no flag --shard-mb"),
+        (["demo", "--minuts=3"], "did you mean '--minutes'?"),
+        (["demo", "--minutes=0"], "--minutes must be positive"),
+        (["report", "a", "b"], "unexpected argument 'b'"),
+    ],
+)
+def test_wrong_command_lines(argv, message, capfd):
+    """One paragraph, the nearest name, exit code 2; abbreviations and dashes are no spellings of a flag."""
+    assert main(argv) == 2
+    text = " ".join(capfd.readouterr().err.split())
+    assert message in text
+    assert text.startswith("vpp: ")
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["train", "--config=configs/tiny_calvin_vae.py", "--workdir=URL"],
+        ["data", "build", "calvin_mujoco", "--out=URL"],
+        ["data", "build", "calvin", "--out=URL"],
+        ["data", "build", "human_video", "--out=URL"],
+        ["data", "latents", "--config=configs/tiny_calvin_video.py", "--out=URL"],
+        ["data", "inspect", "DIR", "--json=URL"],
+        ["data", "inspect", "DIR", "--png=URL"],
+        ["eval", "calvin", "--policy=random", "--out=URL"],
+        ["eval", "calvin", "--sequences=5", "--dump=URL"],
+        ["predict", "--checkpoint=c", "--image=i", "--instruction=t", "--out=URL"],
+        ["convert", "import", "--vae=v", "--out=URL"],
+        ["convert", "export", "--checkpoint=c", "--out=URL"],
+        ["compile", "--config=configs/tiny_calvin_vae.py", "--topology=v5e-4", "--out=URL"],
+        ["compile", "--config=configs/tiny_calvin_vae.py", "--topology=v5e-4", "--hlo=URL"],
+        ["bench", "act", "--json=URL"],
+        ["demo", "--workdir=URL"],
+        ["report", "URL"],
+        ["report", "DIR", "--out=URL"],
+    ],
+)
+def test_nothing_is_written_to_a_folder_that_is_called_like_a_bucket(argv, tmp_path, monkeypatch, project, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert main([argument.replace("URL", "gs://bucket/run.mp4") for argument in argv]) == 2
+    assert "gs://bucket/run.mp4 is a URL, but this command writes to a file system" in " ".join(capfd.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_flag_is_spelled_with_underscores_and_explained(capfd):
+    """--help of every verb, and of every subcommand it lists."""
+    left, seen = [[verb] for verb in VERBS], 0
+    while left:
+        command = left.pop()
+        assert main([*command, "--help"]) == 0
+        text, seen = capfd.readouterr().out, seen + 1
+        assert not re.findall(r"^ +--\w+-\w+", text, re.MULTILINE), command
+        bare = re.findall(r"^  (--\w+(?: [A-Z]\S*)?)\n(?! {20})", text, re.MULTILINE)  # no text behind the flag, and none below it
+        assert not bare, command
+        left += [[*command, name] for name in re.findall(r"^    (\w+)(?:  |$)", text, re.MULTILINE) if len(command) < 3]
+    assert seen == len(VERBS) + 11
 
 
 def test_configuration_files(tmp_path, config_file):
@@ -184,17 +285,23 @@ def test_configuration_files(tmp_path, config_file):
 
 def test_train_refuses_before_anything_is_built(config_file, tmp_path, capsys):
     assert main(["train", f"--config={config_file}"]) == 2
-    assert "--workdir=DIR is missing" in capsys.readouterr().err
+    assert "the following arguments are required: --workdir" in capsys.readouterr().err
     assert main(["train", f"--config={config_file}", f"--workdir={tmp_path / 'w'}"]) == 1
     assert "--config.init.vae=DIR" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
 
 
-def test_train_help_lists_the_fields(config_file, capsys):
+def test_train_help_lists_the_fields(config_file, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "110")
     assert main(["train", "--help"]) == 0
-    assert "--workdir" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert all(f"--config.{entry.name}={show(entry.value)}" in text for entry in settings(ExperimentConfig()))
+    assert "--config.model.unet.block_out_channels=(320, 640, 1280, 1280)  (sequence of int; at least 1)\n      width of each level" in text
+    assert max(map(len, text.splitlines())) <= 140
     assert main(["train", f"--config={config_file}", "--help"]) == 0
-    assert "--config.model.unet.block_out_channels=[320, 640, 1280, 1280]" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "--config.stage=video  (str; one of vae, video, policy; default vae)" in text
+    assert "--config.data.datasets[0].path=here  (str; default '')" in text
 
 
 def test_main_module_is_the_entry_point():
@@ -205,7 +312,6 @@ def test_benchmarks_exist(project):
     from vpp_jax.cli.bench import BENCHMARKS
 
     assert all((project / "benchmarks" / script).is_file() for script, _ in BENCHMARKS.values())
-    assert main(["bench", "modle"]) == 2
 
 
 @pytest.mark.parametrize(

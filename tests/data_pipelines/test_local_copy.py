@@ -15,7 +15,8 @@ from data_pipelines.openx.mixtures import MIXTURES, OCTO, OCTO_LISTS, OPENVLA, O
 from data_pipelines.openx.table import OPENX
 from data_pipelines.sources import clip_source
 from vpp_jax.cli import data as command
-from vpp_jax.cli.config_flag import parse
+from vpp_jax.cli.config_flag import add_config_flag, parse
+from vpp_jax.cli.parser import Parser
 
 # Members that no public row describes: private data and Octo's own copies.
 PRIVATE = {"metaworld", "panda_arm", "dexterous_hand", "gnm_dataset", "aloha_static_dataset", "aloha_mobile_dataset", "rh20t"}
@@ -156,7 +157,9 @@ def test_mixture_on_the_command_line(local_root, project):
         f"--config.data.data_dir={local_root}",
         "--config.data.missing_datasets=skip",
     ]
-    config, _ = parse(flags, {})
+    parser = Parser()
+    add_config_flag(parser)
+    config, _ = parse(parser, flags)
     assert [entry.name for entry in config.data.datasets] == ["taco_play", "jaco_play", "viola", "toto"]
     assert all(entry.per_step for entry in config.data.datasets)
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tools.synthetic_episodes import write_episodes
-from vpp_jax.cli.config_flag import parse
+from vpp_jax.cli.config_flag import add_config_flag, parse
+from vpp_jax.cli.parser import Parser
 from vpp_jax.training.checkpoints import complete_steps, list_tensors, load_params
 from vpp_jax.training.loop import train
 from vpp_jax.training.metrics import read_entries
@@ -58,7 +59,9 @@ def launch(flags, workdir, processes: int, project) -> list[subprocess.Popen]:
 
 
 def test_two_processes_stopped_through_one_end_as_one_would(flags, project, tmp_path):
-    stage, whole, parts = make_stage(parse(flags, {})[0]), tmp_path / "whole", tmp_path / "parts"
+    parser = Parser()
+    add_config_flag(parser)
+    stage, whole, parts = make_stage(parse(parser, flags)[0]), tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     two = launch(flags, parts, 2, project)
     train(stage, whole)

@@ -192,6 +192,7 @@ def test_a_finished_run_has_nothing_left_and_can_be_extended(toy, uninterrupted,
     assert train(toy.ToyStage(toy.toy_config(**OPTIONS)), workdir).finished
     assert "nothing left to do" in capsys.readouterr().out
     assert (workdir / "metrics.jsonl").read_bytes() == before
+    assert not json.loads((workdir / "runs.jsonl").read_text().splitlines()[0])["changed"]
 
     folder = workdir / "checkpoints"
     (folder / "99.orbax-checkpoint-tmp").mkdir()  # left by a killed process
@@ -199,6 +200,8 @@ def test_a_finished_run_has_nothing_left_and_can_be_extended(toy, uninterrupted,
     (folder / "77").mkdir()  # as on a bucket, where the directory appears before it is complete
     assert complete_steps(folder) == [28, 30]
     assert train(toy.ToyStage(toy.toy_config(**OPTIONS | {"steps": STEPS + 1})), workdir).step == STEPS + 1
+    assert f"resumes at step {STEPS} with other values: train.steps was {STEPS}, is {STEPS + 1}" in capsys.readouterr().out
+    assert json.loads((workdir / "runs.jsonl").read_text().splitlines()[-1])["changed"] == {"train.steps": [STEPS, STEPS + 1]}
     assert sorted(entry.name for entry in folder.iterdir()) == ["30", "31", "77", "frozen"]
     assert (workdir / "metrics.jsonl").read_bytes().startswith(before)
 

@@ -11,20 +11,40 @@ from collections.abc import Sequence
 
 from vpp_jax.aot.chips import parse_topology
 from vpp_jax.aot.environment import VARIABLES, require_compiler
-from vpp_jax.cli.main import UsageError
+from vpp_jax.cli.parser import Parser
 
 
 def main(argv: Sequence[str]) -> int:
-    from vpp_jax.aot.request import OPTIONS
+    from vpp_jax.cli.config_flag import split_overrides
 
-    if "--help" in argv or "-h" in argv:
-        flags = "\n".join(f"  --{name:<13} {text}" for name, text in OPTIONS.items())
-        print(f"{__doc__}\nflags:\n  --config        Python with get_config(), or a config.json\n{flags}")
-        return 0
-    names = [argument.removeprefix("--topology=") for argument in argv if argument.startswith("--topology=")]
-    if not names:
-        raise UsageError("--topology=NAME is missing: the TPU slice to compile for, e.g. v5e-256 or v5e:16x16")
-    parse_topology(names[-1])
+    compile_parser().parse_args(split_overrides(argv)[1])
     require_compiler()
     # a separate process: libtpu reads these variables when JAX is imported
     return subprocess.call([sys.executable, "-m", "vpp_jax.cli.compile_program", *argv], env=os.environ | VARIABLES)
+
+
+def compile_parser() -> Parser:
+    from vpp_jax.cli.config_flag import add_config_flag
+
+    parser = Parser(prog="vpp compile", description=__doc__)
+    add_config_flag(parser)
+    parser.add_argument(
+        "--topology", type=parse_topology, required=True, help="TPU slice, by accelerator type (v5e-256, v5p-8) or topology (v5e:16x16)"
+    )
+    parser.add_argument(
+        "--step",
+        choices=("train", "act", "features"),
+        default="train",
+        help="what is compiled; act (images to actions) and features (the video model only) are for stage policy",
+    )
+    parser.add_argument("--per_chip", type=float, default=1.0, help="examples per chip and step; may be below 1 if tensor > 1")
+    parser.add_argument("--mesh", metavar="data=N,fsdp=N", help="instead of the configuration's; -1 takes the remaining devices")
+    parser.add_argument(
+        "--optimisation",
+        choices=("O0", "O1", "O2", "O3"),
+        default="O0",
+        help="compiler level; O0 takes minutes, higher levels fuse more and may take hours for a training step",
+    )
+    parser.add_output("--out", metavar="FILE", help="JSON file for the report")
+    parser.add_output("--hlo", metavar="FILE", help="text file for the optimised HLO")
+    return parser

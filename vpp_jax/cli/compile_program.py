@@ -2,10 +2,9 @@
 
 import json
 import sys
-from pathlib import Path
 
-from vpp_jax.aot.chips import parse_topology
-from vpp_jax.aot.request import OPTIONS, parse_mesh
+from vpp_jax.aot.request import parse_mesh
+from vpp_jax.cli.compile import compile_parser
 from vpp_jax.cli.main import UsageError, paragraph
 from vpp_jax.common.errors import VppError
 from vpp_jax.common.files import write_atomically
@@ -19,11 +18,11 @@ def main(argv: list[str]) -> int:
     from vpp_jax.aot.roofline import analyse, request
     from vpp_jax.cli.config_flag import parse
 
-    config, options = parse(argv, OPTIONS)
-    level = options["optimisation"] or "O0"
+    config, options = parse(compile_parser(), argv)
+    level = options.optimisation
     jax.config.update("jax_optimization_level", level)
-    mesh = parse_mesh(options["mesh"], config.mesh) if options["mesh"] else None
-    program = Program(config, parse_topology(options["topology"]), options["step"] or "train", float(options["per_chip"] or 1), mesh)
+    mesh = parse_mesh(options.mesh, config.mesh) if options.mesh else None
+    program = Program(config, options.topology, options.step, options.per_chip, mesh)
     print(f"compiling step {program.step} of stage {config.stage} for {program.topology.compiler_name} at {level} ...", flush=True)
     origin = provenance(argv, config)
     try:
@@ -32,14 +31,13 @@ def main(argv: list[str]) -> int:
         short, suggestion = error.needed - error.available, suggest_change(origin | request(program))
         print(f"does not fit, short by at least {short:.2f} GiB: {error}; {suggestion}")
         return 1
-    if options["hlo"]:
-        write_atomically(Path(options["hlo"]), compiled.executable.as_text())
+    if options.hlo:
+        write_atomically(options.hlo, compiled.executable.as_text())
     report = origin | analyse(program, compiled, level)
     print(table(report))
-    if options["out"]:
-        path = Path(options["out"])
-        write_atomically(path, json.dumps(report, indent=1) + "\n")
-        print(f"wrote {path}")
+    if options.out:
+        write_atomically(options.out, json.dumps(report, indent=1) + "\n")
+        print(f"wrote {options.out}")
     return 0
 
 

@@ -1,65 +1,111 @@
 """`--config=FILE` and `--config.a.b=value`: configuration files and their overrides, with errors a person can act on."""
 
+import argparse
+import ast
 import importlib.util
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
-from ml_collections.config_flags.config_flags import UnsupportedOperationError
+from ml_collections import ConfigDict
 
 from data_pipelines.openx.mixtures import expand
 from vpp_jax.cli.main import UsageError
-from vpp_jax.common.config_tree import check_path
+from vpp_jax.cli.parser import Parser, boolean, words
+from vpp_jax.common.config_fields import groups, type_name
+from vpp_jax.common.config_tree import field_type
 from vpp_jax.common.errors import VppError
-from vpp_jax.config import ConfigError, ExperimentConfig, from_config_dict, from_json, to_config_dict
+from vpp_jax.config import ConfigError, ExperimentConfig, from_config_dict, from_json, to_dict
 
 PROJECT = Path(__file__).resolve().parents[2]
+PREFIX = "--config."
+Overrides = list[tuple[str, str | None]]  # dotted name and text; None where the flag stands alone
 
 
-def parse(argv: Sequence[str], options: dict[str, str]) -> tuple[ExperimentConfig, dict[str, str]]:
-    """The configuration of a command line and the values of its other flags. A mixture of datasets is replaced by what its mirror has.
-
-    Args:
-      argv: without program and verb.
-      options: name -> help of the flags beside `--config`; all are texts, '' where absent.
-    """
-    tree, values = parse_tree(argv, options)
-    config = from_config_dict(tree)
-    return replace(config, data=expand(config.data)), values
+def add_config_flag(parser: Parser, required: bool = True) -> None:
+    parser.add_argument(
+        "--config", required=required, metavar="FILE", help="configuration: a Python file with get_config(), or the config.json of a run"
+    )
+    text = "overrides one field of it, e.g. --config.train.steps=1000; `vpp train --help` lists the fields"
+    parser.add_argument("--config.NAME", metavar="VALUE", default=argparse.SUPPRESS, help=text)  # split_overrides takes them
 
 
-def parse_tree(argv: Sequence[str], options: dict[str, str], default: ExperimentConfig | None = None) -> tuple[ConfigDict, dict[str, str]]:
-    """The same, with a configuration not yet checked as a whole. `default`: what it is where `--config` is absent; None: an error."""
-    argv = _joined(argv)
-    files = [argument.removeprefix("--config=") for argument in argv if argument.startswith("--config=")]
-    if len(files) > 1 or (default is None and not files):
-        raise UsageError(f"--config is given {len(files)} times, expected once: --config=configs/NAME.py, or the config.json of a run")
-    overrides = [argument for argument in argv if not argument.startswith("--config=")]
-    tree = to_config_dict(load_config(files[0]) if files else default)
-    for argument in overrides:
-        if match := re.match(r"--(?:no)?config\.([^=]+)", argument):
-            check_path(ExperimentConfig, match.group(1))
-    values = flags.FlagValues()
-    for name, text in options.items():
-        flags.DEFINE_string(name, "", text, flag_values=values)
-    command = ["vpp", *overrides]
+def parse(parser: Parser, argv: Sequence[str]) -> tuple[ExperimentConfig, argparse.Namespace]:
+    """The configuration of a command line and its other flags. A mixture of datasets is replaced by what its directory has."""
+    overrides, rest = split_overrides(argv)
+    arguments = parser.parse_args(rest)
+    config = from_config_dict(override(load_config(arguments.config), overrides))
+    return replace(config, data=expand(config.data)), arguments
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[Overrides, list[str]]:
+    """The `--config.NAME=VALUE` and `--config.NAME VALUE` of a command line, and the rest of it."""
+    found: Overrides = []
+    rest, arguments = [], list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        if not argument.startswith(PREFIX):
+            rest.append(argument)
+            continue
+        name, equals, text = argument.removeprefix(PREFIX).partition("=")
+        try:
+            kind = field_type(ExperimentConfig, name)
+        except ConfigError as error:
+            raise UsageError(str(error)) from None
+        if equals:
+            found.append((name, text))
+        elif kind is bool and not (arguments and arguments[0].lower() in ("true", "false")):
+            found.append((name, "true"))
+        elif arguments:
+            found.append((name, arguments.pop(0)))
+        else:
+            raise UsageError(f"{argument} needs a value: {argument}=VALUE")
+    return found, rest
+
+
+def override(config: ExperimentConfig, overrides: Overrides) -> dict[str, Any]:
+    """`config` as a tree of plain values in which the named fields have other values; not yet checked as a whole."""
+    tree = to_dict(config)
+    for name, text in overrides:
+        kind = field_type(ExperimentConfig, name)
+        if is_dataclass(kind) or is_dataclass(next(iter(get_args(kind)), None)):
+            raise UsageError(f"{PREFIX}{name} is a group of fields; on the command line its fields are set one by one")
+        try:
+            value = parse_value(text, kind)
+        except (ValueError, argparse.ArgumentTypeError):
+            raise UsageError(f"{PREFIX}{name}={text}: expected {type_name(kind)}") from None
+        place: Any = tree
+        *above, last = [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", name)]
+        try:
+            for part in above:
+                place = place[part]
+            place[last] = value
+        except IndexError:
+            raise ConfigError(f"{PREFIX}{name}: the sequence has fewer entries; add entries in the configuration file") from None
+    return tree
+
+
+def parse_value(text: str, kind: Any) -> Any:
+    """The text of a flag as a value of type `kind`, else ValueError or ArgumentTypeError. A sequence is `a,b`, or a Python tuple."""
+    if get_origin(kind) is tuple:
+        element = get_args(kind)[0]
+        if element is str:
+            return _literal(text) or list(words(text))
+        return [parse_value(part.strip(), element) for part in words(text.strip("()[]"))]
+    if options := [option for option in get_args(kind) if option is not type(None)]:
+        return None if text.lower() == "none" else parse_value(text, options[0])
+    return boolean(text) if kind is bool else kind(text)
+
+
+def _literal(text: str) -> list[Any]:
+    """The entries of a Python tuple or list; [] where the text is something else, say a regular expression in brackets."""
     try:
-        config_flags.DEFINE_config_dict("config", tree, flag_values=values, sys_argv=command)
-        left = values(command)[1:]
-    except IndexError:
-        where = files[0] if files else "the default configuration"
-        raise ConfigError(f"a sequence in {where} has fewer entries than the command line names; add entries in the file") from None
-    except UnsupportedOperationError:
-        raise UsageError("a group of fields cannot be set as a whole on the command line, only its fields one by one") from None
-    except flags.Error as error:
-        raise UsageError(str(error)) from None
-    if left:
-        raise UsageError(f"unexpected argument '{left[0]}'; flags are written --name=value")
-    return values.config, {name: values[name].value for name in options}
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return []
+    return list(value) if isinstance(value, tuple | list) else []
 
 
 def load_config(name: str) -> ExperimentConfig:
@@ -86,17 +132,13 @@ def _run(path: Path) -> ConfigDict | dict[str, Any]:
         return module.get_config()
     except AttributeError as error:  # a ConfigDict is locked: a misspelt field is an AttributeError with a suggestion
         problem = str(error).strip("\"'").replace("\\'", "'").replace("\\n", " ").replace("\n", " ")
-        raise ConfigError(f"no such field or function: {problem}") from None
+        raise ConfigError(f"no such field or function: {problem}{_derived(problem)}") from None
     except (KeyError, TypeError, SyntaxError) as error:
-        raise ConfigError(f"{type(error).__name__}: {error}") from None
+        raise ConfigError(f"{type(error).__name__}: {error}{_derived(str(error))}") from None
 
 
-def _joined(argv: Sequence[str]) -> list[str]:
-    """`--config FILE` -> `--config=FILE`, and one leading dash -> two, so that there is one form to look for."""
-    joined: list[str] = []
-    for argument in argv:
-        if joined and joined[-1] == "--config":
-            joined[-1] = f"--config={argument}"
-        else:
-            joined.append(f"-{argument}" if re.match(r"-(no)?config[.=]|-config$", argument) else argument)
-    return joined
+def _derived(problem: str) -> str:
+    """What to set instead, where ml_collections complains about the key of a derived field."""
+    entries = [entry for group in groups(ExperimentConfig()) for entry in group.derived]
+    named = [entry for entry in entries if re.search(rf'Key "{entry.name.rpartition(".")[2]}"', problem)]
+    return "".join(f"; {entry.name} follows from {entry.declaration.derived_from}, set that instead" for entry in named)

@@ -3,6 +3,7 @@
 `python -m vpp_jax.cli.config_help` writes docs/reference/configuration.md anew.
 """
 
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,16 @@ def field_help(config: ExperimentConfig, width: int = 100) -> str:
 def _group_help(group: Group, defaults: dict[str, Any], width: int) -> str:
     lines = textwrap.wrap(f"{group.name or 'experiment'}: {group.description}", width)
     for entry in group.settings:
-        default = defaults.get(entry.name, entry.value)
+        default = defaults.get(re.sub(r"\[\d+\]", "[i]", entry.name), entry.value)
         facts = [entry.type_name, entry.declaration.range, "" if default == entry.value else f"default {show(default)}"]
-        lines.append(f"  --config.{entry.name}={show(entry.value)}  ({'; '.join(filter(None, facts))})")
-        lines += textwrap.wrap(entry.declaration.description, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        head, facts = f"  --config.{entry.name}={show(entry.value)}", f"({'; '.join(filter(None, facts))})"
+        lines += [f"{head}  {facts}"] if len(head) + len(facts) < width else [head, *_indented(facts, width)]
+        lines += _indented(entry.declaration.description, width)
     return "\n".join(lines)
+
+
+def _indented(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
 def show(value: Any) -> str:

@@ -11,19 +11,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vpp_jax.cli.main import UsageError
+from vpp_jax.cli.parser import Parser
 
 
 def main(argv: Sequence[str]) -> int:
-    options, rest = _parser().parse_known_args(argv)
-    if options.action == "import":
-        _import(options, rest)
-    else:
-        if rest:
-            raise UsageError(f"unexpected argument '{rest[0]}'")
-        from vpp_jax.interop.exporting import export_published
+    from vpp_jax.cli.config_flag import split_overrides
 
-        step = options.step if options.step is not None else "latest"
-        export_published(options.checkpoint, options.out, item=options.item, step=step, log=log)
+    overrides, rest = split_overrides(argv)
+    arguments = _parser().parse_args(rest)
+    if arguments.action == "import":
+        _import(arguments, overrides)
+        return 0
+    if overrides:
+        raise UsageError(f"an export takes no configuration, got --config.{overrides[0][0]}")
+    from vpp_jax.interop.exporting import export_published
+
+    step = arguments.step if arguments.step is not None else "latest"
+    export_published(arguments.checkpoint, arguments.out, item=arguments.item, step=step, log=log)
     return 0
 
 
@@ -31,13 +35,12 @@ def log(line: str) -> None:
     print(line, flush=True)
 
 
-def _import(options: argparse.Namespace, rest: list[str]) -> None:
-    from vpp_jax.cli.config_flag import parse_tree
+def _import(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
+    from vpp_jax.cli.config_flag import load_config, override
     from vpp_jax.config import ExperimentConfig
     from vpp_jax.interop.importing import Request, import_published
 
-    tree, _ = parse_tree(rest, {}, ExperimentConfig())
-    base = tree.to_dict()
+    base = override(load_config(options.config) if options.config else ExperimentConfig(), overrides)
     base["model"]["position_encode"] |= options.position_encode
     request = Request(
         options.out,
@@ -54,21 +57,23 @@ def _import(options: argparse.Namespace, rest: list[str]) -> None:
     log(f"wrote {options.out / 'report.json'}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vpp convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> Parser:
+    from vpp_jax.cli.config_flag import add_config_flag
+
+    parser = Parser(prog="vpp convert", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True, metavar="import | export")
     load = actions.add_parser(
         "import",
         help="published weights -> work directories",
-        allow_abbrev=False,
-        epilog="Sizes come from the files' config.json and tensor shapes; everything else from --config=FILE and --config.model.NAME=VALUE "
+        description="Sizes come from the files' config.json and tensor shapes; everything else from --config=FILE and --config.NAME=VALUE\n"
         "(default: the published values).",
     )
+    add_config_flag(load, required=False)
     load.add_argument("--unet", type=Path, help="diffusers pipeline folder, its unet folder, or a .safetensors file")
     load.add_argument("--vae", type=Path, help="the same for the VAE (default: the pipeline folder of --unet)")
     load.add_argument("--text", type=Path, help="CLIP folder (text model with projection, or a complete CLIP) or a .safetensors file")
     load.add_argument("--policy", type=Path, help="policy file (.pt as dp-calvin, or .safetensors of an export), or a folder with one")
-    load.add_argument("--out", type=Path, required=True, help="new directory for the work directories vae, video, policy")
+    load.add_output("--out", required=True, metavar="DIR", help="new directory for the work directories vae, video, policy")
     load.add_argument("--variant", default="", help="e.g. fp16: read the files *.fp16.safetensors if there are several variants")
     load.add_argument(
         "--position_encode",
@@ -79,10 +84,10 @@ def _parser() -> argparse.ArgumentParser:
         "--allow_missing", action="append", default=[], metavar="PATTERN", help="fill missing tensors of these names with zeros"
     )
     load.add_argument("--allow_unexpected", action="append", default=[], metavar="PATTERN", help="ignore unexpected tensors of these names")
-    save = actions.add_parser("export", help="checkpoint -> safetensors", allow_abbrev=False)
+    save = actions.add_parser("export", help="checkpoint -> safetensors", description="checkpoint -> safetensors")
     save.add_argument("--checkpoint", type=Path, required=True, help="work directory or checkpoint, imported or trained")
-    save.add_argument(
-        "--out", type=Path, required=True, help="new directory for the folders unet, vae, text_encoder, or for policy.safetensors"
+    save.add_output(
+        "--out", required=True, metavar="DIR", help="new directory for the folders unet, vae, text_encoder, or for policy.safetensors"
     )
     save.add_argument("--item", choices=("ema", "params"), default="ema", help="EMA of the parameters (if stored), or the parameters")
     save.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, asdict, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from data_pipelines.builders.calvin_recorded import CalvinRecordedRecipe, Record
 from data_pipelines.builders.human_video import HumanVideoRecipe, HumanVideoSettings
 from data_pipelines.errors import DataError, DatasetNotFoundError
 from data_pipelines.storage import Location, location
+from vpp_jax.cli.parser import Parser, boolean, words
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.progress import ProgressBar
 
@@ -82,24 +82,32 @@ def main(argv: list[str]) -> int:
     return arguments.run(arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vpp data", description=__doc__, allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(prog="vpp data", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    build = verbs.add_parser("build", help="write an RLDS dataset; re-run the command to resume an interrupted build", allow_abbrev=False)
+    build = verbs.add_parser("build", help="write an RLDS dataset; re-run the command to resume an interrupted build")
     names = build.add_subparsers(required=True, metavar="NAME", dest="name")
     for name, (_, settings, text) in RECIPES.items():
-        one = names.add_parser(name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
-        one.add_argument("--out", type=Path, required=True, help="output directory")
+        one = names.add_parser(name, help=text, description=text)
+        one.add_output("--out", required=True, metavar="DIR", help="output directory")
         one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="worker processes; the result does not depend on them")
         for field in fields(settings):
             assert field.default is not MISSING
             many = isinstance(field.default, tuple)
             if isinstance(field.default, bool):
-                one.add_argument(f"--{field.name}", action=argparse.BooleanOptionalAction, help=HELP[field.name], default=field.default)
+                one.add_argument(
+                    f"--{field.name}",
+                    type=boolean,
+                    nargs="?",
+                    const=True,
+                    metavar="true|false",
+                    help=HELP[field.name],
+                    default=field.default,
+                )
                 continue
             one.add_argument(
                 f"--{field.name}",
-                type=_words if many else type(field.default),
+                type=words if many else type(field.default),
                 help=HELP[field.name],
                 default=",".join(field.default) if many else field.default,
             )
@@ -107,8 +115,8 @@ def _parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("latents", help="encode a dataset's images with the VAE of stage video, once (`vpp data latents --help`)")
 
-    def reader(verb: str, run: Callable[[argparse.Namespace], int], text: str, **options: Any) -> argparse.ArgumentParser:
-        one = verbs.add_parser(verb, help=text, allow_abbrev=False)
+    def reader(verb: str, run: Callable[[argparse.Namespace], int], text: str, **options: Any) -> Parser:
+        one = verbs.add_parser(verb, help=text, description=text)
         text = "TFDS/RLDS directory, or its parent with version directories; a path or a bucket URL"
         one.add_argument("directory", type=location, metavar="DIR", help=text, **options)
         one.add_argument("--name", default="", help="registry row (default: the dataset's own name)")
@@ -117,25 +125,25 @@ def _parser() -> argparse.ArgumentParser:
         return one
 
     index = reader("index", _index, "build the record index of every split; re-run the command to resume an interrupted build")
-    index.add_argument("--workers", type=int, default=8, help="threads, each reading one file (default: 8)")
+    index.add_argument("--workers", type=int, default=8, help="threads, each reading one file")
     _add_shard_flags(index, "index every N-th file only")
     index.add_argument("--headers_only", action="store_true", help="read record headers only: offsets without step counts and checksums")
     stats = reader("stats", _stats, "compute action and proprio statistics of the training split", nargs="+")
-    stats.add_argument("--split", default="train", help="training split (default: train)")
-    stats.add_argument("--on_bad_record", choices=("fail", "skip"), default="fail")
+    stats.add_argument("--split", default="train", help="training split")
+    stats.add_argument("--on_bad_record", choices=("fail", "skip"), default="fail", help="skip: skip damaged records, count and list them")
     stats.add_argument(
         "--quantiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the quantiles to store (default: the registry's, 0.01 0.99)"
     )
     _add_shard_flags(stats, "read one of N equal parts of the episodes only")
     inspect = reader("inspect", _inspect, "show what a dataset, or each dataset of a directory, holds and what is wrong with it")
     inspect.add_argument("--mixture", metavar="NAME", help="DIR holds many datasets: check those of this mixture")
-    inspect.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
-    inspect.add_argument("--png", type=Path, metavar="FILE", help="draw episodes with their instructions and actions")
-    inspect.add_argument("--images", type=int, default=1, help="images decoded per camera and episode (default: 1)")
+    inspect.add_output("--json", metavar="FILE", help="write the report as JSON")
+    inspect.add_output("--png", metavar="FILE", help="draw episodes with their instructions and actions")
+    inspect.add_argument("--images", type=int, default=1, help="images decoded per camera and episode")
     return parser
 
 
-def _add_shard_flags(parser: argparse.ArgumentParser, text: str) -> None:
+def _add_shard_flags(parser: Parser, text: str) -> None:
     parser.add_argument("--shard_index", type=int, default=0, metavar="K", help=f"{text}, from number K (0 to N-1): for N hosts")
     parser.add_argument(
         "--num_shards", type=int, default=1, metavar="N", help="afterwards the command without these two flags merges the parts"
@@ -147,10 +155,6 @@ def _shard_of(arguments: argparse.Namespace) -> tuple[int, int]:
     if not 0 <= index < count:
         raise DataError(f"--shard_index={index} must be at least 0 and below --num_shards={count}")
     return index, count
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in text.split(",") if word)
 
 
 def _build(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ Every step is an ordinary `vpp` command in its own process, printed before it ru
 resumes: re-run `vpp demo` to continue.
 """
 
-import argparse
 import json
 import os
 import shlex
@@ -14,7 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from vpp_jax.common.errors import VppError
+from vpp_jax.cli.main import UsageError
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 
 REFERENCE_MINUTES = 15
@@ -114,12 +114,12 @@ def run_step(step: Step, timing_path: Path) -> int:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="vpp demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="where everything goes (default: runs/demo)")
+    parser = Parser(prog="vpp demo", description=__doc__)
+    parser.add_output("--workdir", metavar="DIR", default=Path("runs/demo"), help="directory for datasets, stages, results and the report")
     parser.add_argument("--minutes", type=float, default=REFERENCE_MINUTES, help="budget on two cores; scales steps and samples")
     options = parser.parse_args(argv)
     if options.minutes <= 0:
-        raise VppError(f"--minutes must be positive, got {options.minutes}")
+        raise UsageError(f"--minutes must be positive, got {options.minutes}")
     options.workdir.mkdir(parents=True, exist_ok=True)
     timing_path = options.workdir / "timing.json"
     steps = demo_steps(options.workdir, options.minutes)

@@ -17,6 +17,7 @@ from eval.errors import EvaluationError
 from eval.host_loop import LoopOptions
 from eval.results import write_json
 from eval.worker_process import WorkerCommand
+from vpp_jax.cli.parser import Parser, words
 
 SINGLE_TASK_STEPS = 120  # default control steps per episode
 
@@ -74,7 +75,7 @@ Choice = tuple[Any, dict[str, Any], Callable[[Any], dict[str, Any]], Callable[[d
 def _single_tasks(arguments: argparse.Namespace) -> Choice:
     known = {"fixtures": FIXTURE_TASKS, "all": TASKS}
     protocol = SingleTasks(
-        scenes=tuple(arguments.scenes.split(",")),
+        scenes=arguments.scenes,
         tasks=known.get(arguments.tasks) or tuple(arguments.tasks.split(",")),
         episodes=arguments.episodes,
         seed=arguments.seed,
@@ -155,22 +156,21 @@ DESCRIPTION = (
 )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vpp eval", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="vpp eval", description=__doc__)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     calvin = benchmarks.add_parser(
         "calvin",
         help="CALVIN: chains of five tasks, or single tasks",
         description=DESCRIPTION,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     policy = calvin.add_mutually_exclusive_group()
     policy.add_argument("--checkpoint", type=Path, help="checkpoint directory of stage `policy`")
     policy.add_argument("--policy", choices=("expert", "random"), help="run the scripted expert or random actions instead of a checkpoint")
-    calvin.add_argument("--out", type=Path, help="results directory; re-run the command to resume")
+    calvin.add_output("--out", metavar="DIR", help="results directory; re-run the command to resume")
     calvin.add_argument("--sequences", type=int, default=0, help="chains of five tasks in scene D; 1000 is the published protocol")
-    calvin.add_argument("--dump", type=Path, help="write the chains of --sequences and their initial states to this JSON file and exit")
-    calvin.add_argument("--scenes", default="A,D", help=f"single tasks: comma-separated, of {','.join(SCENES)}")
+    calvin.add_output("--dump", metavar="FILE", help="write the chains of --sequences and their initial states to this JSON file and exit")
+    calvin.add_argument("--scenes", type=words, default="A,D", help=f"single tasks: comma-separated, of {','.join(SCENES)}")
     calvin.add_argument("--tasks", default="fixtures", help="single tasks: 'fixtures' (the eight without blocks), 'all' or comma-separated")
     calvin.add_argument("--episodes", type=int, default=10, help="single tasks: episodes per scene and task")
     steps = f"control steps per task, 30 per second; 0: {COMPLETE_STEPS} in chains, {SINGLE_TASK_STEPS} for single tasks"

@@ -42,6 +42,10 @@ def main(argv: Sequence[str]) -> int:
         arguments.remove("--debug")
     try:
         return _dispatch(arguments)
+    except SystemExit as done:  # raised by argparse, after --help or an invalid command line
+        if not isinstance(done.code, int):
+            raise
+        return done.code
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130

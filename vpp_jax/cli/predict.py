@@ -1,10 +1,10 @@
 """`vpp predict --checkpoint=DIR --image=FILE --instruction="..." --out=video.mp4`: sample a text-conditioned video from one image."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.errors import VppError
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # Pillow knows more, and starts other programs for some of them
@@ -15,13 +15,13 @@ class PredictError(VppError):
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="vpp predict", description=__doc__)
+    parser = Parser(prog="vpp predict", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="work directory of stage video")
     parser.add_argument("--image", type=Path, required=True, help="first frame: any image file; resized to the model's square size")
     parser.add_argument("--instruction", required=True, help='language instruction, e.g. "open the drawer"')
-    parser.add_argument("--out", type=Path, required=True, help="FILE.mp4; a strip of the frames is written to FILE.png")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampler's noise (default: 0)")
-    parser.add_argument("--fps", type=float, default=8.0, help="frames per second of the video file (default: 8)")
+    parser.add_output("--out", required=True, metavar="FILE", help="FILE.mp4; a strip of the frames is written to FILE.png")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampler's noise")
+    parser.add_argument("--fps", type=float, default=8.0, help="frames per second of the video file")
     options = parser.parse_args(argv)
     if options.out.suffix != ".mp4":
         raise PredictError(f"--out={options.out}: expected a name that ends in .mp4")

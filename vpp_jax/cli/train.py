@@ -7,8 +7,11 @@ Several hosts: run the same command on each. On a TPU the processes find each ot
 --num_shards, or VPP_COORDINATOR, VPP_SHARD_INDEX and VPP_NUM_SHARDS in the environment. All processes need the same DIR.
 """
 
+import argparse
 import logging
 import os
+import re
+import shutil
 import signal
 import sys
 import traceback
@@ -16,32 +19,53 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vpp_jax.cli.main import UsageError, paragraph
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.errors import VppError
-
-OPTIONS = {
-    "workdir": "directory of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, previews",
-    "coordinator": "HOST:PORT of process 0, for a run of several processes",
-    "shard_index": "number of this process, from 0",
-    "num_shards": "number of processes",
-    "compilation_cache": "directory of compiled programs, so that a resumed run starts quickly (default: .jax_cache next to the workdir)",
-}
 
 
 def main(argv: Sequence[str]) -> int:
-    if "--help" in argv or "-h" in argv:
-        print(_help(argv))
-        return 0
     from vpp_jax.cli.config_flag import parse
     from vpp_jax.config import check_inputs
 
-    config, options = parse(argv, OPTIONS)
-    if not options["workdir"]:
-        raise UsageError("--workdir=DIR is missing: the directory for checkpoints and metrics")
+    config, arguments = parse(_parser(argv), argv)
     check_inputs(config)
-    workdir = Path(options["workdir"])
+    workdir = arguments.workdir
     workdir.mkdir(parents=True, exist_ok=True)
-    use_compilation_cache(Path(options["compilation_cache"] or workdir.resolve().parent / ".jax_cache"))
-    return _run(config, workdir, *_processes(options))
+    use_compilation_cache(arguments.compilation_cache or str(workdir.resolve().parent / ".jax_cache"))
+    return _run(config, workdir, *_processes(arguments))
+
+
+def _parser(argv: Sequence[str]) -> Parser:
+    from vpp_jax.cli.config_flag import add_config_flag
+
+    fields = _fields(argv) if {"-h", "--help"} & set(argv) else ""
+    parser = Parser(prog="vpp train", description=__doc__, epilog=fields)
+    add_config_flag(parser)
+    parser.add_output(
+        "--workdir", required=True, help="directory of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, previews"
+    )
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0 where a run has several processes")
+    parser.add_argument("--shard_index", help="number of this process, from 0")
+    parser.add_argument("--num_shards", help="number of processes")
+    parser.add_argument(
+        "--compilation_cache",
+        metavar="DIR",
+        help="compiled programs, so that a resumed run starts at once (default: .jax_cache beside workdir)",
+    )
+    return parser
+
+
+def _fields(argv: Sequence[str]) -> str:
+    """Every field of the configuration; with the values of the file where the command line names one."""
+    from vpp_jax.cli.config_flag import load_config
+    from vpp_jax.cli.config_help import field_help
+    from vpp_jax.config import ExperimentConfig
+
+    file = re.search(r"--config[= ](\S+)", " ".join(argv))
+    config = load_config(file[1]) if file else ExperimentConfig()
+    head = f"values of {file[1]}" if file else "defaults, which are the published values; --config=FILE --help: those of a file"
+    width = min(shutil.get_terminal_size().columns, 110)
+    return f"fields of the configuration ({head}):\n\n{field_help(config, width)}"
 
 
 def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int:
@@ -83,23 +107,24 @@ def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int
             end(paragraph(error) if isinstance(error, VppError) else traceback.format_exc(), code)
 
 
-def _processes(options: dict[str, str]) -> tuple[str, int, int]:
-    """(coordinator, index, count) from the flags, else from the environment; ('', 0, 1) if none is set."""
-    given = [options[name] or os.environ.get(f"VPP_{name.upper()}", "") for name in ("coordinator", "shard_index", "num_shards")]
+def _processes(arguments: argparse.Namespace) -> tuple[str, int, int]:
+    """(coordinator, index, count) from the flags, else from the environment; ('', 0, 1) where neither says anything."""
+    names = ("coordinator", "shard_index", "num_shards")
+    given = [getattr(arguments, name) or os.environ.get(f"VPP_{name.upper()}", "") for name in names]
     if not any(given):
         return "", 0, 1
     coordinator, index, count = given
     if not (":" in coordinator and index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UsageError(f"several processes need --coordinator=HOST:PORT, --num_shards and --shard_index below it; got {given}")
+        raise UsageError(f"several processes need --coordinator=HOST:PORT, --shard_index and --num_shards, below it; got {given}")
     return coordinator, int(index), int(count)
 
 
-def use_compilation_cache(directory: Path) -> None:
+def use_compilation_cache(directory: str) -> None:
     """Stores compiled programs in `directory`, unless JAX_COMPILATION_CACHE_DIR is set."""
     import jax
 
     if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(directory))
+        jax.config.update("jax_compilation_cache_dir", directory)
 
 
 def _log_to(path: Path | None) -> None:
@@ -114,21 +139,3 @@ def _log_to(path: Path | None) -> None:
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         file.setLevel(logging.INFO)
         root.addHandler(file)
-
-
-def _help(argv: Sequence[str]) -> str:
-    """Usage; with a configuration file, every field and its value there."""
-    flags = "\n".join(f"  --{name}=...  {text}" for name, text in OPTIONS.items())
-    text = f"{__doc__}\nflags:\n  --config=FILE  Python with get_config(), or a config.json\n{flags}\n"
-    files = [argument.removeprefix("--config=") for argument in argv if argument.startswith("--config=")]
-    if not files:
-        return text + "\n`vpp train --config=FILE --help` lists every field that --config.NAME=VALUE can set."
-    from vpp_jax.cli.config_flag import load_config
-    from vpp_jax.common.json_values import flatten_dict
-    from vpp_jax.config import to_dict
-
-    return (
-        text
-        + "\nfields:\n"
-        + "\n".join(f"  --config.{name}={value}" for name, value in flatten_dict(to_dict(load_config(files[0]))).items())
-    )

@@ -48,8 +48,8 @@ def check_name(kind: type, name: str, path: str = "") -> None:
         raise ConfigError(f"{_join(path, name)} cannot be set: it follows from {source}. Set that instead")
 
 
-def check_path(kind: type, dotted: str) -> None:
-    """Checks that `dotted`, e.g. 'data.datasets[0].path', names a field below dataclass `kind`; ConfigError otherwise."""
+def field_type(kind: type, dotted: str) -> Any:
+    """The type of field `dotted`, e.g. 'data.datasets[0].path', below dataclass `kind`; ConfigError where it cannot be set."""
     seen = ""
     for part in dotted.split("."):
         name, _, index = part.partition("[")
@@ -61,6 +61,7 @@ def check_path(kind: type, dotted: str) -> None:
             if typing.get_origin(kind) is not tuple:
                 raise ConfigError(f"configuration key '{seen}' is not a sequence, so '{part}' does not exist")
             kind = typing.get_args(kind)[0]
+    return kind
 
 
 def _join(path: str, name: str) -> str:

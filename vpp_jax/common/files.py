@@ -1,12 +1,26 @@
 """Files written so that a reader sees the old one or the new one, never half of one."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vpp_jax.common.errors import VppError
+
 WRITE_BITS = 0o222
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def local_path(flag: str, value: str) -> Path:
+    """`value` of `flag`, where a command writes to. VppError where it is a URL: as a path, `gs://bucket` would be a local folder `gs:`."""
+    if URL.match(value):
+        raise VppError(
+            f"{flag}={value} is a URL, but this command writes to a file system: name a local path, or mount the bucket (e.g. "
+            "with Cloud Storage FUSE), and otherwise copy the result afterwards"
+        )
+    return Path(value)
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
