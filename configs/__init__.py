@@ -1,1 +1,1 @@
-"""One file per experiment; each file's docstring says command, hardware, duration and the number to expect."""
+"""One file per experiment; each file's docstring gives command, hardware, duration and the number to expect."""

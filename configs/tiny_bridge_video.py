@@ -1,10 +1,10 @@
-"""Stage video at size tiny on BridgeData V2 as distributed with Open-X: real robot, real instructions, the whole episode as one clip.
+"""Stage video at size tiny on BridgeData V2 as distributed with Open-X: real robot, real instructions, each episode as one clip.
 
 vpp train --config=configs/tiny_bridge_video.py --workdir=runs/bridge/video --config.init.vae=runs/bridge/vae \
     --config.data.index_dir=runs/bridge/index
 
-`data/bridge_dataset/1.0.0` is a TFDS directory (a local copy or a part of one); its split train is enough. `index_dir` keeps the record
-index where the local copy itself is read-only.
+`data/bridge_dataset/1.0.0` is a TFDS directory (a local copy or a part of one); its split train is enough. `index_dir` stores the record
+index if the local copy is read-only.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +13,7 @@ from configs.tiny_calvin_video import get_config as calvin_config
 
 
 def bridge_data(config: ConfigDict) -> None:
-    """One camera, whole-clip sampling as VPP does for Bridge; the partial mirror has no validation split."""
+    """One camera, clips that span the episode as in VPP for Bridge; the partial local copy has no validation split."""
     config.data.datasets = ({"path": "data/bridge_dataset/1.0.0", "name": "bridge_dataset", "val_split": "train"},)
     config.model.views = ("primary",)
 

@@ -1,7 +1,7 @@
-"""The base of errors whose message is meant for the person at the terminal.
+"""The base class of user errors.
 
-Every exception class this project defines is such an error: one paragraph that says what was expected, what came, where, and what to
-do. The command line prints those without a traceback; any other exception is a defect and keeps its traceback.
+Every exception class of this project is one: its message is one paragraph with what was expected, what was found, where, and how to fix
+it. The command line prints it without a traceback; any other exception is a bug and is printed with its traceback.
 """
 
 import difflib
@@ -9,22 +9,22 @@ from collections.abc import Iterable, Sequence
 
 
 class VppError(Exception):
-    """Something the user can put right; the message says how."""
+    """An error that the user can fix; the message says how."""
 
 
 class ConfigError(VppError, ValueError):
-    """A configuration that cannot be used."""
+    """An invalid configuration."""
 
 
 class FileFormatError(VppError):
-    """A file of tensors that is damaged or is something else."""
+    """A file that is damaged or has another format."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The most similar known name as a clause ', did you mean ...?', or '' where none is similar."""
+    """The most similar known name as a clause ', did you mean ...?', or '' if none is similar."""
     return did_you_mean(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6))
 
 
 def did_you_mean(names: Sequence[str]) -> str:
-    """The names as a clause ', did you mean ... or ...?', or '' where there are none."""
+    """The names as a clause ', did you mean ... or ...?', or '' if there are none."""
     return f", did you mean {' or '.join(map(repr, names))}?" if names else ""

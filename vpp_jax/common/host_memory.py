@@ -1,6 +1,6 @@
-"""The C library's allocator: huge pages while models run on CPU, and what is freed given back while a checkpoint is restored.
+"""Settings of glibc's allocator: huge pages while models run on CPU, and immediate release of freed memory while a checkpoint is restored.
 
-Both are options of glibc; other C libraries do not read them.
+Other C libraries ignore them.
 """
 
 import ctypes
@@ -10,18 +10,17 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-# mallopt(3): options, and the values that glibc's own adjustment arrives at after large blocks were freed
+# mallopt(3): options, and the values that glibc's dynamic adjustment reaches after large blocks were freed
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _USUAL, _AT_ONCE = {_TRIM_THRESHOLD: 1 << 26, _MMAP_THRESHOLD: 1 << 25}, {_TRIM_THRESHOLD: 1 << 17, _MMAP_THRESHOLD: 1 << 17}
 _TUNABLES, _HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"  # read when a process starts; no call sets it later
 
 
 def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a process whose large blocks are to lie in huge pages; one that says something about them is left as it is.
+    """`environment` with huge pages enabled for large blocks, unless it already sets that option.
 
-    A program on CPU allocates its temporaries anew in every call, and the system clears each of their pages of 4 KiB as it is touched: a
-    fifth of the processor time of a training step of the video model at size `base`. Pages of 2 MiB are 512 times fewer, and so are the
-    addresses to translate.
+    A program on CPU allocates its temporaries again in every call, and the kernel clears each page of 4 KiB on first access: a fifth of the
+    CPU time of a training step of the video model at size `base`. With pages of 2 MiB there are 512 times fewer pages and TLB entries.
     """
     tunables = environment.get(_TUNABLES, "")
     if _HUGE_PAGES in tunables:
@@ -30,7 +29,7 @@ def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def restart_with_huge_pages() -> None:
-    """Starts this process anew (same ID, same arguments) where JAX will compute on CPU and huge pages are not asked for yet."""
+    """Re-executes this process (same ID, same arguments) with huge pages, if JAX will compute on CPU and they are not enabled yet."""
     environment = with_huge_pages(os.environ)
     if sys.platform == "linux" and computes_on_cpu() and environment != dict(os.environ):
         sys.stdout.flush()
@@ -39,7 +38,7 @@ def restart_with_huge_pages() -> None:
 
 
 def computes_on_cpu() -> bool:
-    """Whether JAX, which this does not start, will take the CPU: it is told to, or no other platform is installed."""
+    """Whether JAX will use the CPU: JAX_PLATFORMS selects it, or no other platform is installed. Does not start JAX."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms:
         return platforms.split(",")[0] == "cpu"
@@ -48,10 +47,10 @@ def computes_on_cpu() -> bool:
 
 @contextmanager
 def freed_at_once() -> Iterator[None]:
-    """Blocks above 128 KiB that are allocated inside go back to the system when they are freed.
+    """Inside, freed blocks above 128 KiB are returned to the system at once.
 
-    By default glibc keeps freed blocks of up to 32 MiB in every thread's heap: restoring a checkpoint then takes half as much again as the
-    arrays that it restores.
+    By default glibc retains freed blocks of up to 32 MiB in every thread's heap: restoring a checkpoint then takes 1.5 times the memory of
+    the restored arrays.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

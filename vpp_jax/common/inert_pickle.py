@@ -1,7 +1,7 @@
-"""Pickles read as data: the opcodes build a tree of plain values and of records that name what the pickle wanted to call.
+"""Pickles read as data: the opcodes build a tree of plain values and of records of the calls that the pickle contains.
 
 Nothing is imported, looked up or called. `REDUCE` makes a `Call` record, `GLOBAL` a `Global` record, `BUILD` stores a state in a record;
-there is no opcode that does more. Names outside the caller's table make the file refused as a whole.
+there is no opcode that does more. A file with names outside the caller's table is refused.
 """
 
 import pickletools
@@ -14,7 +14,7 @@ from vpp_jax.common.errors import FileFormatError
 
 @dataclass(frozen=True)
 class Global:
-    """The name of something in a module, nothing more."""
+    """A name in a module; it is never looked up."""
 
     module: str
     name: str
@@ -25,7 +25,7 @@ class Global:
 
 @dataclass(eq=False)
 class Call:
-    """What a pickle wanted to call, with what, and what it wanted to put into the result."""
+    """A call in a pickle: the function, its arguments, and what is stored into the result. It is never made."""
 
     function: Any
     arguments: tuple
@@ -36,7 +36,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Persistent:
-    """A reference to something outside of the pickle (PyTorch: a storage)."""
+    """A reference to an object outside of the pickle (in PyTorch: a storage)."""
 
     identity: Any
 
@@ -152,7 +152,7 @@ def _interpret(data: bytes, where: str, content: str) -> tuple[Any, list[Global]
                 stack.append(Call(function, tuple(arguments)))
             case "BUILD":
                 state, target = stack.pop(), stack[-1]
-                if isinstance(target, Call):  # nothing else has room for a state, and none of a plain value is of use
+                if isinstance(target, Call):  # a state of other values is never needed
                     target.state = state
             case "BINPERSID":
                 stack.append(Persistent(stack.pop()))

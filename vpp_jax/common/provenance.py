@@ -11,7 +11,7 @@ LIBRARIES = ("vpp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "g
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of what a training run depends on."""
+    """Versions of Python and of the libraries that a training run depends on."""
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
@@ -22,9 +22,9 @@ def library_versions() -> dict[str, str]:
 
 
 def git_revision(project: Path = PROJECT) -> str:
-    """Commit of the checkout this code runs from, with '-dirty' where tracked files differ; '' outside a checkout.
+    """Commit of the checkout this code runs from, with '-dirty' if tracked files differ; '' outside a checkout.
 
-    An installed package may lie in a virtual environment inside somebody's repository: that repository's commit says nothing about it.
+    An installed package may be in a virtual environment inside another repository, whose commit is not this project's.
     """
     try:
         top, commit = _git(project, "rev-parse", "--show-toplevel", "HEAD").splitlines()
@@ -41,8 +41,8 @@ def _git(directory: Path, *arguments: str) -> str:
 
 
 def device_name() -> str:
-    """Accelerators of this process, or the processor with its cores where there are none."""
-    import jax  # asking for devices starts the backend: only where that is meant
+    """Accelerators of this process, or the CPU model with its cores if there are none."""
+    import jax  # imported here: listing devices starts the backend
 
     device = jax.devices()[0]
     if device.platform != "cpu":
@@ -51,7 +51,7 @@ def device_name() -> str:
 
 
 def cpu_model() -> str:
-    """The processor's name, as far as the system tells."""
+    """The CPU model, as far as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

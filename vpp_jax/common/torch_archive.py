@@ -1,7 +1,7 @@
 """PyTorch's own files (`torch.save`, zip archives), read without PyTorch and without running their pickle.
 
-The pickle is read as data (`inert_pickle`) and may only name what `ALLOWED` lists. Tensors are then cut out of the archive's storages.
-Knows neither JAX nor models: weights (`vpp_jax.interop`) and recorded latents (`data_pipelines.builders`) are both read with it.
+The pickle is read as data (`inert_pickle`) and may only name what `ALLOWED` lists. Tensors are then views of the archive's storages.
+Independent of JAX and models: weights (`vpp_jax.interop`) and recorded latents (`data_pipelines.builders`) are both read with it.
 """
 
 import struct
@@ -31,8 +31,8 @@ STORAGES: dict[str, np.dtype] = {
         ("BoolStorage", np.bool_),
     )
 }
-# module -> names that such a file may mention. None of them is ever looked up: they stand for tensors, and for the containers and
-# plain values of an OmegaConf configuration. (`__builtin__` is how pickles of protocol 2 spell `builtins`.)
+# module -> names that such a file may mention. None of them is ever looked up: they denote tensors, and the containers and values
+# of an OmegaConf configuration. (`__builtin__` is how pickles of protocol 2 spell `builtins`.)
 ALLOWED: dict[str, frozenset[str]] = {
     module: frozenset(names.split())
     for module, names in {
@@ -53,7 +53,7 @@ MAX_PICKLE = 256 << 20  # bytes; a thousand tensors take a few hundred kilobytes
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies: `offset`, `shape` and `strides` in elements of type `dtype`, in the archive's file `member`."""
+    """Location of a tensor: `offset`, `shape` and `strides` in elements of type `dtype`, in the archive's file `member`."""
 
     dtype: np.dtype
     member: str
@@ -63,10 +63,10 @@ class StoredTensor:
 
 
 class TorchArchive:
-    """One file. FileFormatError where it is damaged, of another kind, or names anything beyond `ALLOWED`.
+    """One file. FileFormatError if it is damaged, has another format, or names anything outside `ALLOWED`.
 
     Attributes:
-      tree: what was saved: plain values, and `Call` records where the pickle wanted to call something (tensors among them).
+      tree: the saved object: plain values, and `Call` records for calls in the pickle (tensors among them).
     """
 
     def __init__(self, path: Path):
@@ -82,7 +82,7 @@ class TorchArchive:
         self._members = frozenset(self._archive.namelist())
 
     def tensor(self, name: str, value: Any) -> StoredTensor:
-        """The tensor that `value`, a part of the tree, stands for; `name` is for messages."""
+        """The tensor denoted by `value`, a part of the tree; `name` is for messages."""
         try:
             if str(value.function) == "torch._utils._rebuild_parameter":
                 value = value.arguments[0]
@@ -100,7 +100,7 @@ class TorchArchive:
         raise FileFormatError(f"{self.where}: '{name}' is {kind_of(value)}, expected a dense tensor with its storage in the archive")
 
     def read(self, name: str, tensor: StoredTensor) -> np.ndarray:
-        """A view of the tensor's storage, which is read (and its checksum verified) as a whole."""
+        """A view of the tensor's storage, all of which is read (and its checksum verified)."""
         dtype, shape, strides = tensor.dtype, tensor.shape, tensor.strides
         try:
             values = np.frombuffer(self._archive.read(tensor.member), dtype)
