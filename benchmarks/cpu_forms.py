@@ -44,6 +44,10 @@ def normal(*shape: int) -> jax.Array:
     return jax.random.normal(jax.random.key(math.prod(shape)), shape)
 
 
+def affine(inputs: int, outputs: int) -> ops.Affine:
+    return ops.Affine(normal(inputs, outputs) / math.sqrt(inputs), normal(outputs))
+
+
 def direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
     spatial = "DHW"[-(x.ndim - 2) :]
     padding = [((size - 1) // 2,) * 2 for size in kernel.shape[:-2]]
@@ -80,13 +84,12 @@ def cases(views: int):
 
         heads, tokens = channels // HEAD_DIM, normal(rows, side * side, channels)
         itself = partial(ops.attention, heads=heads)
-        whole = as_if(dot_product_attention, "MAPPED_MIN_SCORES", math.inf, itself)
-        yield f"self-attention, {where}", {"plain": whole, "ours": itself}, (tokens,) * 3
+        default = as_if(dot_product_attention, "MAPPED_MIN_SCORES", math.inf, itself)
+        yield f"self-attention, {where}", {"plain": default, "ours": itself}, (tokens,) * 3
 
-        affine = lambda i, o: ops.Affine(normal(i, o) / math.sqrt(i), normal(o))  # noqa: E731
         widths = ((channels, channels), (TEXT_DIM, channels), (TEXT_DIM, channels), (channels, channels))
         weights = ops.Projections(*(affine(*width) for width in widths))
-        cross = lambda x, text, weights, heads=heads: ops.multi_head_attention(x, text, weights, heads=heads)  # noqa: E731
+        cross = partial(ops.multi_head_attention, heads=heads)
 
         def projected(x, text, weights, heads=heads):
             q, k, v = ops.linear(x, weights.query), ops.linear(text, weights.key), ops.linear(text, weights.value)
@@ -95,9 +98,9 @@ def cases(views: int):
         queries, text = tokens.reshape(views, -1, channels), normal(views, TEXT_TOKENS, TEXT_DIM)
         yield f"cross-attention, {where}", {"plain": projected, "ours": cross}, (queries, text, weights)
 
-        whole = as_if(gated_feed_forward, "BLOCKWISE_MIN_SIZE", math.inf, ops.feed_forward)
+        default = as_if(gated_feed_forward, "BLOCKWISE_MIN_SIZE", math.inf, ops.feed_forward)
         arguments = tokens, affine(channels, 8 * channels), affine(4 * channels, channels)
-        yield f"feed-forward, {where}", {"plain": whole, "ours": ops.feed_forward}, arguments
+        yield f"feed-forward, {where}", {"plain": default, "ours": ops.feed_forward}, arguments
 
 
 def main() -> None:

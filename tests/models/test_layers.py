@@ -163,7 +163,11 @@ def test_parameters_stay_float32_when_computing_in_bfloat16(make):
 
 def test_initial_values_are_normal_disjoint_and_reproducible():
     sizes = [(1000, 100), (3, 5), (1000, 250), (600, 1000), (7,)]  # slices, a new block, larger than a block
-    draw = lambda seed: [np.asarray(rngs.normal(s)).ravel() for rngs in [InitRngs(seed)] for s in sizes]  # noqa: E731
+
+    def draw(seed: int) -> list[np.ndarray]:
+        rngs = InitRngs(seed)
+        return [np.asarray(rngs.normal(size)).ravel() for size in sizes]
+
     first, again, other = draw(0), draw(0), draw(1)
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)

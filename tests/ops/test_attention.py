@@ -80,7 +80,10 @@ def test_long_sequences_example_by_example_are_the_same(monkeypatch):
 
 def projections(rng, c: int, d: int, inner: int) -> ops.Projections:
     widths = ((c, inner), (d, inner), (d, inner), (inner, c))
-    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+
+    def draw(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
     return ops.Projections(*(ops.Affine(draw(i, o) / np.sqrt(i), draw(o)) for i, o in widths))
 
 

@@ -62,7 +62,7 @@ class Attention(nnx.Module):
         mask: Bool[Array, "*#b #n m"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "*b n o"]:
-        """axis: whose positions attend to each other, without a context. mask: True where a key may be seen. `key` switches dropout on."""
+        """axis: whose positions attend to each other, without a context. mask: True where a key may be seen. `key` enables dropout."""
         return ops.multi_head_attention(
             x.astype(self.dtype),
             None if context is None else context.astype(self.dtype),

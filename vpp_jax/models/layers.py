@@ -32,20 +32,20 @@ from vpp_jax.common.errors import ConfigError
 
 
 def compute_dtype() -> Any:
-    """The declaration of a configuration's field `dtype`; float64 is for comparisons without rounding."""
+    """Declaration of the configuration field `dtype`; float64 is for comparisons without rounding."""
     return setting(
         "float32", "type of the computation; parameters that are trained are float32", choices=("float32", "bfloat16", "float64")
     )
 
 
 def check_dtype(dtype: str) -> None:
-    """ConfigError where JAX would not compute in `dtype`."""
+    """ConfigError if JAX would not compute in `dtype`."""
     if dtype == "float64" and not jax.config.jax_enable_x64:
         raise ConfigError("dtype float64 needs jax.enable_x64(True): without it JAX computes in float32")
 
 
 def cast_and_gather(param: nnx.Param, dtype: DTypeLike) -> jax.Array:
-    """A kernel in the type of the computation, through what `PureModule.bind` attached to it: on a mesh, the gathering of its shards."""
+    """A kernel in the compute type, gathered over `fsdp` if the current mesh shards it (`PureModule.bind` attaches the gather)."""
     value = param[...].astype(dtype)
     return param.gather(value) if param.has_metadata("gather") else value
 
@@ -87,7 +87,7 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def affine(self) -> ops.Affine:
-        """Kernel and bias in the type of the computation."""
+        """Kernel and bias in the compute type."""
         return ops.Affine(cast_and_gather(self.kernel, self.dtype), None if self.bias is None else self.bias[...].astype(self.dtype))
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
@@ -158,7 +158,7 @@ class GroupNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalization of the last axis: x [... c] -> [... c]. `use_bias=False` leaves only the scale."""
+    """Layer normalization of the last axis: x [... c] -> [... c]. `use_bias=False`: only a scale."""
 
     def __init__(self, channels: int, *, use_bias: bool = True, eps: float = 1e-5, dtype: DTypeLike = "float32", rngs: nnx.Rngs):
         self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
@@ -205,7 +205,7 @@ class FeedForward(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Plain perceptron: [... c] -> Linear -> activation -> Linear -> dropout -> [... o]. `names` are the attributes of the two Linears."""
+    """MLP: [... c] -> Linear -> activation -> Linear -> dropout -> [... o]. `names` are the attributes of the two Linears."""
 
     def __init__(
         self,
@@ -232,7 +232,7 @@ class MLP(nnx.Module):
 
 
 class AlphaBlender(nnx.Module):
-    """s·spatial + (1 - s)·temporal with s = sigmoid(mix_factor); `reverse` exchanges the weights (the video VAE's decoder).
+    """s·spatial + (1 - s)·temporal with s = sigmoid(mix_factor); `reverse` swaps the weights (in the video VAE's decoder).
 
     Written as one interpolation: its gradient needs one product with the difference instead of two (a fifth of a VAE step on CPU).
     """

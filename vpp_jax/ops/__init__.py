@@ -1,13 +1,13 @@
-"""One function per operation. The kernels of CPU, TPU and GPU are behind it: a caller names what it wants, not how it is computed.
+"""One function per operation. It selects the kernel for CPU, TPU or GPU: callers name the operation, not the implementation.
 
     linear, conv2d, upsample_conv2d, temporal_conv     maps along channels, images and frames
     multi_head_attention, attention                    with projections of a query and a context; of projected arrays
     feed_forward                                       the gated feed-forward of transformer blocks
     group_norm, layer_norm                             statistics and results in float32 at least
-    silu, gelu, geglu, dropout, at_least_float32       entry by entry
+    silu, gelu, geglu, dropout, at_least_float32       elementwise
 
-Arrays are channels last; their type is the type of the computation, whose choice belongs to the caller. `Affine` and `Projections` hold
-the weights of a linear map and of an attention. Equal inputs give equal results up to rounding on every platform.
+Arrays are channels-last; their type is the compute type, which the caller chooses. `Affine` and `Projections` are the weights of a linear
+map and of an attention. Equal inputs give equal results up to rounding on every platform.
 """
 
 from vpp_jax.ops.convolution import conv2d, temporal_conv, upsample_conv2d

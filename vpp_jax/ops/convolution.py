@@ -1,4 +1,4 @@
-"""Convolutions of images [n h w c] and videos [b t h w c], stride 1 unless said otherwise.
+"""Convolutions of images [n h w c] and videos [b t h w c], stride 1 unless stated otherwise.
 
 The type of x and kernel is the type of the computation. On CPU XLA's own convolutions are slow, so that small ones become matrix
 products and wide ones in float32 go through Winograd's algorithm; accelerators always run the direct convolution.
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from vpp_jax.ops.dense import matmul
 from vpp_jax.ops.winograd import winograd_convolution, winograd_upsample_convolution
 
-WINOGRAD_MIN_CHANNELS = 128  # with fewer the transforms cost more than they save
+WINOGRAD_MIN_CHANNELS = 128  # with fewer channels the transforms cost more than they save
 TEMPORAL_MATMUL_BELOW = 256  # input channels
 
 
@@ -77,7 +77,7 @@ def temporal_conv(x: Float[Array, "b t h w i"], kernel: Float[Array, "3 1 1 i o"
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, padding: list[tuple[int, int]], stride: int = 1) -> jax.Array:
-    """By Winograd's algorithm on CPU where that is faster and as exact: many channels, stride 1, even sizes, float32."""
+    """Winograd's algorithm on CPU where it is faster and as exact: many channels, stride 1, even sizes, float32."""
     spatial = "DHW"[-(x.ndim - 2) :]
     numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 
 class Affine(NamedTuple):
-    """Weights of a linear map, in the type of the computation; `bias` is None for a map without one."""
+    """Weights of a linear map, in the compute type; `bias` is None for a map without one."""
 
     kernel: Float[Array, "i o"]
     bias: Float[Array, "o"] | None = None

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention (Vaswani et al. 2017) with heads, alone and with its projections.
+"""Scaled dot-product attention (Vaswani et al. 2017) with heads, with and without projections.
 
 The softmax runs in float32 at least, whatever the compute type. Kernels: long self-attention runs one example at a time on CPU, as flash
 attention on TPU (`ops.flash`) and in cuDNN on NVIDIA GPUs (`ops.cudnn`). Cross-attention with few tokens on one side multiplies its
@@ -19,12 +19,12 @@ from vpp_jax.ops.dense import Affine, linear, split_heads
 from vpp_jax.ops.elementwise import dropout
 from vpp_jax.ops.flash import flash_attention, flash_fits
 
-MAPPED_MIN_SCORES = 512 * 512  # per head; from here on those of a whole batch leave the caches of a processor
-FLASH_MIN_TOKENS = 256  # with fewer the scores are small beside the queries
+MAPPED_MIN_SCORES = 512 * 512  # per head; from this size on the scores of a batch do not fit in the caches of a CPU
+FLASH_MIN_TOKENS = 256  # with fewer tokens the scores are small compared with the queries
 
 
 class Projections(NamedTuple):
-    """Weights of multi-head attention; the outputs of query, key and value are heads side by side."""
+    """Weights of multi-head attention; the outputs of query, key and value are the concatenated heads."""
 
     query: Affine
     key: Affine
@@ -107,7 +107,7 @@ def _plain_attention(
     dropout_rate: float = 0.0,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "*b n d"]:
-    """The weights are normalised after the product with v, which is smaller than they are."""
+    """The weights are normalised after the product with v, which is the smaller array."""
     q = q / math.sqrt(q.shape[-1] // heads)
     q, k, v = (split_heads(x, heads).swapaxes(-2, -3) for x in (q, k, v))
     scores = jnp.einsum("...nc,...mc->...nm", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
@@ -124,7 +124,7 @@ def _plain_attention(
 def _mapped_attention(
     heads: int, q: Float[Array, "*b n c"], k: Float[Array, "*b m c"], v: Float[Array, "*b m d"]
 ) -> Float[Array, "*b n d"]:
-    """`_plain_attention`, one example after the other: faster on CPU (`benchmarks/cpu_forms.py`)."""
+    """`_plain_attention` mapped over the examples: faster on CPU (`benchmarks/cpu_forms.py`)."""
     examples = tuple(x.reshape(-1, *x.shape[-2:]) for x in (q, k, v))
     return lax.map(lambda example: _plain_attention(heads, *example), examples).reshape(*q.shape[:-1], v.shape[-1])
 
@@ -132,10 +132,10 @@ def _mapped_attention(
 def _absorbed_cross_attention(
     x: Float[Array, "*b n c"], context: Float[Array, "*b m d"], projections: Projections, heads: int
 ) -> Float[Array, "*b n o"]:
-    """For fewer context tokens than a head is wide, as of many pixels to one instruction: no query is ever made.
+    """For fewer context tokens than a head is wide, e.g. many pixels and one instruction: no query is computed.
 
-    With q_h = W_q,h x the score of key k is (W_q,hᵀ k)·x, and the output is Σ a (W_o,h v): the projections of the many queries move to
-    the few keys and values. A query then costs heads·m·(c + o) multiplications instead of heads·head_dim·(c + o + 2 m).
+    With q_h = W_q,h x the score of key k is (W_q,hᵀ k)·x, and the output is Σ a (W_o,h v): the projections of the many queries are
+    applied to the few keys and values. A query then costs heads·m·(c + o) multiplications instead of heads·head_dim·(c + o + 2 m).
     """
     query, output = projections.query, projections.output
     head_dim = query.kernel.shape[-1] // heads
@@ -154,17 +154,17 @@ def _absorbed_cross_attention(
 def _absorbed_query_attention(
     x: Float[Array, "*b n c"], context: Float[Array, "*b m d"], projections: Projections, heads: int
 ) -> Float[Array, "*b n o"]:
-    """For fewer queries than a head is wide, as of a few latents to the features of a frame: no key or value is ever made.
+    """For fewer queries than a head is wide, e.g. a few latents and the features of a frame: no key or value is computed.
 
     With q_h = W_q,h x the score of a context token y is q_h·(W_k,h y) = (W_k,hᵀ q_h)·y, and the result is W_v,h Σ a y: the key projection
-    moves to the queries and the value projection behind the weighted mean. What is left is attention of heads·n queries to the context
-    itself, the same for all heads. That costs n·heads·d per token instead of heads·head_dim·d, and stores no keys and values for the
+    is applied to the queries and the value projection to the weighted mean. What remains is attention of heads·n queries to the context
+    itself, shared by all heads. That costs n·heads·d per token instead of heads·head_dim·d, and stores no keys and values for the
     gradient. A bias of the keys adds the same to all scores of a query, which softmax ignores.
     """
     dim, head_dim = context.shape[-1], projections.query.kernel.shape[-1] // heads
     key_maps, value_maps = (split_heads(weights.kernel, heads) for weights in (projections.key, projections.value))
     queries = split_heads(linear(x, projections.query), heads)
-    # `attention` divides by the root of the width it sees, which is now dim; the scale belongs to head_dim
+    # `attention` divides by the root of its input width, here dim; the scale is that of head_dim
     queries = jnp.einsum("...nhc,dhc->...nhd", queries, key_maps) * math.sqrt(dim / head_dim)
     pooled = attention(queries.reshape(*x.shape[:-2], -1, dim), context, context, heads=1)
     values = jnp.einsum("...nhd,dhc->...nhc", pooled.reshape(*x.shape[:-1], heads, dim), value_maps)

@@ -1,4 +1,4 @@
-"""Functions of single entries, and the type that statistics are computed in."""
+"""Elementwise functions, and the type of statistics."""
 
 import math
 
@@ -11,7 +11,7 @@ silu = jax.nn.silu
 
 
 def at_least_float32(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """x in float32; in float64 if it is. For what bfloat16 is too coarse for: statistics, softmax, noise levels, losses."""
+    """x in float32 (in float64 if it is). For values for which bfloat16 is too coarse: statistics, softmax, noise levels, losses."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 from vpp_jax.ops.dense import Affine, linear
 from vpp_jax.ops.elementwise import gelu
 
-# On CPU, where the hidden layer would have more than BLOCKWISE_MIN_SIZE entries, BLOCK_ROWS rows go through the whole feed-forward before
-# the next ones enter it and stay in the caches meanwhile (`benchmarks/cpu_forms.py`).
+# On CPU, if the hidden layer has more than BLOCKWISE_MIN_SIZE entries, the feed-forward is computed for BLOCK_ROWS rows at a time, which
+# remain in the caches (`benchmarks/cpu_forms.py`).
 BLOCK_ROWS, BLOCKWISE_MIN_SIZE = 512, 2**22
 
 

@@ -1,4 +1,4 @@
-"""Normalizations. Statistics and results are in float32 at least: the caller casts to the type of its computation."""
+"""Normalizations. Statistics and results are in float32 at least: the caller casts to its compute type."""
 
 import jax
 import jax.numpy as jnp

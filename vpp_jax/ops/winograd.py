@@ -1,13 +1,13 @@
-"""Winograd's minimal filtering F(2, 3) and F(4, 3) (Lavin & Gray 2015, section 4): convolutions with kernels of three as fewer products.
+"""Winograd's minimal filtering F(2, 3) and F(4, 3) (Lavin & Gray 2015, section 4): convolutions with kernels of size 3 in fewer products.
 
-Two neighbouring outputs of a kernel of three share their inputs: four products give both, where the plain sum takes six. Four take six
-instead of twelve. Along two axes that is 16 instead of 36, and 36 instead of 144. With many channels each product is a matrix product,
-and the transforms before and after, sums of neighbours, cost little beside them. XLA's matrix products run faster than its convolutions
-on CPU, so that both effects multiply (`benchmarks/cpu_forms.py`).
+Two neighbouring outputs of a kernel of size 3 share inputs: four products compute both instead of six, and six products four outputs
+instead of twelve. Along two axes that is 16 instead of 36, and 36 instead of 144. With many channels each product is a matrix product, and
+the transforms before and after, sums of neighbours, are cheap in comparison. XLA's matrix products run faster than its convolutions on
+CPU, so both effects multiply (`benchmarks/cpu_forms.py`).
 
-Rounding: F(2, 3), with the points 0, 1, -1, is as exact as the plain sum. F(4, 3) needs two points more. With the usual 2 and -2 the
-largest error was 18 times that of F(2, 3) at 640 channels; with 3/4, -3/4, 3/2, -3/2 in place of all four, whose powers stay near 1 and
-are exact in binary, three to five times (`tests/ops/test_winograd.py` holds them apart).
+Rounding: F(2, 3), with the points 0, 1, -1, is as exact as direct summation. F(4, 3) needs two more points. With the usual 2 and -2 the
+largest error was 18 times that of F(2, 3) at 640 channels; with 3/4, -3/4, 3/2, -3/2 instead of all four, whose powers are near 1 and
+exact in binary, three to five times (tested in `tests/ops/test_winograd.py`).
 """
 
 import math
@@ -19,8 +19,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 CACHE_ENTRIES = 7 * 2**20  # float32 values in a last-level cache, 28 MB
-NEAR, FAR = 0.75, 1.5  # the points of F(4, 3) beside 0 and infinity, with both signs
-WIDE_FROM = 256  # windows of four along each axis, over all images; with fewer, F(4, 3)'s larger kernels cost what they save
+NEAR, FAR = 0.75, 1.5  # the points of F(4, 3) besides 0 and infinity, with both signs
+WIDE_FROM = 256  # windows of four along each axis, over all images; with fewer, the larger kernels of F(4, 3) cost as much as they save
 
 
 @jax.custom_vjp
@@ -83,7 +83,7 @@ def outputs_per_window(shape: Sequence[int], axes: Sequence[int]) -> int:
 
 
 def winograd_upsample_convolution(x: Float[Array, "n h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "n 2*h 2*w o"]:
-    """`winograd_convolution` of x doubled along both axes by nearest neighbours, which is never made: 9 products in place of 16.
+    """`winograd_convolution` of x doubled along both axes by nearest neighbours, which is never materialised: 9 products instead of 16.
 
     Of the four neighbours that two outputs share the middle two are equal, so that the third product of F(2, 3), of their difference, is
     zero.
@@ -99,7 +99,7 @@ def winograd_upsample_convolution(x: Float[Array, "n h w i"], kernel: Float[Arra
 
 
 def _images_at_once(images: int, transformed: int, kernels: int) -> int:
-    """How many images to convolve together: as many as keep their transformed inputs in the cache, unless the kernels fill it anyway."""
+    """How many images to convolve together: as many as fit their transformed inputs in the cache, unless the kernels fill it already."""
     if kernels > CACHE_ENTRIES:
         return images
     return max(count for count in range(1, images + 1) if images % count == 0 and (count == 1 or count * transformed <= CACHE_ENTRIES // 2))
