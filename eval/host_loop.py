@@ -79,7 +79,7 @@ class Attempt:
     started: float
     instruction: str = ""
     initial_state_id: str = ""
-    observation: dict[str, Any] | None = None
+    observation: dict[str, Any] = field(default_factory=dict)  # empty while the worker simulates
     steps: int = 0  # of the current task
     chunks: int = 0
     finished_tasks: list[dict[str, Any]] = field(default_factory=list)
@@ -251,7 +251,7 @@ class HostLoop:
         assert attempt is not None
         attempt.instruction = reply.get("instruction", attempt.instruction)
         attempt.initial_state_id = reply.get("initial_state_id", attempt.initial_state_id)
-        attempt.observation = reply.get("observation")
+        attempt.observation = reply.get("observation", {})
         attempt.steps += reply.get("executed", 0)
         outcome = reply["outcome"]
         if not (outcome["success"] or outcome["done"] or attempt.steps >= self.options.max_steps):
@@ -300,7 +300,7 @@ class HostLoop:
         self.policy_rows += len(attempts)
         for slot, attempt, chunk in zip(slots, attempts, actions, strict=True):
             attempt.chunks += 1
-            attempt.observation = None
+            attempt.observation = {}
             steps = min(self.n_action_steps, self.options.max_steps - attempt.steps)
             last = attempt.steps + steps >= self.options.max_steps  # no further observation is needed
             self._send(slot, {"command": "advance", "actions": chunk[:steps], "render": not last})

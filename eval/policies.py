@@ -1,7 +1,7 @@
 """The policy interface of the host loop and the policy server: a batch of observations in, a batch of action chunks out."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8, UInt32
@@ -42,6 +42,7 @@ class PolicyMetadata:
             raise EvaluationError(f"n_action_steps={self.n_action_steps} must be between 1 and action_horizon={self.action_horizon}")
 
 
+@runtime_checkable
 class Policy(Protocol):
     """A stateless policy. Row i of the result depends on row i of the arguments only."""
 

@@ -244,7 +244,6 @@ def record_attempt(
     environment.reset(task=job.task, scene=job.scene, seed=seed, render=False)
     noise = ActionNoise(plan, noise_rng)
     columns: dict[str, list] = {name: [] for name in episode_schema(plan).steps}
-    solved = False
     for _ in range(plan.max_steps):
         wanted = expert(environment, expert_rng)
         if wanted is None:
@@ -255,9 +254,10 @@ def record_attempt(
         outcome = environment.advance(executed)
         append_step(columns, action, executed, float(outcome.success))
         if outcome.done or outcome.success:
-            solved = outcome.success
             break
-    if not solved:
+    else:
+        return None
+    if not outcome.success:
         return None
     hold = np.append(np.zeros(ACTION_WIDTH - 1), columns[rlds.ACTION][-1][-1]).astype(np.float32)
     for step in range(plan.hold_steps + 1):  # the last step only records the result of the motion before it

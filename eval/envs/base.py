@@ -32,6 +32,11 @@ class LanguageEnvironment(dm_env.Environment):
 
     instruction: str = ""
 
+    @property
+    @abc.abstractmethod
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that `reset` and `begin_task` accept."""
+
     @abc.abstractmethod
     def reset(
         self, *, task: str | None = None, scene: str | None = None, seed: int | None = None, render: bool = True, **initial_state: Any
@@ -40,6 +45,10 @@ class LanguageEnvironment(dm_env.Environment):
 
         With `render=False` the first observation has no images.
         """
+
+    @abc.abstractmethod
+    def begin_task(self, task: str, instruction: str | None = None) -> None:
+        """Starts the next task of a chain from the current state: no reset; steps are counted from 0."""
 
     @abc.abstractmethod
     def step(self, action: np.ndarray) -> dm_env.TimeStep:
@@ -52,6 +61,14 @@ class LanguageEnvironment(dm_env.Environment):
     @abc.abstractmethod
     def observation(self, render: bool = True) -> dict[str, np.ndarray]:
         """The current observation: state vectors float32 and, if `render`, one uint8 image [h w 3] per camera."""
+
+    @abc.abstractmethod
+    def observation_spec(self) -> Any:
+        """name -> `dm_env.specs.Array` of every entry of `observation`."""
+
+    @abc.abstractmethod
+    def action_spec(self) -> Any:
+        """`dm_env.specs.Array` of an action."""
 
     @abc.abstractmethod
     def random_action(self, rng: np.random.Generator) -> np.ndarray:

@@ -38,7 +38,7 @@ def add_cameras(spec: mujoco.MjSpec) -> None:
     """Adds both cameras; the hand must be in the spec already."""
     right, up, _ = static_axes()
     _add(spec.worldbody, "rgb_static", STATIC_EYE, right, up, STATIC_FOVY)
-    _add(spec.body("panda_hand"), "rgb_gripper", GRIPPER_POSITION, GRIPPER_RIGHT, GRIPPER_UP, GRIPPER_FOVY)
+    _add(spec.body("panda_hand"), "rgb_gripper", np.array(GRIPPER_POSITION), GRIPPER_RIGHT, GRIPPER_UP, GRIPPER_FOVY)
 
 
 def _add(body: mujoco.MjsBody, name: str, position: np.ndarray, right: np.ndarray, up: np.ndarray, fovy: float) -> None:

@@ -5,6 +5,7 @@ wooden parts the same grain. These meshes are only looked at; contacts use MuJoC
 """
 
 import itertools
+from collections.abc import Sequence
 
 import mujoco
 import numpy as np
@@ -23,10 +24,9 @@ class MeshBuilder:
 
     def polygon(self, points: Float[np.ndarray, "k 3"], normals: Float[np.ndarray, "k 3"] | None = None) -> "MeshBuilder":
         """A convex polygon, counter-clockwise seen from outside; flat unless per-vertex `normals` are given."""
-        points = np.asarray(points, np.float64)
         flat = np.cross(points[1] - points[0], points[2] - points[0])
         flat = flat / max(float(np.linalg.norm(flat)), 1e-12)
-        normals = np.broadcast_to(flat, points.shape) if normals is None else np.asarray(normals)
+        normals = np.broadcast_to(flat, points.shape) if normals is None else normals
         axis = int(np.argmax(np.abs(flat)))
         planar = points[:, {0: [1, 2], 1: [0, 2], 2: [0, 1]}[axis]] / TEXTURE_METRES
         for i in range(1, len(points) - 1):
@@ -38,17 +38,16 @@ class MeshBuilder:
 
     def hexahedron(self, bottom: Float[np.ndarray, "4 3"], top: Float[np.ndarray, "4 3"]) -> "MeshBuilder":
         """Six quads between two counter-clockwise (seen from `top`'s outside) quadrilaterals."""
-        bottom, top = np.asarray(bottom, np.float64), np.asarray(top, np.float64)
         self.polygon(top).polygon(bottom[::-1])
         for i in range(4):
             j = (i + 1) % 4
-            self.polygon([bottom[i], bottom[j], top[j], top[i]])
+            self.polygon(np.array([bottom[i], bottom[j], top[j], top[i]]))
         return self
 
     def box(self, x: tuple[float, float], y: tuple[float, float], z: tuple[float, float]) -> "MeshBuilder":
         """An axis-aligned box given by its three ranges."""
         corners = [(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1])]
-        return self.hexahedron([(*c, z[0]) for c in corners], [(*c, z[1]) for c in corners])
+        return self.hexahedron(*(np.array([(*corner, level) for corner in corners], np.float64) for level in z))
 
     def frustum(
         self, lower: tuple[float, float], upper: tuple[float, float], z: tuple[float, float], shift: tuple[float, float] = (0.0, 0.0)
@@ -56,8 +55,8 @@ class MeshBuilder:
         """Box whose half widths (x, y) change from `lower` at z[0] to `upper` at z[1]; the upper centre moves by `shift`."""
         signs = [(-1, -1), (1, -1), (1, 1), (-1, 1)]
         return self.hexahedron(
-            [(s * lower[0], t * lower[1], z[0]) for s, t in signs],
-            [(shift[0] + s * upper[0], shift[1] + t * upper[1], z[1]) for s, t in signs],
+            np.array([(s * lower[0], t * lower[1], z[0]) for s, t in signs], np.float64),
+            np.array([(shift[0] + s * upper[0], shift[1] + t * upper[1], z[1]) for s, t in signs], np.float64),
         )
 
     def prism(self, section: list[tuple[float, float]], x: tuple[float, float]) -> "MeshBuilder":
@@ -67,13 +66,13 @@ class MeshBuilder:
         self.polygon(far).polygon(near[::-1])
         for i in range(len(section)):
             j = (i + 1) % len(section)
-            self.polygon([near[i], near[j], far[j], far[i]])
+            self.polygon(np.array([near[i], near[j], far[j], far[i]]))
         return self
 
     def tube(
         self,
-        start: tuple,
-        end: tuple,
+        start: Sequence[float],
+        end: Sequence[float],
         radius: float,
         end_radius: float | None = None,
         *,
@@ -83,28 +82,28 @@ class MeshBuilder:
         inner: float | None = None,
     ) -> "MeshBuilder":
         """Cylinder or cone between two points; `round_ends` > 0 rings make half-sphere ends, `inner` makes a ring with a hole."""
-        start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
+        first, last = np.asarray(start, np.float64), np.asarray(end, np.float64)
         end_radius = radius if end_radius is None else end_radius
-        axis = (end - start) / np.linalg.norm(end - start)
+        axis = (last - first) / np.linalg.norm(last - first)
         side = np.cross(axis, [1.0, 0.0, 0.0] if abs(axis[0]) < 0.9 else [0.0, 1.0, 0.0])
         side = side / np.linalg.norm(side)
         angles = 2 * np.pi * np.arange(slices + 1) / slices
         around = np.outer(np.cos(angles), side) + np.outer(np.sin(angles), np.cross(axis, side))
         # profile: (centre, radius, normal along the axis, normal across)
-        profile = [(start, radius, 0.0, 1.0), (end, end_radius, 0.0, 1.0)]
+        profile = [(first, radius, 0.0, 1.0), (last, end_radius, 0.0, 1.0)]
         if round_ends:
             lift = [0.5 * np.pi * i / round_ends for i in range(1, round_ends + 1)]
-            head = [(start - radius * np.sin(a) * axis, radius * np.cos(a), -np.sin(a), np.cos(a)) for a in reversed(lift)]
-            tail = [(end + end_radius * np.sin(a) * axis, end_radius * np.cos(a), np.sin(a), np.cos(a)) for a in lift]
+            head = [(first - radius * np.sin(a) * axis, radius * np.cos(a), -np.sin(a), np.cos(a)) for a in reversed(lift)]
+            tail = [(last + end_radius * np.sin(a) * axis, end_radius * np.cos(a), np.sin(a), np.cos(a)) for a in lift]
             profile = head + profile + tail
         self._revolve(profile, axis, around)
         if inner is not None:
-            self._revolve([(end, inner, 0.0, -1.0), (start, inner, 0.0, -1.0)], axis, around)
-            for centre, r, sign in ((start, radius, -1.0), (end, end_radius, 1.0)):
+            self._revolve([(last, inner, 0.0, -1.0), (first, inner, 0.0, -1.0)], axis, around)
+            for centre, r, sign in ((first, radius, -1.0), (last, end_radius, 1.0)):
                 rim = [(centre, r, sign, 0.0), (centre, inner, sign, 0.0)]
                 self._revolve(rim if sign > 0 else rim[::-1], axis, around)
         elif caps and not round_ends:
-            self.polygon((start + radius * around[:-1])[::-1]).polygon(end + end_radius * around[:-1])
+            self.polygon((first + radius * around[:-1])[::-1]).polygon(last + end_radius * around[:-1])
         return self
 
     def _revolve(self, profile: list, axis: np.ndarray, around: np.ndarray) -> None:

@@ -159,9 +159,9 @@ def _add_hand(spec: mujoco.MjSpec, flange_parent: mujoco.MjsBody) -> None:
 
 
 def _finger_shapes(spec: mujoco.MjSpec, finger: mujoco.MjsBody, name: str, sign: int) -> None:
-    def section(y0: float, y1: float, z: float) -> list[tuple[float, float, float]]:
+    def section(y0: float, y1: float, z: float) -> np.ndarray:
         low, high = sorted((sign * y0, sign * y1))
-        return [(-0.0105, low, z), (0.0105, low, z), (0.0105, high, z), (-0.0105, high, z)]
+        return np.array([(-0.0105, low, z), (0.0105, low, z), (0.0105, high, z), (-0.0105, high, z)])
 
     levels = (section(0.0039, 0.027, 0.0), section(0.0039, 0.024, 0.035), section(0.0039, 0.0068, 0.0964))
     mesh = MeshBuilder().hexahedron(levels[0], levels[1]).hexahedron(levels[1], levels[2])

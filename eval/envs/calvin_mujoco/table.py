@@ -6,6 +6,7 @@ Every link has one visual mesh per material and invisible boxes for contact; `co
 import math
 
 import mujoco
+import numpy as np
 
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, SOLREF
 from eval.envs.calvin_mujoco.meshes import MeshBuilder
@@ -105,6 +106,10 @@ def add_table(spec: mujoco.MjSpec, scene: Scene) -> None:
     _add_lights(spec, scene)
 
 
+def _ordered(one: float, other: float) -> Range:
+    return min(one, other), max(one, other)
+
+
 def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
     base = spec.worldbody.add_body(name="base_link")
     c0, c1 = scene.cavity
@@ -120,9 +125,7 @@ def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
         "carcass_floor": ((d0, d1), (-0.16, 0.06), (0.30, 0.32)),
     }
     out_of_reach |= {
-        f"leg_{i}{j}": (tuple(sorted((0.40 * i, 0.44 * i))), tuple(sorted((0.148 * j, 0.18 * j))), (0.0, 0.40))
-        for i in (-1, 1)
-        for j in (-1, 1)
+        f"leg_{i}{j}": (_ordered(0.40 * i, 0.44 * i), _ordered(0.148 * j, 0.18 * j), (0.0, 0.40)) for i in (-1, 1) for j in (-1, 1)
     }
     wedge = [(0.02, 0.44), (0.18, 0.44), (0.18, 0.6478), (0.14, 0.6478)]
     roof = [(0.1285, 0.6278), (0.16, 0.6278), (0.16, 0.6478), (0.14, 0.6478)]
@@ -149,14 +152,13 @@ def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
     for side in (-0.05, 0.05):  # the switch's two slots, as dark inlays
         x0, x1 = scene.switch_x + side - 0.005, scene.switch_x + side + 0.005
         lift = 0.0015
-        grooves.polygon(
-            [
-                (x0, 0.057 - 0.866 * lift, 0.488 + 0.5 * lift + 0.0162),
-                (x1, 0.057 - 0.866 * lift, 0.488 + 0.5 * lift + 0.0162),
-                (x1, 0.117 - 0.866 * lift, 0.608 + 0.5 * lift),
-                (x0, 0.117 - 0.866 * lift, 0.608 + 0.5 * lift),
-            ]
-        )
+        corners = [
+            (x0, 0.057 - 0.866 * lift, 0.488 + 0.5 * lift + 0.0162),
+            (x1, 0.057 - 0.866 * lift, 0.488 + 0.5 * lift + 0.0162),
+            (x1, 0.117 - 0.866 * lift, 0.608 + 0.5 * lift),
+            (x0, 0.117 - 0.866 * lift, 0.608 + 0.5 * lift),
+        ]
+        grooves.polygon(np.array(corners))
     grooves.add_to(spec, base, "base_grooves", material="wood", rgba=(0.55, 0.55, 0.55, 1.0))
 
 

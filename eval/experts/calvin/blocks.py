@@ -42,10 +42,10 @@ def block_action(task: str, situation: Situation) -> Float[np.ndarray, "7"]:
     """The expert's action for a task on blocks."""
     scene = BlockScene(situation)
     words = task.split("_")
-    colour = next((c for c in BLOCKS if c in words), None)
+    colour = next((c for c in BLOCKS if c in words), "")
     if words[0] == "rotate":
         return _rotate(scene, colour, 1.0 if words[-1] == "left" else -1.0)
-    if words[0] == "push" and colour is not None:
+    if words[0] == "push" and colour:
         return _push(scene, colour, 1.0 if words[-1] == "right" else -1.0)
     if words[0] == "lift":
         return _lift(scene, colour)

@@ -127,13 +127,10 @@ class Worker:
         self.environment.begin_task(task)
         return {"instruction": self.environment.instruction, **self._result({"success": False, "done": False}, render)}
 
-    def advance(
-        self, render: bool, actions: np.ndarray | None = None, source: str | None = None, steps: int = 0, seed: int = 0
-    ) -> dict[str, Any]:
-        if (actions is None) == (source is None):
+    def advance(self, render: bool, actions: np.ndarray | None = None, source: str = "", steps: int = 0, seed: int = 0) -> dict[str, Any]:
+        if (actions is None) == (not source):
             raise ValueError("advance needs either actions or a source")
-        choose = self._source(source, seed) if source else iter(actions).__next__
-        count = steps if source else len(actions)
+        choose, count = (self._source(source, seed), steps) if actions is None else (iter(actions).__next__, len(actions))
         outcome: dict[str, Any] = {"success": False, "done": False}
         executed = 0
         while executed < count and not (outcome["success"] or outcome["done"]):

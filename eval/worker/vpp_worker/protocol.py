@@ -9,7 +9,7 @@ a process is killed. Needs only msgpack and NumPy.
 from __future__ import annotations
 
 import struct
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import msgpack
 import numpy as np
@@ -51,7 +51,7 @@ def _unpack_extension(code: int, data: bytes) -> Any:
 
 def pack(message: dict[str, Any]) -> bytes:
     """One message as a frame, its length in front."""
-    body = msgpack.packb(message, default=_pack_extension)
+    body = cast(bytes, msgpack.packb(message, default=_pack_extension))
     if len(body) > MAX_FRAME_BYTES:
         raise ProtocolError(f"a message of {len(body)} bytes exceeds the limit of {MAX_FRAME_BYTES}")
     return _LENGTH.pack(len(body)) + body
