@@ -34,7 +34,7 @@ def write_rollout(path: Path, recording: Mapping[str, Any], record: Mapping[str,
     return write_video(path, np.stack(frames), fps)
 
 
-def side_by_side(images: list[UInt8[np.ndarray, "h w 3"]], height: int = HEIGHT) -> UInt8[np.ndarray, "h2 w2 3"]:
+def side_by_side(images: list[UInt8[np.ndarray, "_ _ 3"]], height: int = HEIGHT) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Images of any sizes brought to one height, left to right."""
     scaled = []
     for image in images:

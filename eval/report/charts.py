@@ -66,7 +66,9 @@ def draw_losses(curves: Curves, identity: str, xlabel: str = "step") -> str:
     return themed(buffer.getvalue(), identity)
 
 
-def thin(steps: Sequence[float], values: Sequence[float], limit: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
+def thin(
+    steps: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray, limit: int = MAX_POINTS
+) -> tuple[np.ndarray, np.ndarray]:
     """At most `limit` points: means over equal groups of neighbours; NaN remains as a gap."""
     x, y = np.asarray(steps, float), np.asarray(values, float)
     if len(x) <= limit:

@@ -362,7 +362,7 @@ class CalvinEnvironment(LanguageEnvironment):
         mujoco.mj_resetData(model, data)
         scene_obs = initial.scene_obs
         data.qpos[[c.slide, c.drawer, c.button, c.switch]] = scene_obs[:4]
-        self.lights.reset(bulb=scene_obs[4] > 0.5, led=scene_obs[5] > 0.5, button_q=float(scene_obs[2]))
+        self.lights.reset(bulb=bool(scene_obs[4] > 0.5), led=bool(scene_obs[5] > 0.5), button_q=float(scene_obs[2]))
         for pose, body in zip(scene_obs[6:].reshape(3, 6), c.blocks.values(), strict=False):
             self._put_block(body, pose)
         fingers = slice(ARM_JOINTS, ARM_JOINTS + 2)

@@ -32,7 +32,7 @@ class Lights:
 
     def reset(self, bulb: bool, led: bool, button_q: float) -> None:
         """Sets the lights as a reset from scene_obs does. The memory of a pressed button survives resets in the original."""
-        self.bulb, self.led = bool(bulb), bool(led)
+        self.bulb, self.led = bulb, led
         self.switch_state = False
         if self.reset_version == "fixed":
             self.button_state = self.led

@@ -118,7 +118,7 @@ def _sees_sky(model: mujoco.MjModel, data: mujoco.MjData, camera: int) -> bool:
     """
     half = math.tan(math.radians(model.cam_fovy[camera]) / 2)
     x, y, z = data.cam_xmat[camera].reshape(3, 3)[2]  # vertical components of the camera's right, up and backward axes
-    return half * (abs(x) + abs(y)) - z > -0.03 * math.sqrt(1 + 2 * half * half)
+    return bool(half * (abs(x) + abs(y)) - z > -0.03 * math.sqrt(1 + 2 * half * half))
 
 
 @functools.lru_cache(maxsize=16)

@@ -53,4 +53,4 @@ def quaternion_from_euler(roll: float, pitch: float, yaw: float) -> list[float]:
 
 def wrap(angle: np.ndarray) -> np.ndarray:
     """Angles [rad] to (-pi, pi]."""
-    return -((np.pi - angle) % (2.0 * np.pi) - np.pi)
+    return np.asarray(-((np.pi - angle) % (2.0 * np.pi) - np.pi))

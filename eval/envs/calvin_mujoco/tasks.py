@@ -68,7 +68,7 @@ def joint_moved(joint: str, change: float) -> Predicate:
 
     def predicate(start: TaskState, now: TaskState) -> bool:
         moved = getattr(now, joint) - getattr(start, joint)
-        return moved > change if change > 0 else moved < change
+        return bool(moved > change if change > 0 else moved < change)
 
     return predicate
 

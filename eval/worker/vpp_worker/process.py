@@ -25,12 +25,13 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import sys
 import traceback
-from typing import Any, BinaryIO, Callable
+from typing import Any, Callable
 
 import numpy as np
 from vpp_worker.protocol import PROTOCOL_VERSION, ConnectionClosed, read_message, write_message
@@ -179,7 +180,7 @@ class Worker:
         self.recorded_steps.append(self.steps)
 
 
-def serve(worker: Worker, requests: BinaryIO, replies: BinaryIO) -> None:
+def serve(worker: Worker, requests: io.BufferedIOBase, replies: io.BufferedIOBase) -> None:
     """Answers until `close` or the end of `requests` (the evaluator has exited)."""
     while True:
         try:

@@ -8,8 +8,9 @@ a process is killed. Needs only msgpack and NumPy.
 
 from __future__ import annotations
 
+import io
 import struct
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import msgpack
 import numpy as np
@@ -93,12 +94,12 @@ class FrameBuffer:
         return unpack(body)
 
 
-def write_message(stream: BinaryIO, message: dict[str, Any]) -> None:
+def write_message(stream: io.BufferedIOBase, message: dict[str, Any]) -> None:
     stream.write(pack(message))
     stream.flush()
 
 
-def read_message(stream: BinaryIO) -> dict[str, Any]:
+def read_message(stream: io.BufferedIOBase) -> dict[str, Any]:
     """Blocks until one whole message has arrived. Raises ConnectionClosed at the end of the stream."""
     (length,) = _LENGTH.unpack(_read_exactly(stream, _LENGTH.size))
     if length > MAX_FRAME_BYTES:
@@ -106,7 +107,7 @@ def read_message(stream: BinaryIO) -> dict[str, Any]:
     return unpack(_read_exactly(stream, length))
 
 
-def _read_exactly(stream: BinaryIO, count: int) -> bytes:
+def _read_exactly(stream: io.BufferedIOBase, count: int) -> bytes:
     data = stream.read(count)
     if len(data) < count:
         raise ConnectionClosed(f"the pipe was closed after {len(data)} of {count} bytes")
