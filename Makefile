@@ -1,7 +1,11 @@
 # `make demo` and `make test` set everything up by themselves; `make help` lists the rest.
 SHELL := /bin/bash
-PYTHON ?= python3
-# One environment per Python: .venv-3.11, .venv-3.12, .venv-3.13. `.venv` is a link to the one that was set up last.
+# The first of these that is Python 3.11, 3.12 or 3.13, or PYTHON=...
+ifndef PYTHON
+PYTHON := $(shell for name in python3 python3.13 python3.12 python3.11; do \
+  $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$name && exit; done; echo python3)
+endif
+# One environment per Python: .venv-3.11, .venv-3.12, .venv-3.13. `.venv` is a link to the one used last.
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 VENV := .venv-$(VERSION)
 BIN := $(VENV)/bin
@@ -18,7 +22,7 @@ PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 export LP_NUM_THREADS ?= 0
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 
-.PHONY: help setup setup-dev python rendering browser demo test test-fast test-slow parity beam tpu lint types format lock benchmarks \
+.PHONY: help setup setup-dev python link rendering browser demo test test-fast test-slow parity beam tpu lint types format lock benchmarks \
   benchmark-pytorch clean
 
 help:
@@ -52,7 +56,6 @@ $(VENV)/requirements-$(ACCELERATOR).stamp: requirements.txt $(wildcard $(LOCK)) 
 	@$(call create,$(VENV))
 	$(BIN)/python $(PIP) install -r requirements.txt $(if $(filter cuda,$(ACCELERATOR)),'jax[cuda12]') -c $(LOCK)
 	$(BIN)/python $(PIP) install --no-deps -e .
-	@test -d .venv -a ! -L .venv || ln -sfn $(VENV) .venv
 	@touch $@
 
 $(VENV)/requirements-dev.stamp: requirements/dev.txt $(VENV)/requirements-$(ACCELERATOR).stamp
@@ -85,8 +88,11 @@ $(TPU)/requirements.stamp: requirements/tpu.txt requirements.txt $(wildcard $(LO
 	$(TPU)/bin/python $(PIP) install --no-deps -e .
 	@touch $@
 
-setup: $(VENV)/requirements-$(ACCELERATOR).stamp $(VENV)/dm-control.stamp rendering
-setup-dev: $(VENV)/requirements-dev.stamp $(VENV)/dm-control.stamp rendering browser
+setup: $(VENV)/requirements-$(ACCELERATOR).stamp $(VENV)/dm-control.stamp link rendering
+setup-dev: $(VENV)/requirements-dev.stamp $(VENV)/dm-control.stamp link rendering browser
+
+link: $(VENV)/requirements-$(ACCELERATOR).stamp
+	@test -d .venv -a ! -L .venv || ln -sfn $(VENV) .venv
 
 # Renders one pixel without a display; installs Mesa where that needs no password, else says how.
 rendering: $(VENV)/requirements-$(ACCELERATOR).stamp
