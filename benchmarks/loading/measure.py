@@ -15,7 +15,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Request:
-    """What both pipelines make: per window one observation frame of the second camera, a clip of the first, actions, state, instruction."""
+    """What both pipelines produce per window: one frame of the second camera, a clip of the first, actions, state, instruction."""
 
     directory: str
     image_size: int
@@ -40,7 +40,7 @@ class Measured:
 
 
 def measure(batches: Iterator, request: Request, begun: float, seconds: float) -> Measured:
-    """Reads for `seconds`, after the first batch and half a second more. `begun`: time.time() before the process started."""
+    """Measures for `seconds`, after the first batch and a warm-up of half a second. `begun`: time.time() before the process started."""
     next(batches)
     first = time.time() - begun
     warm = time.perf_counter() + 0.5

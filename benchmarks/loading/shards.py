@@ -19,7 +19,7 @@ CELLS, NOISE = 24, 1.0
 
 
 def write_images(directory: Path, episodes: int, steps: int, height: int, width: int) -> int:
-    """Episodes of two cameras as TFDS encodes them (JPEG 95, chroma halved). Returns the bytes of a mean image."""
+    """Episodes of two cameras as TFDS encodes them (JPEG 95, chroma halved). Returns the mean bytes per image."""
     rng = np.random.default_rng(0)
     images = [simplejpeg.encode_jpeg(photograph(rng, height, width), QUALITY, colorsubsampling="420") for _ in range(IMAGES)]
     camera = Feature("image", "uint8", (height, width, 3), "jpeg")
@@ -32,7 +32,7 @@ def write_images(directory: Path, episodes: int, steps: int, height: int, width:
 
 
 def write_latents(directory: Path, episodes: int, steps: int, image_size: int) -> None:
-    """Episodes with the latents of the first camera in place of images, as `vpp data latents` writes them."""
+    """Episodes with the latents of the first camera instead of images, as `vpp data latents` writes them."""
     rng, shape = np.random.default_rng(0), (image_size // 8, image_size // 8, 4)
     packed = Feature("tensor", "float16", shape, "bytes")
     values = rng.normal(size=(IMAGES, *shape)).astype(np.float16)
@@ -47,7 +47,7 @@ def write_latents(directory: Path, episodes: int, steps: int, image_size: int) -
 
 
 def photograph(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """uint8[height, width, 3]: smooth areas and a little noise, about as many bytes per pixel as a camera's."""
+    """uint8[height, width, 3]: smooth areas and a little noise, about as many bytes per pixel as a camera image."""
     coarse = Image.fromarray(rng.integers(0, 256, (CELLS, CELLS * width // height, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.float32)
     return np.clip(smooth + rng.normal(0, NOISE, (height, width, 1)), 0, 255).astype(np.uint8)

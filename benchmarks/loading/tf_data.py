@@ -1,4 +1,4 @@
-"""The same windows by tf.data in the manner of Octo and dlimp: episodes, windows of encoded images, a shuffle buffer, decoding.
+"""The same windows with tf.data as in Octo and dlimp: episodes, windows of encoded images, a shuffle buffer, decoding.
 
 As there: TFDS without decoding, everything parallel and left to autotuning, order not deterministic, a RAM budget. Kinder than there:
 a small shuffle buffer, the decoder unrolled over the frames, no resize where the stored size fits, and bilinear (cheaper than Lanczos).

@@ -1,4 +1,4 @@
-"""The project's own loader, giving the windows of the benchmark."""
+"""The windows of the benchmark with this project's loader."""
 
 from collections.abc import Iterator
 
@@ -15,12 +15,12 @@ LENGTH = 20
 
 
 def tokenizer(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Costs nothing, as in the other pipeline."""
+    """Constant tokens: tokenisation is not measured in either pipeline."""
     return np.zeros((len(texts), LENGTH), np.int32), np.ones((len(texts), LENGTH), bool)
 
 
 class ClipAndPolicy:
-    """Clip and policy example of the same window, from one reading of the episode. Of latents the clip alone, as stage video reads them."""
+    """Clip and policy example of the same window, from one read of the episode. For latents only the clip, as stage video reads them."""
 
     def __init__(self, request: Request):
         config = DataConfig(

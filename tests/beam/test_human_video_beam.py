@@ -1,4 +1,4 @@
-"""The conversion on Apache Beam's local runner against that of this project's own processes, in an environment of its own: `make beam`."""
+"""The conversion on Apache Beam's local runner against `vpp data build`, in a separate environment: `make beam`."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("apache_beam", reason="Apache Beam is not installed: `make beam` runs this in an environment of its own")
+pytest.importorskip("apache_beam", reason="Apache Beam is not installed: `make beam` runs this in a separate environment")
 
 import av
 
@@ -18,7 +18,7 @@ from data_pipelines.rlds.dataset import RLDSDataset
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> Path:
-    """Six videos with captions in two splits, and a seventh that is cut off."""
+    """Six videos with captions in two splits, and a seventh that is truncated."""
     root, rows = tmp_path_factory.mktemp("videos"), []
     for number in range(7):
         path = root / f"{number}.mp4"

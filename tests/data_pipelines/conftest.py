@@ -1,4 +1,4 @@
-"""Small datasets written by the project's own builder from a stand-in simulator, and a writer of free-form ones."""
+"""Fixtures: small datasets, written by the project's builder from a fake simulator, or with given columns."""
 
 import shutil
 import sys
@@ -13,7 +13,7 @@ from data_pipelines.rlds import images
 from data_pipelines.rlds.schema import Feature, Schema
 from data_pipelines.rlds.tfrecord import write_records
 
-sys.path.insert(0, str(Path(__file__).parent))  # worker processes import the stand-in by name
+sys.path.insert(0, str(Path(__file__).parent))  # worker processes import the fake simulator by name
 import fake_table
 
 SETTINGS = {
@@ -29,7 +29,7 @@ SETTINGS = {
 
 
 class WordTokenizer:
-    """Lengths of the words, padded with zeros; pickles."""
+    """Token ids are the lengths of the words, padded with zeros; picklable."""
 
     def __init__(self, length: int):
         self.length = length
@@ -47,7 +47,7 @@ def tokenizer() -> WordTokenizer:
 
 @pytest.fixture(scope="session")
 def recipe():
-    """Settings -> recipe over the stand-in simulator."""
+    """Settings -> recipe with the fake simulator."""
     parts = (fake_table.make, fake_table.expert, fake_table.instructions, fake_table.origin)
     return lambda **changes: CalvinMujocoRecipe(Settings(**{**SETTINGS, **changes}), *parts)
 
@@ -67,7 +67,7 @@ def dataset_copy(built, tmp_path) -> Path:
 
 @pytest.fixture
 def write_dataset(tmp_path):
-    """`write(lengths, change=...)`: a calvin_mujoco-like dataset of one shard; `change(episode, steps)` may spoil its columns."""
+    """`write(lengths, change=...)`: a calvin_mujoco-like dataset of one shard; `change(episode, steps)` may damage its columns."""
 
     def write(lengths, change=None, name="dataset", action_width=7, cameras=("rgb_static", "rgb_gripper"), size=8) -> Path:
         directory = tmp_path / name
@@ -123,7 +123,7 @@ def write_openx(tmp_path):
       metadata: episode feature -> one column per episode; by default what keeps every episode.
     """
 
-    def write(row, lengths=(4, 3), root="mirror", version="", folder="", leave_out=(), val=False, metadata=None) -> Path:
+    def write(row, lengths=(4, 3), root="openx", version="", folder="", leave_out=(), val=False, metadata=None) -> Path:
         kept = {"kuka": ("success", np.array([True])), "droid": ("episode_metadata/file_path", [b"/success/1"])}
         if metadata is None:
             metadata = {key: [value] * len(lengths) for name, (key, value) in kept.items() if name == row.name}

@@ -1,4 +1,4 @@
-"""A bucket in memory behind fsspec: notes every request, and fails when told to."""
+"""An in-memory bucket behind fsspec that records every request and fails on demand."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""A stand-in for the simulator: a dot on a line, images that show where it is. Same interface, no physics."""
+"""A fake simulator: a dot on a line, and images that show where it is. Same interface, no physics."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ INSTRUCTIONS = {"go_left": ("go to the left", "move left please"), "go_right": (
 
 
 class FakeTable:
-    """The dot starts somewhere near 0 and is to reach -1 or +1; with bad luck (one seed in three) the expert gives up."""
+    """The dot starts near 0 and has to reach -1 or +1; for one seed in three the expert gives up."""
 
     def __init__(self, settings):
         self._sizes = {"rgb_static": settings.static_size, "rgb_gripper": settings.gripper_size}

@@ -1,4 +1,4 @@
-"""ArrayRecord shards in the layout of TFDS: the same episodes as from TFRecord, and damage that is named."""
+"""ArrayRecord shards as TFDS writes them: the same episodes as from TFRecord; errors name damaged records."""
 
 import json
 
@@ -14,7 +14,7 @@ from data_pipelines.rlds.schema import Schema
 
 @pytest.fixture
 def rewritten(dataset_copy):
-    """What the training episodes hold, and the directory with its shards rewritten as ArrayRecord."""
+    """The content of the training episodes, and the directory with its shards rewritten as ArrayRecord."""
     splits = [RLDSDataset(dataset_copy, split, index_dir=dataset_copy / "before") for split in ("train", "val")]
     episodes = [(episode.column("action"), episode.encoded("observation/rgb_static", 2)) for episode in splits[0]]
     for dataset in splits:
@@ -57,7 +57,7 @@ def test_damage_is_named_or_skipped(rewritten):
     assert "0 records instead of 4" in problems[names[2]] or "not an ArrayRecord file" in problems[names[2]]
 
 
-def test_a_file_written_anew_is_opened_anew(rewritten):
+def test_a_rewritten_file_is_opened_again(rewritten):
     episodes, directory = rewritten
     dataset = RLDSDataset(directory, cache_bytes=0)
     names = DatasetInfo.read(directory).splits["train"].files

@@ -59,7 +59,7 @@ def test_report_counts_attempts(built):
     assert min(report["kept_fraction"].values()) < 1  # one attempt in three is hopeless
 
 
-def test_noise_has_the_asked_spread_and_memory():
+def test_noise_has_the_requested_deviation_and_autocorrelation():
     plan = Settings(scenes=("A",), tasks=("never",), action_noise=0.2, noise_memory=0.7, static_size=8, gripper_size=8, max_steps=4000)
     executed = []
 
@@ -81,13 +81,13 @@ def test_no_noise_executes_the_label(recipe, tmp_path):
         np.testing.assert_allclose(episode.column("action"), episode.column("action_executed"), atol=1e-6)
 
 
-def test_workers_change_nothing(recipe, built, tmp_path):
+def test_the_number_of_workers_changes_nothing(recipe, built, tmp_path):
     report = sharded.build(recipe(), tmp_path / "parallel", workers=2)
     assert report["episodes"] == {"train": 12, "val": 4}
     assert digests(tmp_path / "parallel") == digests(built)
 
 
-def test_interrupted_build_continues(recipe, built, tmp_path, monkeypatch):
+def test_interrupted_build_resumes(recipe, built, tmp_path, monkeypatch):
     directory, written = tmp_path / "data", []
     write = sharded.write_shard
 
@@ -107,7 +107,7 @@ def test_interrupted_build_continues(recipe, built, tmp_path, monkeypatch):
     assert len(lines) == 2
     assert not set(lines) & set(written)
     assert digests(directory) == digests(built)
-    sharded.build(recipe(), directory, workers=0)  # nothing left to do
+    sharded.build(recipe(), directory, workers=0)  # everything exists already
     assert len(lines) == 2
     victim = directory / written[0]
     victim.unlink()
@@ -158,6 +158,6 @@ def test_the_real_table_is_recorded_alike_in_every_process(tmp_path):
         assert np.abs(action[:, :6]).max() <= 1 + 1e-6
         assert set(action[:, 6]) <= {-1.0, 1.0}
         assert 0.05 < np.abs(action - executed)[:-4, :3].mean() < 0.5
-        # over an episode the hand goes where the executed actions (2 cm each) send it
+        # over an episode the hand moves by the sum of the executed actions (2 cm each)
         np.testing.assert_allclose(state[-1, :3] - state[0, :3], 0.02 * executed[:-1, :3].sum(0), atol=0.05)
         assert episode.column("reward").sum() == 1

@@ -16,7 +16,7 @@ from data_pipelines.rlds.dataset import RLDSDataset
 
 
 class PlayTable(fake_table.FakeTable):
-    """The stand-in with tasks that follow each other."""
+    """The fake simulator with consecutive tasks."""
 
     def reset(self, *, task, scene, seed, render):
         super().reset(task="go_left", scene=scene, seed=seed, render=render)
@@ -57,7 +57,7 @@ def test_play_chains_tasks_without_resets(tmp_path):
     for segments in runs.values():
         assert [int(e.metadata("episode_metadata/segment")) for e in segments] == list(range(len(segments)))
         for one, two in itertools.pairwise(segments):
-            steps = len(one.column("action")) - 1  # the last row only shows what came of it
+            steps = len(one.column("action")) - 1  # the last row only records the result
             assert int(two.metadata("episode_metadata/start_step")) == int(one.metadata("episode_metadata/start_step")) + steps
             np.testing.assert_array_equal(one.column("observation/robot_obs")[-1], two.column("observation/robot_obs")[0])
             assert one.text("episode_metadata/task") != two.text("episode_metadata/task")
@@ -118,7 +118,7 @@ def test_recorded_windows_become_episodes(recorded, tmp_path):
     np.testing.assert_array_equal(first.column("is_first"), [True, False, False, False, False])
     np.testing.assert_array_equal(first.column("is_last"), [False, False, False, False, True])
     assert first.column("reward").tolist() == [0, 0, 0, 0, 1]
-    blue, red, pink = np.arange(24.0)[6:].reshape(3, 6)  # scene C's own order
+    blue, red, pink = np.arange(24.0)[6:].reshape(3, 6)  # order of scene C
     np.testing.assert_array_equal(second.column("observation/scene_obs")[0][6:], np.concatenate([red, blue, pink]))
     assert {e.text("episode_metadata/scene") for e in RLDSDataset(tmp_path / "out", "val")} == {"D"}
 

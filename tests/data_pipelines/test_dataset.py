@@ -1,4 +1,4 @@
-"""Episodes by random access: our own datasets, the real shard, and everything that can be wrong with a directory."""
+"""Random access to episodes: our datasets, the real shard, and errors for invalid directories."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_cache_stays_within_its_budget(write_dataset):
     assert dataset._cache.used <= 20_000
 
 
-def test_index_lies_beside_the_shards_or_where_asked(write_dataset, tmp_path):
+def test_index_is_next_to_the_shards_or_in_index_dir(write_dataset, tmp_path):
     directory = write_dataset([2])
     RLDSDataset(directory, index_dir=tmp_path / "elsewhere")
     assert not list(directory.glob("record_index*"))
@@ -52,13 +52,13 @@ def test_index_lies_beside_the_shards_or_where_asked(write_dataset, tmp_path):
     assert (directory / "record_index-train.npz").is_file()
 
 
-def test_newest_version_folder_is_taken(built, tmp_path):
+def test_newest_version_is_used(built, tmp_path):
     for version in ("1.0.0", "1.10.0", "1.9.0"):
         shutil.copytree(built, tmp_path / "name" / version)
     assert DatasetInfo.read(tmp_path / "name").directory.name == "1.10.0"
 
 
-def test_missing_directory_split_and_shard_are_told_apart(dataset_copy):
+def test_missing_directory_split_and_shard_have_different_errors(dataset_copy):
     with pytest.raises(DatasetNotFoundError, match="does not exist"):
         RLDSDataset(dataset_copy / "nothing")
     (dataset_copy.parent / "empty").mkdir()
@@ -93,7 +93,7 @@ def test_corrupt_record_is_named_or_skipped(dataset_copy):
     assert dataset.defects[0].where == f"{path.name} record 0"
 
 
-def test_a_record_damaged_behind_the_index_is_found_when_read(dataset_copy):
+def test_a_record_damaged_after_indexing_is_found_when_read(dataset_copy):
     dataset = RLDSDataset(dataset_copy)
     path = dataset_copy / DatasetInfo.read(dataset_copy).splits["train"].files[0]
     data = bytearray(path.read_bytes())
@@ -111,7 +111,7 @@ def test_no_image_comes_from_a_rewritten_file(write_dataset):
     episode = dataset[0]
     before = episode.frame("observation/rgb_static", 1)
     data, state = bytearray(path.read_bytes()), path.stat()
-    data[int(dataset._offset[0]) + 700] ^= 1  # the episode's checksum is not looked at again
+    data[int(dataset._offset[0]) + 700] ^= 1  # the checksum of the episode is not verified again
     path.write_bytes(data)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1000))
     with pytest.raises(BadRecordError, match=r"record 0, field 'observation/rgb_static': the file was rewritten after it was indexed"):
@@ -246,7 +246,7 @@ def test_numbers_that_do_not_fit_are_refused():
             record.column(name, feature, 2)
 
 
-def test_png_and_jpeg_are_told_by_their_bytes():
+def test_png_and_jpeg_are_detected_from_their_bytes():
     import io
 
     from PIL import Image
@@ -262,7 +262,7 @@ def test_png_and_jpeg_are_told_by_their_bytes():
         images.decode(images.encode_jpeg(smooth)[:40])
 
 
-def test_real_shard_with_an_absent_sibling(bridge_dataset, tmp_path):
+def test_real_shard_with_a_missing_one(bridge_dataset, tmp_path):
     dataset = RLDSDataset(bridge_dataset, index_dir=tmp_path)
     assert len(dataset) == 14
     assert set(dataset.lengths) == {10}

@@ -1,4 +1,4 @@
-"""What is wrong with data, one by one: named with file and record under 'fail', skipped and counted under 'skip'."""
+"""Faults in data, one by one: with 'fail' the error names file and record, with 'skip' the record is skipped and counted."""
 
 import json
 import time
@@ -22,7 +22,7 @@ SMALL = images.encode_jpeg(np.zeros((6, 8, 3), np.uint8))
 
 
 def column(name, value):
-    """Spoils column `name` of episode 1."""
+    """Damages column `name` of episode 1."""
 
     def change(episode, steps):
         if episode == 1:
@@ -44,7 +44,7 @@ def with_value(index, value):
 
 
 def file(change):
-    """Spoils the bytes of the finished file; `change(bytes, start of record 1)`."""
+    """Damages the bytes of the finished file; `change(bytes, start of record 1)`."""
     return {"file": change}
 
 
@@ -56,7 +56,7 @@ def flip(place):
     return change
 
 
-# fault -> how it is made, the record that is named, what is said, episodes that are left
+# fault -> how it is made, record and text of the error, remaining episodes
 FAULTS = {
     "flipped byte": (file(flip(100)), 1, r"corrupt record \(CRC32C of the payload differs\)", 3),
     "flipped byte in a header": (file(flip(-12)), 1, r"corrupt record header .*the records after it cannot be located", 1),
@@ -123,7 +123,7 @@ def test_absent_shard(dataset_copy, tokenizer):
 
 
 def test_index_older_than_its_shard(dataset_copy):
-    """A shard replaced while nobody looked is read again; one replaced under a running job is told (test_storage)."""
+    """A shard replaced between two runs is indexed again; one replaced during a run is an error (test_storage)."""
     before = RLDSDataset(dataset_copy)
     names = sorted(path.name for path in dataset_copy.glob("*-train.*"))
     (dataset_copy / names[0]).write_bytes((dataset_copy / names[1]).read_bytes())
@@ -133,7 +133,7 @@ def test_index_older_than_its_shard(dataset_copy):
 
 
 def test_a_thousand_shards_start_at_once(write_dataset, tokenizer):
-    """All of them the same small file, in a bucket."""
+    """Copies of one small file, in a bucket."""
     shards, directory = 1000, write_dataset([2])
     fsspec.register_implementation("fake", fake_bucket.FakeBucket, clobber=True)
     bucket = fake_bucket.FakeBucket

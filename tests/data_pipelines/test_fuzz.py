@@ -1,4 +1,4 @@
-"""Damaged shards, thousands of them: every one is read right, left out, or refused with an error that names the record.
+"""Damaged shards, thousands of them: every one is read correctly, skipped, or an error that names the record.
 
 Two attacks. Bytes of a file are changed as disks and networks do it: the checksums must catch all of it, so what is still read must
 be what was written. And payloads are changed *and their checksums made anew*, so that the parser, the columns and the decoders meet
@@ -117,7 +117,7 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 
 def everything(episode: Episode, schema: Schema) -> int:
-    """Reads all of an episode; checks what it gives against the schema. Returns how many fields were refused."""
+    """Reads all columns of an episode and checks them against the schema. Returns the number of fields with an error."""
     refused = []
     for name, feature in (*schema.steps.items(), *schema.episode.items()):
         of_step = name in schema.steps
@@ -145,7 +145,7 @@ def everything(episode: Episode, schema: Schema) -> int:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Directory of one shard, its payloads, and a place where no index can be kept."""
+    """Directory of one shard, its payloads, and a read-only directory for the index."""
     directory = tmp_path_factory.mktemp("fuzz") / "set"
     directory.mkdir()
     payloads = [record(seed) for seed in range(3)]
@@ -196,7 +196,7 @@ def test_damaged_files_give_what_was_written_or_an_error(dataset):
 
 
 def content(episode: Episode, schema: Schema) -> bytes:
-    """All that an episode gives."""
+    """All values of an episode."""
     return pickle.dumps([[episode.column(name) for name in schema.steps], [episode.metadata(name) for name in schema.episode]])
 
 
@@ -210,7 +210,7 @@ def _places(path):
 
 
 def attack(payload: bytes, schema: Schema, chance: random.Random, times: int) -> dict[str, int]:
-    """Damages a payload, with checksums that fit; reads it as the dataset does."""
+    """Damages payloads, with matching checksums; reads them as the dataset does."""
     outcomes = {"no record": 0, "fields refused": 0, "read": 0}
     for _ in range(times):
         changed, start = damaged(payload, chance), time.process_time()
@@ -243,7 +243,7 @@ def test_damaged_records_of_a_real_dataset(bridge_dataset):
 
 
 def test_decoders_refuse_damaged_images():
-    """Nothing but ValueError, and no image larger than its header may claim."""
+    """Only ValueError is raised, and no image is larger than the limit on its header."""
     chance, rng = random.Random(3), np.random.default_rng(3)
     frame = rng.integers(0, 256, (16, 16, 3), np.uint8)
     for data in (images.encode_jpeg(frame), png(frame)):

@@ -1,4 +1,4 @@
-"""Videos to RLDS: the three layouts, what the images show, and every way in which a video or its caption can be bad."""
+"""Videos to RLDS: the three layouts, the content of the images, and invalid videos and captions."""
 
 import csv
 import json
@@ -40,13 +40,13 @@ def write_video(path: Path, frames: int = 12, rate: int = 12, height: int = 48, 
 
 
 def brightness(frame: np.ndarray) -> float:
-    """Of the left half."""
+    """Mean brightness of the left half."""
     return float(frame[:, : frame.shape[1] // 2].mean())
 
 
 @pytest.fixture(scope="module")
 def something(tmp_path_factory) -> Path:
-    """Something-Something-v2 in small: 7 labelled, one of them absent, one truncated, one without words; 1 of the test split, 1 unknown."""
+    """A small Something-Something-v2: 7 labelled videos, one missing, one truncated, one without caption; 1 of split test, 1 unlisted."""
     root = tmp_path_factory.mktemp("ssv2")
     videos = root / "20bn-something-something-v2"
     good = write_video(videos / "1.webm")
@@ -280,15 +280,15 @@ def test_size_rate_and_number_of_frames(tmp_path):
 
 
 def test_rates_that_do_not_divide(tmp_path):
-    """30 images per second at a clock of 12: the first image at or after each tick."""
+    """30 frames per second at a clock of 12: the first frame at or after each tick."""
     path = write_video(tmp_path / "a.mp4", frames=15, rate=30)
     times = [round(seconds * 30) for seconds, _ in read_frames(path, 12)]
     assert times == [0, 3, 5, 8, 10, 13]
     assert len(list(read_frames(path, 60))) == 15
 
 
-def test_turned_videos_stand_upright(tmp_path):
-    """A telephone's video: stored lying, with a matrix in its track header that says to turn it 90 degrees clockwise."""
+def test_rotated_videos_are_upright(tmp_path):
+    """A phone video: stored in landscape, with a 90 degree rotation in its track header."""
     path = write_video(tmp_path / "a.mp4", frames=2, first=200)
     data = path.read_bytes()
     identity = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
@@ -303,7 +303,7 @@ def test_turned_videos_stand_upright(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.8])
-def test_truncated_files_are_never_taken_for_whole(tmp_path, suffix, share):
+def test_truncated_files_are_always_detected(tmp_path, suffix, share):
     path = write_video(tmp_path / f"a{suffix}", frames=20)
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
@@ -323,7 +323,7 @@ def test_files_that_are_no_videos(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_damaged_files_give_images_or_the_one_error(tmp_path, suffix):
-    """20 random bytes anywhere. Containers have no checksums: damage that decodes is not found."""
+    """20 random bytes. Containers have no checksums, so damage that still decodes is not detected."""
     rng, path = np.random.default_rng(0), write_video(tmp_path / f"a{suffix}", frames=20)
     data, refused = path.read_bytes(), 0
     for _ in range(60):
@@ -388,7 +388,7 @@ def test_settings_that_contradict(tmp_path):
 
 
 def test_tfds_reads_it(something, published, tmp_path):
-    """TFDS itself, without TensorFlow: its decoder gives the images and latents that ours gives."""
+    """TFDS without TensorFlow decodes the same images and latents as our reader."""
     import tensorflow_datasets as tfds
 
     build(tmp_path / "pixels", source=str(something), size=0, on_bad_video="skip")

@@ -1,4 +1,4 @@
-"""`vpp data`: what a person sees of a dataset."""
+"""`vpp data`: reports, contact sheets and the commands."""
 
 import json
 import re
@@ -78,7 +78,7 @@ def test_command_inspects_the_real_shard(bridge_dataset, tmp_path, capsys):
     assert len(np.unique(pixels @ [65536, 256, 1])) > 5000  # photographs, not an empty page
 
 
-def test_sheet_of_actions_in_one_form_of_others_and_of_none(write_openx, write_dataset, tmp_path):
+def test_sheet_of_common_actions_of_others_and_of_none(write_openx, write_dataset, tmp_path):
     red = np.array([214, 39, 40])  # the first of three curves
 
     def curves(dataset, spec) -> int:
@@ -102,7 +102,7 @@ def test_command_builds_indexes_and_counts(tmp_path, capsys, monkeypatch):
         (
             lambda settings: CalvinMujocoRecipe(settings, fake_table.make, fake_table.expert, fake_table.instructions, fake_table.origin),
             Settings,
-            "a stand-in",
+            "a fake",
         ),
     )
     out = tmp_path / "data"

@@ -1,4 +1,4 @@
-"""Datasets with latents in place of images: what is stored, what is copied, what an interruption and several processes change."""
+"""Datasets with latents instead of images: what is stored, what is copied, interruption, several processes."""
 
 import json
 
@@ -53,7 +53,7 @@ def files(directory) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def latents(built, tmp_path_factory):
-    """The dataset of the stand-in simulator, encoded."""
+    """The encoded dataset of the fake simulator."""
     directory = tmp_path_factory.mktemp("latents") / "out"
     encoder = Encoder()
     report = LatentsBuild(settings(built)).run(directory, encoder)
@@ -162,7 +162,7 @@ def test_bad_images_fail_or_are_skipped(write_dataset, tmp_path):
 
 
 def test_encoded_tensors_next_to_the_images_are_copied(latents, tmp_path):
-    """Columns that are read from the file one by one, like images, but are none: here the latents of an earlier encoding."""
+    """Columns that are read from the file on access, like images: here the latents of an earlier encoding."""
     first = RLDSDataset(latents)[0]
     copied = Example(first.replaced([mean_of("observation/rgb_static")], {"extra": [b"x"]}))
     for name in (logvar_of("observation/rgb_static"), mean_of("observation/rgb_gripper"), "action"):
@@ -181,14 +181,14 @@ def test_latents_that_float16_cannot_hold_are_refused(write_dataset, tmp_path):
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 6, 13])
-def test_blocks_keep_the_order(count):
+def test_blocks_preserve_the_order(count):
     frames = [np.full((4, 4, 3), number, np.uint8) for number in range(count)]
     rows = list(encoded(iter(frames), 5, lambda images: (images[:, 0, 0, :1], images[:, 0, 0, 1:])))
     assert [int(mean[0]) for mean, _ in rows] == list(range(count))
 
 
-def test_features_are_edited_where_they_stand():
-    """Keys with '/' in them, which a joined name cannot be split at."""
+def test_features_are_edited_in_their_groups():
+    """Keys that contain '/', where a joined name must not be split."""
     image, number = Feature("image", "uint8", (4, 4, 3), "jpeg"), Feature("tensor", "float32", (2,))
     tree = features_json(Schema(steps={"observation/left": image, "observation/state": number, "is_first": Feature("tensor", "bool")}))
     observation = tree["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]["observation"]

@@ -1,4 +1,4 @@
-"""The order of the data: a function of (seed, step), whatever the number of processes and threads, and resumable at any step."""
+"""The data order depends on (seed, step) only, not on the number of processes and threads; it resumes at any step."""
 
 import itertools
 import json
@@ -74,7 +74,7 @@ def test_resume_is_exact_at_any_step(stop, threads):
     assert head + [next(other)["number"].tolist() for _ in range(25 - stop)] == whole
 
 
-def test_another_number_of_processes_continues_in_the_same_order():
+def test_another_number_of_processes_resumes_the_same_order():
     """8 processes, then 4, then 1, changing at steps 5 and 9; the same state in each of them."""
     whole = batches(14, MIXED, 16, seed=7, threads=0)
     joined, state = [], None
@@ -92,7 +92,7 @@ def test_another_number_of_processes_continues_in_the_same_order():
     assert joined == whole
 
 
-def test_another_batch_size_continues_in_the_same_order():
+def test_another_batch_size_resumes_the_same_order():
     whole = batches(10, MIXED, 12, seed=7, threads=0)
     first, second = make_iterator(MIXED, 12, 7), make_iterator(MIXED, 6, 7)
     head = [next(first)["number"].tolist() for _ in range(3)]
@@ -154,7 +154,7 @@ def test_eval_batches_pass_once_and_mask_the_rest():
 
 def test_a_bad_record_reaches_the_caller():
     iterator = make_iterator(Numbers(6, bad=4), 6, 0, threads=2)
-    for _ in range(2):  # a second attempt meets it again: nothing is silently left out
+    for _ in range(2):  # the second attempt fails, too: nothing is silently skipped
         with pytest.raises(BadRecordError, match="file record 3, field 'action': NaN"):
             next(iterator)
     assert iterator.get_state() == {"examples": 0}

@@ -1,4 +1,4 @@
-"""Mixtures by name, and what `vpp data inspect` says of a directory with many datasets."""
+"""Mixtures by name, and `vpp data inspect` of a directory with many datasets."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from vpp_jax.cli import data as command
 from vpp_jax.cli.config_flag import add_config_flag, parse
 from vpp_jax.cli.parser import Parser
 
-# Members that no public row describes: private data and Octo's own copies.
+# Datasets without a public row: private data and Octo's copies.
 PRIVATE = {"metaworld", "panda_arm", "dexterous_hand", "gnm_dataset", "aloha_static_dataset", "aloha_mobile_dataset", "rh20t"}
 
 
@@ -65,8 +65,8 @@ def local_root(write_openx, tmp_path):
     next(directory.glob("*.tfrecord*")).unlink()
     write_openx(OPENX["fmb"], folder="fmb_dataset")
     write_openx(replace(OPENX["viola"], name="my_robot"))
-    (tmp_path / "mirror" / "notes").mkdir()
-    return tmp_path / "mirror"
+    (tmp_path / "openx" / "notes").mkdir()
+    return tmp_path / "openx"
 
 
 def test_every_state_a_dataset_can_be_in(local_root):
@@ -88,21 +88,21 @@ def test_every_state_a_dataset_can_be_in(local_root):
     assert (absent.status, absent.version) == ("absent", "")
 
 
-def test_expected_version_is_taken_where_it_is_there(write_openx, tmp_path):
+def test_expected_version_is_preferred(write_openx, tmp_path):
     for version in ("0.1.0", "1.5.0"):
         write_openx(OPENX["viola"], version=version)
-    assert local_copy.locate(tmp_path / "mirror", "viola")[1].version == "0.1.0"
+    assert local_copy.locate(tmp_path / "openx", "viola")[1].version == "0.1.0"
     write_openx(OPENX["bridge"], root="other")
     row, info = local_copy.locate(tmp_path / "other", "bridge")
     assert (row, info.directory.parent.name) == ("bridge", "bridge_data_v2")
 
 
-def test_command_checks_a_mirror(local_root, capsys, tmp_path):
-    assert command.main(["inspect", str(local_root), "--json", str(tmp_path / "mirror.json")]) == 1
+def test_command_checks_a_local_copy(local_root, capsys, tmp_path):
+    assert command.main(["inspect", str(local_root), "--json", str(tmp_path / "report.json")]) == 1
     printed = capsys.readouterr().out
     assert re.search(r"^viola +ok +0\.1\.0 +video\+policy +train 1/1, 2; val 1/1, 2$", printed, re.M)
     assert "6 datasets: 2 ok, 1 not in the registry, 1 other version, 1 missing shard, 1 missing key" in printed
-    assert {entry["status"] for entry in json.loads((tmp_path / "mirror.json").read_text())} >= {"ok", "missing key"}
+    assert {entry["status"] for entry in json.loads((tmp_path / "report.json").read_text())} >= {"ok", "missing key"}
     assert command.main(["inspect", str(local_root), "--mixture", "rt_1_x"]) == 1
     printed = capsys.readouterr().out
     assert re.search(r"^viola +ok +0\.1\.0 +video\+policy +3 ", printed, re.M)
@@ -134,7 +134,7 @@ def test_mixture_becomes_datasets(local_root, tokenizer):
         ("toto", 5, False, "train"),
     ]
     assert (made.mixture, made.data_dir, expand(made)) == ("", "", made)
-    next((local_root / "viola").rglob("*val.tfrecord*")).unlink()  # a split that is not whole is none to validate on
+    next((local_root / "viola").rglob("*val.tfrecord*")).unlink()  # an incomplete split is not used for validation
     assert [entry.val_split for entry in expand(replace(config, missing_datasets="skip")).datasets] == ["train"] * 4
     (plus,) = (
         entry

@@ -1,4 +1,4 @@
-"""The order as arithmetic: against the plainest loops, and against chance."""
+"""The index arithmetic against simple loops and against statistics of random permutations."""
 
 import itertools
 from collections import Counter
@@ -30,8 +30,8 @@ def test_permutations_are_equally_frequent():
     assert stats.chisquare(list(counts.values())).pvalue > 1e-3
 
 
-def test_neighbours_are_torn_apart():
-    """Distances between consecutive results are those of chance, in a length far above any table."""
+def test_neighbours_are_separated():
+    """Distances between consecutive results are distributed as for random numbers, at a large length."""
     length = 10_000_019
     found = permute(np.arange(5000), length, keys(1)[0])
     distances = np.abs(np.diff(found)) / length

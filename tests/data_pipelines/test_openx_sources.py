@@ -1,4 +1,4 @@
-"""Every row of the Open-X table on a tiny dataset that has its columns: clips and policy examples in one form, or a refusal."""
+"""Every row of the Open-X table on a tiny dataset that has its columns: clips and policy examples in the common layout, or an error."""
 
 from dataclasses import replace
 
@@ -62,7 +62,7 @@ def test_values_of_an_old_style_dataset(write_openx, tokenizer):
     )
 
 
-def test_images_stored_blue_first_are_turned(write_openx, tokenizer):
+def test_bgr_images_are_converted(write_openx, tokenizer):
     directory = write_openx(OPENX["berkeley_autolab_ur5"])
     source = clip_source(config(DatasetConfig(str(directory), "berkeley_autolab_ur5", views=("primary",))), 8, tokenizer, 6)
     wrist = clip_source(config(DatasetConfig(str(directory), "berkeley_autolab_ur5", views=("wrist",))), 8, tokenizer, 6)
@@ -97,7 +97,7 @@ def test_weights_per_step(write_openx, tokenizer):
     assert source.weights == (2.0 * 7, 1.0 * 5)
 
 
-def test_all_refused_datasets_are_named_at_once(tokenizer):
+def test_all_unusable_datasets_are_named_at_once(tokenizer):
     names = ("taco_play", "tidybot", "viola", "io_ai_tech")
     with pytest.raises(DataError, match=r"3 of 4 datasets cannot be used here: taco_play \(gripper.*tidybot \(action.*io_ai_tech \("):
         policy_source(config(*(DatasetConfig("nowhere", name) for name in names)), 8, tokenizer, 6)
@@ -125,7 +125,7 @@ SUCCESSES = {"success": [np.array([True]), np.array([False]), np.array([True])]}
 
 
 def test_the_filter_belongs_to_the_row_not_to_the_name_in_the_file(write_openx, tokenizer, monkeypatch, capsys):
-    """The same data under another name is filtered where its row says so; a dataset called kuka with a row of its own loses nothing."""
+    """The same data under another name is filtered where its row says so; a dataset called kuka with its own row loses nothing."""
     own = replace(dataset_spec("kuka"), name="my_arm", episode_filter=None)
     monkeypatch.setitem(REGISTRY, own.name, own)
     renamed = write_openx(replace(OPENX["kuka"], name="kuka_copy"), (4, 3, 5), metadata=SUCCESSES)

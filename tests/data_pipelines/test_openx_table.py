@@ -1,4 +1,4 @@
-"""The table of Open-X datasets, cell by cell against the collected facts, and what it refuses."""
+"""The table of Open-X datasets, cell by cell against the collected facts, and its unverified columns."""
 
 import csv
 import re
@@ -183,7 +183,7 @@ def test_question_marks_stay(pair):
     assert set(row.unverified) == marked
 
 
-def test_what_is_not_confirmed_is_refused():
+def test_unverified_columns_are_errors():
     taco = dataset_spec("taco_play")
     assert taco.why_unusable(CLIP_COLUMNS) == ""
     assert re.match(r"gripper: not verified: the catalog says", taco.why_unusable(POLICY_COLUMNS))

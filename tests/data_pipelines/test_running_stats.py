@@ -1,4 +1,4 @@
-"""Streamed statistics: NumPy's to the promised digits, and the same in any order and however they were split."""
+"""Streaming statistics: equal to NumPy's to the promised digits, and independent of order and splitting."""
 
 import math
 
@@ -35,13 +35,13 @@ def test_moments_are_numpys_to_seven_digits(awkward):
 
 
 def test_moments_are_rounded(awkward):
-    """What depends on the last bits of a processor's arithmetic is gone before anything is hashed."""
+    """Differences in the last bits of the arithmetic are rounded away before hashing."""
     for mean, std in zip(*(stats_of(awkward).summary()[name].tolist() for name in ("mean", "std")), strict=True):
         assert std == float(f"{std:.6e}")
         assert mean == round(mean, 6 - math.floor(math.log10(std)))
 
 
-def test_a_constant_has_no_spread():
+def test_a_constant_has_zero_deviation():
     made = stats_of(*[np.full((n, 1), 0.1, np.float32) for n in (1, 3, 7)]).summary()
     assert (made["mean"][0], made["std"][0]) == (np.float32(0.1), 0.0)
 

@@ -1,4 +1,4 @@
-"""Examples: what a model is given, and what happens to data it must not be given."""
+"""Training examples: their content, and errors for invalid data."""
 
 import pickle
 
@@ -31,7 +31,7 @@ def test_clip_holds_the_right_frames(write_dataset, tokenizer):
     assert clip["text_mask"].tolist() == [True, True, False, False, False, False]
 
 
-def test_views_are_drawn_with_the_registered_shares(built, tokenizer):
+def test_views_are_sampled_with_the_probabilities_of_the_row(built, tokenizer):
     source = clip_source(config(built), 16, tokenizer, 6)
     (member,) = source.sources
     static = [

@@ -1,4 +1,4 @@
-"""Records read in part hold what whole records hold, and only the bytes that are asked for are read."""
+"""Partially read records have the same content as complete ones, and only the requested bytes are read."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_nothing_is_lost():
 
 
 def test_unusual_records_are_left_to_the_parser():
-    doubled = RECORD + RECORD  # two messages joined are one message to protobuf: later entries count
+    doubled = RECORD + RECORD  # protobuf reads two concatenated messages as one; later entries win
     numbers = examples.encode({CAMERA: np.arange(3)})
     for payload in (doubled, numbers, b"", examples.encode({})):
         assert split(payload, (CAMERA,))[1] == {}
@@ -45,7 +45,7 @@ def test_unusual_records_are_left_to_the_parser():
 
 
 def test_damaged_records_are_refused_or_read_as_the_parser_reads_them():
-    """Every cut, and bytes changed at random: never another error than ValueError, and never other values than the full parser's."""
+    """Every truncation, and random byte changes: no error but ValueError, and no values but those of the full parser."""
     small = examples.encode({CAMERA: [b"ab", b"c" * 130], "steps/action": np.arange(3, dtype="f")})
     rng = np.random.default_rng(0)
     damaged = [small[:stop] for stop in range(len(small))]
@@ -84,7 +84,7 @@ def test_later_windows_read_their_frames_only(built, monkeypatch):
     assert sum(fetched[1:]) < len(payload) / 4
 
 
-def test_a_file_cut_off_after_the_first_reading_is_named(dataset_copy):
+def test_a_file_truncated_after_the_first_read_is_named(dataset_copy):
     data = RLDSDataset(dataset_copy)
     last = len(data) - 1
     path = dataset_copy / data.where(last).rsplit("/", 1)[1].split(" record")[0]

@@ -1,4 +1,4 @@
-"""Numbers that scale actions: right, of the training split, and tied to the shards they came from."""
+"""Statistics for normalisation: their values, the training split, and recomputation when shards change."""
 
 import json
 from dataclasses import replace
@@ -91,7 +91,7 @@ def test_hosts_share_the_work(dataset_copy, monkeypatch):
     assert not [path for path in dataset_copy.iterdir() if "parts" in path.name]
 
 
-def test_edited_file_is_not_believed(dataset_copy):
+def test_edited_file_is_recomputed(dataset_copy):
     dataset = RLDSDataset(dataset_copy)
     made = statistics.load_or_compute(dataset, SPEC)
     path = statistics.statistics_path(dataset)
@@ -101,11 +101,11 @@ def test_edited_file_is_not_believed(dataset_copy):
     assert statistics.load_or_compute(dataset, SPEC) == made
 
 
-def test_hash_does_not_depend_on_where_the_shards_lie(built, dataset_copy):
+def test_hash_does_not_depend_on_the_directory(built, dataset_copy):
     assert statistics.compute(RLDSDataset(built), SPEC).hash == statistics.compute(RLDSDataset(dataset_copy), SPEC).hash
 
 
-def test_nan_is_named_or_left_out(write_dataset):
+def test_nan_is_an_error_or_skipped(write_dataset):
     def spoil(episode, steps):
         if episode == 1:
             steps["action"][2, 3] = np.nan

@@ -1,4 +1,4 @@
-"""Files in buckets and on disk: the same answers, few requests, patience with passing errors and none with lasting ones."""
+"""Files in buckets and on disk: the same results, few requests, retries of transient errors but not of permanent ones."""
 
 import pickle
 
@@ -25,7 +25,7 @@ def bucket():
     Bucket.clear()
 
 
-def test_disk_and_bucket_give_the_same(bucket, tmp_path):
+def test_disk_and_bucket_agree(bucket, tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "one").write_bytes(b"0123456789")
     (tmp_path / "sub" / "two").write_bytes(b"abc")
@@ -63,7 +63,7 @@ def test_disk_and_bucket_give_the_same(bucket, tmp_path):
         type("HttpError", (Exception,), {"code": 429})(),
     ],
 )
-def test_passing_errors_are_waited_out(bucket, error):
+def test_transient_errors_are_retried(bucket, error):
     bucket.put("b/x", b"data")
     bucket.failures += [error, error]
     assert storage.read("fake://b/x", QUICK) == b"data"
@@ -74,7 +74,7 @@ def test_passing_errors_are_waited_out(bucket, error):
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("x"), PermissionError("x"), type("HttpError", (Exception,), {"code": 401})()])
-def test_lasting_errors_are_not_repeated(bucket, error):
+def test_permanent_errors_are_not_retried(bucket, error):
     bucket.put("b/x", b"data")
     bucket.failures += [error]
     with pytest.raises(type(error)):
@@ -108,7 +108,7 @@ def test_episodes_of_a_bucket_are_read_by_range(bucket, built):
     bucket.requests.clear()
     again = pickle.loads(pickle.dumps(RLDSDataset(url, cache_bytes=0)))
     shards = [request for request in bucket.requests if ".tfrecord" in request[1]]
-    assert not shards  # a stored index opens a dataset without a look at its shards
+    assert not shards  # with a stored index, opening a dataset reads no shard
     bucket.requests.clear()
     for index in (7, 0, 11):
         np.testing.assert_array_equal(again[index].column("action"), local[index].column("action"))

@@ -1,4 +1,4 @@
-"""TFDS and TensorFlow read what we write, we read what they write, and `rlds` calls the fields what we call them.
+"""TFDS and TensorFlow read what we write, we read what they write, and field names equal those of `rlds`.
 
 One subprocess: TensorFlow is slow to import.
 """
@@ -21,7 +21,7 @@ PROGRAM = """
 import json, sys
 from unittest.mock import MagicMock
 import numpy as np
-sys.modules.setdefault("reverb", MagicMock())  # rlds wants it, has no wheel, and needs it for replay buffers only
+sys.modules.setdefault("reverb", MagicMock())  # imported by rlds for replay buffers only; has no wheel
 import tensorflow as tf
 import tensorflow_datasets as tfds
 import rlds
@@ -66,7 +66,7 @@ write_every_feature.main(pathlib.Path(sys.argv[3]))
 
 @pytest.fixture(scope="module")
 def tfds(built, project, tmp_path_factory):
-    """What the program printed, where it wrote our features anew, and where it wrote an episode of its own."""
+    """Output of the program, and the directories of our features rewritten by TFDS and of an episode written by TFDS."""
     rewritten, every = tmp_path_factory.mktemp("features"), tmp_path_factory.mktemp("every") / "every"
     environment = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""Record files and their index: what is written comes back, what is damaged is named."""
+"""TFRecord files and their index: round trip, and errors that name damaged records."""
 
 import os
 import struct
@@ -63,7 +63,7 @@ def test_records_are_found_whatever_is_fetched_at_once(shard, monkeypatch, block
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
-def test_headers_alone_give_the_places(shard, monkeypatch):
+def test_headers_give_the_offsets(shard, monkeypatch):
     expected, fetched = scan(shard), []
     read_range = storage.read_range
     monkeypatch.setattr(
@@ -91,7 +91,7 @@ def test_nothing_of_an_interrupted_write_remains(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_flipped_payload_byte_spoils_one_record(shard):
+def test_flipped_payload_byte_damages_one_record(shard):
     scanned = scan(shard)
     data = bytearray(shard.read_bytes())
     data[scanned.offsets[3]] ^= 1
@@ -124,7 +124,7 @@ def test_truncation_is_named(shard, cut):
     assert "truncated" in after.defects[0].problem
 
 
-def test_huge_length_is_not_believed(tmp_path):
+def test_huge_length_is_an_error(tmp_path):
     path = tmp_path / "file"
     length = struct.pack("<Q", 2**60)
     path.write_bytes(length + struct.pack("<I", tfrecord.masked_crc(length)) + b"abc")
@@ -161,7 +161,7 @@ def test_only_the_changed_shard_is_scanned_again(several, tmp_path):
     assert scans == ["shard1"]
 
 
-def test_steps_are_added_to_an_index_without_and_kept_in_one_with(several, tmp_path):
+def test_steps_are_added_to_an_index_without_and_preserved_in_one_with(several, tmp_path):
     scans, store = [], tmp_path / "index.npz"
     places = load_or_build(several, store, scans, counted=False)
     assert not any(shard.counted for shard in places)
@@ -171,7 +171,7 @@ def test_steps_are_added_to_an_index_without_and_kept_in_one_with(several, tmp_p
     assert len(scans) == 10
 
 
-def test_interrupted_build_keeps_what_is_finished(several, tmp_path, monkeypatch):
+def test_interrupted_build_saves_partial_results(several, tmp_path, monkeypatch):
     store, scans = tmp_path / "out" / "index.npz", []
 
     def stop(done, total):
@@ -205,7 +205,7 @@ def test_hosts_share_the_work(several, tmp_path):
     assert sorted(scans) == ["shard0", "shard2", "shard3"]
     load_or_build(several, store, scans, shard_index=1, num_shards=3)
     assert sorted(scans) == [path.name for path in several]
-    shards = load_or_build(several, store, scans)  # joins, reads nothing
+    shards = load_or_build(several, store, scans)  # merges, reads nothing
     assert len(scans) == 5
     assert index.fingerprint(shards) == index.fingerprint(load_or_build(several, tmp_path / "alone.npz"))
 

@@ -1,4 +1,4 @@
-"""The one resize and the one action scaling."""
+"""Image resizing and action normalisation."""
 
 from concurrent.futures import ThreadPoolExecutor
 

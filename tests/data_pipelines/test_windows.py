@@ -1,4 +1,4 @@
-"""Window arithmetic against the plainest loops that say the same."""
+"""Window arithmetic against simple loops."""
 
 import itertools
 

@@ -1,6 +1,6 @@
 """Run as a program with TensorFlow: TFDS itself writes an episode with every feature class and type. Arguments: directory.
 
-What went in is pickled beside it, as the reader is to give it back.
+The values are pickled next to it in the form in which the reader must return them.
 """
 
 import json
@@ -15,7 +15,7 @@ DTYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64"
 
 
 def values(dtype: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Numbers that use the range of integers; floats that float32 holds, since records hold no others."""
+    """Integers over their full range; floats that float32 represents exactly, as records store them."""
     rng = np.random.default_rng(seed)
     if dtype == "bool":
         return rng.integers(0, 2, shape).astype(bool)

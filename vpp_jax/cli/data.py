@@ -126,15 +126,15 @@ def _parser() -> Parser:
 
     index = reader("index", _index, "build the record index of every split; re-run the command to resume an interrupted build")
     index.add_argument("--workers", type=int, default=8, help="threads, each reading one file")
-    _add_shard_flags(index, "index every N-th file only")
+    _add_shard_flags(index, "index only every N-th file, from number K on")
     index.add_argument("--headers_only", action="store_true", help="read record headers only: offsets without step counts and checksums")
     stats = reader("stats", _stats, "compute action and proprio statistics of the training split", nargs="+")
     stats.add_argument("--split", default="train", help="training split")
     stats.add_argument("--on_bad_record", choices=("fail", "skip"), default="fail", help="skip: skip damaged records, count and list them")
     stats.add_argument(
-        "--quantiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the quantiles to store (default: the registry's, 0.01 0.99)"
+        "--quantiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the two quantiles to store (default: those of the registry row)"
     )
-    _add_shard_flags(stats, "read one of N equal parts of the episodes only")
+    _add_shard_flags(stats, "read only part K of N equal parts of the episodes")
     inspect = reader("inspect", _inspect, "show what a dataset, or each dataset of a directory, holds and what is wrong with it")
     inspect.add_argument("--mixture", metavar="NAME", help="DIR holds many datasets: check those of this mixture")
     inspect.add_output("--json", metavar="FILE", help="write the report as JSON")
@@ -144,10 +144,9 @@ def _parser() -> Parser:
 
 
 def _add_shard_flags(parser: Parser, text: str) -> None:
-    parser.add_argument("--shard_index", type=int, default=0, metavar="K", help=f"{text}, from number K (0 to N-1): for N hosts")
-    parser.add_argument(
-        "--num_shards", type=int, default=1, metavar="N", help="afterwards the command without these two flags merges the parts"
-    )
+    parser.add_argument("--shard_index", type=int, default=0, metavar="K", help=f"{text}, 0 to N-1")
+    text = "number of hosts that share the work; afterwards, run once without these two flags to merge the parts"
+    parser.add_argument("--num_shards", type=int, default=1, metavar="N", help=text)
 
 
 def _shard_of(arguments: argparse.Namespace) -> tuple[int, int]:
