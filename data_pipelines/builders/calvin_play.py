@@ -1,8 +1,8 @@
 """Play on the CALVIN table in MuJoCo: long runs of random feasible tasks, chained without resets, written as RLDS.
 
-A run starts from a random state; then one task after the other is drawn among those that can be done now, its expert acts under the noise
-of `calvin_mujoco`, and every solved task becomes one episode of the dataset with its own instruction. Episodes of a run follow each
-other in time (`run`, `segment`, `start_step` in the metadata). A run is a function of (seed, split, scene, number) alone.
+A run starts from a random state. Tasks are then sampled one after the other among those that are feasible, the expert acts with the noise
+of `calvin_mujoco`, and every solved task becomes one episode with its own instruction. The episodes of a run are consecutive in time
+(`run`, `segment`, `start_step` in the metadata). A run depends on (seed, split, scene, number) only.
 """
 
 import zlib

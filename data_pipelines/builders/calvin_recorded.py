@@ -138,7 +138,7 @@ def read_windows(plan: RecordedSettings, split: str) -> list[Window]:
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(f"{path}: no CALVIN annotations, a dict with language.ann, language.task, info.indx ({error!r})") from None
     if not texts:
-        raise DataError(f"{path}: language.ann and language.task are to be lists of texts")
+        raise DataError(f"{path}: language.ann and language.task must be lists of texts")
     if not len(instructions) == len(tasks) == len(spans):
         raise DataError(f"{path}: {len(instructions)} instructions, {len(tasks)} tasks and {len(spans)} windows, expected as many of each")
     ranges = read_scene_ranges(folder / "scene_info.npy") if split == "train" else {}

@@ -65,7 +65,7 @@ OPENNESS: Mapping[Gripper, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def openness(values: Float[np.ndarray, "t"], convention: Gripper) -> Float[np.ndarray, "t"]:
-    """Raw gripper numbers of a whole episode to 1 open, 0 closed. KeyError for `Gripper.UNKNOWN`."""
+    """Raw gripper numbers of a complete episode to 1 open, 0 closed. KeyError for `Gripper.UNKNOWN`."""
     return OPENNESS[convention](np.asarray(values, np.float64))
 
 

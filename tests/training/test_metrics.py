@@ -91,13 +91,13 @@ def test_entries_are_means_of_their_window_one_step_late():
     assert [entry["loss"] for entry in recorder.window] == [7.0]
 
 
-def test_the_loop_counts_what_its_source_left_out(tmp_path, monkeypatch, toy):
+def test_the_loop_counts_skipped_records(tmp_path, monkeypatch, toy):
     monkeypatch.setattr(toy.ToySource, "skipped", {"file record 3": "NaN or infinite values"}, raising=False)
     toy.train(toy.ToyStage(toy.toy_config(steps=2, log_every=1, eval_every=0)), tmp_path)
     assert [entry[metrics.SKIPPED] for entry in read_entries(tmp_path / metrics.JSON_LINES)] == [1, 1]
 
 
-def test_records_left_out_are_counted_once_there_are_some():
+def test_skipped_records_are_counted_once_there_are_some():
     seen, skipped = Remembering(), {}
     recorder = Recorder(MetricLog([seen]), Clock(), log_every=1, batch_size=4, skipped=lambda: len(skipped))
     for step in range(1, 4):

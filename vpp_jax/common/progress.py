@@ -12,19 +12,19 @@ T = TypeVar("T")
 
 
 def is_terminal() -> bool:
-    """Whether a person watches: standard error is a terminal."""
+    """Whether standard error is a terminal."""
     return sys.stderr.isatty()
 
 
 class ProgressBar:
-    """Counts units of work that are done. The remaining time is estimated from the work since the first call of `update`.
+    """Progress of a long command, with an estimate of the remaining time from the work done since the first `update`.
 
     Args:
       unit: what is counted, in the plural, e.g. 'episodes'.
-      total: number of units; None: the first call of `update` says it.
-      initial: units that an earlier run has done, where that is known at the start.
-      interval_s: least seconds between two lines of a log; the first and the last state are always written.
-      visible: False shows nothing, for all processes but one.
+      total: number of units; None: passed to `update`.
+      initial: units done by an earlier run, if `total` is given; otherwise the first `update` tells.
+      interval_s: minimum time between two lines of a log; the first and the last state are always written.
+      visible: False in all processes but one: nothing is shown.
     """
 
     def __init__(self, unit: str, total: int | None = None, initial: int = 0, *, interval_s: float = 5.0, visible: bool = True):
@@ -39,7 +39,7 @@ class ProgressBar:
         self.close()
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
-        """`done` of `total` units are done; `note` says what was done last, or how it goes."""
+        """`done` of `total` units are done; `note` is appended, e.g. the last file or a success rate."""
         self._total = self._total if total is None else total
         self._first = done if self._first is None else self._first
         if not self._visible:
@@ -54,7 +54,7 @@ class ProgressBar:
             self.message("  ".join(filter(None, (self._line(done), note))))
 
     def message(self, text: str) -> None:
-        """A line of its own, above the bar where there is one."""
+        """Prints a line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         else:
@@ -75,7 +75,7 @@ class ProgressBar:
 
 
 def track(items: Sequence[T], unit: str, *, visible: bool = True) -> Iterator[T]:
-    """`items` one by one, under a progress bar of their own; one is done when the next is asked for."""
+    """Iterates over `items` with a progress bar; an item counts as done when the next one is requested."""
     with ProgressBar(unit, len(items), visible=visible) as bar:
         for number, item in enumerate(items, start=1):
             yield item
