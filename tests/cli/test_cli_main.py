@@ -199,7 +199,7 @@ def test_wrong_overrides(config_file, flags, kind, message):
         (["eval", "calvin", "--num-videos", "3"], "there is no flag --num-videos, did you mean '--num_videos'?"),
         (["eval", "calvin", "--checkpoint=c", "--policy=random"], "not allowed with argument --checkpoint"),
         (["predict", "--chekpoint=c"], "there is no flag --chekpoint, did you mean '--checkpoint'?"),
-        (["convert", "import", "--out=d", "--position_encod"], "did you mean '--position_encode'?"),
+        (["convert", "import", "--out=d", "--positon_encode"], "did you mean '--position_encode'?"),
         (["convert", "export", "--checkpoint=c", "--out=d", "--config.seed=3"], "an export takes no configuration, got --config.seed"),
         (["compile", "--config=c"], "the following arguments are required: --topology."),
         (["compile", "--config=c", "--topology=v9-4"], "topology 'v9-4' is not one of"),

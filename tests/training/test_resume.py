@@ -144,7 +144,6 @@ def test_stops_between_and_at_logged_saved_and_evaluated_steps(toy, uninterrupte
             return put_batch(batch, mesh)
 
         monkeypatch.setattr(loop, "put_batch", put)
-        monkeypatch.setattr(loop, "_whole_batches", lambda *a, whole=loop._whole_batches: whole(*a))
         outcome = train(toy.ToyStage(toy.toy_config(**OPTIONS)), tmp_path)
         assert (outcome.exit_code, outcome.finished) == (143, False)
         assert complete_steps(tmp_path / "checkpoints")[-1] == outcome.step
@@ -209,7 +208,7 @@ def test_a_finished_run_has_nothing_left_and_can_be_extended(toy, uninterrupted,
 def test_the_end_is_not_taken_from_a_longer_run(toy, uninterrupted, tmp_path):
     workdir = shutil.copytree(uninterrupted, tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / str(STEPS))
-    with pytest.raises(ConfigError, match=r"at step 28 of a longer run: train\.steps must be more than 28"):
+    with pytest.raises(ConfigError, match=r"at step 28 of a longer run: set train\.steps above 28 to resume"):
         train(toy.ToyStage(toy.toy_config(**OPTIONS | {"steps": 28})), workdir)
 
 
