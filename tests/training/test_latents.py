@@ -160,7 +160,7 @@ def test_loss_from_latents_is_the_loss_from_frames(params, config, packed):
 def test_another_vae_is_refused(params, packed, capsys):
     identity = vae_identity(packed.model.vae, params)
     other = params | {"vae/quant_conv.bias": params["vae/quant_conv.bias"].at[0].add(1e-3)}
-    message = f"its latents are of VAE {identity}, init.vae={packed.init.vae} is VAE {vae_identity(packed.model.vae, other)}"
+    message = f"its latents are of VAE {identity}, but init.vae={packed.init.vae} is VAE {vae_identity(packed.model.vae, other)}"
     with pytest.raises(LatentsMismatchError, match=message):
         Stage(packed).source("train", other, Path())
     Path(packed.init.vae, "config.json").write_text(to_json(packed))
