@@ -6,7 +6,7 @@ A source is a pure function of the index: `len(source)`, `source[i]`. The loader
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -27,6 +27,7 @@ Example = dict[str, np.ndarray]
 Tokenizer = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 
 
+@runtime_checkable
 class Source(Protocol):
     """What the loader reads from."""
 

@@ -1,13 +1,14 @@
 """NNX modules split once into a static graph and a flat dict of arrays.
 
 Everything outside `vpp_jax.models` (losses, optimizers, EMA, partition rules, checkpoints, conversion) uses `Params`: a flat
-dict from a parameter's dotted path, e.g. `down_blocks.0.resnets.0.spatial_res_block.norm1.scale`, to its array. `jax.jit` works
-on functions of such dicts; `nnx.jit` is never used, since it walks the module graph on every call.
+dict from a parameter's dotted path, e.g. `down_blocks.0.resnets.0.spatial_res_block.norm1.scale`, to its array. `AbstractParams`
+has the same names with shapes and types only. `jax.jit` works on functions of such dicts; `nnx.jit` is never used, since it walks
+the module graph on every call.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 from flax import nnx
@@ -16,27 +17,29 @@ from vpp_jax.models.initialization import InitRngs
 from vpp_jax.parallel.gather import gathers
 
 Params = dict[str, jax.Array]
+AbstractParams = dict[str, jax.ShapeDtypeStruct]
+Leaf = TypeVar("Leaf")
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 
 
-def flatten(tree: nnx.State) -> Params:
+def flatten(tree: nnx.State) -> dict[str, Any]:
     """Nested NNX state -> {dotted path: array (or ShapeDtypeStruct)}, sorted by path."""
     pairs = ((".".join(map(str, path)), variable.get_value()) for path, variable in nnx.to_flat_state(tree))
     return dict(sorted(pairs))
 
 
-def with_prefix(prefix: str, params: Params) -> Params:
+def with_prefix(prefix: str, params: Mapping[str, Leaf]) -> dict[str, Leaf]:
     """Adds `prefix/` in front of every name: several modules share one dict."""
     return {f"{prefix}/{name}": value for name, value in params.items()}
 
 
-def select(prefix: str, params: Params) -> Params:
+def select(prefix: str, params: Mapping[str, Leaf]) -> dict[str, Leaf]:
     """The parameters under `prefix/`, with the prefix removed; the inverse of `with_prefix`."""
     start = f"{prefix}/"
     return {name.removeprefix(start): value for name, value in params.items() if name.startswith(start)}
 
 
-def parameter_count(params: Params) -> int:
+def parameter_count(params: Params | AbstractParams) -> int:
     return sum(value.size for value in params.values())
 
 
@@ -50,7 +53,7 @@ class PureModule(Generic[ModuleT]):
     build: Callable[[nnx.Rngs], ModuleT]
     graphdef: nnx.GraphDef
     variables: tuple[tuple[tuple, nnx.Param], ...]  # (path, abstract variable), in NNX's order
-    abstract: Params  # name -> jax.ShapeDtypeStruct
+    abstract: AbstractParams
 
     @classmethod
     def of(cls, build: Callable[[nnx.Rngs], ModuleT]) -> "PureModule[ModuleT]":

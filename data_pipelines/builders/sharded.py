@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from data_pipelines.builders import writer
 from data_pipelines.errors import DataError
@@ -34,6 +34,7 @@ class Recorded(NamedTuple):
     skipped: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class Recipe(Protocol):
     """Defines a dataset. Sent to worker processes, so it must be picklable."""
 
@@ -174,6 +175,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+@runtime_checkable
 class Origin(Protocol):
     """The part of `Recipe` that `claim` and `finish` use; `schema` may also return the tree of a features.json."""
 

@@ -18,7 +18,7 @@ from vpp_jax.aot.chips import Topology, TopologyError
 from vpp_jax.aot.flops import count_flops
 from vpp_jax.common.errors import VppError
 from vpp_jax.config import ConfigError, ExperimentConfig, MeshConfig
-from vpp_jax.functional import Params
+from vpp_jax.functional import AbstractParams, Params
 from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh
 from vpp_jax.parallel.partition import partition
@@ -120,7 +120,7 @@ class Program:
         with on_mesh(self.mesh, self.config.mesh.min_size_to_shard):
             return jax.jit(function, out_shardings=rows).lower(params, *batch).compile(compiler_options("tpu"))
 
-    def _placed(self, params: Params) -> Params:
+    def _placed(self, params: AbstractParams) -> AbstractParams:
         shardings = partition(params, self.mesh, self.config.mesh.min_size_to_shard)
         return {name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=shardings[name]) for name, value in params.items()}
 
@@ -129,7 +129,7 @@ def _with_batch(config: ExperimentConfig, rows: int) -> ExperimentConfig:
     return replace(config, data=replace(config.data, batch_size=rows))
 
 
-def _all_parameters(config: ExperimentConfig) -> Params:
+def _all_parameters(config: ExperimentConfig) -> AbstractParams:
     stage = make_stage(config)
     return stage.abstract_trainable() | stage.abstract_frozen()
 

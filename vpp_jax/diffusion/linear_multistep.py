@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-Levels = Float[np.ndarray, "steps+1"]
+Levels = Float[np.ndarray, "levels"]
 
 LMS_ORDER = 4
 

@@ -50,7 +50,7 @@ class NoiseScheduleConfig:
             raise ConfigError(f"num_sampling_steps is {self.num_sampling_steps}, too many for kind {self.kind} in float32: levels repeat")
 
 
-def get_sigmas(config: NoiseScheduleConfig) -> Float[np.ndarray, "steps+1"]:
+def get_sigmas(config: NoiseScheduleConfig) -> Float[np.ndarray, "levels"]:
     """Noise levels σ_0 > … > σ_{steps−1} > 0 with a final 0, float32."""
     progress = np.linspace(0.0, 1.0, config.num_sampling_steps)
     return np.append(_NOISE_SCHEDULES[config.kind](progress, config), 0.0).astype(np.float32)

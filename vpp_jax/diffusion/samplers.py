@@ -50,7 +50,7 @@ class Trajectory(NamedTuple):
 def sample(
     denoise: Denoiser,
     x: Float[Array, "b ..."],
-    sigmas: Float[Array, "steps+1"],
+    sigmas: Float[Array | np.ndarray, "levels"],
     kind: str = "ddim",
     key: jax.Array | None = None,
     eta: float = 1.0,
@@ -75,7 +75,7 @@ def sample(
 def sample_trajectory(
     denoise: Denoiser,
     x: Float[Array, "b ..."],
-    sigmas: Float[Array, "steps+1"],
+    sigmas: Float[Array | np.ndarray, "levels"],
     kind: str = "ddim",
     key: jax.Array | None = None,
     eta: float = 1.0,
@@ -85,7 +85,14 @@ def sample_trajectory(
 
 
 def _integrate(
-    denoise: Callable, x: jax.Array, sigmas: jax.Array, kind: str, key: jax.Array | None, eta: float, prepare: Prepare | None, collect: bool
+    denoise: Callable,
+    x: jax.Array,
+    sigmas: jax.Array | np.ndarray,
+    kind: str,
+    key: jax.Array | None,
+    eta: float,
+    prepare: Prepare | None,
+    collect: bool,
 ) -> tuple[jax.Array, Trajectory | None]:
     if kind not in SAMPLERS:
         raise ValueError(f"sampler kind {kind!r} is unknown; one of {sorted(SAMPLERS)}")
@@ -170,7 +177,7 @@ def _geometric_mean(sigma: jax.Array, sigma_next: jax.Array) -> jax.Array:
 # --- linear multistep methods -----------------------------------------------------------------------------------------------------
 
 
-def _coefficients(method: LinearMethod, kind: str, sigmas: jax.Array, eta: float, dtype: jnp.dtype) -> LinearSteps:
+def _coefficients(method: LinearMethod, kind: str, sigmas: jax.Array | np.ndarray, eta: float, dtype: jnp.dtype) -> LinearSteps:
     if isinstance(sigmas, jax.core.Tracer):
         raise ValueError(f"sampler {kind} computes its coefficients on the host: pass sigmas as a constant, not as a traced array")
     if not 0.0 <= eta <= 1.0:

@@ -21,7 +21,7 @@ import numpy as np
 
 from vpp_jax.common.files import write_atomically
 from vpp_jax.config import ExperimentConfig, from_config_dict
-from vpp_jax.functional import Params, PureModule, with_prefix
+from vpp_jax.functional import AbstractParams, Params, PureModule, with_prefix
 from vpp_jax.interop.importing import GOAL, PUBLISHED, TEXT
 from vpp_jax.interop.policy_config import ACTION, FORMER, policy_arguments
 from vpp_jax.interop.published_configs import published_text, published_unet, published_vae
@@ -79,7 +79,7 @@ def export_published(
 class _Reader:
     """The published tensors of one module, assembled from ours."""
 
-    def __init__(self, checkpoint: Path, item: str, step: int | str, mappings: Mapping[str, TensorMapping], stored: Params):
+    def __init__(self, checkpoint: Path, item: str, step: int | str, mappings: Mapping[str, TensorMapping], stored: AbstractParams):
         missing = [name for name in mappings if name not in stored]
         if missing:
             raise ConversionError(f"{checkpoint} lacks {len(missing)} tensors of the module, first {missing[0]}")

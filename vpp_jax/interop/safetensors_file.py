@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import ml_dtypes
@@ -46,6 +46,7 @@ METADATA = "__metadata__"
 _LENGTH = struct.Struct("<Q")
 
 
+@runtime_checkable
 class TensorSource(Protocol):
     """Named tensors, read one at a time. `tensors` are shapes and types by published name; `where` is for messages."""
 

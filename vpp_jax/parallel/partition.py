@@ -51,8 +51,8 @@ class Decision:
     note: str = ""
 
 
-def decide(params: Mapping[str, jax.Array], sizes: Mapping[str, int], min_size_to_shard: int) -> dict[str, Decision]:
-    """Decisions for arrays (or ShapeDtypeStructs) on a mesh of the given axis sizes; needs no devices."""
+def decide(params: Mapping[str, jax.Array | jax.ShapeDtypeStruct], sizes: Mapping[str, int], min_size_to_shard: int) -> dict[str, Decision]:
+    """Decisions for parameters, abstract or not, on a mesh of the given axis sizes; needs no devices."""
     compiled = [(re.compile(pattern), axes) for pattern, axes in RULES]
     decisions, unmatched = {}, []
     for name, value in params.items():
@@ -68,7 +68,7 @@ def decide(params: Mapping[str, jax.Array], sizes: Mapping[str, int], min_size_t
     return decisions
 
 
-def partition(params: Mapping[str, jax.Array], mesh: Mesh, min_size_to_shard: int) -> dict[str, NamedSharding]:
+def partition(params: Mapping[str, jax.Array | jax.ShapeDtypeStruct], mesh: Mesh, min_size_to_shard: int) -> dict[str, NamedSharding]:
     """Shardings of a flat parameter dict on `mesh`; every decision is logged."""
     decisions = decide(params, mesh.shape, min_size_to_shard)
     if mesh.size > 1:

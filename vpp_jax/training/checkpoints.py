@@ -27,7 +27,7 @@ from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, Preservat
 from vpp_jax.common.errors import VppError
 from vpp_jax.common.host_memory import freed_at_once
 from vpp_jax.config import LoRAConfig
-from vpp_jax.functional import Params
+from vpp_jax.functional import AbstractParams, Params
 from vpp_jax.training.lora import adapters_of, merge
 from vpp_jax.training.packing import PACK_UP_TO, flatten, index_of, pack, packed_lengths, unflatten, unpack
 from vpp_jax.training.state import TrainState
@@ -48,7 +48,7 @@ class CheckpointError(VppError):
 
 def load_params(
     directory: str | Path,
-    abstract: Params,
+    abstract: AbstractParams,
     shardings: Mapping[str, Sharding] | None = None,
     *,
     item: str = "ema",
@@ -63,7 +63,7 @@ def load_params(
 
     Args:
       directory: a work directory, its `checkpoints`, or one checkpoint.
-      abstract: name -> ShapeDtypeStruct.
+      abstract: names, shapes and types to load.
       stage: the stage that must have written it.
     """
     path = locate(directory, step)
@@ -100,8 +100,8 @@ def _unsharded(entry: list, like: Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(entry[0]), entry[1], sharding=sharding)
 
 
-def list_tensors(directory: str | Path, *, item: str = "ema", step: int | str = "latest") -> Params:
-    """ShapeDtypeStructs of everything that `load_params` can load with this `item`, in the types of the files."""
+def list_tensors(directory: str | Path, *, item: str = "ema", step: int | str = "latest") -> AbstractParams:
+    """Everything that `load_params` can load with this `item`, in the types of the files."""
     path = locate(directory, step)
     index = _index(path)
     parts = [*_frozen_index(path).values(), index[item if item in index else "params"]]
@@ -208,7 +208,7 @@ class Checkpoints:
     def data_state(self, step: int) -> Any:
         return _document(self._folder / str(step), "data")["state"]
 
-    def save(self, step: int, state: TrainState, metadata: Mapping[str, Any], data_state: Any) -> None:
+    def save(self, step: int, state: TrainState[jax.Array], metadata: Mapping[str, Any], data_state: Any) -> None:
         """Writes checkpoint `step`, after the previous one is complete."""
         self.wait()
         trees = {name: flatten(getattr(state, name)) for name in ITEMS}
@@ -216,7 +216,7 @@ class Checkpoints:
         documents = {"metadata": document, "data": {"state": data_state}, "index": _index_of(trees)}
         self._manager.save(step, args=_save_arguments(trees, documents), force=True)
 
-    def restore(self, step: int, abstract: TrainState, shardings: TrainState) -> TrainState:
+    def restore(self, step: int, abstract: TrainState[jax.ShapeDtypeStruct], shardings: TrainState[Sharding]) -> TrainState[jax.Array]:
         """The state of `step`. CheckpointError with all three lists if anything is missing, unexpected or of another shape."""
         path = self._folder / str(step)
         index, items = _index(path), {}
@@ -240,7 +240,7 @@ class Checkpoints:
             trees = {FROZEN: params}
             self._frozen_writer.save(self._folder / FROZEN, args=_save_arguments(trees, {"index": _index_of(trees)}))
 
-    def restore_frozen(self, abstract: Params, shardings: Mapping[str, Sharding]) -> Params | None:
+    def restore_frozen(self, abstract: AbstractParams, shardings: Mapping[str, Sharding]) -> Params | None:
         """What `save_frozen` wrote; None if nothing, or parameters of other names or shapes, was written."""
         path = self._folder / FROZEN
         if not (path / _COMMITTED).exists():

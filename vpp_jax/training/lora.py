@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 
 from vpp_jax.config import ConfigError, LoRAConfig
-from vpp_jax.functional import Params
+from vpp_jax.functional import AbstractParams, Params
 
 GROUP = "lora"
 _DOWN, _UP = ".down.kernel", ".up.kernel"
 
 
-def abstract_adapters(config: LoRAConfig, params: Params) -> Params:
-    """ShapeDtypeStructs of the adapters of every kernel that a `target` pattern matches, float32. ConfigError if a pattern matches none."""
-    found: Params = {}
+def abstract_adapters(config: LoRAConfig, params: AbstractParams) -> AbstractParams:
+    """The adapters of every kernel that a `target` pattern matches, float32. ConfigError if a pattern matches none."""
+    found: AbstractParams = {}
     for pattern in config.target:
         matched = [name for name in params if re.fullmatch(pattern, name)]
         unfit = [name for name in matched if not name.endswith(".kernel") or len(params[name].shape) != 2]
@@ -35,7 +35,7 @@ def abstract_adapters(config: LoRAConfig, params: Params) -> Params:
     return dict(sorted(found.items()))
 
 
-def init_adapters(abstract: Params, key: jax.Array) -> Params:
+def init_adapters(abstract: AbstractParams, key: jax.Array) -> Params:
     """A ~ N(0, 1 / inputs), B = 0: the first forward pass is that of W."""
     keys = jax.random.split(key, len(abstract))
     return {

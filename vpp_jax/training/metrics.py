@@ -8,7 +8,7 @@ resumed run equals that of an uninterrupted one.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vpp_jax.common.errors import VppError
 from vpp_jax.common.files import write_atomically
@@ -25,6 +25,7 @@ class MetricsError(VppError):
     """A metrics destination that cannot be used."""
 
 
+@runtime_checkable
 class Writer(Protocol):
     def write(self, kind: str, step: int, values: Values) -> None: ...
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -10,9 +10,10 @@ from jax.sharding import Sharding
 from jaxtyping import Array, Float
 
 from vpp_jax.config import ExperimentConfig
-from vpp_jax.functional import Params
+from vpp_jax.functional import AbstractParams, Params
 
 
+@runtime_checkable
 class StageSource(Protocol):
     """Random-access training examples: dicts of arrays, of the same shapes for every index."""
 
@@ -25,6 +26,7 @@ class StageSource(Protocol):
         ...
 
 
+@runtime_checkable
 class Stage(Protocol):
     """One of `vae`, `video`, `policy`. Stateless: methods take parameters and return values.
 
@@ -34,12 +36,12 @@ class Stage(Protocol):
 
     config: ExperimentConfig
 
-    def abstract_trainable(self) -> Params:
-        """ShapeDtypeStructs of what this stage trains."""
+    def abstract_trainable(self) -> AbstractParams:
+        """What this stage trains."""
         ...
 
-    def abstract_frozen(self) -> Params:
-        """ShapeDtypeStructs of the other parameters that the loss reads; {} if none."""
+    def abstract_frozen(self) -> AbstractParams:
+        """The other parameters that the loss reads; {} if none."""
         ...
 
     def init_trainable(self, key: jax.Array) -> Params:

@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from vpp_jax.config import TrainConfig
 from vpp_jax.diffusion.per_example import example_keys
-from vpp_jax.functional import Params
+from vpp_jax.functional import Leaf, Params
 from vpp_jax.parallel.mesh import replicated
 from vpp_jax.parallel.partition import like_params, partition
 from vpp_jax.training.accumulation import loss_and_gradients
@@ -23,22 +23,25 @@ from vpp_jax.training.stage import Stage
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class TrainState:
-    """step: number of updates. ema: exponential moving average of params, {} if disabled. opt_state: of the trainable names only."""
+class TrainState(Generic[Leaf]):
+    """Arrays, their ShapeDtypeStructs (`Trainer.abstract`) or their shardings (`Trainer.shardings`).
 
-    step: Int[Array, ""]
-    params: Params
-    ema: Params
+    step: number of updates. ema: exponential moving average of params, {} if disabled. opt_state: of the trainable names only.
+    """
+
+    step: Leaf
+    params: dict[str, Leaf]
+    ema: dict[str, Leaf]
     opt_state: Any
 
     @property
-    def eval_params(self) -> Params:
+    def eval_params(self) -> dict[str, Leaf]:
         """The parameters that evaluation uses: the EMA if there is one."""
         return self.ema or self.params
 
 
 # (state, frozen, batch) -> (next state, metrics, sums of squared gradients per tensor)
-StepFunction = Callable[[TrainState, Params, dict[str, jax.Array]], tuple[TrainState, Params, Params]]
+StepFunction = Callable[[TrainState[jax.Array], Params, dict[str, jax.Array]], tuple[TrainState[jax.Array], Params, Params]]
 
 
 @dataclass(frozen=True)
@@ -51,28 +54,30 @@ class Trainer:
     def optimizer(self) -> optax.GradientTransformation:
         return make_optimizer(self.stage.config.optimizer, self.stage.config.train.steps)
 
-    def init(self, key: jax.Array) -> TrainState:
+    def init(self, key: jax.Array) -> TrainState[jax.Array]:
         return self.init_from_params(self.stage.init_trainable(key))
 
-    def init_from_params(self, params: Params) -> TrainState:
+    def init_from_params(self, params: Params) -> TrainState[jax.Array]:
         """The state before the first update of `params`."""
         trained = trained_names(self.stage.config.optimizer, params)
         ema = dict(params) if self.stage.config.train.ema_decay else {}
         return TrainState(jnp.zeros((), jnp.int32), params, ema, self.optimizer.init({name: params[name] for name in sorted(trained)}))
 
     @cached_property
-    def abstract(self) -> TrainState:
-        """ShapeDtypeStructs of the state. Cached: building a U-Net abstractly takes seconds."""
+    def abstract(self) -> TrainState[jax.ShapeDtypeStruct]:
+        """Shapes and types of the state. Cached: building a U-Net abstractly takes seconds."""
         return jax.eval_shape(self.init, jax.random.key(0))
 
-    def shardings(self, mesh: Mesh) -> TrainState:
-        """A TrainState of shardings: parameters by the partition rules, EMA and optimizer state like their parameters."""
+    def shardings(self, mesh: Mesh) -> TrainState[NamedSharding]:
+        """Parameters by the partition rules, EMA and optimizer state like their parameters."""
         state = self.abstract
         params = partition(state.params, mesh, self.stage.config.mesh.min_size_to_shard)
         ema = {name: params[name] for name in state.ema}
         return TrainState(replicated(mesh), params, ema, like_params(state.opt_state, params, mesh))
 
-    def step(self, state: TrainState, frozen: Params, batch: dict[str, jax.Array]) -> tuple[TrainState, Params, Params]:
+    def step(
+        self, state: TrainState[jax.Array], frozen: Params, batch: dict[str, jax.Array]
+    ) -> tuple[TrainState[jax.Array], Params, Params]:
         """One update. Randomness depends only on (seed, step), never on history."""
         config = self.stage.config
         keys = example_keys(jax.random.fold_in(jax.random.key(config.seed), state.step), len(next(iter(batch.values()))))

@@ -13,7 +13,7 @@ from data_pipelines.loader import policy_source
 from data_pipelines.sources import Source
 from vpp_jax.config import DataConfig, ExperimentConfig, config_hash
 from vpp_jax.diffusion.per_example import example_keys, split_example_keys
-from vpp_jax.functional import Params, with_prefix
+from vpp_jax.functional import AbstractParams, Params, with_prefix
 from vpp_jax.models.action_transformer import ActionTransformerConfig
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_former import VideoFormerConfig
@@ -39,7 +39,7 @@ class PolicyStage:
     def policy(self) -> VideoPredictionPolicy:
         return VideoPredictionPolicy(self.config.model, self.config.policy_diffusion, self.config.video_diffusion)
 
-    def abstract_trainable(self) -> Params:
+    def abstract_trainable(self) -> AbstractParams:
         goal = self._goal if self.config.model.text_trainable else {}
         return (
             with_prefix("video_former", self.policy.video_former.abstract)
@@ -47,7 +47,7 @@ class PolicyStage:
             | goal
         )
 
-    def abstract_frozen(self) -> Params:
+    def abstract_frozen(self) -> AbstractParams:
         predictor = self.policy.predictor
         video = {
             prefix: with_prefix(prefix, module.abstract)
@@ -58,7 +58,7 @@ class PolicyStage:
         return as_frozen(video["vae"] | video["unet"] | video["text"] | scaling | goal, self.config.model)
 
     @property
-    def _goal(self) -> Params:
+    def _goal(self) -> AbstractParams:
         return with_prefix("goal_text_encoder", self.policy.goal_text_encoder.abstract)
 
     def init_trainable(self, key: jax.Array) -> Params:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from vpp_jax.config import ExperimentConfig, ModelConfig
-from vpp_jax.functional import Params
+from vpp_jax.functional import AbstractParams
 
 
 def example_spec(config: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
@@ -31,7 +31,7 @@ def _text(length: int) -> dict[str, jax.ShapeDtypeStruct]:
     return {"text_ids": jax.ShapeDtypeStruct((length,), np.int32), "text_mask": jax.ShapeDtypeStruct((length,), bool)}
 
 
-def as_frozen(abstract: Params, model: ModelConfig) -> Params:
+def as_frozen(abstract: AbstractParams, model: ModelConfig) -> AbstractParams:
     """Frozen parameters as they are stored: kernels and embedding tables in the type their network computes with.
 
     They are cast to it wherever they are read, so results do not change; in bfloat16 they take half the memory. Vectors (scales, biases,

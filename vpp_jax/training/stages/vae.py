@@ -14,7 +14,7 @@ from data_pipelines.loader import clip_source
 from data_pipelines.sources import Source
 from vpp_jax.config import ExperimentConfig
 from vpp_jax.diffusion.per_example import example_keys, normal_per_example
-from vpp_jax.functional import Params, PureModule, select, with_prefix
+from vpp_jax.functional import AbstractParams, Params, PureModule, select, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_vae import TemporalVAE
 from vpp_jax.parallel.mesh import compiler_options
@@ -37,10 +37,10 @@ class VAEStage:
     def vae(self) -> PureModule[TemporalVAE]:
         return self.predictor.vae
 
-    def abstract_trainable(self) -> Params:
+    def abstract_trainable(self) -> AbstractParams:
         return with_prefix("vae", self.vae.abstract)
 
-    def abstract_frozen(self) -> Params:
+    def abstract_frozen(self) -> AbstractParams:
         return {}
 
     def init_trainable(self, key: jax.Array) -> Params:

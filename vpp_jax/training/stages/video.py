@@ -12,7 +12,7 @@ import numpy as np
 from data_pipelines.loader import clip_source
 from data_pipelines.sources import Source
 from vpp_jax.config import ExperimentConfig
-from vpp_jax.functional import Params, with_prefix
+from vpp_jax.functional import AbstractParams, Params, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_vae import Posterior
 from vpp_jax.parallel.mesh import compiler_options
@@ -37,26 +37,26 @@ class VideoStage:
     def predictor(self) -> VideoPredictor:
         return VideoPredictor(self.config.model, self.config.video_diffusion)
 
-    def abstract_trainable(self) -> Params:
+    def abstract_trainable(self) -> AbstractParams:
         return abstract_adapters(self.config.lora, self._unet) if self.config.lora.rank else self._all_trainable
 
-    def abstract_frozen(self) -> Params:
+    def abstract_frozen(self) -> AbstractParams:
         scaling = {SCALING_FACTOR: jax.ShapeDtypeStruct((), jnp.float32)}
         frozen_text = {} if self.config.model.text_trainable else self._text
         base = self._all_trainable if self.config.lora.rank else {}
         return as_frozen(with_prefix("vae", self.predictor.vae.abstract) | scaling | frozen_text | base, self.config.model)
 
     @property
-    def _all_trainable(self) -> Params:
+    def _all_trainable(self) -> AbstractParams:
         """The trainable parameters without adapters."""
         return self._unet | (self._text if self.config.model.text_trainable else {})
 
     @property
-    def _unet(self) -> Params:
+    def _unet(self) -> AbstractParams:
         return with_prefix("unet", self.predictor.unet.abstract)
 
     @property
-    def _text(self) -> Params:
+    def _text(self) -> AbstractParams:
         return with_prefix("text", self.predictor.text.abstract)
 
     def init_trainable(self, key: jax.Array) -> Params:
