@@ -317,7 +317,7 @@ def to_config_dict(config: Any) -> ConfigDict:
 
 def from_config_dict(tree: ConfigDict | Mapping[str, Any]) -> ExperimentConfig:
     """The checked dataclasses; fields that are absent take their defaults. ConfigError names the field and the nearest valid name."""
-    return build(ExperimentConfig, tree.to_dict() if isinstance(tree, ConfigDict) else tree)
+    return build(ExperimentConfig, tree if isinstance(tree, Mapping) else tree.to_dict())
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from PIL import Image
 
 from data_pipelines import contact_sheet, inspection
 from data_pipelines.builders.calvin_mujoco import CalvinMujocoRecipe, Settings
-from data_pipelines.errors import DataError, DatasetNotFoundError
+from data_pipelines.errors import DatasetNotFoundError
 from data_pipelines.openx.registry import dataset_spec
 from data_pipelines.openx.table import OPENX
 from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset
 from vpp_jax.cli import data as command
+from vpp_jax.cli.main import UsageError
 
 
 def test_report_of_a_sound_dataset(built, tmp_path):
@@ -119,7 +120,7 @@ def test_command_builds_indexes_and_counts(tmp_path, capsys, monkeypatch):
     assert "0 of 1 shard(s), 0 records" in capsys.readouterr().out
     assert command.main(["index", str(out), "--workers", "2"]) == 0
     assert "1 of 1 shard(s), 4 episodes" in capsys.readouterr().out
-    with pytest.raises(DataError, match="--shard_index=2 must be at least 0 and below --num_shards=2"):
+    with pytest.raises(UsageError, match="--shard_index=2 must be at least 0 and below --num_shards=2"):
         command.main(["index", str(out), "--shard_index=2", "--num_shards=2"])
     assert (out / "record_index-train.npz").is_file()
     assert command.main(["stats", str(out)]) == 0

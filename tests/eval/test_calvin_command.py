@@ -8,6 +8,7 @@ import pytest
 from eval.benchmarks.calvin_sequences import canonical_text, generate_sequences
 from eval.errors import EvaluationError
 from vpp_jax.cli.eval import main
+from vpp_jax.cli.main import UsageError
 
 
 def test_dump_writes_the_protocol_without_running_anything(tmp_path, capsys):
@@ -30,7 +31,7 @@ def test_dump_writes_the_protocol_without_running_anything(tmp_path, capsys):
     ],
 )
 def test_mistakes_are_named(arguments, message):
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises((UsageError, EvaluationError), match=message):
         main(["calvin", *arguments])
 
 

@@ -21,7 +21,7 @@ from vpp_jax.config import ConfigError, ExperimentConfig, from_config_dict, from
 
 PROJECT = Path(__file__).resolve().parents[2]
 PREFIX = "--config."
-Overrides = list[tuple[str, str | None]]  # dotted name and text; None where the flag stands alone
+Overrides = list[tuple[str, str]]  # dotted name and text
 
 
 def add_config_flag(parser: Parser, required: bool = True) -> None:
@@ -126,6 +126,8 @@ def load_config(name: str) -> ExperimentConfig:
 
 def _run(path: Path) -> ConfigDict | dict[str, Any]:
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert spec, path
+    assert spec.loader, path  # the suffix is .py
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

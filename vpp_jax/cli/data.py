@@ -18,6 +18,7 @@ from data_pipelines.builders.calvin_recorded import CalvinRecordedRecipe, Record
 from data_pipelines.builders.human_video import HumanVideoRecipe, HumanVideoSettings
 from data_pipelines.errors import DataError, DatasetNotFoundError
 from data_pipelines.storage import Location, location
+from vpp_jax.cli.main import UsageError
 from vpp_jax.cli.parser import Parser, boolean, words
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.progress import ProgressBar
@@ -152,7 +153,7 @@ def _add_shard_flags(parser: Parser, text: str) -> None:
 def _shard_of(arguments: argparse.Namespace) -> tuple[int, int]:
     index, count = arguments.shard_index, arguments.num_shards
     if not 0 <= index < count:
-        raise DataError(f"--shard_index={index} must be at least 0 and below --num_shards={count}")
+        raise UsageError(f"--shard_index={index} must be at least 0 and below --num_shards={count}")
     return index, count
 
 

@@ -13,10 +13,10 @@ from eval.benchmarks.calvin_chains import COMPLETE_STEPS, Chains, summarize_chai
 from eval.benchmarks.calvin_sequences import dump
 from eval.closed_loop import choose_video_episodes, evaluate
 from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
-from eval.errors import EvaluationError
 from eval.host_loop import LoopOptions
 from eval.results import write_json
 from eval.worker_process import WorkerCommand
+from vpp_jax.cli.main import UsageError
 from vpp_jax.cli.parser import Parser, words
 
 SINGLE_TASK_STEPS = 120  # default control steps per episode
@@ -27,9 +27,9 @@ def main(argv: Sequence[str]) -> int:
     if arguments.dump:
         return _dump(arguments)
     if not arguments.policy and not arguments.checkpoint:
-        raise EvaluationError("nothing to evaluate: set --checkpoint DIR or --policy expert|random (or --dump FILE to write the chains)")
+        raise UsageError("nothing to evaluate: set --checkpoint DIR or --policy expert|random (or --dump FILE to write the chains)")
     if not arguments.out:
-        raise EvaluationError("--out DIR is required: the results directory")
+        raise UsageError("--out DIR is required: the results directory")
     protocol, description, summary, print_table = _chains(arguments) if arguments.sequences else _single_tasks(arguments)
     episodes = protocol.all_episodes()
     options = LoopOptions(
@@ -109,7 +109,7 @@ def _environment_choices(arguments: argparse.Namespace) -> dict[str, Any]:
 def _dump(arguments: argparse.Namespace) -> int:
     """Writes chains and initial states; runs nothing."""
     if not arguments.sequences:
-        raise EvaluationError("--dump needs --sequences N, the number of chains")
+        raise UsageError("--dump needs --sequences N, the number of chains")
     write_json(arguments.dump, dump(arguments.sequences))
     print(f"wrote {arguments.sequences} chains to {arguments.dump}")
     return 0

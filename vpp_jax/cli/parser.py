@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         """A flag that names a file or directory to write: a local path, see `local_path`."""
         self.add_argument(flag, type=partial(local_path, flag), **options)
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args=None, namespace=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Refuses what it does not know here, where the flags of this subcommand are known."""
         self._arguments = sys.argv[1:] if args is None else list(args)
         try:

@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from vpp_jax.cli.main import UsageError, paragraph
 from vpp_jax.cli.parser import Parser
@@ -81,7 +82,7 @@ def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int
         index, count = jax.process_index(), jax.process_count()
     _log_to(workdir / "train.log" if index == 0 else None)
 
-    def end(message: str, code: int) -> None:
+    def end(message: str, code: int) -> NoReturn:
         """Ends one of several processes: a regular exit would wait for the others, and they for this one."""
         print(message, file=sys.stderr)
         heartbeat.fail(message)

@@ -180,15 +180,15 @@ def settings(config: Any) -> Iterator[Setting]:
 
 def element_group(kind: Any) -> type | None:
     """The dataclass of a field that is a sequence of groups; None for other fields."""
-    arguments = typing.get_args(kind)
-    return arguments[0] if typing.get_origin(kind) is tuple and dataclasses.is_dataclass(arguments[0]) else None
+    element = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else None
+    return element if isinstance(element, type) and dataclasses.is_dataclass(element) else None
 
 
 def type_name(kind: Any) -> str:
     """'int', 'tuple of str', 'int or none', ..."""
     if typing.get_origin(kind) is tuple:
         element = typing.get_args(kind)[0]
-        return "sequence of groups" if dataclasses.is_dataclass(element) else f"sequence of {type_name(element)}"
+        return "sequence of groups" if element_group(kind) else f"sequence of {type_name(element)}"
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return " or ".join("none" if option is type(None) else type_name(option) for option in typing.get_args(kind))
     return getattr(kind, "__name__", str(kind))

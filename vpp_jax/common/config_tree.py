@@ -84,7 +84,7 @@ def _plain(value: Any) -> Any:
 
 
 def _convert(expected: Any, value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(expected):
+    if isinstance(expected, type) and dataclasses.is_dataclass(expected):
         return build(expected, value, path)
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if origin is tuple:

@@ -6,7 +6,7 @@ a preemption) must therefore be equal on all processes at the same step. Only pr
 
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ def _on_tpu() -> bool:
     return running_in_cloud_tpu_vm and os.environ.get("JAX_PLATFORMS", "tpu").split(",")[0] == "tpu"
 
 
-def hard_exit(code: int) -> None:
+def hard_exit(code: int) -> NoReturn:
     """Ends this process without waiting for the others, as a regular exit would: they may be gone."""
     sys.stdout.flush()
     sys.stderr.flush()
