@@ -16,6 +16,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 PACKAGES = ("vpp_jax", "data_pipelines", "eval", "configs")
+OUTSIDE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # which could lead back to this checkout
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def environment(wheel, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory], check=True, timeout=120)
     install = [sys.executable, "-m", "pip", "--python", directory / "bin" / "python", "install", "-q", "--no-deps", wheel]
-    done = subprocess.run(install, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(install, env=OUTSIDE, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
     (site_packages,) = directory.glob("lib/python*/site-packages")
     (site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -54,9 +55,8 @@ def elsewhere(tmp_path_factory) -> Path:
 
 
 def run(environment: Path, elsewhere: Path, program: str, *arguments: str) -> str:
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [environment / "bin" / program, *arguments]
-    done = subprocess.run(command, cwd=elsewhere, env=variables, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=elsewhere, env=OUTSIDE, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
