@@ -9,8 +9,7 @@ from ml_collections import ConfigDict
 from data_pipelines.builders.calvin_recorded import CalvinRecordedRecipe
 from data_pipelines.openx.registry import REGISTRY
 from vpp_jax.cli.config_help import PAGE, reference_page
-from vpp_jax.common.config_fields import ANNOUNCED, FIXED, FREE, Setting, check_ranges, group, groups, setting, settings
-from vpp_jax.common.config_tree import build
+from vpp_jax.common.config_fields import ANNOUNCED, FIXED, FREE, settings
 from vpp_jax.common.json_values import flatten_dict
 from vpp_jax.config import (
     ConfigError,
@@ -27,7 +26,6 @@ from vpp_jax.config import (
     from_config_dict,
     from_json,
     on_resume,
-    to_config_dict,
     to_dict,
     to_json,
 )
@@ -154,81 +152,6 @@ def test_what_changed_and_what_it_may_do_on_resume():
         "train.max_to_keep": FREE,
         "mesh.data": ANNOUNCED,
     }
-
-
-# --- declarations -----------------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Inner:
-    """What is inside.
-
-    More about it.
-    """
-
-    sizes: tuple[int, ...] = setting((2, 3), "sizes", at_least=2)
-    limit: int | None = setting(None, "limit", at_most=9)
-
-    def __post_init__(self):
-        check_ranges(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class Outer:
-    """All of it."""
-
-    kind: str = setting("one", "kind", choices=("one", "two"), on_resume=FREE)
-    inner: Inner = group(Inner)
-    many: tuple[Inner, ...] = setting((), "several")
-
-    def __post_init__(self):
-        check_ranges(self)
-
-
-def test_declarations_are_found_with_their_values():
-    first, second, third = groups(Outer(inner=Inner(limit=4)))
-    assert [one.name for one in (first, second, third)] == ["", "inner", "many[i]"]
-    assert (second.description, second.details) == ("What is inside.", "More about it.")
-    assert [entry.name for entry in settings(Outer(many=(Inner(), Inner())))] == [
-        "kind",
-        "many",
-        *(f"{where}.{name}" for where in ("inner", "many[0]", "many[1]") for name in ("sizes", "limit")),
-    ]
-    sizes, limit = second.settings
-    assert isinstance(sizes, Setting)
-    assert (sizes.type_name, sizes.declaration.range, limit.type_name, limit.value) == ("sequence of int", "at least 2", "int or none", 4)
-    assert first.settings[0].declaration.range == "one of one, two"
-
-
-def test_optional_fields_take_a_value_on_the_command_line():
-    assert to_config_dict(Outer()).inner.get_type("limit") is int
-    assert build(Outer, {"inner": {"limit": 3}}).inner.limit == 3
-    assert build(Outer, {"inner": {"limit": None}}).inner.limit is None
-
-
-@pytest.mark.parametrize(
-    ("tree", "message"),
-    [
-        ({"inner": {"sizes": (2, 1)}}, r"inner\.sizes is \(2, 1\), expected every entry to be at least 2"),
-        ({"inner": {"limit": 10}}, r"inner\.limit is 10, expected at most 9"),
-        ({"many": [{}, {"limit": 10}]}, r"many\[1\]\.limit is 10"),
-        ({"kind": "on"}, r"kind is 'on', expected one of one, two, did you mean 'one'"),
-    ],
-)
-def test_ranges_name_the_dotted_field(tree, message):
-    with pytest.raises(ConfigError, match=message):
-        build(Outer, tree)
-
-
-def test_only_optional_fields_may_be_none():
-    with pytest.raises(ConfigError, match=r"^steps is None, expected at least 1"):
-        TrainConfig(steps=None)
-
-
-def test_infinite_and_undefined_numbers_are_refused():
-    for value in (float("inf"), float("nan")):
-        with pytest.raises(ConfigError, match="learning_rate is"):
-            OptimizerConfig(learning_rate=value)
 
 
 def test_the_reference_page_is_up_to_date(project):

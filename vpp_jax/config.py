@@ -309,9 +309,8 @@ def to_config_dict(config: Any) -> ConfigDict:
     for entry in settings(config):
         if entry.value is None and "[" not in entry.name:  # None alone would not tell the command line what type to expect
             above, _, name = entry.name.rpartition(".")
-            (tree[above] if above else tree)[name] = placeholder(
-                next(kind for kind in typing.get_args(entry.type) if kind is not type(None))
-            )
+            group_of_it: Any = tree[above] if above else tree
+            group_of_it[name] = placeholder(next(kind for kind in typing.get_args(entry.type) if kind is not type(None)))
     return tree
 
 

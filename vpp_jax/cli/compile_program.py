@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         print(f"does not fit, short by at least {short:.2f} GiB: {error}; {suggestion}")
         return 1
     if options.hlo:
-        write_atomically(options.hlo, compiled.executable.as_text())
+        write_atomically(options.hlo, compiled.executable.as_text() or "")
     report = origin | analyse(program, compiled, level)
     print(table(report))
     if options.out:

@@ -1,8 +1,6 @@
 """The VAE of stage video as an encoder of datasets, and the identity hash that ties stored latents to their VAE."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 from functools import partial
 
@@ -14,7 +12,7 @@ from jax.sharding import Mesh
 from data_pipelines.errors import DataError
 from data_pipelines.sources import ClipSource
 from vpp_jax.common.errors import VppError
-from vpp_jax.config import ExperimentConfig, MeshConfig
+from vpp_jax.config import ExperimentConfig, MeshConfig, config_hash
 from vpp_jax.functional import Params, with_prefix
 from vpp_jax.models.video_vae import VideoVAEConfig
 from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh, replicated
@@ -38,7 +36,7 @@ def vae_identity(config: VideoVAEConfig, params: Params) -> str:
     sums = jax.device_get(_checksums(encoder))
     architecture = {name: value for name, value in dataclasses.asdict(config).items() if name not in COMPUTATION}
     tensors = {name: [list(encoder[name].shape), *map(int, sums[name])] for name in encoder}
-    return hashlib.sha256(json.dumps([architecture, tensors], sort_keys=True).encode()).hexdigest()[:16]
+    return config_hash([architecture, tensors])
 
 
 @jax.jit
