@@ -31,7 +31,7 @@ def test_values_become_what_json_knows():
         "path": "x/y",
         "set": ["a", "b"],
         "nan": None,
-        "p": {"first": 1, "second": [0.5, None]},
+        "pair": {"first": 1, "second": [0.5, None]},
     }
 
 
