@@ -69,7 +69,7 @@ def former(size: str) -> Prepared:
     def run(params, x):
         return module.bind(params)(x)
 
-    call, compile_s = compiled(run, weights("former", module.abstract), inputs(config, "features")["features"])
+    call, compile_s = compiled(run, weights("video_former", module.abstract), inputs(config, "features")["features"])
     notes = {"compile_s": compile_s, "parameters": parameter_count(module.abstract)}
     return Prepared({"": call}, {"tokens": np.asarray(call())}, notes=notes)
 
@@ -112,7 +112,7 @@ def noise_of(policy, seeds: np.ndarray) -> dict[str, jax.Array]:
 
 
 def train_policy(size: str) -> Prepared:
-    """The training loop's step of stage `policy` on features that are at hand: forward, backward, AdamW."""
+    """The training loop's step of stage `policy` on given features: forward, backward, AdamW."""
     config = experiment(size)
     stage, given = PolicyStage(config), inputs(config, *POLICY_TRAINING)
     trainer, policy, rows = Trainer(stage), stage.policy, config.data.batch_size

@@ -57,7 +57,7 @@ def former(size: str, shared: dict[str, np.ndarray]) -> Prepared:
 def act(size: str, shared: dict[str, np.ndarray]) -> Prepared:
     config = experiment(size)
     model, given = config.model, tensors(inputs(config, "images", "video_ids", "video_mask", "goal_ids", "goal_mask") | shared)
-    video_text, goal_text, image_encoder = make_text(model, "text"), make_text(model, "goal"), make_vae(model)
+    video_text, goal_text, image_encoder = make_text(model, "text"), make_text(model, "goal_text_encoder"), make_vae(model)
     video_model, video_former, policy = make_unet(model, max(model.tap_blocks)), make_former(model), make_policy(model)
     views = len(model.views)
     ids = torch.tensor([[model.fps_id_features, model.motion_bucket, 0.0]]).expand(views, -1)
@@ -88,7 +88,7 @@ def act(size: str, shared: dict[str, np.ndarray]) -> Prepared:
 def train_policy(size: str, shared: dict[str, np.ndarray]) -> Prepared:
     config = experiment(size)
     given, rows = tensors(inputs(config, *POLICY_TRAINING)), config.data.batch_size
-    video_former, policy, goal_text = make_former(config.model), make_policy(config.model), make_text(config.model, "goal")
+    video_former, policy, goal_text = make_former(config.model), make_policy(config.model), make_text(config.model, "goal_text_encoder")
     ids, mask = given["goal_ids"].expand(rows, -1), given["goal_mask"].expand(rows, -1)
     density = config.policy_diffusion.density
     low, high = (torch.sigmoid((torch.tensor(s).log() - density.loc) / density.scale) for s in (density.sigma_min, density.sigma_max))
@@ -98,7 +98,7 @@ def train_policy(size: str, shared: dict[str, np.ndarray]) -> Prepared:
             goal = goal_text(ids, attention_mask=mask).text_embeds
         return policy.loss(given["actions"], noise, sigma, video_former(given["batch_features"]), goal)
 
-    named = [*video_former.named_parameters("former"), *policy.inner_model.named_parameters("action")]
+    named = [*video_former.named_parameters("video_former"), *policy.inner_model.named_parameters("action_transformer")]
     outputs = loss_and_gradients(loss(given["action_sigma"], given["action_noise"]), named)
     policy.train()
     video_former.train()
@@ -205,13 +205,13 @@ def make_text(model: ModelConfig, group: str) -> CLIPTextModelWithProjection:
 def make_former(model: ModelConfig) -> VideoFormer:
     former = model.former
     shape = {name: getattr(former, name) for name in ("dim", "depth", "heads", "dim_head", "frames", "tokens_per_frame", "condition_dim")}
-    return filled(VideoFormer(**shape), "former")
+    return filled(VideoFormer(**shape), "video_former")
 
 
 def make_policy(model: ModelConfig) -> Denoiser:
     names = ("action_dim", "width", "heads", "encoder_layers", "decoder_layers", "goal_dim", "token_dim", "causal_cross_attention")
     rates = ("attention_dropout", "residual_dropout", "mlp_dropout")
-    return Denoiser(filled(ActionTransformer(**{name: getattr(model.action, name) for name in names + rates}), "action")).eval()
+    return Denoiser(filled(ActionTransformer(**{name: getattr(model.action, name) for name in names + rates}), "action_transformer")).eval()
 
 
 def filled(module: nn.Module, group: str) -> nn.Module:
@@ -223,7 +223,7 @@ def filled(module: nn.Module, group: str) -> nn.Module:
 
 
 def taps(unet: UNetSpatioTemporalConditionModel, sample: Tensor, level: Tensor, states: Tensor, ids: Tensor) -> list[Tensor]:
-    """The U-Net's forward pass as far as its last up block; the output of every up block [b·t c h w]. `sample` [b t c h w]."""
+    """The U-Net's forward pass up to its last up block; the output of every up block [b·t c h w]. `sample` [b t c h w]."""
     frames = sample.shape[1]
     time = unet.time_embedding(unet.time_proj(level))
     time = time + unet.add_embedding(unet.add_time_proj(ids.flatten()).unflatten(0, (len(ids), -1)).flatten(1))
