@@ -45,10 +45,10 @@ TOLERANCE = 1e-3  # of the largest magnitude; rounding accumulates over the publ
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--size", choices=("tiny", "base", "svd"), default="tiny")
+    parser.add_argument("--size", choices=("tiny", "base", "svd"), default="tiny", help="size of the models")
     parser.add_argument("--only", default=",".join(CASES), help=f"of {', '.join(CASES)}")
     parser.add_argument("--repeats", type=int, default=5, help="measurements per side")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="threads of each side")
     parser.add_output("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     unknown = set(options.only.split(",")) - CASES.keys()

@@ -120,14 +120,16 @@ def report_random(arguments: argparse.Namespace, pool: Pool) -> dict:
 def main() -> None:
     """Command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("what", choices=("tasks", "chains", "random"))
-    parser.add_argument("--scenes", default=",".join(SCENES))
-    parser.add_argument("--tasks", default="all")
+    parser.add_argument(
+        "what", choices=("tasks", "chains", "random"), help="tasks: success per task; chains: chains of five; random: random actions"
+    )
+    parser.add_argument("--scenes", default=",".join(SCENES), help="scenes, comma-separated")
+    parser.add_argument("--tasks", default="all", help="'all' or tasks, comma-separated")
     parser.add_argument("--episodes", type=int, default=50, help="per scene and task")
-    parser.add_argument("--sequences", type=int, default=100)
+    parser.add_argument("--sequences", type=int, default=100, help="chains of five tasks")
     parser.add_argument("--steps", type=int, default=10_000, help="random actions per scene")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial states")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_output("--json", help="also write the figures there")
     arguments = parser.parse_args()
     started = time.perf_counter()

@@ -105,8 +105,8 @@ def cases(views: int):
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--views", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--views", type=int, default=2, help="views of an observation")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each form")
     parser.add_output("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     about = {"device": device_name(), "versions": library_versions(), "views": options.views, "repeats": options.repeats}

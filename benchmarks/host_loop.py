@@ -81,9 +81,9 @@ def episodes_per_second(directory: Path, policy: TimedPolicy, workers: int, batc
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--episodes", type=int, default=16)
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--policy_ms", type=float, default=60.0)
+    parser.add_argument("--episodes", type=int, default=16, help="episodes to run")
+    parser.add_argument("--workers", type=int, default=4, help="simulator processes")
+    parser.add_argument("--policy_ms", type=float, default=60.0, help="milliseconds per call of the stand-in policy")
     options = parser.parse_args()
     print(device_description(), {name: version for name, version in library_versions().items() if name in ("python", "numpy")})
     with tempfile.TemporaryDirectory() as name:

@@ -31,9 +31,9 @@ EPISODES, STEPS = {"256x256": 64, "480x640": 32, "720x1280": 16, "latents": 64},
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("--only", default=",".join(EPISODES), help="cases, of " + ", ".join(EPISODES))
-    parser.add_argument("--image_size", type=int, default=256)
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--image_size", type=int, default=256, help="side of the images, pixels")
+    parser.add_argument("--batch_size", type=int, default=16, help="examples per batch")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="reader threads")
     parser.add_argument("--workers", type=int, default=0, help="worker processes instead of threads (ours)")
     parser.add_argument("--shuffle_buffer", type=int, default=1000, help="windows in tf.data's shuffle buffer")
     parser.add_argument("--seconds", type=float, default=4.0, help="per case and pipeline")

@@ -99,7 +99,7 @@ def scaling(arguments: tuple[str, float, tuple[int, int], bool]) -> dict[str, fl
 def main() -> None:
     """Command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--scene", default="D")
+    parser.add_argument("--scene", default="D", help="scene of the table, A to D")
     parser.add_argument("--seconds", type=float, default=5.0, help="time per measurement")
     parser.add_argument("--sizes", default="200,84", help="static and gripper image size")
     parser.add_argument("--processes", default="1,2", help="numbers of processes to run at the same time")

@@ -106,10 +106,10 @@ def _with_data(config: ExperimentConfig, path: Path, name: str, index_dir: Path)
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--config", nargs="+", default=TINY)
+    parser.add_argument("--config", nargs="+", default=TINY, help="configurations, one or more")
     parser.add_argument("--data", type=Path, help="TFDS/RLDS directory")
     parser.add_argument("--name", default="calvin_mujoco", help="its row of the registry")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=20, help="timed steps")
     parser.add_output("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     restart_with_huge_pages()  # as `vpp eval` and `vpp train` do

@@ -7,6 +7,7 @@ code 2 and one paragraph that names the nearest flag.
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
@@ -56,10 +57,14 @@ class Parser(argparse.ArgumentParser):
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of descriptions and names the default of every flag that has one."""
+    """Fills the paragraphs of descriptions, but for those with indented lines, and names the default of every flag that has one."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(part if re.search(r"^ ", part, re.MULTILINE) else textwrap.fill(part, width) for part in paragraphs)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        no_default = action.default is None or action.default is False or action.default in ("", [], {}, argparse.SUPPRESS)
+        no_default = action.default is None or action.default is False or action.default in ("", [], (), {}, argparse.SUPPRESS)
         return action.help if no_default or "default" in (action.help or "") else f"{action.help} (default: %(default)s)"
 
 

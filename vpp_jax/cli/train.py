@@ -43,7 +43,10 @@ def _parser(argv: Sequence[str]) -> Parser:
     parser = Parser(prog="vpp train", description=__doc__, epilog=fields)
     add_config_flag(parser)
     parser.add_output(
-        "--workdir", required=True, help="directory of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, previews"
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="directory of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, previews",
     )
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0 where a run has several processes")
     parser.add_argument("--shard_index", help="number of this process, from 0")
