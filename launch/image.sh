@@ -1,5 +1,5 @@
 #!/bin/bash
-# launch/image.sh --image REGION-docker.pkg.dev/PROJECT/REPOSITORY/vpp_jax:TAG [--dry-run]
+# launch/image.sh --image REGION-docker.pkg.dev/PROJECT/REPOSITORY/vpp_jax:TAG [--dry_run]
 #
 # Builds the image of this checkout (launch/Dockerfile) and pushes it to a registry that the TPU hosts can read.
 source "$(dirname "$0")/common.sh"

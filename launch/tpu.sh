@@ -1,5 +1,5 @@
 #!/bin/bash
-# launch/tpu.sh VERB --name NAME --zone ZONE [--project PROJECT] [options] [--dry-run] [-- vpp arguments]
+# launch/tpu.sh VERB --name NAME --zone ZONE [--project PROJECT] [options] [--dry_run] [-- vpp arguments]
 #
 # One TPU VM or a slice of many hosts: the same commands, which address --worker=all.
 #

@@ -1,6 +1,6 @@
 #!/bin/bash
 # launch/xpk.sh --cluster NAME --workload NAME --type v5litepod-256 --image IMAGE --zone ZONE --project PROJECT
-#               [--slices 1] [--restarts 100] [--grace 600] [--dry-run] -- vpp arguments
+#               [--slices 1] [--restarts 100] [--grace 600] [--dry_run] -- vpp arguments
 #
 # A job on a GKE cluster, through XPK (https://github.com/AI-Hypercomputer/xpk). The cluster mounts the shared folder at /mnt/vpp.
 # A preempted job has --grace seconds to save and exits with 143, one that lost another host with 75; GKE then restarts the same command,

@@ -1,4 +1,4 @@
-"""launch/: with --dry-run every script prints the commands it would run, as words that a shell reads back unchanged."""
+"""launch/: with --dry_run every script prints the commands it would run, as words that a shell reads back unchanged."""
 
 import re
 import shlex
@@ -30,7 +30,7 @@ def option(words: list[str], name: str) -> str:
 
 
 def test_arguments_reach_vpp_on_every_host_unchanged():
-    (command,) = printed("tpu.sh", "start", *VM, "--image", "registry/vpp:1", "--dry-run", "--", *AWKWARD)
+    (command,) = printed("tpu.sh", "start", *VM, "--image", "registry/vpp:1", "--dry_run", "--", *AWKWARD)
     assert command[:5] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh"]
     assert option(command, "worker") == "all"
     remote = shlex.split(option(command, "command"))  # what the remote shell makes of it
@@ -40,7 +40,7 @@ def test_arguments_reach_vpp_on_every_host_unchanged():
 
 def test_arguments_reach_vpp_through_xpk_unchanged():
     given = ["--cluster", "c", "--workload", "w", "--type", "v5litepod-256", "--image", "i", "--zone", "z", "--project", "p"]
-    (command,) = printed("xpk.sh", *given, "--dry-run", "--", *AWKWARD)
+    (command,) = printed("xpk.sh", *given, "--dry_run", "--", *AWKWARD)
     assert command[:3] == ["xpk", "workload", "create"]
     assert shlex.split(option(command, "command")) == ["exec", "vpp", *AWKWARD]
     assert "143" in option(command, "restart-on-exit-codes").split(",")  # what a preempted run ends with
@@ -52,7 +52,7 @@ def test_arguments_reach_vpp_through_xpk_unchanged():
     [("v4-8", "tpu-ubuntu2204-base"), ("v5litepod-16", "v2-alpha-tpuv5-lite"), ("v5p-8", "v2-alpha-tpuv5"), ("v6e-16", "v2-alpha-tpuv6e")],
 )
 def test_software_goes_with_the_generation(kind, software):
-    (command,) = printed("tpu.sh", "create", *VM, "--type", kind, "--spot", "--dry-run")
+    (command,) = printed("tpu.sh", "create", *VM, "--type", kind, "--spot", "--dry_run")
     assert option(command, "accelerator-type") == kind
     assert option(command, "version") == software
     assert "--spot" in command
@@ -65,7 +65,7 @@ def test_dry_run_runs_nothing(tmp_path):
         (tmp_path / name).write_text(f"#!/bin/sh\ntouch {called}\n")
         (tmp_path / name).chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    for extra in (["--dry-run"], []):
+    for extra in (["--dry_run"], []):
         for arguments in (["image.sh", "--image", "i"], ["tpu.sh", "delete", *VM], ["tpu.sh", "logs", *VM]):
             done = subprocess.run([LAUNCH / arguments[0], *arguments[1:], *extra], env=environment, capture_output=True, timeout=20)
             assert done.returncode == 0
@@ -78,8 +78,8 @@ def test_dry_run_runs_nothing(tmp_path):
     [
         (["tpu.sh", "fly"], "there is no 'fly'"),
         (["tpu.sh", "create", "--name", "pod"], "--zone is missing"),
-        (["tpu.sh", "create", *VM, "--type", "v9-1", "--dry-run"], "give it with --version"),
-        (["tpu.sh", "start", *VM, "--image", "i", "--dry-run"], "nothing to do"),
+        (["tpu.sh", "create", *VM, "--type", "v9-1", "--dry_run"], "give it with --version"),
+        (["tpu.sh", "start", *VM, "--image", "i", "--dry_run"], "nothing to do"),
         (["tpu.sh", "logs", *VM, "--wroker", "1"], "no option --wroker"),
         (["xpk.sh", "--cluster"], "--cluster needs a value"),
         (["image.sh", "name"], "unexpected argument 'name'"),

@@ -270,6 +270,10 @@ def test_configuration_files(tmp_path, config_file):
     python.write_text(text + "    c.train.stps = 9\n    return c\n")
     with pytest.raises(ConfigError, match=r"mine\.py: .*stps.*steps"):
         load_config(str(python))
+    for line in ("c.model.unet.in_channels = 3", "c.model.unet.update(in_channels=3)"):
+        python.write_text(text + f"    {line}\n    return c\n")
+        with pytest.raises(ConfigError, match=r"model\.unet\.in_channels .*follows from model\.vae\.latent_channels"):
+            load_config(str(python))
     python.write_text("def other(): pass\n")
     with pytest.raises(ConfigError, match=r"mine\.py: .*get_config"):
         load_config(str(python))
