@@ -138,6 +138,7 @@ def parser() -> Parser:
         ("--config.model.views=('a','b')", "model.views", ("a", "b")),
         ("--config.model.views=a", "model.views", ("a",)),
         ("--config.model.views=a,b", "model.views", ("a", "b")),
+        ("--config.model.views=()", "model.views", ()),
         ("--config.model.views=['a']", "model.views", ("a",)),
         ("--config.optimizer.trainable=(unet|text)/.*", "optimizer.trainable", ("(unet|text)/.*",)),
         ("--config.model.tap_blocks=(0,)", "model.tap_blocks", (0,)),
@@ -176,7 +177,9 @@ def test_fields_of_datasets_can_be_overridden(config_file):
         (["--config.data.datasets=5"], UsageError, r"config\.data\.datasets is a group of fields"),
         (["--config.model.former.frames=5"], UsageError, r"model\.former\.frames cannot be set: it follows from model\.frames"),
         (["--config.train.steps=0"], ConfigError, r"train\.steps is 0, expected at least 1"),
-        (["--config.data.datasets[3].path=x"], ConfigError, r"fewer entries"),
+        (["--config.data.datasets[3].path=x"], ConfigError, r"has no such entry"),
+        (["--config.data.datasets[-1].path=x"], ConfigError, r"has no such entry"),
+        (["--config.init.vae", "--config.seed=3"], UsageError, r"config\.init\.vae needs a value"),
         (["--config.seed[0]=1"], UsageError, r"'seed' is not a sequence"),
     ],
 )

@@ -25,11 +25,12 @@ Overrides = list[tuple[str, str]]  # dotted name and text
 
 
 def add_config_flag(parser: Parser, required: bool = True) -> None:
+    """`--config`, and in the help `--config.NAME`, which `split_overrides` takes out of a command line before it is parsed."""
     parser.add_argument(
         "--config", required=required, metavar="FILE", help="configuration: a Python file with get_config(), or the config.json of a run"
     )
     text = "overrides one field of it, e.g. --config.train.steps=1000; `vpp train --help` lists the fields"
-    parser.add_argument("--config.NAME", metavar="VALUE", default=argparse.SUPPRESS, help=text)  # split_overrides takes them
+    parser.add_argument("--config.NAME", metavar="VALUE", default=argparse.SUPPRESS, help=text)
 
 
 def parse(parser: Parser, argv: Sequence[str]) -> tuple[ExperimentConfig, argparse.Namespace]:
@@ -58,7 +59,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[Overrides, list[str]]:
             found.append((name, text))
         elif kind is bool and not (arguments and arguments[0].lower() in ("true", "false")):
             found.append((name, "true"))
-        elif arguments:
+        elif arguments and not arguments[0].startswith("--"):
             found.append((name, arguments.pop(0)))
         else:
             raise UsageError(f"{argument} needs a value: {argument}=VALUE")
@@ -82,8 +83,8 @@ def override(config: ExperimentConfig, overrides: Overrides) -> dict[str, Any]:
             for part in above:
                 place = place[part]
             place[last] = value
-        except IndexError:
-            raise ConfigError(f"{PREFIX}{name}: the sequence has fewer entries; add entries in the configuration file") from None
+        except (IndexError, TypeError):
+            raise ConfigError(f"{PREFIX}{name}: the sequence has no such entry; entries are added in the configuration file") from None
     return tree
 
 
@@ -92,20 +93,21 @@ def parse_value(text: str, kind: Any) -> Any:
     if get_origin(kind) is tuple:
         element = get_args(kind)[0]
         if element is str:
-            return _literal(text) or list(words(text))
+            entries = _literal(text)
+            return list(words(text)) if entries is None else entries
         return [parse_value(part.strip(), element) for part in words(text.strip("()[]"))]
     if options := [option for option in get_args(kind) if option is not type(None)]:
         return None if text.lower() == "none" else parse_value(text, options[0])
     return boolean(text) if kind is bool else kind(text)
 
 
-def _literal(text: str) -> list[Any]:
-    """The entries of a Python tuple or list; [] where the text is something else, say a regular expression in brackets."""
+def _literal(text: str) -> list[Any] | None:
+    """The entries of a Python tuple or list; None where the text is something else, say a regular expression in brackets."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return []
-    return list(value) if isinstance(value, tuple | list) else []
+        return None
+    return list(value) if isinstance(value, tuple | list) else None
 
 
 def load_config(name: str) -> ExperimentConfig:
