@@ -124,8 +124,9 @@ class VideoPredictor:
     ) -> Float[Array, "b t h w c"]:
         """EDM-preconditioned estimate of the clean latents (Karras et al. 2022, eq. 7, with sigma_data = 1)."""
         scale = video_preconditioning(sigma)
-        output = self._unet(params, scale.network_input(noisy), condition, scale.c_noise, text_states, fps_id, noise_aug_id)
-        return scale.denoised(noisy, at_least_float32(output.sample))
+        output = self._unet(params, scale.network_input(noisy), condition, scale.c_noise, text_states, fps_id, noise_aug_id).sample
+        assert output is not None  # the U-Net does not stop at a tap
+        return scale.denoised(noisy, at_least_float32(output))
 
     def loss(
         self,
@@ -172,6 +173,7 @@ class VideoPredictor:
         scale = video_preconditioning(sigma)
         network_input = scale.network_input(add_noise(latents, noise, sigma))
         output = self._unet(params, network_input, condition, scale.c_noise, text_states, self.config.fps_id_train).sample
+        assert output is not None
         # the weight (sigma^2 + 1) / sigma^2 = 1 / c_out^2 turns the error of x_hat into the error of the network's output
         return jnp.mean((at_least_float32(output) - video_target(latents, noise, sigma)) ** 2)
 
@@ -220,9 +222,9 @@ class VideoPredictor:
         def estimate(noisy: jax.Array, sigma: jax.Array) -> jax.Array:
             if self.diffusion.guidance_min == self.diffusion.guidance_max == 1.0:
                 return self.denoise(params, noisy, sigma, condition, text_states, **ids)
-            doubled = (jnp.concatenate([value, value]) for value in (noisy, sigma, condition))
+            noisy, sigma, image = (jnp.concatenate([value, value]) for value in (noisy, sigma, condition))
             states = jnp.concatenate([jnp.zeros_like(text_states), text_states])
-            unconditional, conditional = jnp.split(self.denoise(params, *doubled, states, **ids), 2)
+            unconditional, conditional = jnp.split(self.denoise(params, noisy, sigma, image, states, **ids), 2)
             return guide(unconditional, conditional, scales)
 
         noise_schedule = self.diffusion.noise_schedule

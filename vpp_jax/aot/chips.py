@@ -89,7 +89,7 @@ def parse_topology(name: str) -> Topology:
     """`v5e-256` (accelerator type; v4 and v5p count two cores per chip) or `v5e:16x16`."""
     match = re.fullmatch(r"(v\d+[a-z]*|v5litepod)(?:-(\d+)|:(\d+(?:x\d+)+))", name)
     generation = {"v5litepod": "v5e"}.get(match[1], match[1]) if match else ""
-    if generation not in CHIPS:
+    if match is None or generation not in CHIPS:
         hint = nearest(generation, CHIPS) if generation else None
         raise TopologyError(f"topology '{name}' is not one of {', '.join(CHIPS)} with a size, e.g. v5e-256 or v5e:16x16{hint or ''}")
     chip = CHIPS[generation]

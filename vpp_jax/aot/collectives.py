@@ -93,7 +93,7 @@ def _calls(kind: str, rest: str) -> Iterator[tuple[str, int | None]]:
     """Computations that an instruction runs, each with how often; None for a loop of unknown trip count."""
     if kind == "while":
         count = re.search(r"known_trip_count[^\d]*(\d+)", rest)
-        yield re.search(r"body=%?([\w.\-]+)", rest)[1], int(count[1]) if count else None
+        yield from ((body, int(count[1]) if count else None) for body in re.findall(r"body=%?([\w.\-]+)", rest)[:1])
     elif kind in ("call", "async-start", "conditional", "fusion"):
         for found in re.findall(r"(?:to_apply|calls|called_computations|branch_computations)=\{?((?:%?[\w.\-]+(?:, )?)+)", rest):
             yield from ((word.strip().lstrip("%"), 1) for word in found.split(","))

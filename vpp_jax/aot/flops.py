@@ -7,6 +7,7 @@ twice.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
@@ -25,15 +26,19 @@ def _equation(eqn: JaxprEqn) -> float:
     name, params = eqn.primitive.name, eqn.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
-        return 2.0 * eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+        return 2.0 * math.prod(_shape(eqn.outvars[0])) * math.prod(_shape(eqn.invars[0])[axis] for axis in contracted)
     if name == "conv_general_dilated":
-        kernel, numbers = eqn.invars[1].aval, params["dimension_numbers"]
-        per_output = kernel.size / kernel.shape[numbers.rhs_spec[0]]
+        kernel, numbers = _shape(eqn.invars[1]), params["dimension_numbers"]
+        per_output = math.prod(kernel) / kernel[numbers.rhs_spec[0]]
         dilated = math.prod(params["lhs_dilation"])  # zeros between the inputs of a transposed convolution cost nothing
-        return 2.0 * eqn.outvars[0].aval.size * per_output / dilated
+        return 2.0 * math.prod(_shape(eqn.outvars[0])) * per_output / dilated
     if name == "cond":  # the default branch of `platform_dependent` is the last
         return _jaxpr(params["branches"][-1])
     if name == "scan":
         return params["length"] * _jaxpr(params["jaxpr"])
     inner = [value for value in params.values() if isinstance(value, Jaxpr | ClosedJaxpr)]
     return sum(map(_jaxpr, inner[:1]))
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape

@@ -52,7 +52,8 @@ def request(program: Program) -> dict[str, Any]:
 def analyse(program: Program, compiled: Compiled, level: str) -> dict[str, Any]:
     """The report, as JSON."""
     topology, executable = program.topology, compiled.executable
-    cost, usage = executable.cost_analysis(), executable.memory_analysis()
+    cost: Any = executable.cost_analysis()
+    usage: Any = executable.memory_analysis()  # neither is None on a TPU
     per_chip = topology.chip.devices
     memory = Memory(
         *(
@@ -86,7 +87,7 @@ def analyse(program: Program, compiled: Compiled, level: str) -> dict[str, Any]:
         "bounds_s": times,
         "compiler_seconds_per_step": cost.get("optimal_seconds"),
         "bound": {
-            "limited_by": max(times, key=times.get),
+            "limited_by": max(times, key=times.__getitem__),
             "step_s": step,
             "examples_per_s": compiled.examples / step,
             "mfu": compiled.model_flops / topology.chips / (topology.chip.peak * 1e12 * step),
@@ -96,7 +97,7 @@ def analyse(program: Program, compiled: Compiled, level: str) -> dict[str, Any]:
 
 def _text(executable: jax.stages.Compiled, memory: Memory) -> str:
     try:
-        return executable.as_text()
+        return executable.as_text() or ""
     except jax.errors.JaxRuntimeError as error:
         raise UnreadableProgramError(
             f"compiled, with a peak of {memory.peak:.2f} of {memory.limit:g} GiB per chip, but this jaxlib cannot parse the program "

@@ -127,7 +127,7 @@ def use_compilation_cache(directory: str) -> None:
     """Stores compiled programs in `directory`, unless JAX_COMPILATION_CACHE_DIR is set."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue] - JAX makes its flags at run time
         jax.config.update("jax_compilation_cache_dir", directory)
 
 

@@ -21,7 +21,7 @@ def frame_guidance(frames: int, minimum: float, maximum: float) -> Float[np.ndar
 
 
 def guide(
-    unconditional: Float[Array, "b t h w c"], conditional: Float[Array, "b t h w c"], scales: Float[Array, "t"]
+    unconditional: Float[Array, "b t h w c"], conditional: Float[Array, "b t h w c"], scales: Float[Array | np.ndarray, "t"]
 ) -> Float[Array, "b t h w c"]:
     """F_u + w_t·(F_c − F_u): scale 1 is the conditional prediction, 0 the unconditional one."""
     scales = jnp.asarray(scales, conditional.dtype).reshape(1, -1, 1, 1, 1)

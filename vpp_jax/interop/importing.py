@@ -184,7 +184,7 @@ def _open(request: Request) -> dict[str, Component]:
         raise ConversionError("--unet needs --text: the text encoder that the video model is conditioned on (a CLIP folder)")
     if request.policy is not None and request.unet is None:
         raise ConversionError("--policy needs --unet (with --vae and --text): the video model that its features come from")
-    if request.vae is None and not (request.unet / "vae").is_dir():
+    if request.vae is None and request.unet is not None and not (request.unet / "vae").is_dir():
         raise ConversionError(f"--unet={request.unet} is not a pipeline folder with a VAE: give --vae as well")
     paths = {"unet": request.unet, "vae": request.vae or request.unet, "text": request.text}
     opened = {kind: open_component(kind, path, request.variant) for kind, path in paths.items() if path is not None}

@@ -10,6 +10,7 @@ Parameter names are the published ones below `inner_model.`. Published tensors t
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +109,7 @@ class ActionTransformer(nnx.Module):
         """AdaLN modulation by the noise level: shift, scale and gate of self-attention and MLP, per block."""
         level = 0.25 * jnp.log(ops.at_least_float32(sigma))
         condition = self.sigma_emb(sinusoidal_embedding(level, self.config.width, sine_first=True, include_last=True))
-        return jnp.stack([block.adaLN_zero(condition) for block in self.decoder.blocks], axis=1)
+        return jnp.stack([cast(_DecoderBlock, block).adaLN_zero(condition) for block in self.decoder.blocks], axis=1)
 
     def decode_modulated(
         self,

@@ -51,7 +51,8 @@ class Attention(nnx.Module):
     def projections(self) -> ops.Projections:
         name, dot, _ = self.names[3].partition(".")
         output = getattr(self, name)[0] if dot else getattr(self, name)
-        return ops.Projections(*(getattr(self, name).affine() for name in self.names[:3]), output.affine())
+        query, key, value = (getattr(self, name).affine() for name in self.names[:3])
+        return ops.Projections(query, key, value, output.affine())
 
     def __call__(
         self,

@@ -1,6 +1,7 @@
 """Initialisations: normal values that are cheap to compile, and the published training's where they differ from the layers' defaults."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ class InitRngs(nnx.Rngs):
     """`nnx.Rngs` whose `normal` cuts small arrays from a shared block: a draw for each of hundreds takes half a minute to compile."""
 
     BLOCK = 2**18
+    _block: Any  # float32 [BLOCK], once something was drawn
 
     def __init__(self, seed: int | Key[Array, ""]):
         super().__init__(seed)

@@ -18,7 +18,7 @@ from scratch begins as the identity. Loading published weights is unaffected.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def compute_dtype() -> Any:
 
 def check_dtype(dtype: str) -> None:
     """ConfigError if JAX would not compute in `dtype`."""
-    if dtype == "float64" and not jax.config.jax_enable_x64:
+    if dtype == "float64" and jax.dtypes.canonicalize_dtype(jnp.float64) != jnp.float64:
         raise ConfigError("dtype float64 needs jax.enable_x64(True): without it JAX computes in float32")
 
 
@@ -201,7 +201,8 @@ class FeedForward(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-        return ops.feed_forward(x.astype(self.dtype), self.net[0].proj.affine(), self.net[2].affine())
+        gate, out = cast(GEGLU, self.net[0]), cast(Linear, self.net[2])
+        return ops.feed_forward(x.astype(self.dtype), gate.proj.affine(), out.affine())
 
 
 class MLP(nnx.Module):

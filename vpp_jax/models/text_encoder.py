@@ -134,4 +134,4 @@ def _redraw(model: CLIPTextEncoder, config: TextEncoderConfig, rngs: nnx.Rngs) -
     }
     for path, module in nnx.iter_modules(model):
         if isinstance(module, Linear):
-            module.kernel[...] = stds[path[-1]] * jax.random.normal(rngs.params(), module.kernel[...].shape)
+            module.kernel[...] = stds[str(path[-1])] * jax.random.normal(rngs.params(), module.kernel[...].shape)

@@ -61,8 +61,8 @@ def remat(function: Callable, *args):
     return jax.checkpoint(lambda *args: function(*args))(*args)
 
 
-def per_frame(module: nnx.Module, x: Video) -> Video:
-    """Applies an image module [n h w c] to every frame."""
+def per_frame(module: Callable[[jax.Array], jax.Array], x: Video) -> Video:
+    """Applies an image module, or a function of images, [n h w c] to every frame."""
     y = module(x.reshape(-1, *x.shape[2:]))
     return y.reshape(*x.shape[:2], *y.shape[1:])
 

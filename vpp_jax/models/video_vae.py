@@ -71,7 +71,8 @@ class MidAttention(Attention):
         super().__init__(channels, heads=1, qkv_bias=True, dtype=dtype, rngs=rngs)
         self.group_norm = GroupNorm(channels, groups=groups, eps=EPS, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    # of images instead of tokens: diffusers has projections and norm in one block, and names its tensors so
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         tokens = self.group_norm(x).reshape(x.shape[0], -1, x.shape[-1])
         return x + super().__call__(tokens).reshape(x.shape)
 

@@ -5,6 +5,7 @@ that is a third of the memory traffic of a transformer block (`docs/measurements
 """
 
 import math
+from typing import cast
 
 import jax
 from jaxtyping import Array, Float
@@ -42,7 +43,7 @@ def flash_attention(
 
     def shard(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         mask = MultiHeadMask([FullMask((n, n))] * q.shape[1])
-        return jax.vmap(make_splash_mha_single_device(mask, block_sizes=sizes, interpret=interpret))(q, k, v)
+        return cast("jax.Array", jax.vmap(make_splash_mha_single_device(mask, block_sizes=sizes, interpret=interpret))(q, k, v))
 
     scaled = q / math.sqrt(q.shape[-1] // heads)
     out = shard_map_over_batch(shard, *(x.reshape(-1, n, heads, x.shape[-1] // heads).swapaxes(1, 2) for x in (scaled, k, v)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -60,8 +61,9 @@ def axis_sizes(config: MeshConfig, devices: int) -> dict[str, int]:
     return filled
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Mesh (data, fsdp, tensor) with axes the compiler propagates (Auto): convolutions do not type-check on Explicit ones.
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """Mesh (data, fsdp, tensor) of `devices` (default: all) with axes the compiler propagates (Auto): convolutions do not type-check on
+    Explicit ones.
 
     A mesh axis may take part of a physical one (fsdp=8 on 4x4 chips), which `jax.make_mesh` allows only on v5e.
     """

@@ -66,7 +66,7 @@ class PolicyRunner:
             raise ObservationError(f"the observation's proprio has width {width}, the policy was trained on {self._proprio.width}")
         images = {view: np.stack([resize(image, size) for image in observations.images[view]]) for view in views}
         embeddings = [self._encode_instruction(text) for text in observations.text]
-        instruction = InstructionEmbedding(*(np.concatenate(parts) for parts in zip(*embeddings, strict=True)))
+        instruction: InstructionEmbedding = jax.tree.map(lambda *parts: np.concatenate(parts), *embeddings)
         return images, instruction, self._proprio.forward(observations.proprio)
 
     def act(self, observations: Observations, seeds: UInt32[np.ndarray, "b"]) -> Float[np.ndarray, "b k a"]:

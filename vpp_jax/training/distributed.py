@@ -163,7 +163,7 @@ def process_shard(mesh: Mesh) -> tuple[int, int]:
 def split_over_devices(tree: Any, params: Params) -> Any:
     """Arrays equal on every process -> global arrays, sharded like a batch on the mesh of `params` if the rows divide, else replicated."""
     sharding = next(iter(params.values())).sharding
-    if not isinstance(sharding, NamedSharding):
+    if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
         return tree
     mesh = sharding.mesh
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,8 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     return optax.chain(optax.scale_by_adam(b1=config.betas[0], b2=config.betas[1], eps=config.eps), *decay, scale)
 
 
-def used_learning_rate(state: optax.OptState) -> Float[Array, ""]:
-    """The learning rate of the update that gave this state."""
+def used_learning_rate(state: Any) -> Float[Array, ""]:
+    """The learning rate of the update that gave this state, one of `make_optimizer`."""
     return state[-1].hyperparams["learning_rate"]
 
 

@@ -38,8 +38,9 @@ def pack(leaves: Flat) -> dict[str, dict[str, Any]]:
     small = {name: leaves[name] for name in sorted(leaves) if leaves[name].size <= PACK_UP_TO}
     spread = {name: value for name, value in small.items() if isinstance(value, jax.Array) and not value.is_fully_replicated}
     if spread:
-        mesh = next(iter(spread.values())).sharding.mesh
-        small |= jax.jit(lambda values: values, out_shardings=NamedSharding(mesh, P()))(spread)
+        sharding = next(iter(spread.values())).sharding
+        assert isinstance(sharding, NamedSharding)
+        small |= jax.jit(lambda values: values, out_shardings=NamedSharding(sharding.mesh, P()))(spread)
     parts: dict[str, list[np.ndarray]] = {}
     for value in jax.device_get(list(small.values())):
         parts.setdefault(str(value.dtype), []).append(np.ravel(value))
