@@ -69,7 +69,7 @@ def main() -> None:
         "",
         f"Drawn by `python tools/calvin_gallery.py`, environment version {VERSION}, quality *faithful*.",
         "",
-        "Scenes A, B, C and D from random starts; above the static camera, below the one on the gripper:",
+        "Scenes A, B, C and D from random starts; top: static camera, bottom: gripper camera:",
         "",
         "![scenes](images/calvin/scenes.jpg)",
         "",

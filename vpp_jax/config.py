@@ -66,7 +66,7 @@ class ModelConfig:
     """What is built, for all stages: a policy needs the parts of the video model that its features come from."""
 
     image_size: int = setting(256, "side of the square images that every view is resized to, pixels", at_least=1)
-    frames: int = setting(16, "frames of a clip, the given first one included", at_least=2)
+    frames: int = setting(16, "frames of a clip, including the first one, which is given", at_least=2)
     views: tuple[str, ...] = setting(("primary", "wrist"), "cameras of the policy, in the order in which their tokens are concatenated")
     vae: VideoVAEConfig = group(VideoVAEConfig)
     unet: VideoUNetConfig = group(VideoUNetConfig)
@@ -251,15 +251,15 @@ class TrainConfig:
     eval_batches: int = setting(8, "batches of the split 'val' per evaluation", at_least=1, on_resume=ANNOUNCED)
     save_every: int = setting(2_000, "steps between checkpoints", at_least=1, on_resume=FREE)
     grad_accum_steps: int = setting(
-        1, "micro-batches per update: the same update but for rounding and dropout masks", at_least=1, on_resume=ANNOUNCED
+        1, "micro-batches per update; the update differs only in rounding and dropout masks", at_least=1, on_resume=ANNOUNCED
     )
-    max_to_keep: int = setting(2, "newest checkpoints that are kept", at_least=1, on_resume=FREE)
-    ema_decay: float = setting(0.999, "decay of the averaged parameters; 0 keeps no average", at_least=0, less_than=1)
-    ema_warmup: bool = setting(True, "that decay grows as (1 + n) / (10 + n) until it reaches ema_decay")
+    max_to_keep: int = setting(2, "checkpoints to keep: the newest ones", at_least=1, on_resume=FREE)
+    ema_decay: float = setting(0.999, "decay of the EMA of the parameters; 0: no EMA", at_least=0, less_than=1)
+    ema_warmup: bool = setting(True, "at update n the decay is (1 + n) / (10 + n) until that reaches ema_decay")
     wandb: bool = setting(False, "metrics also go to Weights & Biases", on_resume=FREE)
     progress: bool = setting(True, "a progress line on the terminal", on_resume=FREE)
     profile_steps: int = setting(0, "early steps that are traced into WORKDIR/profile, after each start", at_least=0, on_resume=FREE)
-    heartbeat_s: float = setting(10.0, "seconds between the lines in which a process says what it does", more_than=0, on_resume=FREE)
+    heartbeat_s: float = setting(10.0, "seconds between two heartbeats of a process", more_than=0, on_resume=FREE)
     peer_timeout_s: float = setting(
         300.0, "seconds without a heartbeat after which a process stops waiting for another; at least 4 heartbeats", on_resume=FREE
     )

@@ -16,7 +16,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "configurati
 HEAD = """# Configuration
 
 Every field that a configuration file, `--config.NAME=VALUE` or a run's `config.json` may set. This page is generated from the declarations
-in the code (`python -m vpp_jax.cli.config_help` writes it anew); `vpp train --help` prints the same in a terminal, and
+in the code (`python -m vpp_jax.cli.config_help` regenerates it); `vpp train --help` prints the same in a terminal, and
 `vpp train --config=FILE --help` with the values of a file.
 
 A configuration file starts from the defaults (the published size) and changes fields:
@@ -33,8 +33,8 @@ def get_config():
     return config
 ```
 
-On resume: *free* fields may change without a word; *announced* ones may change, and the run prints and logs both values; where any other
-field changed, the run is refused.
+On resume: *free* fields may change silently; *announced* fields may change, and the run prints and logs both values; if any other field has
+changed, the run is refused.
 """
 DERIVED = """## Derived
 

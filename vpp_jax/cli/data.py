@@ -136,7 +136,7 @@ def _parser() -> Parser:
         "--quantiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the two quantiles to store (default: those of the registry row)"
     )
     _add_shard_flags(stats, "read only part K of N equal parts of the episodes")
-    inspect = reader("inspect", _inspect, "show what a dataset, or each dataset of a directory, holds and what is wrong with it")
+    inspect = reader("inspect", _inspect, "report contents and defects of a dataset, or of each dataset in a directory")
     inspect.add_argument("--mixture", metavar="NAME", help="DIR holds many datasets: check those of this mixture")
     inspect.add_output("--json", metavar="FILE", help="write the report as JSON")
     inspect.add_output("--png", metavar="FILE", help="draw episodes with their instructions and actions")

@@ -22,7 +22,7 @@ VERBS = {
     "report": "write the HTML report of a work directory",
     "convert": "import published weights, export safetensors",
     "compile": "ahead-of-time compile for a TPU topology: memory fit, communication, roofline",
-    "bench": "measure speed: data, model, act, eval, sim",
+    "bench": "measure speed and memory: data, index, model, act, eval, pytorch, sim",
     "demo": "end to end at a small size: demonstrations, three training stages, closed loop, report",
 }
 RUN_MODELS = ("train", "eval", "predict")

@@ -17,10 +17,10 @@ class PredictError(VppError):
 def main(argv: Sequence[str]) -> int:
     parser = Parser(prog="vpp predict", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="work directory of stage video")
-    parser.add_argument("--image", type=Path, required=True, help="first frame: any image file; resized to the model's square size")
+    parser.add_argument("--image", type=Path, required=True, help="first frame: JPEG, PNG, WebP or BMP; resized to the model's square size")
     parser.add_argument("--instruction", required=True, help='language instruction, e.g. "open the drawer"')
     parser.add_output("--out", required=True, metavar="FILE", help="FILE.mp4; a strip of the frames is written to FILE.png")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampler's noise")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampler's noise")
     parser.add_argument("--fps", type=float, default=8.0, help="frames per second of the video file")
     options = parser.parse_args(argv)
     if options.out.suffix != ".mp4":

@@ -54,7 +54,7 @@ def _parser(argv: Sequence[str]) -> Parser:
     parser.add_argument(
         "--compilation_cache",
         metavar="DIR",
-        help="compiled programs, so that a resumed run starts at once (default: .jax_cache beside workdir)",
+        help="compiled programs, so that a resumed run starts at once (default: .jax_cache next to workdir)",
     )
     return parser
 
