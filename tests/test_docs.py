@@ -199,14 +199,15 @@ def parser_of(verb: str) -> Parser:
 
 
 def wrong_commands(page: Page) -> list[str]:
-    """`vpp ...` (also behind `--` of a launch script), `make TARGET` and `python -m MODULE`."""
+    """`vpp ...`, `make TARGET`, `python -m MODULE`, and the options of our scripts; `vpp` also behind the `--` of a launch script."""
     errors = []
     for line in (line for code in page.code for line in command_lines(code)):
         prefix, vpp, rest = line.partition("vpp ")
         if vpp and re.fullmatch(r"(\$ )?(\w+=\S* )*", prefix):
             errors += check_vpp(rest)
-        elif line.startswith("launch/") and " -- " in line:
-            errors += check_vpp(line.partition(" -- ")[2])
+        elif script := re.match(r"(?:python )?((?:launch|tools|benchmarks)/\w+\.(?:sh|py))(.*)", line):
+            options, _, command = script[2].partition(" -- ")
+            errors += check_script(script[1], options) + check_vpp(command)
         elif target := re.match(r"make ([a-z][\w-]*)", line):
             errors += [] if target[1] in make_targets() else [f"make has no target {target[1]}"]
         elif module := re.match(r"\S*python -m ([\w.]+)", line):
@@ -223,6 +224,15 @@ def command_lines(code: str) -> list[str]:
         first, *others = re.split(r" \| ", line)
         found += [first, *(f"{first.rpartition(' ')[0]} {other}" for other in others)]
     return found
+
+
+def check_script(name: str, options: str) -> list[str]:
+    """Flags that a script does not mention, neither itself nor in what launch scripts share."""
+    sources = [PROJECT / name, *([PROJECT / "launch" / "common.sh"] if name.startswith("launch/") else [])]
+    if not sources[0].exists():
+        return [f"there is no {name}"]
+    known = set(re.findall(r"--\w+", "\n".join(path.read_text() for path in sources)))
+    return [f"{name} has no flag {flag}" for flag in re.findall(r"(?<!\S)--\w+", re.sub(r"\$\(.*?\)", "", options)) if flag not in known]
 
 
 def make_targets() -> set[str]:
@@ -403,7 +413,8 @@ def test_two_hops_from_the_readme(what):
         (wrong_commands, "`vpp fly`, `vpp data fly`, `vpp train --fly=1`, `vpp data build calvin --fly`, `vpp bench fly`, `make fly`", 6),
         (wrong_commands, "`vpp train --config.train.fly=1`, `vpp report --out FILE DIR`, `python -m tests.fly`, `vpp demo DIR`", 3),
         (wrong_commands, "```\nA=1 vpp train --config=FILE \\\n    --fly   # --comment\n```\n\n    vpp data index | fly DIR\n", 2),
-        (wrong_commands, "```\nlaunch/tpu.sh start --name x -- train --fly\n```\n", 1),
+        (wrong_commands, "```\nlaunch/tpu.sh start --name x --fly -- train --fly\n```\n", 2),
+        (wrong_commands, "`python tools/faults.py --out DIR --fly`, `python tools/fly.py`, `launch/xpk.sh --dry_run`", 2),
         (wrong_commands, "`vpp train --config=X --config.data.datasets[0].path=Y`, `vpp data stats --quantiles 0 1 DIR`, `vpp VERB`", 0),
         (unknown_fields, "`data.fly`, `train.fly = 3`, `model.unet.in_channels`", 3),
         (unknown_fields, "`data.batch_size`, `data.datasets[i].path`, `policy_diffusion.feature_draws = 0`, `policy.act`", 0),
