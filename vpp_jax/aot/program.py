@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +139,8 @@ def _inference(config: ExperimentConfig, step: str, rows: int):
     """A function of (parameters, *batch) and the batch's ShapeDtypeStructs: `act` computes actions from images, `features` the features."""
     if config.stage != "policy":
         raise ConfigError(f"step {step} belongs to stage policy, the configuration is of stage {config.stage}")
-    model, policy, shape = config.model, PolicyStage(config).policy, jax.ShapeDtypeStruct
+    model, policy = config.model, PolicyStage(config).policy
+    shape: Any = jax.ShapeDtypeStruct  # in place of arrays
     images = {view: shape((rows, model.image_size, model.image_size, 3), jnp.uint8) for view in model.views}
     states = shape((rows, model.text_length, model.unet.cross_attention_dim), jnp.float32)
     keys = shape((rows, 2), jnp.uint32)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 Levels = Float[np.ndarray, "levels"]
 
@@ -19,11 +19,11 @@ LMS_ORDER = 4
 
 
 class LinearSteps(NamedTuple):
-    """Coefficients of every step, float64."""
+    """Coefficients of every step: float64 as they are computed, then in the type of the state."""
 
-    keep: Float[np.ndarray, "steps"]
-    weights: Float[np.ndarray, "steps history"]
-    spread: Float[np.ndarray, "steps"]
+    keep: Float[Array | np.ndarray, "steps"]
+    weights: Float[Array | np.ndarray, "steps history"]
+    spread: Float[Array | np.ndarray, "steps"]
 
 
 class LinearMethod(NamedTuple):

@@ -19,12 +19,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from vpp_jax.diffusion.linear_multistep import LinearMethod, LinearSteps, dpmpp_2m, euler_ancestral, lms
 
-# (x [b ...], sigma [b]) -> the denoised sample D(x, sigma) [b ...]
-Denoiser = Callable[[Float[Array, "b ..."], Float[Array, "b"]], Float[Array, "b ..."]]
+# (x [b ...], sigma [b], and what `prepare` made of sigma if there is one) -> the denoised sample D(x, sigma) [b ...]
+Denoiser = Callable[..., Float[Array, "b ..."]]
 # sigmas [n] -> what a denoiser computes from noise levels alone, [n ...]
 Prepare = Callable[[Float[Array, "n"]], Float[Array, "n ..."]]
 
@@ -81,7 +82,9 @@ def sample_trajectory(
     eta: float = 1.0,
 ) -> tuple[Float[Array, "b ..."], Trajectory]:
     """`sample` together with every intermediate."""
-    return _integrate(denoise, x, sigmas, kind, key, eta, None, collect=True)
+    result, trajectory = _integrate(denoise, x, sigmas, kind, key, eta, None, collect=True)
+    assert trajectory is not None
+    return result, trajectory
 
 
 def _integrate(
@@ -116,17 +119,17 @@ def _integrate(
         given = () if prepared is None else (prepared[None],)
         return denoise(state, jnp.full(state.shape[:1], sigma), *given).astype(dtype)
 
-    def body(carry: tuple[jax.Array, jax.Array | None], level: tuple):
+    def body(carry: tuple, level: tuple):
         (state, recent), (sigma, sigma_next, sigma_second, prepared, prepared_second, linear, index) = carry, level
         denoised = ask(state, sigma, prepared)
-        if linear is None:
+        if isinstance(method, SingleStep):
             following = method.step(lambda x: ask(x, sigma_second, prepared_second), state, denoised, sigma, sigma_next)
         else:
             seen = (state - denoised) / sigma if method.slopes else denoised
             recent = jnp.concatenate([seen[None], recent[:-1]])
             following = linear.keep * state + sum(linear.weights[age] * recent[age] for age in range(len(recent)))
-        if keys is not None:
-            following += linear.spread * _example_noise(keys, index, state)
+            if keys is not None:
+                following += linear.spread * _example_noise(keys, index, state)
         return (following, recent), (Trajectory(state, denoised) if collect else None)
 
     levels = (first, following, second, prepared, prepared_second, coefficients, jnp.arange(len(first)))
@@ -178,12 +181,12 @@ def _geometric_mean(sigma: jax.Array, sigma_next: jax.Array) -> jax.Array:
 
 
 def _coefficients(method: LinearMethod, kind: str, sigmas: jax.Array | np.ndarray, eta: float, dtype: jnp.dtype) -> LinearSteps:
-    if isinstance(sigmas, jax.core.Tracer):
+    if isinstance(sigmas, Tracer):
         raise ValueError(f"sampler {kind} computes its coefficients on the host: pass sigmas as a constant, not as a traced array")
     if not 0.0 <= eta <= 1.0:
         raise ValueError(f"eta is {eta}, expected at least 0 and at most 1")
     steps = method.coefficients(np.asarray(sigmas, np.float64), eta if method.stochastic else 0.0)
-    return LinearSteps(*(jnp.asarray(values, dtype) for values in steps))
+    return LinearSteps(jnp.asarray(steps.keep, dtype), jnp.asarray(steps.weights, dtype), jnp.asarray(steps.spread, dtype))
 
 
 def _example_keys(kind: str, key: jax.Array | None, batch: int) -> jax.Array:

@@ -25,7 +25,7 @@ from data_pipelines.transforms import Normalizer
 from vpp_jax.common.config_tree import build
 from vpp_jax.common.provenance import device_name, git_revision, library_versions
 from vpp_jax.config import ExperimentConfig, InitConfig, ModelConfig, config_hash, from_config_dict, to_dict, to_json
-from vpp_jax.functional import Params, PureModule, with_prefix
+from vpp_jax.functional import AbstractParams, Params, PureModule, with_prefix
 from vpp_jax.interop.matching import compare_names, load_onto
 from vpp_jax.interop.policy_config import ACTION, FORMER, policy_model
 from vpp_jax.interop.published_configs import require_derived, text_config, unet_config, vae_config
@@ -143,7 +143,7 @@ class Plan:
             init=InitConfig(vae=str(out / "vae") if stage == "video" else "", video=str(out / "video") if stage == "policy" else ""),
         )
 
-    def _tensors(self) -> tuple[dict[str, Params], dict[str, dict[str, dict[str, TensorMapping]]]]:
+    def _tensors(self) -> tuple[dict[str, AbstractParams], dict[str, dict[str, dict[str, TensorMapping]]]]:
         modules: dict[str, list[tuple[str, PureModule, str, bool]]] = {"vae": [("vae", self.predictor.vae, "", False)]}
         if "unet" in self.components:
             modules["unet"] = [("unet", self.predictor.unet, "", False)]
@@ -163,7 +163,7 @@ class Plan:
                 text,
                 goal,
             ]
-        abstract: dict[str, Params] = {kind: {} for kind in modules}
+        abstract: dict[str, AbstractParams] = {kind: {} for kind in modules}
         wanted: dict[str, dict[str, dict[str, TensorMapping]]] = {kind: {} for kind in modules}
         for kind, entries in modules.items():
             for group, module, prefix, openai in entries:

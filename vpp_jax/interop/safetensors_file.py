@@ -10,7 +10,6 @@ import math
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -51,7 +50,9 @@ class TensorSource(Protocol):
     """Named tensors, read one at a time. `tensors` are shapes and types by published name; `where` is for messages."""
 
     where: str
-    tensors: Mapping[str, jax.ShapeDtypeStruct]
+
+    @property
+    def tensors(self) -> Mapping[str, jax.ShapeDtypeStruct]: ...
 
     def read(self, name: str) -> np.ndarray: ...
 
@@ -125,10 +126,7 @@ class SafetensorsShards:
         if unlisted:
             raise FileFormatError(f"{index} does not list {len(unlisted)} tensors of its files, first {unlisted[0]}")
         self._map = weight_map
-
-    @cached_property
-    def tensors(self) -> dict[str, jax.ShapeDtypeStruct]:
-        return {name: self.files[file].tensors[name] for name, file in self._map.items()}
+        self.tensors = {name: self.files[file].tensors[name] for name, file in weight_map.items()}
 
     def read(self, name: str) -> np.ndarray:
         return self.files[self._map[name]].read(name)

@@ -44,13 +44,14 @@ def open_component(kind: str, path: Path, variant: str = "") -> Component:
         weights = _weights(folder, stem, variant)
     else:
         raise ConversionError(f"--{kind}={path} does not exist")
+    source: TensorSource
     if weights.suffix == ".json":
-        source = SafetensorsShards(weights)
-        files = [{"name": name, "header": file.header.decode()} for name, file in source.files.items()]
+        source = shards = SafetensorsShards(weights)
+        files = [{"name": name, "header": file.header.decode()} for name, file in shards.files.items()]
         layout = {"files": files, "index": {"name": weights.name, "text": weights.read_text()}}
     elif weights.suffix == ".safetensors":
-        source = SafetensorsFile(weights)
-        layout = {"files": [{"name": weights.name, "header": source.header.decode()}]}
+        source = single = SafetensorsFile(weights)
+        layout = {"files": [{"name": weights.name, "header": single.header.decode()}]}
     else:
         source, layout = TorchFile(weights), {}
     config = folder / "config.json"

@@ -1,6 +1,5 @@
 """PyTorch weight files: a dict of tensors, in some files together with a configuration."""
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,7 @@ class TorchFile:
             raise FileFormatError(f"{path}: 'model' is empty or not a dict of tensors")
         self.arguments = to_jsonable(root["args"], self.where) if "args" in root else None
         self._parts = {str(name): self._archive.tensor(str(name), value) for name, value in model.items()}
-
-    @cached_property
-    def tensors(self) -> dict[str, jax.ShapeDtypeStruct]:
-        return {name: jax.ShapeDtypeStruct(part.shape, part.dtype) for name, part in self._parts.items()}
+        self.tensors = {name: jax.ShapeDtypeStruct(part.shape, part.dtype) for name, part in self._parts.items()}
 
     def read(self, name: str) -> np.ndarray:
         """A view of the tensor's storage, all of which is read (and its checksum verified)."""

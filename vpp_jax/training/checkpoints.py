@@ -216,7 +216,7 @@ class Checkpoints:
         documents = {"metadata": document, "data": {"state": data_state}, "index": _index_of(trees)}
         self._manager.save(step, args=_save_arguments(trees, documents), force=True)
 
-    def restore(self, step: int, abstract: TrainState[jax.ShapeDtypeStruct], shardings: TrainState[Sharding]) -> TrainState[jax.Array]:
+    def restore(self, step: int, abstract: TrainState[jax.ShapeDtypeStruct], shardings: TrainState[Any]) -> TrainState[jax.Array]:
         """The state of `step`. CheckpointError with all three lists if anything is missing, unexpected or of another shape."""
         path = self._folder / str(step)
         index, items = _index(path), {}
@@ -227,7 +227,7 @@ class Checkpoints:
                 raise CheckpointError(f"{path} ({name}) does not fit the configured model. {report}")
             placed = _on_device(wanted, flatten(getattr(shardings, name)))
             items[name] = unflatten(getattr(abstract, name), _restore(path, name, index[name], placed) if wanted else {})
-        return TrainState(step=_place({"step": np.int32(step)}, {"step": shardings.step})["step"], **items)
+        return TrainState(step=_place({"step": np.array(step, np.int32)}, {"step": shardings.step})["step"], **items)
 
     def save_frozen(self, params: Params) -> None:
         """Replaces the frozen parameters."""
@@ -289,7 +289,7 @@ def write_imported(folder: str | Path, trees: Mapping[str, Params], linked: Mapp
       linked: item -> directory of an item of another checkpoint, whose files are shared (hard links, or copies if those fail).
       documents: name -> JSON.
     """
-    folder = epath.Path(folder).absolute()
+    target = epath.Path(folder).absolute()
     index = _index_of(trees)
     for name, other in linked.items():
         index[name] = _index(epath.Path(other).parent)[epath.Path(other).name]
@@ -298,12 +298,12 @@ def write_imported(folder: str | Path, trees: Mapping[str, Params], linked: Mapp
     for name, leaves in trees.items():
         sizes = [value.nbytes for value in leaves.values()]
         packed = sum(value.nbytes for value in leaves.values() if value.size <= PACK_UP_TO)
-        in_flight = (1 << 20) + max(sum(sizes) / 16, packed, *sizes)  # more than any single array
+        in_flight: Any = (1 << 20) + max(sum(sizes) / 16, packed, *sizes)  # more than any single array; Orbax says int, and takes fractions
         handlers[name] = ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight / 1e9)
     handlers |= {name: ocp.JsonCheckpointHandler() for name in documents}
-    ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)).save(folder, args=_save_arguments(trees, documents))
+    ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)).save(target, args=_save_arguments(trees, documents))
     for name, other in linked.items():
-        shutil.copytree(other, folder / name, copy_function=_link)
+        shutil.copytree(other, target / name, copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:
@@ -346,8 +346,9 @@ def _frozen_index(path: epath.Path) -> dict[str, dict[str, list]]:
 
 
 def _on_device(abstract: Mapping[str, Any], shardings: Mapping[str, Sharding] | None) -> dict[str, jax.ShapeDtypeStruct]:
-    default = jax.sharding.SingleDeviceSharding(jax.devices()[0]) if shardings is None else None
-    return {name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=default or shardings[name]) for name, value in abstract.items()}
+    if shardings is None:
+        shardings = dict.fromkeys(abstract, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    return {name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=shardings[name]) for name, value in abstract.items()}
 
 
 def _restore(path: epath.Path, item: str, index: Mapping[str, list], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
@@ -359,8 +360,9 @@ def _restore(path: epath.Path, item: str, index: Mapping[str, list], wanted: Map
     if not tree:
         return {}
     arguments = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True)
-    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_in_flight(index, wanted) / 1e9)
-    reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**{item: handler}))
+    in_flight: Any = _in_flight(index, wanted) / 1e9  # Orbax says int, and takes fractions of a gigabyte
+    handlers: dict[str, Any] = {item: ocp.PyTreeCheckpointHandler(restore_concurrent_gb=in_flight)}
+    reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
     with freed_at_once():
         restored = reader.restore(path, args=ocp.args.Composite(**{item: arguments}))[item]
     packed = {kind: np.asarray(vector) for kind, vector in restored.get("packed", {}).items()}

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -24,6 +25,14 @@ FLUSH_EVERY = 16  # blocks
 OTHERS_TIMEOUT_S = 600.0  # at the start and at the end; in between the processes run in lockstep
 
 
+@runtime_checkable
+class SkippingSource(Source, Protocol):
+    """A source that lists the records it skipped."""
+
+    @property
+    def skipped(self) -> dict[str, str]: ...
+
+
 @dataclass(frozen=True)
 class CachedFeatures:
     """Random-access source of policy examples whose images are replaced by `features` float16 [t n d].
@@ -32,7 +41,7 @@ class CachedFeatures:
     can be looked up.
     """
 
-    observations: Source  # without images
+    observations: SkippingSource  # without images
     features: np.ndarray
 
     def __len__(self) -> int:

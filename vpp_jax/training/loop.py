@@ -32,7 +32,7 @@ from vpp_jax.common.config_fields import ANNOUNCED, FIXED
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import device_name, git_revision, library_versions
 from vpp_jax.config import ConfigError, ExperimentConfig, config_diff, config_hash, from_config_dict, on_resume, to_dict, to_json
-from vpp_jax.functional import Params, parameter_count
+from vpp_jax.functional import AbstractParams, Params, parameter_count
 from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh, put_batch, replicated
 from vpp_jax.parallel.partition import partition
@@ -222,7 +222,7 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
     return TrainOutcome(step, finished, 0 if finished else stop.exit_code or 128 + signal.SIGTERM, compile_s, clock.total)
 
 
-def compile_step(trainer: Trainer, mesh: Mesh, frozen: Params, example: dict[str, np.ndarray]) -> Callable:
+def compile_step(trainer: Trainer, mesh: Mesh, frozen: Params | AbstractParams, example: dict[str, np.ndarray]) -> jax.stages.Compiled:
     """The training step, compiled for this mesh with every sharding pinned and the state donated."""
     shardings, rows = trainer.shardings(mesh), trainer.stage.config.data.batch_size
     batch = {name: jax.ShapeDtypeStruct((rows, *np.shape(value)), np.asarray(value).dtype) for name, value in example.items()}

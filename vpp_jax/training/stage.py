@@ -1,6 +1,6 @@
 """The interface between a training stage and the training loop: parameters, a loss, data, and plots."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -34,7 +34,8 @@ class Stage(Protocol):
     reported per group. The loop shards both, updates the first, and saves the second once next to the checkpoints.
     """
 
-    config: ExperimentConfig
+    @property
+    def config(self) -> ExperimentConfig: ...
 
     def abstract_trainable(self) -> AbstractParams:
         """What this stage trains."""
@@ -48,11 +49,11 @@ class Stage(Protocol):
         """Fresh parameters; runs inside `jax.jit`."""
         ...
 
-    def load_trainable(self, shardings: dict[str, Sharding]) -> Params | None:
+    def load_trainable(self, shardings: Mapping[str, Sharding]) -> Params | None:
         """Initial parameters from a checkpoint named in `config.init`, placed on `shardings`; None for random initialisation."""
         ...
 
-    def load_frozen(self, shardings: dict[str, Sharding]) -> Params:
+    def load_frozen(self, shardings: Mapping[str, Sharding]) -> Params:
         """Frozen parameters from the checkpoints named in `config.init`, placed on `shardings`."""
         ...
 

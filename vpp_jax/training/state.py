@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +94,7 @@ class Trainer:
         norms = group_norms(squares)
         grads = clip_by_norm(grads, norms["grad_norm"], config.optimizer.grad_clip)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, trainable)
-        params = dict(sorted((optax.apply_updates(trainable, updates) | fixed).items()))
+        params = dict(sorted((cast("Params", optax.apply_updates(trainable, updates)) | fixed).items()))
         ema = _update_ema(state.ema, params, state.step, config.train)
         metrics = {"loss": loss, **metrics, "learning_rate": used_learning_rate(opt_state), **norms}
         metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}

@@ -1,6 +1,6 @@
 """Stage `policy`: Video Former and diffusion transformer on top of the frozen video model (paper section 3.2-3.3)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.loader import policy_source
-from data_pipelines.sources import Source
+from data_pipelines.sources import Mixture, Source
 from vpp_jax.config import DataConfig, ExperimentConfig, config_hash
 from vpp_jax.diffusion.per_example import example_keys, split_example_keys
 from vpp_jax.functional import AbstractParams, Params, with_prefix
@@ -69,10 +69,10 @@ class PolicyStage:
             params |= with_prefix("goal_text_encoder", self.policy.goal_text_encoder.init(goal_key))
         return params
 
-    def load_trainable(self, shardings: dict[str, jax.sharding.Sharding]) -> None:
+    def load_trainable(self, shardings: Mapping[str, jax.sharding.Sharding]) -> None:
         """None: always initialised randomly."""
 
-    def load_frozen(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
+    def load_frozen(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
         """The video model from checkpoint `init.video`; blocks beyond the last tap are not read."""
         directory = self.config.init.video
         params = load_params(directory, self.abstract_frozen(), shardings, stage="video")
@@ -85,7 +85,7 @@ class PolicyStage:
             return self._observations(split)
         return CachedFeatures(self._observations(split, with_images=False), self._cache(split, frozen, workdir))
 
-    def _observations(self, split: str, with_images: bool = True) -> Source:
+    def _observations(self, split: str, with_images: bool = True) -> Mixture:
         model = self.config.model
         return policy_source(
             self.config.data,

@@ -1,6 +1,6 @@
 """Stage `vae`: trains the temporal VAE from scratch, for sizes without a published one (`svd` loads Stability's)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,10 +47,10 @@ class VAEStage:
         params, bias = with_prefix("vae", self.vae.init(key)), "vae/quant_conv.bias"
         return params | {bias: params[bias].at[self.config.model.vae.latent_channels :].set(INITIAL_LOGVAR)}
 
-    def load_trainable(self, shardings: dict[str, jax.sharding.Sharding]) -> None:
+    def load_trainable(self, shardings: Mapping[str, jax.sharding.Sharding]) -> None:
         """None: always initialised randomly."""
 
-    def load_frozen(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
+    def load_frozen(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
         return {}
 
     def source(self, split: str, frozen: Params, workdir: Path) -> Source:

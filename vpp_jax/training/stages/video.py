@@ -1,6 +1,6 @@
 """Stage `video`: text-guided EDM training of the spatio-temporal U-Net on clips (paper section 3.1)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -68,17 +68,17 @@ class VideoStage:
             params |= with_prefix("text", self.predictor.text.init(text_key))
         return params
 
-    def load_trainable(self, shardings: dict[str, jax.sharding.Sharding]) -> Params | None:
+    def load_trainable(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params | None:
         """Fine-tuning: the video model of `init.video`, e.g. imported Stable Video Diffusion; its EMA if it has one."""
         return self._load_initial(shardings) if self.config.init.video and not self.config.lora.rank else None
 
-    def _load_initial(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
+    def _load_initial(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
         directory = self.config.init.video
         params = load_params(directory, self._all_trainable, shardings, stage="video")
         check_model_agrees(self.config, directory, ("unet", "text") if self.config.model.text_trainable else ("unet",))
         return params
 
-    def load_frozen(self, shardings: dict[str, jax.sharding.Sharding]) -> Params:
+    def load_frozen(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
         """The VAE and its scaling factor from the checkpoint `init.vae`; with adapters also the video model of `init.video`."""
         directory, base = self.config.init.vae, self._load_initial(shardings) if self.config.lora.rank else {}
         abstract = {name: spec for name, spec in self.abstract_frozen().items() if name != SCALING_FACTOR and name not in base}
