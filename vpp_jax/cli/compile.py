@@ -38,7 +38,7 @@ def compile_parser() -> Parser:
         help="what is compiled; act (images to actions) and features (the video model only) are for stage policy",
     )
     parser.add_argument("--per_chip", type=float, default=1.0, help="examples per chip and step; may be below 1 if tensor > 1")
-    parser.add_argument("--mesh", metavar="data=N,fsdp=N", help="instead of the configuration's; -1 takes the remaining devices")
+    parser.add_argument("--mesh", metavar="data=N,fsdp=N", help="mesh, instead of the configuration's; -1 takes the remaining devices")
     parser.add_argument(
         "--optimisation",
         choices=("O0", "O1", "O2", "O3"),

@@ -78,12 +78,22 @@ def _parser() -> Parser:
     load.add_argument(
         "--position_encode",
         action="store_true",
-        help="the video model was trained with positions on the text states (svd-robot: yes, CALVIN: no); a policy uses its own args",
+        help="the video model was trained with positions on the text states (svd-robot: yes, CALVIN: no); for a policy its file decides",
     )
     load.add_argument(
-        "--allow_missing", action="append", default=[], metavar="PATTERN", help="fill missing tensors of these names with zeros"
+        "--allow_missing",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="fill missing tensors with zeros whose full name matches this regular expression",
     )
-    load.add_argument("--allow_unexpected", action="append", default=[], metavar="PATTERN", help="ignore unexpected tensors of these names")
+    load.add_argument(
+        "--allow_unexpected",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="ignore unexpected tensors whose full name matches this regular expression",
+    )
     save = actions.add_parser("export", help="checkpoint -> safetensors", description="checkpoint -> safetensors")
     save.add_argument("--checkpoint", type=Path, required=True, help="work directory or checkpoint, imported or trained")
     save.add_output(

@@ -120,7 +120,7 @@ def _parser() -> Parser:
         one = verbs.add_parser(verb, help=text, description=text)
         text = "TFDS/RLDS directory, or its parent with version directories; a path or a bucket URL"
         one.add_argument("directory", type=location, metavar="DIR", help=text, **options)
-        one.add_argument("--name", default="", help="registry row (default: the dataset's own name)")
+        one.add_argument("--name", default="", help="row of data_pipelines/openx/registry.py (default: the dataset's own name)")
         one.add_argument("--index_dir", type=location, help="directory of record indexes and statistics (default: next to the shards)")
         one.set_defaults(run=run)
         return one

@@ -40,7 +40,7 @@ def _parser() -> Parser:
     parser.add_argument("--dataset", type=location, metavar="DIR", help="RLDS directory to encode; a path or a bucket URL")
     parser.add_output("--out", metavar="DIR", help="RLDS directory to write")
     parser.add_argument("--identity", action="store_true", help="print the identity of the VAE and exit")
-    parser.add_argument("--name", default="", help="registry row (default: the dataset's own name)")
+    parser.add_argument("--name", default="", help="row of data_pipelines/openx/registry.py (default: the dataset's own name)")
     parser.add_argument("--views", type=words, default=(), help="views to encode, comma-separated (default: the registry row's clip_views)")
     parser.add_argument("--splits", type=words, default=(), help="splits to encode, comma-separated (default: every complete split)")
     parser.add_argument("--batch", type=int, default=64, help="frames per encoder call, over all devices of the process")

@@ -13,7 +13,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "directory",
         type=partial(local_path, "DIRECTORY"),
-        help="a run directory: data/, vae/, video/, policy/, eval/, timing.json, as far as present",
+        help="directory of a run; reports what it has of data/, vae/, video/, policy/, eval/ and timing.json",
     )
     parser.add_output("--out", metavar="FILE", help="the HTML file (default: DIRECTORY/report/index.html)")
     arguments = parser.parse_args(argv)
