@@ -9,7 +9,7 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from vpp_jax.config import ExperimentConfig
 PROJECT = Path(__file__).resolve().parents[1]
 OURS = ("vpp_jax", "data_pipelines", "eval", "configs")
 TOPS = (*OURS, "tests", "tools", "benchmarks", "launch", "docs")
-GROUPS = tuple(field.name for field in fields(ExperimentConfig) if "." in str(field.type) or "Config" in str(field.type))
+GROUPS = tuple(field.name for field in fields(ExperimentConfig) if is_dataclass(field_type(ExperimentConfig, field.name)))
 WORD = r"[\w./{},*-]"
 # What a newcomer looks for, and the file that has it: at most two hops from the README
 LANDMARKS = {
