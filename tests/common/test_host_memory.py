@@ -63,6 +63,7 @@ def test_blocks_freed_while_restoring_are_given_back(variables):
     assert printed(RESIDENT, "inside", **variables) < 16 < 64 < printed(RESIDENT, **variables)
 
 
+@pytest.mark.medium
 def test_temporaries_lie_in_huge_pages():
     asked, not_asked = printed(PAGES, "huge", JAX_PLATFORMS="cpu"), printed(PAGES, JAX_PLATFORMS="cpu")
     if SETTING.is_file() and "[madvise]" in SETTING.read_text():

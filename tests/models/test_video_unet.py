@@ -55,6 +55,7 @@ def run(params):
     return lambda *inputs: function(params, *inputs)
 
 
+@pytest.mark.medium
 def test_published_architecture_has_the_published_parameters():
     abstract = build(VideoUNetConfig()).abstract
     assert (len(abstract), parameter_count(abstract)) == (1428, 1_524_623_082)
@@ -76,6 +77,7 @@ def test_published_architecture_has_the_published_parameters():
     assert {name: abstract[name].shape for name in expected} == expected
 
 
+@pytest.mark.medium
 def test_stop_after_a_tap_is_structural():
     abstract = build(VideoUNetConfig(last_tap=1)).abstract
     assert parameter_count(abstract) == 1_355_628_826
@@ -125,6 +127,7 @@ def plain(params, inputs):
     return gradient(CONFIG, params, inputs)
 
 
+@pytest.mark.medium
 def test_every_parameter_has_a_gradient(plain):
     assert all(bool(jnp.isfinite(g).all()) for g in plain.values())
     assert [name for name, g in plain.items() if not jnp.abs(g).max() > 0] == []

@@ -89,6 +89,7 @@ def test_gates_of_the_decoder_switch_time_on_with_a_large_factor(coder, params):
         assert (change > 1e-3) == connected
 
 
+@pytest.mark.medium
 def test_every_parameter_has_a_gradient(params, images):
     pure = build(CONFIG)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.medium
 TOY = Path(__file__).parents[1] / "training" / "toy_stage.py"
 
 SCRIPT = """
