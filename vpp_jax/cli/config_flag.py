@@ -27,7 +27,10 @@ Overrides = list[tuple[str, str]]  # dotted name and text
 def add_config_flag(parser: Parser, required: bool = True) -> None:
     """`--config`, and in the help `--config.NAME`, which `split_overrides` takes out of a command line before it is parsed."""
     parser.add_argument(
-        "--config", required=required, metavar="FILE", help="configuration: a Python file with get_config(), or the config.json of a run"
+        "--config",
+        required=required,
+        metavar="FILE",
+        help="configuration: a Python file with get_config(), which is run, or the config.json of a run, which is only read",
     )
     text = "overrides one field of it, e.g. --config.train.steps=1000; `vpp train --help` lists the fields"
     parser.add_argument("--config.NAME", metavar="VALUE", default=argparse.SUPPRESS, help=text)
