@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -120,7 +121,7 @@ class Batches(Iterator[Example]):
         """The number of examples consumed by all processes together: the same in every process, valid for any number of them."""
         return {"examples": self._examples}
 
-    def set_state(self, state: dict[str, int]) -> None:
+    def set_state(self, state: Any) -> None:
         """Resumes at the position of the iterator that returned `state`."""
         if not isinstance(state, dict) or state.keys() != {"examples"} or not 0 <= int(state["examples"]) < MAX_EXAMPLES:
             raise DataError(

@@ -71,7 +71,7 @@ def interleave(positions: Int[np.ndarray, "n"], weights: Sequence[float]) -> tup
     return datasets, within
 
 
-def permute(index: Int[np.ndarray, "n"], length: int, key: UInt64[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+def permute(index: Int[np.ndarray, "n"], length: int, key: UInt64[np.ndarray, "n"] | np.uint64) -> Int[np.ndarray, "n"]:
     """The image of each `index` under a random permutation of 0 .. length - 1 chosen by `key`.
 
     A Feistel network permutes the next power of two. It is applied again to results that are out of range until they are in range, which

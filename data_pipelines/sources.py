@@ -38,6 +38,16 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class SkippingSource(Source, Protocol):
+    """A source that may skip bad records."""
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """`FILE record N` -> `field: problem` of every record skipped so far."""
+        ...
+
+
 def camera_frame(
     episode: Episode, camera: str, step: int, spec: DatasetSpec, image_size: int, jpeg_dct_scaling: bool = False
 ) -> np.ndarray:
@@ -268,7 +278,8 @@ class PolicySource(_EpisodeSource):
         }
 
 
-SourceT = TypeVar("SourceT", bound=_EpisodeSource)
+SourceT = TypeVar("SourceT", bound=SkippingSource)
+EpisodeSourceT = TypeVar("EpisodeSourceT", bound=_EpisodeSource)
 
 
 class Mixture(Generic[SourceT]):
@@ -407,7 +418,9 @@ def open_dataset(config: DataConfig, entry: DatasetConfig, split: str = "train")
     )
 
 
-def _mixture(config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], SourceT], columns: Sequence[str]) -> Mixture[SourceT]:
+def _mixture(
+    config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], EpisodeSourceT], columns: Sequence[str]
+) -> Mixture[EpisodeSourceT]:
     """One source per dataset, if `columns` of every registry row are usable; the error names all datasets where they are not."""
     if not config.datasets:
         advice = (

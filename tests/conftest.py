@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from jaxtyping import install_import_hook
 
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).parent))  # `malicious`, which several folders import
@@ -19,6 +20,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # `malicious`, which several fol
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
+# Arguments and results of every annotated function are checked against its signature, shapes included. Before the first import of ours. The
+# environments of PyTorch, Beam and libtpu have no type checker.
+if importlib.util.find_spec("beartype"):
+    install_import_hook(["vpp_jax", "data_pipelines", "eval"], "shape_checking.checker")
 
 # Everything that a test may lack. What `make test` installs, and what lies in tests/data, is never a reason to skip.
 SKIP_REASONS = (

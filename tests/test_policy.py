@@ -41,7 +41,7 @@ def observation(policy):
     images = {view: rng.integers(0, 256, (3, 32, 32, 3), np.uint8) for view in policy.config.views}
     ids = rng.integers(1, 1000, (3, length)).astype(np.int32)
     ids[:, 5:] = 49407
-    return images, ids, np.arange(length)[None].repeat(3, 0) <= 5, rng.normal(size=(3, 15)).astype(np.float32)
+    return jax.tree.map(jnp.asarray, (images, ids, np.arange(length)[None].repeat(3, 0) <= 5, rng.normal(size=(3, 15)).astype(np.float32)))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def features_of(policy):
 def test_the_video_model_truncates_instructions_to_its_text_length(policy, params):
     lengths = policy.config.text_length, policy.config.goal_length
     instructions = ["open the drawer", "push the red block that lies left of the drawer to the right until it falls down"]
-    short, long = (CLIPTokenizer(length)(instructions) for length in lengths)
+    short, long = (tuple(map(jnp.asarray, CLIPTokenizer(length)(instructions))) for length in lengths)
     assert lengths[0] < lengths[1] < long[1].sum(1).max() + 1
     np.testing.assert_allclose(policy.video_states(params, *long), policy.video_states(params, *short), rtol=1e-6, atol=1e-6)
     assert policy.encode_instruction(params, *long).goal.shape == (2, policy.config.action.goal_dim)
@@ -108,7 +108,7 @@ def test_everything_that_is_given_matters(params, observation, act, changed):
 def test_steps_behind_the_mask_do_not_count(policy, params, observation):
     _, ids, mask, proprio = observation
     features = jax.random.normal(jax.random.key(0), (3, 4, 128, 32))
-    actions = np.random.default_rng(1).uniform(-1, 1, (3, 6, 7)).astype(np.float32)
+    actions = jax.random.uniform(jax.random.key(1), (3, 6, 7), minval=-1, maxval=1)
     valid = np.array([[True] * 6, [True] * 3 + [False] * 3, [True] + [False] * 5])
     loss = jax.jit(policy.loss)
     one, metrics = loss(params, features, ids, mask, proprio, actions, valid, jax.random.key(2))
@@ -123,13 +123,13 @@ def test_steps_behind_the_mask_do_not_count(policy, params, observation):
 def test_loss_has_gradients_for_every_trained_parameter(policy, params, observation):
     _, ids, mask, proprio = observation
     features = jax.random.normal(jax.random.key(0), (3, 4, 128, 32))
-    actions = np.random.default_rng(1).uniform(-1, 1, (3, 6, 7)).astype(np.float32)
+    actions = jax.random.uniform(jax.random.key(1), (3, 6, 7), minval=-1, maxval=1)
     trained = {
         name: value for name, value in params.items() if name.split("/")[0] in ("video_former", "action_transformer", "goal_text_encoder")
     }
 
     def loss(trained):
-        return policy.loss(params | trained, features, ids, mask, proprio, actions, np.ones((3, 6), bool), jax.random.key(2))[0]
+        return policy.loss(params | trained, features, ids, mask, proprio, actions, jnp.ones((3, 6), bool), jax.random.key(2))[0]
 
     gradients = jax.jit(jax.grad(loss))(trained)
     silent = [name for name, value in gradients.items() if not np.isfinite(value).all() or float(jnp.abs(value).max()) == 0.0]
@@ -158,9 +158,10 @@ def test_sampler_returns_the_action_of_a_perfect_denoiser(policy, params, monkey
 def test_fixed_feature_noise_makes_features_a_function_of_the_observation(policy, params, observation):
     images, ids, mask, _ = observation
     fixed = dataclasses.replace(policy, config=dataclasses.replace(policy.config, fixed_feature_noise=True))
-    twice = {view: image[np.array([0, 0, 1])] for view, image in images.items()}
-    features = np.asarray(features_of(fixed)(params, twice, ids[[0, 0, 1]], mask[[0, 0, 1]], jax.random.split(jax.random.key(4), 3)))
+    rows = jnp.array([0, 0, 1])
+    twice = {view: image[rows] for view, image in images.items()}
+    features = np.asarray(features_of(fixed)(params, twice, ids[rows], mask[rows], jax.random.split(jax.random.key(4), 3)))
     np.testing.assert_allclose(features[0], features[1], rtol=1e-5, atol=1e-5)
     assert np.abs(features[0] - features[2]).max() > 1e-3
-    fresh = np.asarray(features_of(policy)(params, twice, ids[[0, 0, 1]], mask[[0, 0, 1]], jax.random.split(jax.random.key(4), 3)))
+    fresh = np.asarray(features_of(policy)(params, twice, ids[rows], mask[rows], jax.random.split(jax.random.key(4), 3)))
     assert np.abs(fresh[0] - fresh[1]).max() > 1e-3

@@ -34,7 +34,7 @@ def batch(predictor):
     video = rng.integers(0, 256, (2, 4, 32, 32, 3), np.uint8)
     ids = rng.integers(1, 1000, (2, length)).astype(np.int32)
     ids[:, 6:] = 49407
-    return video, ids, np.arange(length)[None].repeat(2, 0) <= 6
+    return jnp.asarray(video), jnp.asarray(ids), jnp.arange(length)[None].repeat(2, 0) <= 6
 
 
 def test_image_conversion_round_trip():

@@ -276,18 +276,19 @@ def unet(folder: Folder) -> Results:
 
     latents, noise, sigma, condition, states = stage_one_inputs(folder)
     scale, noisy = edm.video_preconditioning(sigma), edm.add_noise(latents, noise, sigma)
-    image = np.broadcast_to(condition[:, None], latents.shape)
+    image = jnp.broadcast_to(condition[:, None], latents.shape)
     inputs = (jnp.concatenate([scale.network_input(noisy), image], -1), scale.c_noise, states, vectors["tvp_time_ids"])
     doubled = [jnp.concatenate([value, value]) for value in inputs]  # the batch that is compiled already
     yield "tvp_out", first(run(params, *doubled).sample[: len(latents)]), FORWARD
 
 
-def stage_one_inputs(folder: Folder) -> tuple[np.ndarray, ...]:
+def stage_one_inputs(folder: Folder) -> tuple[jax.Array, ...]:
     """Latents, noise, noise levels, conditions and text states of the recorded training example."""
     vectors = folder.vectors
     latents, noise = last(vectors["tvp_latents"]), last(vectors["tvp_noise"])
     condition = latents[:, 0] / latents.dtype.type(folder.config["vae"]["scaling_factor"])
-    return latents, noise, vectors["tvp_sigma"].reshape(-1), condition, vectors["cond_pe0"][: len(latents)]
+    sigma, states = vectors["tvp_sigma"].reshape(-1), vectors["cond_pe0"][: len(latents)]
+    return tuple(map(jnp.asarray, (latents, noise, sigma, condition, states)))
 
 
 def stage_one(folder: Folder) -> Results:
@@ -381,8 +382,8 @@ def schedules(folder: Folder) -> Results:
     steps = len(vectors["sched_timesteps20"])
     sigmas = get_sigmas(NoiseScheduleConfig("svd_euler", steps, scheduler["sigma_min"], scheduler["sigma_max"]))
     yield "sched_sigmas20", sigmas, FORWARD
-    yield "sched_timesteps20", edm.video_preconditioning(sigmas[:-1]).c_noise, FORWARD
-    yield "loglogistic_sigma", truncated_loglogistic_quantile(vectors["loglogistic_u"], PUBLISHED_DENSITY), FORWARD
+    yield "sched_timesteps20", edm.video_preconditioning(jnp.asarray(sigmas[:-1])).c_noise, FORWARD
+    yield "loglogistic_sigma", truncated_loglogistic_quantile(jnp.asarray(vectors["loglogistic_u"]), PUBLISHED_DENSITY), FORWARD
     published = OptimizerConfig(
         learning_rate=1e-4, schedule="tri_stage", warmup_ratio=0.02, hold_ratio=0.08, initial_scale=0.1, final_scale=1e-6
     )

@@ -73,17 +73,17 @@ class VideoPredictionPolicy:
         """Tokens of `goal_length` -> the embeddings for both models; the U-Net gets the first `text_length` tokens."""
         return InstructionEmbedding(self.video_states(params, text_ids, text_mask), self.goal_vector(params, text_ids, text_mask))
 
-    def video_states(self, params: Params, text_ids: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> Float[Array, "b l d"]:
+    def video_states(self, params: Params, text_ids: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> Float[Array, "b m d"]:
         """Truncated like the tokenizer: an instruction that is too long still ends with the end token, which is also the padding."""
         length, end = self.config.text_length, self.config.text.end_of_text
         if text_ids.shape[1] > length:
-            text_ids, text_mask = jnp.asarray(text_ids)[:, :length].at[:, -1].set(end), text_mask[:, :length]
+            text_ids, text_mask = text_ids[:, :length].at[:, -1].set(end), text_mask[:, :length]
         return self.predictor.encode_text(params, text_ids, text_mask)
 
     def goal_vector(self, params: Params, text_ids: Int[Array, "b l"], text_mask: Bool[Array, "b l"]) -> Float[Array, "b g"]:
         return at_least_float32(self.goal_text_encoder.bind(select("goal_text_encoder", params))(text_ids, text_mask).pooled)
 
-    def features(self, params: Params, images: Images, text_states: Float[Array, "b l d"], key: jax.Array) -> Float[Array, "b t n d"]:
+    def features(self, params: Params, images: Images, text_states: Float[Array, "b l d"], key: jax.Array) -> Float[Array, "b t n c"]:
         """Predictive features of all views, tokens of the views concatenated in the order of `config.views`.
 
         `key` is one PRNG key, or one key per observation [b]; the latter makes its features independent of the batch.

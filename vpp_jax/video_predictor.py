@@ -41,7 +41,7 @@ def to_uint8_image(images: Float[Array, "..."]) -> UInt8[Array, "..."]:
     return jnp.round((jnp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
 
-def sample_per_example(posterior: Posterior, keys: jax.Array) -> Float[Array, "n h w c"]:
+def sample_per_example(posterior: Posterior, keys: jax.Array) -> Float[Array, "n ..."]:
     """One sample per example [n ...], each with its own PRNG key [n]."""
     return jax.vmap(Posterior.sample)(posterior, keys)
 
@@ -105,7 +105,9 @@ class VideoPredictor:
 
     # --- the denoiser ---------------------------------------------------------------------------------------------------------
 
-    def _unet(self, params: Params, scaled_noisy, condition, c_noise, text_states, fps_id: float, noise_aug_id: float = 0.0, taps=()):
+    def _unet(
+        self, params: Params, scaled_noisy, condition, c_noise, text_states, fps_id: float | jax.Array, noise_aug_id: float = 0.0, taps=()
+    ):
         frames = scaled_noisy.shape[1]
         sample_in = jnp.concatenate([scaled_noisy, repeat(condition, "b h w c -> b t h w c", t=frames)], axis=-1)
         time_ids = jnp.tile(jnp.array([[fps_id, self.config.motion_bucket, noise_aug_id]]), (sample_in.shape[0], 1))
@@ -119,7 +121,7 @@ class VideoPredictor:
         condition: Float[Array, "b h w c"],
         text_states: Float[Array, "b l d"],
         *,
-        fps_id: float,
+        fps_id: float | jax.Array,
         noise_aug_id: float = 0.0,
     ) -> Float[Array, "b t h w c"]:
         """EDM-preconditioned estimate of the clean latents (Karras et al. 2022, eq. 7, with sigma_data = 1)."""
@@ -237,7 +239,7 @@ class VideoPredictor:
         image: UInt8[Array, "b h w 3"],
         text_states: Float[Array, "b l d"],
         key: jax.Array | Float[Array, "b t h w c"],
-    ) -> Float[Array, "b t n d"]:
+    ) -> Float[Array, "b t n c"]:
         """VPP's predictive visual representation: one U-Net pass from pure noise, tapped at the up blocks (paper section 3.2).
 
         With `feature_steps` > 1 that many denoising steps without guidance; the last one is tapped.

@@ -143,7 +143,7 @@ class Episode:
         """The record without the step columns `drop` and with the encoded columns `add`."""
         return self._example.replaced([f"{STEPS}/{name}" for name in drop], {f"{STEPS}/{name}": values for name, values in add.items()})
 
-    def metadata(self, name: str) -> np.ndarray | str | bytes | list:
+    def metadata(self, name: str) -> np.ndarray | np.generic | str | bytes | list:
         """A feature of the whole episode, e.g. `episode_metadata/scene`."""
         if name not in self._schema.episode:
             raise DataError(f"{self.where}: no episode field '{name}' in features.json (has {', '.join(self._schema.episode) or 'none'})")
@@ -371,7 +371,7 @@ def build_index(
     )
 
 
-def _count(payload: bytes, schema: Schema, episode_filter: EpisodeFilter | None) -> int:
+def _count(payload: bytes | memoryview, schema: Schema, episode_filter: EpisodeFilter | None) -> int:
     steps = examples.count_steps(payload, schema)
     if episode_filter is None:
         return steps

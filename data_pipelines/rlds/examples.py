@@ -58,7 +58,7 @@ def _example_class(floats_as_bytes: bool = True) -> Any:
 class Example:
     """A parsed record. Columns are accessed by their joined name, e.g. `steps/observation/image_0`."""
 
-    def __init__(self, payload: bytes):
+    def __init__(self, payload: bytes | memoryview):
         """ValueError when `payload` is not a tf.train.Example."""
         self._payload = payload
         try:
@@ -113,7 +113,7 @@ class Example:
             return np.zeros(0, np.float32)
         raise ValueError(f"holds {kind}, expected float_list or int64_list")
 
-    def column(self, name: str, feature: Feature, steps: int | None) -> np.ndarray | list:
+    def column(self, name: str, feature: Feature, steps: int | None) -> Any:
         """Column `name` as its schema describes it.
 
         Args:
@@ -262,7 +262,7 @@ def unpack_rows(blobs: Sequence[bytes | memoryview], feature: Feature) -> np.nda
     return np.frombuffer(b"".join(blobs), dtype).reshape(len(blobs), *feature.fixed_shape)
 
 
-def count_steps(payload: bytes, schema: Schema) -> int:
+def count_steps(payload: bytes | memoryview, schema: Schema) -> int:
     """Number of steps of a record, from its cheapest column. ValueError if it cannot be determined or is zero."""
     example = Example(payload)
     for name in (rlds_schema.IS_FIRST, rlds_schema.IS_LAST, rlds_schema.IS_TERMINAL, *schema.steps):

@@ -16,7 +16,7 @@ class Numbers:
     """A source whose example is its own number."""
 
     def __init__(self, length: int, start: int = 0, bad: int | None = None):
-        self.length, self.start, self.bad = length, start, bad
+        self.length, self.start, self.bad, self.skipped = length, start, bad, {}
 
     def __len__(self):
         return self.length
@@ -24,7 +24,10 @@ class Numbers:
     def __getitem__(self, index):
         if index == self.bad:
             raise BadRecordError("file record 3", "action", "NaN")
-        return {"number": np.int64(self.start + index), "row": np.full(2, index, np.float32)}
+        return {"number": np.array(self.start + index), "row": np.full(2, index, np.float32)}
+
+    def metadata(self):
+        return {}
 
 
 def batches(count, *arguments, **options):

@@ -140,15 +140,17 @@ def test_real_clips_span_the_episode(bridge_dataset, tokenizer):
     source = clip_source(config(bridge_dataset, "bridge_dataset", clip_frames=16), 32, tokenizer, 6)
     assert len(source) == 14
     episode = RLDSDataset(bridge_dataset)[3]
-    expected = np.stack([resize(episode.frame("observation/image_0", step), 32) for step in np.trunc(np.linspace(0, 9, 16)).astype(int)])
+    expected = np.stack(
+        [resize(episode.frame("observation/image_0", step), 32) for step in np.trunc(np.linspace(0, 9, 16)).astype(int).tolist()]
+    )
     np.testing.assert_array_equal(source[3]["video"], expected)
 
 
-def test_config_refuses_nonsense():
+def test_config_refuses_nonsense(tokenizer):
     for wrong, message in ((dict(batch_size=0), "batch_size is 0"), (dict(on_bad_record="ignore"), "one of fail, skip")):
         with pytest.raises(ConfigError, match=message):
             DataConfig(**wrong)
     with pytest.raises(ConfigError, match="weight"):
         DatasetConfig("x", weight=0)
     with pytest.raises(DataError, match=r"data\.datasets is empty"):
-        clip_source(DataConfig(), 8, None, 6)
+        clip_source(DataConfig(), 8, tokenizer, 6)

@@ -36,17 +36,17 @@ def test_relative_commands():
     for _ in range(50):
         commands = RNG.choice([-1.0, -0.5, -0.05, 0.0, 0.05, 0.5, 1.0], RNG.integers(1, 12))
         np.testing.assert_array_equal(standardise.relative_to_absolute(commands), relative_by_loop(commands))
-    np.testing.assert_array_equal(standardise.relative_to_absolute([0, 0, 1, 0, -1, 0]), [1, 1, 0, 0, 1, 1])
-    np.testing.assert_array_equal(standardise.relative_to_absolute([0, -1, 0]), [0, 1, 1])
-    np.testing.assert_array_equal(standardise.relative_to_absolute([0, 0]), [1, 1])
+    np.testing.assert_array_equal(standardise.relative_to_absolute(np.array([0, 0, 1, 0, -1, 0], np.float64)), [1, 1, 0, 0, 1, 1])
+    np.testing.assert_array_equal(standardise.relative_to_absolute(np.array([0, -1, 0], np.float64)), [0, 1, 1])
+    np.testing.assert_array_equal(standardise.relative_to_absolute(np.array([0, 0], np.float64)), [1, 1])
 
 
 def test_binarize():
     for _ in range(50):
         values = RNG.choice([0.0, 0.03, 0.2, 0.5, 0.8, 0.97, 1.0], RNG.integers(1, 12))
         np.testing.assert_array_equal(standardise.binarize(values), binarized_by_loop(values))
-    np.testing.assert_array_equal(standardise.binarize([1, 0.7, 0.3, 0, 0.4, 1]), [1, 0, 0, 0, 1, 1])
-    np.testing.assert_array_equal(standardise.binarize([0, 0.2, 0.4]), [0, 0.4, 0.4])
+    np.testing.assert_array_equal(standardise.binarize(np.array([1, 0.7, 0.3, 0, 0.4, 1], np.float64)), [1, 0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(standardise.binarize(np.array([0, 0.2, 0.4], np.float64)), [0, 0.4, 0.4])
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_binarize():
     ids=lambda value: value.name if isinstance(value, Gripper) else "",
 )
 def test_every_convention_makes_1_open(convention, raw, expected):
-    np.testing.assert_allclose(openness(np.array(raw), convention), expected)
+    np.testing.assert_allclose(openness(np.array(raw, np.float64), convention), expected)
 
 
 def test_every_known_convention_has_an_equation():

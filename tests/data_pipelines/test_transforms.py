@@ -52,7 +52,7 @@ def test_resize_keeps_what_already_fits_and_what_is_flat():
 
 def test_mean_std_round_trip_and_moments():
     x = np.random.default_rng(0).normal(3, [0.1, 5, 2], (1000, 3))
-    normalizer = Normalizer.mean_std(x.mean(0), x.std(0), (True, True, False))
+    normalizer = Normalizer.mean_std(x.mean(0).tolist(), x.std(0).tolist(), (True, True, False))
     y = normalizer.forward(x)
     np.testing.assert_allclose(y[:, :2].mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(y[:, :2].std(0), 1, atol=1e-5)

@@ -57,4 +57,4 @@ def test_window_table_numbers_every_window_once():
 
 
 def test_window_table_may_be_empty():
-    assert len(windows.WindowTable(np.zeros(0))) == 0
+    assert len(windows.WindowTable(np.zeros(0, np.int64))) == 0

@@ -74,12 +74,12 @@ def test_videos(experiment, kind, monkeypatch):
     stand_ins = {
         "denoise": lambda self, params, noisy, sigma, condition, states, **ids: pull(noisy, sigma, condition[:, None]),
         "encode_images": lambda self, params, images: images.astype(jnp.float32) / 255.0 - 0.5,
-        "encode_text": lambda self, params, ids, mask: ids,
+        "encode_text": lambda self, params, ids, mask: jnp.zeros((*ids.shape, 8)),
         "decode_latents": lambda self, params, latents: latents,
     }
     for name, method in stand_ins.items():
         monkeypatch.setattr(VideoPredictor, name, method)
-    image, ids = np.full((2, 4, 4, 3), 191, np.uint8), np.zeros((2, 5), np.int32)
+    image, ids = jnp.full((2, 4, 4, 3), 191, jnp.uint8), jnp.zeros((2, 5), jnp.int32)
     generate = jax.jit(lambda key: predictor.generate({}, image, ids, ids > 0, key))
     video = np.asarray(generate(jax.random.key(0)))
     assert video.shape == (2, config.model.frames, 4, 4, 3)
@@ -94,7 +94,7 @@ def test_eta_reaches_the_sampler(experiment, kind):
         predictor = VideoPredictor(config.model, config.video_diffusion)
         object.__setattr__(predictor, "denoise", lambda params, noisy, sigma, *rest, **ids: pull(noisy, sigma, 0.0))
         noise, condition = jax.random.normal(jax.random.key(2), (1, 4, 2, 2, 4)), jnp.zeros((1, 2, 2, 4))
-        results[eta] = [predictor.sample_latents({}, condition, None, noise, jax.random.key(seed)) for seed in (0, 1)]
+        results[eta] = [predictor.sample_latents({}, condition, jnp.zeros((1, 5, 8)), noise, jax.random.key(seed)) for seed in (0, 1)]
     np.testing.assert_array_equal(*results[0.0])
     assert np.abs(results[1.0][0] - results[1.0][1]).min() > 0
     with pytest.raises(ConfigError, match=r"eta is 1\.5, expected at least 0 and at most 1"):

@@ -98,12 +98,12 @@ def test_loglogistic_quantile_is_accurate_in_both_tails():
     low, high = (1 / (1 + np.exp(-(np.log(s) - np.log(0.5)) / 0.5)) for s in (0.001, 80.0))
     v = low + u.astype(np.float64) * (high - low)
     expected = np.exp(0.5 * np.log(v / (1 - v)) + np.log(0.5))
-    np.testing.assert_allclose(truncated_loglogistic_quantile(u, config), expected, rtol=2e-6)
+    np.testing.assert_allclose(truncated_loglogistic_quantile(jnp.asarray(u), config), expected, rtol=2e-6)
 
 
 def test_recorded_loglogistic_map(reference_data):
     vectors = np.load(reference_data / "parity" / "vectors.npz")
-    got = truncated_loglogistic_quantile(vectors["loglogistic_u"], SigmaDensityConfig(kind="truncated_loglogistic"))
+    got = truncated_loglogistic_quantile(jnp.asarray(vectors["loglogistic_u"]), SigmaDensityConfig(kind="truncated_loglogistic"))
     # u is rounded to float32 (6e-8), which 1 - u = 0.01 magnifies to 3e-6 in log odds
     np.testing.assert_allclose(got, vectors["loglogistic_sigma"], rtol=5e-6)
 

@@ -86,7 +86,7 @@ def test_per_sample_broadcasts_over_the_leading_axis_only():
 def test_recorded_policy_vectors(reference_data):
     """Denoised actions and loss of the published policy from its recorded network output."""
     vectors = np.load(reference_data / "parity" / "vectors.npz")
-    actions, noise, sigma, output = (vectors[name] for name in ("actions", "act_noise", "act_sigma", "policy_model_output"))
+    actions, noise, sigma, output = (jnp.asarray(vectors[name]) for name in ("actions", "act_noise", "act_sigma", "policy_model_output"))
     pre = edm.policy_preconditioning(sigma)
     np.testing.assert_allclose(pre.denoised(edm.add_noise(actions, noise, sigma), output), vectors["policy_denoised"], atol=1e-6)
     loss = np.mean((output - edm.policy_target(actions, noise, sigma)) ** 2)
@@ -96,6 +96,6 @@ def test_recorded_policy_vectors(reference_data):
 def test_recorded_video_vectors(reference_data):
     """`tvp_out` and `tvp_loss` of the published training code."""
     vectors = np.load(reference_data / "parity" / "vectors.npz")
-    latents, noise, sigma, output = (vectors[f"tvp_{name}"] for name in ("latents", "noise", "sigma", "out"))
-    target = edm.video_target(jnp.asarray(latents), jnp.asarray(noise), sigma.reshape(-1))
+    latents, noise, sigma, output = (jnp.asarray(vectors[f"tvp_{name}"]) for name in ("latents", "noise", "sigma", "out"))
+    target = edm.video_target(latents, noise, sigma.reshape(-1))
     np.testing.assert_allclose(np.mean((output - target) ** 2), vectors["tvp_loss"], rtol=1e-4)

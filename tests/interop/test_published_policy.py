@@ -21,6 +21,9 @@ class Listed:
     def __init__(self, shapes):
         self.tensors = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
 
+    def read(self, name):
+        raise AssertionError(f"{name} is read, only names and shapes are asked for")
+
 
 @pytest.fixture(scope="module")
 def shapes(published_shapes):

@@ -9,12 +9,12 @@ from vpp_jax import ops
 from vpp_jax.ops import dot_product_attention
 
 RNG = np.random.default_rng(0)
-Q, K, V = (RNG.standard_normal((2, n, 6)).astype(np.float32) for n in (5, 7, 7))
+Q, K, V = (jnp.asarray(RNG.standard_normal((2, n, 6)), jnp.float32) for n in (5, 7, 7))
 
 
 def reference(q, k, v, heads, visible):
     """One query, head and batch element at a time; `visible(b, i)` are the keys that query i may see."""
-    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     width, out = q.shape[-1] // heads, np.zeros(q.shape)
     for b in range(q.shape[0]):
         for h in range(heads):
@@ -33,8 +33,7 @@ def test_attention_is_softmax_attention():
 def test_causal_is_aligned_at_the_top_left():
     got = ops.attention(Q, K, V, heads=2, causal=True)
     np.testing.assert_allclose(got, reference(Q, K, V, 2, lambda b, i: np.arange(i + 1)), atol=1e-5)
-    changed = V.copy()
-    changed[:, 5:] += 10  # later than the last of five queries
+    changed = V.at[:, 5:].add(10)  # later than the last of five queries
     np.testing.assert_array_equal(ops.attention(Q, K, changed, heads=2, causal=True), got)
 
 

@@ -39,7 +39,7 @@ def test_equals_the_direct_convolution(shape, kernel, numbers):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=shape).astype(np.float32), rng.normal(size=kernel).astype(np.float32)
     expected = exact(x, kernel, numbers)
-    np.testing.assert_allclose(winograd_convolution(x, kernel), expected, atol=3e-6 * np.abs(expected).max())
+    np.testing.assert_allclose(winograd_convolution(jnp.asarray(x), jnp.asarray(kernel)), expected, atol=3e-6 * np.abs(expected).max())
 
 
 def test_windows_of_four_outputs_where_there_are_many():
@@ -67,7 +67,9 @@ def test_equals_the_convolution_of_doubled_images(shape):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=shape).astype(np.float32), rng.normal(size=(3, 3, shape[-1], 16)).astype(np.float32)
     expected = exact(x.repeat(2, 1).repeat(2, 2), kernel, IMAGES)
-    np.testing.assert_allclose(winograd_upsample_convolution(x, kernel), expected, atol=3e-6 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        winograd_upsample_convolution(jnp.asarray(x), jnp.asarray(kernel)), expected, atol=3e-6 * np.abs(expected).max()
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_doubled_images_are_made_only_where_channels_are_few(channels, dtype, ex
 def test_odd_sizes_and_other_kernels_are_refused():
     for shape, kernel in (((1, 5, 4, 8), (3, 3, 8, 8)), ((1, 4, 4, 8), (5, 5, 8, 8))):
         with pytest.raises(ValueError, match="expected kernel sizes 1 or 3, and even sizes"):
-            winograd_convolution(np.zeros(shape), np.zeros(kernel))
+            winograd_convolution(jnp.zeros(shape), jnp.zeros(kernel))
 
 
 def program(x, kernel, padding, stride, platform):

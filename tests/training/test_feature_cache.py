@@ -19,7 +19,7 @@ class Observations:
         return 7
 
     def __getitem__(self, index):
-        return {"image": np.float32(index), "action": np.full((2, 3), index, np.float32)}
+        return {"image": np.array(index, np.float32), "action": np.full((2, 3), index, np.float32)}
 
     def metadata(self):
         return {"dataset": "numbers"}

@@ -148,7 +148,7 @@ def test_loss_from_latents_is_the_loss_from_frames(params, config, packed):
         source = stage.source("train", params, Path())
         loss = jax.jit(stage.loss)
         keys = [jax.random.key(seed) for seed in range(4)]
-        batches = [{key: value for key, value in batch.items() if key != "valid"} for batch in eval_batches(source, 2)]
+        batches = [{key: jnp.asarray(value) for key, value in batch.items() if key != "valid"} for batch in eval_batches(source, 2)]
         assert ("video" in batches[0]) == (name == "frames")
         losses[name] = np.array([loss({}, params, batch, key)[0] for batch, key in zip(batches, keys, strict=False)])
         assert float(stage.loss_weight(batches[0])) == 2
@@ -190,7 +190,7 @@ def test_plots_of_latents(params, packed, tmp_path):
     stage = Stage(packed)
     batch = {name: value for name, value in next(eval_batches(stage.source("val", params, Path()), 2)).items() if name != "valid"}
     stage.plot_batch(batch, tmp_path / "first_batch.png")
-    stage.plot_predictions({}, params, batch, jax.random.key(0), tmp_path / "preview.png")
+    stage.plot_predictions({}, params, jax.tree.map(jnp.asarray, batch), jax.random.key(0), tmp_path / "preview.png")
     true, predicted = stage._preview(params, batch, jax.random.key(0))
     assert true.shape == predicted.shape == (2, 4, 32, 32, 3)
     assert np.asarray(true).std() > 0

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -80,7 +81,7 @@ def test_entries_are_means_of_their_window_one_step_late():
     seen = Remembering()
     recorder = Recorder(MetricLog([seen]), Clock(), log_every=3, batch_size=4)
     for step in range(1, 8):
-        numbers = {"loss": np.float32(step), "grad_norm": np.float32(1), "learning_rate": np.float32(step / 10)}
+        numbers = {"loss": jnp.float32(step), "grad_norm": jnp.float32(1), "learning_rate": jnp.float32(step / 10)}
         recorder.push(step, numbers, {}, {})
         assert len(seen.entries) == (step - 1) // 3  # the entry of step 3 appears when step 4 runs
     recorder.settle()
@@ -101,7 +102,7 @@ def test_skipped_records_are_counted_once_there_are_some():
     seen, skipped = Remembering(), {}
     recorder = Recorder(MetricLog([seen]), Clock(), log_every=1, batch_size=4, skipped=lambda: len(skipped))
     for step in range(1, 4):
-        recorder.push(step, {"loss": np.float32(1), "grad_norm": np.float32(1)}, {}, {})
+        recorder.push(step, {"loss": jnp.float32(1), "grad_norm": jnp.float32(1)}, {}, {})
         recorder.settle()
         skipped[f"file record {step}"] = "empty instruction"
     assert [values.get(metrics.SKIPPED) for _, _, values in seen.entries] == [None, 1, 2]
@@ -109,9 +110,9 @@ def test_skipped_records_are_counted_once_there_are_some():
 
 def test_divergence_names_step_leaf_and_field():
     recorder = Recorder(MetricLog([]), Clock(), log_every=1, batch_size=1)
-    squares = {"unet/b.kernel": np.float32(np.inf), "unet/a.kernel": np.float32(1), "unet/c.kernel": np.float32(np.nan)}
+    squares = {"unet/b.kernel": jnp.float32(jnp.inf), "unet/a.kernel": jnp.float32(1), "unet/c.kernel": jnp.float32(jnp.nan)}
     batch = {"action": np.array([1.0, np.nan]), "video": np.zeros(3, np.uint8)}
-    recorder.push(7, {"loss": np.float32(1), "grad_norm": np.float32(np.nan)}, squares, batch)
+    recorder.push(7, {"loss": jnp.float32(1), "grad_norm": jnp.float32(jnp.nan)}, squares, batch)
     with pytest.raises(TrainingDivergedError, match=r"step 7: .*2 of 3 gradients .*first unet/b\.kernel; .*infinite values in action"):
         recorder.settle()
 

@@ -156,7 +156,7 @@ def _neighbour(index: Path, name: str) -> Path:
 # --- writing ------------------------------------------------------------------------------------------------------------------------
 
 
-def make_header(tensors: Mapping[str, jax.ShapeDtypeStruct], metadata: Mapping[str, str] | None = None) -> bytes:
+def make_header(tensors: Mapping[str, jax.ShapeDtypeStruct | np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
     """The header that the format's own serializer writes: widest types first, then by name; padded to a multiple of 8."""
     kinds = {dtype: name for name, dtype in DTYPES.items()}
     rank = {name: index for index, name in enumerate(DTYPES)}

@@ -114,7 +114,7 @@ class ActionTransformer(nnx.Module):
     def decode_modulated(
         self,
         noisy_actions: Float[Array, "b k a"],
-        modulations: Float[Array, "b layers six_w"],
+        modulations: Float[Array, "#b layers six_w"],
         context: Float[Array, "b m w"],
         *,
         key: Key[Array, ""] | None = None,
@@ -135,7 +135,7 @@ class _Stack(nnx.Module):
         self.ln = LayerNorm(config.width, use_bias=False, dtype=config.dtype, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "b n w"], *shared: Array, per_block: Float[Array, "b layers d"] | None = None, key: Key[Array, ""] | None
+        self, x: Float[Array, "b n w"], *shared: Array, per_block: Float[Array, "#b layers d"] | None = None, key: Key[Array, ""] | None
     ) -> Float[Array, "b n w"]:
         for number, (block, block_key) in enumerate(zip(self.blocks, _split(key, len(self.blocks)), strict=True)):
             own = () if per_block is None else (per_block[:, number],)
@@ -171,7 +171,7 @@ class _DecoderBlock(nnx.Module):
         self.adaLN_zero = _Modulation(config, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "b k w"], context: Float[Array, "b m w"], modulation: Float[Array, "b six_w"], *, key: Key[Array, ""] | None
+        self, x: Float[Array, "b k w"], context: Float[Array, "b m w"], modulation: Float[Array, "#b six_w"], *, key: Key[Array, ""] | None
     ) -> Float[Array, "b k w"]:
         keys = _split(key, 5)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(modulation[:, None], 6, axis=-1)

@@ -29,6 +29,7 @@ from vpp_jax.models.layers import (
 )
 
 Video = Float[Array, "b t h w c"]
+OtherVideo = Float[Array, "b t _ _ _"]  # of other sizes or channels
 Text = Float[Array, "b l d"]
 
 
@@ -61,7 +62,7 @@ def remat(function: Callable, *args):
     return jax.checkpoint(lambda *args: function(*args))(*args)
 
 
-def per_frame(module: Callable[[jax.Array], jax.Array], x: Video) -> Video:
+def per_frame(module: Callable[[jax.Array], jax.Array], x: Video) -> OtherVideo:
     """Applies an image module, or a function of images, [n h w c] to every frame."""
     y = module(x.reshape(-1, *x.shape[2:]))
     return y.reshape(*x.shape[:2], *y.shape[1:])
@@ -96,7 +97,7 @@ class ResBlock(nnx.Module):
         if inputs != outputs:
             self.conv_shortcut = Conv2d(inputs, outputs, size=1, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n *s c"], time: Float[Array, "b d"] | None = None) -> Float[Array, "n *s c2"]:
+    def __call__(self, x: Float[Array, "n *s c"], time: Float[Array, "b e"] | None = None) -> Float[Array, "n *s c2"]:
         """`time`: SiLU of the time embedding; n may be a multiple of b (frames folded into the batch)."""
         h = self.conv1(ops.silu(self.norm1(x)))
         if time is not None:
@@ -127,7 +128,7 @@ class SpatioTemporalResBlock(nnx.Module):
         self.temporal_res_block = ResBlock(outputs, outputs, eps=eps if temporal_eps is None else temporal_eps, temporal=True, **shared)
         self.time_mixer = AlphaBlender(initial=0.0 if reverse_mix else 0.5, reverse=reverse_mix, rngs=rngs)
 
-    def __call__(self, x: Video, time: Float[Array, "b d"] | None = None) -> Video:
+    def __call__(self, x: Video, time: Float[Array, "b e"] | None = None) -> OtherVideo:
         spatial = self.spatial_res_block(x.reshape(-1, *x.shape[2:]), time)
         spatial = spatial.reshape(*x.shape[:2], *spatial.shape[1:])
         return self.time_mixer(spatial, self.temporal_res_block(spatial, time))
@@ -220,7 +221,7 @@ class DownBlock(nnx.Module):
         self.downsamplers = nnx.List([Downsample(outputs, dtype=shape.dtype, rngs=rngs)] if downsample else [])
         self.shape = shape
 
-    def __call__(self, x: Video, time: Float[Array, "b d"], text: Text) -> tuple[Video, list[Video]]:
+    def __call__(self, x: Video, time: Float[Array, "b e"], text: Text) -> tuple[OtherVideo, list[OtherVideo]]:
         skips = []
         for i, resnet in enumerate(self.resnets):
             x = self.shape.call(resnet, x, time)
@@ -242,7 +243,7 @@ class MidBlock(nnx.Module):
         self.attentions = _attentions(channels, heads, 1, shape, rngs)
         self.shape = shape
 
-    def __call__(self, x: Video, time: Float[Array, "b d"], text: Text) -> Video:
+    def __call__(self, x: Video, time: Float[Array, "b e"], text: Text) -> Video:
         call = self.shape.call
         x = call(self.attentions[0], call(self.resnets[0], x, time), text)
         return call(self.resnets[1], x, time)
@@ -263,7 +264,7 @@ class UpBlock(nnx.Module):
         self.upsamplers = nnx.List([Upsample(outputs, dtype=shape.dtype, rngs=rngs)] if upsample else [])
         self.shape = shape
 
-    def __call__(self, x: Video, skips: list[Video], time: Float[Array, "b d"], text: Text) -> Video:
+    def __call__(self, x: Video, skips: list[OtherVideo], time: Float[Array, "b e"], text: Text) -> OtherVideo:
         for i, (resnet, skip) in enumerate(zip(self.resnets, skips, strict=True)):
             x = self.shape.call(resnet, jnp.concatenate([x, skip], axis=-1), time)
             if self.attentions:

@@ -56,10 +56,10 @@ class Posterior(NamedTuple):
     mean: Float[Array, "n h w c"]
     logvar: Float[Array, "n h w c"]
 
-    def sample(self, key: Key[Array, ""]) -> Float[Array, "n h w c"]:
+    def sample(self, key: Key[Array, ""]) -> Float[Array, "..."]:
         return self.mean + jnp.exp(0.5 * self.logvar) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
-    def kl(self) -> Float[Array, "n h w c"]:
+    def kl(self) -> Float[Array, "..."]:
         """KL divergence to the standard normal, in nats per latent value."""
         return 0.5 * (jnp.square(self.mean) + jnp.exp(self.logvar) - 1.0 - self.logvar)
 

@@ -103,7 +103,7 @@ def _plain_attention(
     q: Float[Array, "*b n c"],
     k: Float[Array, "*b m c"],
     v: Float[Array, "*b m d"],
-    allowed: Bool[Array, "*#b 1 #n m"] | None = None,
+    allowed: Bool[Array, "... #n m"] | None = None,
     dropout_rate: float = 0.0,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "*b n d"]:

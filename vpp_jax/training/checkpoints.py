@@ -22,8 +22,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
-from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext
+from orbax.checkpoint.checkpoint_managers import PreservationContext
 
+from vpp_jax.common.config_tree import build
 from vpp_jax.common.errors import VppError
 from vpp_jax.common.host_memory import freed_at_once
 from vpp_jax.config import LoRAConfig
@@ -87,7 +88,7 @@ def load_params(
     pairs = {kernel: names for kernel, names in adapters_of(index[item]).items() if kernel in abstract}
     if pairs:
         unsharded = {name: _unsharded(index[item][name], placed[kernel].sharding) for kernel, names in pairs.items() for name in names}
-        scale = LoRAConfig(**_document(path, "metadata")["config"]["lora"]).scale
+        scale = build(LoRAConfig, _document(path, "metadata")["config"]["lora"]).scale
         kernels = {kernel: params[kernel] for kernel in pairs}
         merging = jax.jit(merge, static_argnums=1, out_shardings={kernel: placed[kernel].sharding for kernel in pairs})
         params |= merging(kernels | _restore(path, item, index[item], unsharded), scale)
@@ -139,7 +140,7 @@ def locate(directory: str | Path, step: int | str = "latest") -> epath.Path:
     return folder / str(step)
 
 
-def complete_steps(folder: epath.Path) -> list[int]:
+def complete_steps(folder: Path | epath.Path) -> list[int]:
     """Steps with a complete checkpoint, ascending."""
     if not folder.exists():
         return []
@@ -271,8 +272,8 @@ class NewestComplete:
     folder: epath.Path
     count: int
 
-    def should_preserve(self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: PreservationContext) -> Sequence[bool]:
-        """`checkpoints`: those before, and last the one that is being written."""
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: PreservationContext) -> Sequence[bool]:
+        """`checkpoints`: Orbax's PolicyCheckpointInfo of those before, and last of the one that is being written."""
         complete = {*complete_steps(self.folder), checkpoints[-1].step}
         newest = sorted(complete)[-self.count :]
         return [info.step in newest or info.step not in complete for info in checkpoints]

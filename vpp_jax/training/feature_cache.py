@@ -49,7 +49,7 @@ class CachedFeatures:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         observation = index % len(self.observations)
-        return self.observations[observation] | {"features": self.features[index], "observation": np.int32(observation)}
+        return self.observations[observation] | {"features": self.features[index], "observation": np.array(observation, np.int32)}
 
     @property
     def skipped(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ GROUP = "lora"
 _DOWN, _UP = ".down.kernel", ".up.kernel"
 
 
-def abstract_adapters(config: LoRAConfig, params: AbstractParams) -> AbstractParams:
+def abstract_adapters(config: LoRAConfig, params: Params | AbstractParams) -> AbstractParams:
     """The adapters of every kernel that a `target` pattern matches, float32. ConfigError if a pattern matches none."""
     found: AbstractParams = {}
     for pattern in config.target:

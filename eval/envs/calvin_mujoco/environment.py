@@ -15,7 +15,7 @@ from eval.envs.calvin_mujoco.contacts import Touches
 from eval.envs.calvin_mujoco.controller import Controller
 from eval.envs.calvin_mujoco.initial_states import SCENE_OBS_SIZE, InitialState, sample_initial_state
 from eval.envs.calvin_mujoco.lights import Lights, ResetVersion
-from eval.envs.calvin_mujoco.model import Quality, compile_scene
+from eval.envs.calvin_mujoco.model import compile_scene
 from eval.envs.calvin_mujoco.panda import ARM_JOINTS, FINGER_MAX, NEUTRAL_JOINTS
 from eval.envs.calvin_mujoco.rendering import renderer_name, scene_renderer
 from eval.envs.calvin_mujoco.rotations import euler_angles, euler_from_matrix, matrix_from_euler
@@ -55,7 +55,7 @@ class CalvinEnvironment(LanguageEnvironment):
         self,
         scene: str = "D",
         *,
-        quality: Quality = "fast",
+        quality: str = "fast",
         static_size: int = 200,
         gripper_size: int = 84,
         blocks: bool = True,
@@ -69,7 +69,7 @@ class CalvinEnvironment(LanguageEnvironment):
             raise ValueError(f"block_order must be 'standard' or 'original', not {block_order!r}")
         if action_mode not in ("relative", "absolute"):
             raise ValueError(f"action_mode must be 'relative' or 'absolute', not {action_mode!r}")
-        self.quality: Quality = quality
+        self.quality = quality
         self.static_size, self.gripper_size, self.max_steps = static_size, gripper_size, max_steps
         self.blocks, self.block_order, self.action_mode, self.depth = blocks, block_order, action_mode, depth
         self.lights = Lights(reset_version)

@@ -44,7 +44,7 @@ class SceneModel:
 
 
 @functools.lru_cache(maxsize=16)
-def compile_scene(name: str, quality: Quality = "fast", blocks: bool = True) -> SceneModel:
+def compile_scene(name: str, quality: str = "fast", blocks: bool = True) -> SceneModel:
     """The compiled scene `name`; the same object for the same arguments. Environments share it and must not change it."""
     if quality not in ("fast", "faithful"):
         raise ValueError(f"quality must be 'fast' or 'faithful', not {quality!r}")

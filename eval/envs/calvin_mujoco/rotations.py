@@ -51,6 +51,6 @@ def quaternion_from_euler(roll: float, pitch: float, yaw: float) -> list[float]:
     return [cr * cp * cy + sr * sp * sy, sr * cp * cy - cr * sp * sy, cr * sp * cy + sr * cp * sy, cr * cp * sy - sr * sp * cy]
 
 
-def wrap(angle: np.ndarray) -> np.ndarray:
+def wrap(angle: np.ndarray | float) -> np.ndarray:
     """Angles [rad] to (-pi, pi]."""
     return np.asarray(-((np.pi - angle) % (2.0 * np.pi) - np.pi))
