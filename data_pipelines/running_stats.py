@@ -22,7 +22,7 @@ DIGITS = 7  # significant digits of a standard deviation; the mean is rounded to
 
 
 class RunningStats:
-    """Streaming statistics of episodes of rows of `width` finite numbers. Memory grows by 16 bytes per episode and dimension."""
+    """Streaming statistics of episodes of rows of `width` finite numbers. Memory grows by a few hundred bytes per episode."""
 
     def __init__(self, width: int):
         self.width = width
