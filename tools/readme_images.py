@@ -7,6 +7,7 @@ closed-loop rollout of the policy with the same task. `report.png`: the first sc
 """
 
 import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,14 +99,9 @@ def save_gif(frames: list[Image.Image], path: Path) -> None:
 
 def save_screenshot(page: Path, path: Path) -> None:
     """The top of the report as a browser shows it, 1200 pixels wide."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        shown = browser.new_page(viewport={"width": 1200, "height": 900})
-        shown.goto(page.resolve().as_uri())
-        shown.screenshot(path=path)
-        browser.close()
+    size = "--window-size=1200,900"
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", size, f"--screenshot={path.resolve()}"]
+    subprocess.run([*command, page.resolve().as_uri()], check=True, timeout=300, stderr=subprocess.DEVNULL)
     with Image.open(path) as image:
         image.convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
 
