@@ -214,7 +214,7 @@ def test_video_predictor_gives_the_same_numbers_as_with_the_tensors_themselves(i
 
     @jax.jit
     def clip(params):
-        condition = predictor.encode_images(params, image)
+        condition = predictor.encode_images(params, jnp.asarray(image))
         noisy = jax.random.normal(jax.random.key(0), (1, 4, *condition.shape[1:]))
         states = predictor.encode_text(params, ids, mask)
         return predictor.decode_latents(params, predictor.denoise(params, noisy, jnp.ones(1), condition, states, fps_id=7))
