@@ -210,7 +210,7 @@ def test_video_predictor_gives_the_same_numbers_as_with_the_tensors_themselves(i
         tensors = import_tensors(module.abstract, system.arrays[group])
         direct |= with_prefix(group, {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()})
     image = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8)
-    ids, mask = CLIPTokenizer(12)(["open the drawer"])
+    ids, mask = map(jnp.asarray, CLIPTokenizer(12)(["open the drawer"]))
 
     @jax.jit
     def clip(params):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any
 
 import dm_env
 import mujoco
@@ -14,7 +14,7 @@ from eval.envs.calvin_mujoco.blocks import STANDARD_ORDER, free_joint_values, ha
 from eval.envs.calvin_mujoco.contacts import Touches
 from eval.envs.calvin_mujoco.controller import Controller
 from eval.envs.calvin_mujoco.initial_states import SCENE_OBS_SIZE, InitialState, sample_initial_state
-from eval.envs.calvin_mujoco.lights import Lights, ResetVersion
+from eval.envs.calvin_mujoco.lights import Lights
 from eval.envs.calvin_mujoco.model import compile_scene
 from eval.envs.calvin_mujoco.panda import ARM_JOINTS, FINGER_MAX, NEUTRAL_JOINTS
 from eval.envs.calvin_mujoco.rendering import renderer_name, scene_renderer
@@ -26,8 +26,6 @@ from eval.envs.calvin_mujoco.tasks import TASKS, BlockState, TaskState, get_task
 VERSION = "4"  # of dynamics, rendering and observations: incremented when recorded episodes no longer match
 ROBOT_OBS_SIZE = 15
 ACTION_SIZE = 7
-ActionMode = Literal["relative", "absolute"]
-BlockOrder = Literal["standard", "original"]
 VELOCITY_BOUND = 100.0  # rad/s or m/s; far beyond anything the motors command
 GRASP_SUBSTEPS = 24  # physics steps of a reset that closes the gripper around a block
 
@@ -59,10 +57,10 @@ class CalvinEnvironment(LanguageEnvironment):
         static_size: int = 200,
         gripper_size: int = 84,
         blocks: bool = True,
-        block_order: BlockOrder = "standard",
-        action_mode: ActionMode = "relative",
+        block_order: str = "standard",
+        action_mode: str = "relative",
         depth: bool = False,
-        reset_version: ResetVersion = "fixed",
+        reset_version: str = "fixed",
         max_steps: int = 360,
     ) -> None:
         if block_order not in ("standard", "original"):

@@ -6,11 +6,9 @@ press after a reset with the LED on changes nothing one can see; `fixed` (797142
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from eval.envs.calvin_mujoco.scenes import BUTTON_MAX, SWITCH_MAX
 
-ResetVersion = Literal["fixed", "original"]
 BUTTON_PRESSED = BUTTON_MAX / 2
 SWITCH_ON = SWITCH_MAX / 2
 
@@ -19,7 +17,7 @@ SWITCH_ON = SWITCH_MAX / 2
 class Lights:
     """State of button, switch and the two lights."""
 
-    reset_version: ResetVersion = "fixed"
+    reset_version: str = "fixed"
     bulb: bool = False
     led: bool = False
     button_state: bool = field(default=False, init=False)
