@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +9,11 @@ import pytest
 
 from vpp_jax.training import metrics
 from vpp_jax.training.metrics import JsonLines, Lines, MetricLog, MetricsError, TensorBoard, WandB, read_entries, rewind
+from vpp_jax.training.phases import PhaseClock
 from vpp_jax.training.recorder import Clock, Recorder, TrainingDivergedError
+from vpp_jax.training.utilization import Utilization
 
+USED = {"time/share_step": 0.93, "time/mfu": 0.41, "time/hbm_peak_gib": 14.2}
 ENTRIES = [
     {"kind": "train", "step": 4, "loss": 1.0},
     {"kind": "eval", "step": 5, "loss": 2.0},
@@ -49,7 +51,10 @@ def test_json_numbers_come_back_exactly(tmp_path):
 def test_lines_show_what_a_person_watches(capsys):
     timing = {"time/step_ms": 12.0, "time/examples_per_s": 100.0, "time/data_wait_share": 0.25}
     Lines(10).write("train", 5, {"loss": 0.5, "grad_norm": 2.0, "kl": 3.0} | timing)
-    assert capsys.readouterr().out == "train 5/10  loss 0.5  grad_norm 2  12 ms/step  100 examples/s  waiting for data 25%\n"
+    line = "train 5/10  loss 0.5  grad_norm 2  12 ms/step  100 examples/s  waiting for data 25%"
+    assert capsys.readouterr().out == line + "\n"
+    Lines(10).write("train", 5, {"loss": 0.5, "grad_norm": 2.0} | timing | USED)
+    assert capsys.readouterr().out == line + "  goodput 93%  MFU 41.0%  HBM 14.2 GiB\n"
 
 
 def test_tensorboard_events_are_written_without_tensorflow(tmp_path):
@@ -64,6 +69,79 @@ def test_wandb_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MetricsError, match="pip install wandb"):
         WandB(tmp_path, {})
+
+
+class FakeTime:
+    """A clock that moves when it is told to."""
+
+    def __init__(self):
+        self.seconds = 100.0
+
+    def __call__(self):
+        return self.seconds
+
+    def pass_s(self, seconds):
+        self.seconds += seconds
+
+
+class Device:
+    def __init__(self, peak):
+        self.peak = peak
+
+    def memory_stats(self):
+        return None if self.peak is None else {"bytes_in_use": 1, "peak_bytes_in_use": self.peak}
+
+
+def test_shares_of_the_wall_time():
+    now = FakeTime()
+    phases = PhaseClock(now)
+    for phase, seconds in [("start", 1), ("compile", 4), ("data", 1), ("step", 6), ("eval", 2), ("step", 3), ("save", 1), ("data", 2)]:
+        phases.enter(phase)
+        now.pass_s(seconds)
+    assert phases.for_s == 2
+    assert phases.shares() == {"start": 0.05, "compile": 0.2, "data": 0.15, "step": 0.45, "eval": 0.1, "save": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("peaks", "ideal_step_s", "expected"),
+    [
+        ([3 * 2**30, 5 * 2**30], 0.25, {"mfu": 0.125, "hbm_peak_gib": 5.0}),
+        ([None, None], None, {}),  # CPU: neither is known
+    ],
+)
+def test_entries_have_what_the_machine_tells(peaks, ideal_step_s, expected):
+    """Two seconds per step, a quarter of them waiting for data, after five that compiled."""
+    now, seen = FakeTime(), Remembering()
+    phases, clock = PhaseClock(now), Clock(now=now)
+    utilization = Utilization(phases, [Device(peak) for peak in peaks], ideal_step_s)
+    recorder = Recorder(MetricLog([seen]), clock, log_every=2, batch_size=4, utilization=utilization)
+    now.pass_s(1.0)
+    phases.enter("compile")
+    now.pass_s(5.0)
+    clock.start()
+    for step in (1, 2):
+        phases.enter("data")
+        with clock.waits():
+            now.pass_s(0.5)
+        phases.enter("step")
+        now.pass_s(1.5)
+        recorder.push(step, {"loss": jnp.float32(step), "grad_norm": jnp.float32(1)}, {}, {})
+    recorder.settle()
+    ((_, _, values),) = seen.entries
+    shares = {"start": 0.1, "compile": 0.5, "data": 0.1, "step": 0.3, "eval": 0.0, "save": 0.0}
+    assert values["time/step_ms"] == 2000.0
+    assert {name: values.get(f"time/{name}") for name in ("mfu", "hbm_peak_gib")} == {"mfu": None, "hbm_peak_gib": None} | expected
+    assert {name: values[f"time/share_{name}"] for name in shares} == pytest.approx(shares)
+
+
+def test_a_run_logs_where_its_time_went(tmp_path, toy):
+    toy.train(toy.ToyStage(toy.toy_config(steps=4, log_every=2, eval_every=2, save_every=2)), tmp_path, ideal_step_s=1e-6)
+    *_, last = [entry for entry in read_entries(tmp_path / metrics.JSON_LINES) if entry["kind"] == "train"]
+    shares = {name: value for name, value in last.items() if name.startswith("time/share_")}
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert all(shares.values()), "every phase took time"
+    assert last["time/mfu"] == pytest.approx(1e-3 / last["time/step_ms"])
+    assert "time/hbm_peak_gib" not in last, "the CPU does not tell"
 
 
 class Remembering:
@@ -118,19 +196,19 @@ def test_divergence_names_step_leaf_and_field():
 
 
 def test_clock_counts_training_only():
-    clock = Clock(total=5.0)
+    now = FakeTime()
+    clock = Clock(total=5.0, now=now)
     clock.start()
-    time.sleep(0.02)
+    now.pass_s(3.0)
     with clock.paused():
-        time.sleep(0.2)
+        now.pass_s(20.0)
     with clock.waits():
-        time.sleep(0.02)
+        now.pass_s(1.0)
     clock.steps = 2
     lap = clock.lap(batch_size=10)
-    assert 0.04 <= clock.total - 5.0 < 0.15
-    assert lap["time/examples_per_s"] == pytest.approx(20 / (clock.total - 5.0), rel=0.1)
-    assert 0.2 < lap["time/data_wait_share"] < 0.8
-    assert clock.lap(10)["time/examples_per_s"] == 0
+    assert (clock.total, lap["train_s"], lap["step_ms"], lap["data_wait_ms"]) == (9.0, 9.0, 2000.0, 500.0)
+    assert (lap["examples_per_s"], lap["data_wait_share"]) == (5.0, 0.25)
+    assert clock.lap(10)["examples_per_s"] == 0
 
 
 def test_terminal_or_lines(tmp_path, monkeypatch, toy):

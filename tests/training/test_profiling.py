@@ -10,7 +10,8 @@ from vpp_jax.training.profiling import WARM_UP, StepProfile
 def test_a_run_traces_early_steps(toy, tmp_path):
     config = toy.toy_config(steps=WARM_UP + 3, eval_every=0, profile_steps=2)
     train(toy.ToyStage(config), tmp_path)
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert b"step_num" in trace.read_bytes(), "viewers group events by step"
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,18 @@ CHIPS = {
     "v6e": Chip(peak=918, memory=32, bandwidth=1640, links=400, axes=2, wraps=16),
 }
 
+# bf16 TFLOP/s without sparsity of one device, by `jax.Device.device_kind`; GPUs: NVIDIA's data sheets, SXM modules
+PEAK_BY_DEVICE_KIND = {
+    "TPU v4": CHIPS["v4"].peak,
+    "TPU v5 lite": CHIPS["v5e"].peak,
+    "TPU v5": CHIPS["v5p"].peak,
+    "TPU v6 lite": CHIPS["v6e"].peak,
+    "NVIDIA A100-SXM4-40GB": 312,
+    "NVIDIA A100-SXM4-80GB": 312,
+    "NVIDIA H100 80GB HBM3": 989,
+    "NVIDIA H200": 989,
+}
+
 # number of chips -> topology of Google's slice of that size
 SHAPES = {
     2: {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)},

@@ -25,6 +25,7 @@ from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh
 from vpp_jax.parallel.partition import partition
 from vpp_jax.policy import InstructionEmbedding
 from vpp_jax.training.loop import compile_step
+from vpp_jax.training.optimizers import trained_names
 from vpp_jax.training.stages.policy import PolicyStage
 from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.stages.specs import example_spec
@@ -98,12 +99,10 @@ class Program:
                 raise
             raise DoesNotFitError(*(float(size) for size in found.groups() if size)) from None
         seconds = time.perf_counter() - begin
-        unet = self.config.model.unet
-        plain = replace(self.config, model=replace(self.config.model, unet=replace(unet, remat="none")))
-        model_flops = _flops(plain, self.step)
-        flops = _flops(self.config, self.step) if self.step == "train" and unet.remat != "none" else model_flops
+        needed = model_flops(self.config, self.step)
+        flops = _flops(self.config, self.step) if self.step == "train" and self.config.model.unet.remat != "none" else needed
         shapes = frozenset(value.shape for value in _all_parameters(self.config).values())
-        return Compiled(executable, self.rows, self.rows * model_flops, self.rows * flops, shapes, seconds)
+        return Compiled(executable, self.rows, self.rows * needed, self.rows * flops, shapes, seconds)
 
     def _train_step(self) -> jax.stages.Compiled:
         stage = make_stage(_with_batch(self.config, self.rows))
@@ -157,15 +156,25 @@ def _inference(config: ExperimentConfig, step: str, rows: int):
     ), (images, instruction, proprio, keys)
 
 
+def model_flops(config: ExperimentConfig, step: str) -> float:
+    """FLOPs of a step per example, without what rematerialised blocks compute again: those that MFU counts."""
+    return _flops(replace(config, model=replace(config.model, unet=replace(config.model.unet, remat="none"))), step)
+
+
 def _flops(config: ExperimentConfig, step: str) -> float:
-    """Per example, on one device."""
+    """FLOPs of a step per example, counted on its jaxpr for one device."""
     if step != "train":
         function, batch = _inference(config, step, 1)
         return count_flops(function, _all_parameters(config), *batch)
-    stage = make_stage(_with_batch(config, 1))
+    stage = make_stage(_with_batch(replace(config, train=replace(config.train, grad_accum_steps=1)), 1))
     batch = {name: jax.ShapeDtypeStruct((1, *spec.shape), spec.dtype) for name, spec in example_spec(config).items()}
 
-    def loss(trainable: Params, frozen: Params, batch: dict[str, jax.Array]):
-        return stage.loss(trainable, frozen, batch, jax.random.key(0))[0]
+    def loss(trained: Params, fixed: Params, batch: dict[str, jax.Array]):
+        params = trained | fixed
+        trainable = {name: params.pop(name) for name in abstract}
+        return stage.loss(trainable, params, batch, jax.random.key(0))[0]
 
-    return count_flops(jax.grad(loss), stage.abstract_trainable(), stage.abstract_frozen(), batch)
+    abstract = stage.abstract_trainable()
+    trained = {name: abstract[name] for name in sorted(trained_names(config.optimizer, abstract))}
+    fixed = {name: value for name, value in abstract.items() if name not in trained} | stage.abstract_frozen()
+    return count_flops(jax.grad(loss), trained, fixed, batch)

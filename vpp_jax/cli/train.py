@@ -75,6 +75,7 @@ def _fields(argv: Sequence[str]) -> str:
 def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int:
     import jax
 
+    from vpp_jax.aot.mfu import ideal_step_s
     from vpp_jax.training.distributed import EX_TEMPFAIL, MissingProcessError, hard_exit, start
     from vpp_jax.training.heartbeat import Heartbeat
     from vpp_jax.training.loop import train
@@ -96,7 +97,8 @@ def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int
     with heartbeat:
         try:
             start(coordinator, index, count, config.train.peer_timeout_s)
-            return train(make_stage(config), workdir, heartbeat=heartbeat).exit_code
+            ideal = ideal_step_s(config, jax.devices()) if index == 0 else None  # process 0 writes the log
+            return train(make_stage(config), workdir, heartbeat=heartbeat, ideal_step_s=ideal).exit_code
         except (Exception, KeyboardInterrupt) as error:
             if count == 1:
                 raise

@@ -74,6 +74,7 @@ class ActionTransformer(nnx.Module):
         self.decoder = _Stack([_DecoderBlock(config, rngs=rngs) for _ in range(config.decoder_layers)], config, rngs=rngs)
         normal_linears(self, config.init_std, rngs)
 
+    @jax.named_scope("action_transformer.encoder")
     def encode(
         self,
         tokens: Float[Array, "b n d"],
@@ -105,12 +106,14 @@ class ActionTransformer(nnx.Module):
         """
         return self.decode_modulated(noisy_actions, self.modulations(sigma), context, key=key)
 
+    @jax.named_scope("action_transformer.modulations")
     def modulations(self, sigma: Float[Array, "b"]) -> Float[Array, "b layers six_w"]:
         """AdaLN modulation by the noise level: shift, scale and gate of self-attention and MLP, per block."""
         level = 0.25 * jnp.log(ops.at_least_float32(sigma))
         condition = self.sigma_emb(sinusoidal_embedding(level, self.config.width, sine_first=True, include_last=True))
         return jnp.stack([cast(_DecoderBlock, block).adaLN_zero(condition) for block in self.decoder.blocks], axis=1)
 
+    @jax.named_scope("action_transformer.decoder")
     def decode_modulated(
         self,
         noisy_actions: Float[Array, "b k a"],
@@ -139,7 +142,8 @@ class _Stack(nnx.Module):
     ) -> Float[Array, "b n w"]:
         for number, (block, block_key) in enumerate(zip(self.blocks, _split(key, len(self.blocks)), strict=True)):
             own = () if per_block is None else (per_block[:, number],)
-            x = block(x, *shared, *own, key=block_key)
+            with jax.named_scope(f"blocks.{number}"):
+                x = block(x, *shared, *own, key=block_key)
         return self.ln(x)
 
 

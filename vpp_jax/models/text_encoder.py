@@ -58,6 +58,7 @@ class CLIPTextEncoder(nnx.Module):
         self.text_projection = Linear(config.width, config.projection_dim, use_bias=False, dtype=config.dtype, rngs=rngs)
         _redraw(self, config, rngs)
 
+    @jax.named_scope("text")
     def __call__(self, ids: Int[Array, "b l"], mask: Bool[Array, "b l"]) -> TextOutput:
         """mask: True on real tokens (start, text and end), False on padding."""
         if ids.shape[1] > self.config.max_positions:

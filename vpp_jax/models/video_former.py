@@ -76,6 +76,7 @@ class VideoFormer(nnx.Module):
         )
         return nnx.List([spatial, *temporal, feed_forward])
 
+    @jax.named_scope("video_former")
     def __call__(self, features: Float[Array, "b t n c"]) -> Float[Array, "b m d"]:
         config = self.config
         batch, frames, _, channels = features.shape
@@ -88,13 +89,14 @@ class VideoFormer(nnx.Module):
 
         media = self.goal_emb(features) + self.time_pos_emb[...].astype(config.dtype)
         tokens = jnp.broadcast_to(self.latents[...].astype(config.dtype), (batch, *self.latents[...].shape))
-        for layer in self.layers:
-            tokens = tokens + layer[0](tokens, media)
-            if config.variant == "3d":
-                # published without a preceding norm
-                tokens = tokens + layer[1](tokens.swapaxes(1, 2)).swapaxes(1, 2)
-            norm, first, _, second = layer[-1]
-            tokens = tokens + second(ops.gelu(first(norm(tokens))))
+        for i, layer in enumerate(self.layers):
+            with jax.named_scope(f"layers.{i}"):
+                tokens = tokens + layer[0](tokens, media)
+                if config.variant == "3d":
+                    # published without a preceding norm
+                    tokens = tokens + layer[1](tokens.swapaxes(1, 2)).swapaxes(1, 2)
+                norm, first, _, second = layer[-1]
+                tokens = tokens + second(ops.gelu(first(norm(tokens))))
         return self.norm(tokens.reshape(batch, -1, config.dim))
 
 

@@ -103,6 +103,7 @@ class SpatioTemporalUNet(nnx.Module):
             self.conv_norm_out = GroupNorm(width, groups=config.norm_groups, eps=1e-5, dtype=dtype, rngs=rngs)
             self.conv_out = Conv2d(width, config.out_channels, zero=True, dtype=dtype, rngs=rngs)
 
+    @jax.named_scope("unet")
     def __call__(
         self,
         sample: Float[Array, "b t h w c_in"],
@@ -119,24 +120,30 @@ class SpatioTemporalUNet(nnx.Module):
         """
         self._check(sample, encoder_hidden_states, taps)
         call = remat if self.config.remat == "everything" else _call
-        time = ops.silu(self._time(c_noise, added_time_ids))
+        with jax.named_scope("time_embedding"):
+            time = ops.silu(self._time(c_noise, added_time_ids))
         text = encoder_hidden_states.astype(self.config.dtype)
 
-        x = per_frame(self.conv_in, sample)
+        with jax.named_scope("conv_in"):
+            x = per_frame(self.conv_in, sample)
         skips = [x]
-        for block in self.down_blocks:
-            x, more = call(block, x, time, text)
+        for i, block in enumerate(self.down_blocks):
+            with jax.named_scope(f"down_blocks.{i}"):
+                x, more = call(block, x, time, text)
             skips += more
-        x = call(self.mid_block, x, time, text)
+        with jax.named_scope("mid_block"):
+            x = call(self.mid_block, x, time, text)
 
         tapped = {}
         for i, block in enumerate(self.up_blocks):
-            x = call(block, x, [skips.pop() for _ in block.resnets], time, text)
+            with jax.named_scope(f"up_blocks.{i}"):
+                x = call(block, x, [skips.pop() for _ in block.resnets], time, text)
             if i in taps:
                 tapped[i] = x
         if self.config.last_tap is not None:
             return UNetOutput(None, tapped)
-        return UNetOutput(per_frame(lambda frames: self.conv_out(ops.silu(self.conv_norm_out(frames))), x), tapped)
+        with jax.named_scope("conv_out"):
+            return UNetOutput(per_frame(lambda frames: self.conv_out(ops.silu(self.conv_norm_out(frames))), x), tapped)
 
     def _time(self, c_noise: Float[Array, "b"], added_time_ids: Float[Array, "b 3"]) -> Float[Array, "b d"]:
         ids = sinusoidal_embedding(added_time_ids, self.config.addition_time_embed_dim)

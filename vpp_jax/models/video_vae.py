@@ -131,9 +131,12 @@ class Encoder(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n h2 w2 m"]:
         x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)
-        return self.conv_out(ops.silu(self.conv_norm_out(self.mid_block(x))))
+        for i, block in enumerate(self.down_blocks):
+            with jax.named_scope(f"down_blocks.{i}"):
+                x = block(x)
+        with jax.named_scope("mid_block"):
+            x = self.mid_block(x)
+        return self.conv_out(ops.silu(self.conv_norm_out(x)))
 
 
 def _video_block(inputs: int, outputs: int, config: VideoVAEConfig, rngs: nnx.Rngs) -> SpatioTemporalResBlock:
@@ -194,9 +197,11 @@ class TemporalDecoder(nnx.Module):
         self.time_conv_out = TemporalConv(3, 3, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 3"]:
-        x = self.mid_block(per_frame(self.conv_in, x))
-        for block in self.up_blocks:
-            x = block(x)
+        with jax.named_scope("mid_block"):
+            x = self.mid_block(per_frame(self.conv_in, x))
+        for i, block in enumerate(self.up_blocks):
+            with jax.named_scope(f"up_blocks.{i}"):
+                x = block(x)
         return self.time_conv_out(per_frame(lambda frames: self.conv_out(ops.silu(self.conv_norm_out(frames))), x))
 
 
@@ -210,6 +215,7 @@ class TemporalVAE(nnx.Module):
         self.decoder = TemporalDecoder(config, rngs=rngs)
         self.quant_conv = Conv2d(moments, moments, size=1, dtype=config.dtype, rngs=rngs)
 
+    @jax.named_scope("vae.encoder")
     def encode(self, images: Float[Array, "n h w 3"]) -> Posterior:
         """Images in [-1, 1] -> posterior over unscaled latents [n h/f w/f c]. The mode is `.mean`."""
         factor = self.config.downscale
@@ -218,6 +224,7 @@ class TemporalVAE(nnx.Module):
         mean, logvar = jnp.split(ops.at_least_float32(self.quant_conv(self.encoder(images))), 2, axis=-1)
         return Posterior(mean, jnp.clip(logvar, -30.0, 20.0))
 
+    @jax.named_scope("vae.decoder")
     def decode(self, latents: Float[Array, "b t h w c"]) -> Float[Array, "b t H W 3"]:
         """Unscaled latents -> video, about [-1, 1], not clipped. Frames depend on neighbours: chunks decode differently at borders."""
         if latents.ndim != 5 or latents.shape[-1] != self.config.latent_channels:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vpp_jax.common.files import write_atomically
+from vpp_jax.training.phases import PhaseClock
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Peer:
 
 
 class Heartbeat:
-    """Context manager; `enter(phase, step)` announces the next phase.
+    """Context manager; `enter(phase, step)` announces the next phase, and `phases` adds up the time in each.
 
     Args:
       every_s: seconds between heartbeats.
@@ -62,7 +63,7 @@ class Heartbeat:
     ):
         self._folder, self._process, self._count = folder, process, count
         self._every_s, self._lost_after_s, self._give_up = every_s, lost_after_s, give_up
-        self._phase, self._step, self._since, self._error = "start", 0, time.monotonic(), ""
+        self.phases, self._step, self._error = PhaseClock(), 0, ""
         self._reported, self._suspects, self._begun = "", set(), time.time()
         self._ended, self._writing = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -76,17 +77,19 @@ class Heartbeat:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._phase, self._error = "failed" if error else "done", str(error or "")
+        self.phases.enter("failed" if error else "done")
+        self._error = str(error or "")
         self._beat()
 
     def enter(self, phase: str, step: int | None = None) -> None:
-        """This process starts `phase`: start, compile, data, step, eval or save."""
-        self._phase, self._step, self._since = phase, self._step if step is None else step, time.monotonic()
+        """This process starts `phase`, one of `PHASES`."""
+        self.phases.enter(phase)
+        self._step = self._step if step is None else step
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
         """`phase` inside the block, the previous phase after it."""
-        before = self._phase
+        before = self.phases.phase
         self.enter(phase)
         yield
         self.enter(before)
@@ -121,7 +124,8 @@ class Heartbeat:
 
     def fail(self, error: str) -> None:
         """Publishes why this process ends, and waits until the others have read it: their exit may depend on ours."""
-        self._phase, self._error = "failed", error
+        self.phases.enter("failed")
+        self._error = error
         deadline = time.monotonic() + 2 * PATIENCE * self._every_s
         self._beat()
         while time.monotonic() < deadline and any(peer.phase not in ENDED and not self._misses(peer) for peer in self.peers()):
@@ -138,9 +142,9 @@ class Heartbeat:
             "process": self._process,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "phase": self._phase,
+            "phase": self.phases.phase,
             "step": self._step,
-            "for_s": round(time.monotonic() - self._since, 1),
+            "for_s": round(self.phases.for_s, 1),
             "error": self._error,
         }
         with self._writing:
@@ -149,19 +153,19 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._ended.wait(self._every_s):
             self._beat()
-            if self._count > 1 and self._phase in WAITING and time.monotonic() - self._since > PATIENCE * self._every_s:
+            if self._count > 1 and self.phases.phase in WAITING and self.phases.for_s > PATIENCE * self._every_s:
                 self._report_waiting()
 
     def _report_waiting(self) -> None:
-        peers = self.peers()
-        here = f"process {self._process} is in phase {self._phase}, step {self._step}, for {time.monotonic() - self._since:.0f} s"
+        peers, phase = self.peers(), self.phases.phase
+        here = f"process {self._process} is in phase {phase}, step {self._step}, for {self.phases.for_s:.0f} s"
         silent = {peer.process for peer in peers if peer.host and peer.silent_s > self._lost_after_s}
         lost = [peer for peer in peers if peer.phase == "failed" or peer.process in silent & self._suspects]
         self._suspects = silent  # twice in a row: after a suspension of the machines the first look finds every process silent
         if lost:
             self._give_up(f"{here} and gives up: {'; '.join(map(str, lost))}")
-        elsewhere = [peer for peer in peers if (peer.phase, peer.step) != (self._phase, self._step) or peer.silent_s > 2 * self._every_s]
-        reported = f"{self._phase} {self._step} {[(peer.process, peer.phase) for peer in elsewhere]}"
+        elsewhere = [peer for peer in peers if (peer.phase, peer.step) != (phase, self._step) or peer.silent_s > 2 * self._every_s]
+        reported = f"{phase} {self._step} {[(peer.process, peer.phase) for peer in elsewhere]}"
         if elsewhere and reported != self._reported:
             self._reported = reported
             shown = "; ".join(map(str, elsewhere[:8])) + (f"; and {len(elsewhere) - 8} more" if len(elsewhere) > 8 else "")

@@ -46,6 +46,7 @@ from vpp_jax.training.profiling import StepProfile
 from vpp_jax.training.recorder import Clock, Recorder
 from vpp_jax.training.stage import Stage, StageSource
 from vpp_jax.training.state import Trainer
+from vpp_jax.training.utilization import Utilization
 
 # Random streams besides those of training steps, which use fold_in(key(seed), step).
 INIT_STREAM, EVAL_STREAM = 0x1A17, 0xE7A1
@@ -62,10 +63,17 @@ class TrainOutcome:
     train_s: float
 
 
-def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat: Heartbeat | None = None) -> TrainOutcome:
+def train(
+    stage: Stage,
+    workdir: str | Path,
+    mesh: Mesh | None = None,
+    heartbeat: Heartbeat | None = None,
+    ideal_step_s: float | None = None,
+) -> TrainOutcome:
     """Trains `stage` to `config.train.steps` updates in `workdir`, from its newest checkpoint if there is one.
 
-    The loop reports its phases to `heartbeat`, which the caller starts and stops.
+    The loop reports its phases to `heartbeat`, which the caller starts and stops. `ideal_step_s`: the seconds at which MFU is 1
+    (`vpp_jax/aot/mfu.py`); None logs none.
     """
     config, workdir, primary = stage.config, Path(workdir), jax.process_index() == 0
     mesh = make_mesh(config.mesh) if mesh is None else mesh
@@ -174,7 +182,8 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
             def stop_asked() -> bool:
                 return preemption.any_process(stop.requested)
 
-            recorder = Recorder(log, clock, config.train.log_every, config.data.batch_size, saved["window"], skipped)
+            utilization = Utilization(heartbeat.phases, jax.local_devices(), ideal_step_s)
+            recorder = Recorder(log, clock, config.train.log_every, config.data.batch_size, saved["window"], skipped, utilization)
             clock.start()
             while True:
                 finished, stopping = step >= config.train.steps, stop_asked()
@@ -213,7 +222,7 @@ def train(stage: Stage, workdir: str | Path, mesh: Mesh | None = None, heartbeat
                 # --- state = train_step(state, batch) -------------------------------------------------------------------------------
                 profile.at(step)
                 heartbeat.enter("step", step + 1)
-                with jax.transfer_guard("disallow"):
+                with jax.transfer_guard("disallow"), jax.profiler.StepTraceAnnotation("train", step_num=step):
                     state, metrics, squares = train_step(state, frozen, on_device)
                 step, evaluated = step + 1, False
                 recorder.push(step, metrics, squares, batch)

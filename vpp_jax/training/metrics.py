@@ -150,6 +150,9 @@ def summary(values: Values) -> str:
         shown.append(f"{values[f'{TIMING}step_ms']:.0f} ms/step")
         shown.append(f"{values[f'{TIMING}examples_per_s']:.4g} examples/s")
         shown.append(f"waiting for data {values[f'{TIMING}data_wait_share']:.0%}")
+    for name, template in (("share_step", "goodput {:.0%}"), ("mfu", "MFU {:.1%}"), ("hbm_peak_gib", "HBM {:.1f} GiB")):
+        if TIMING + name in values:
+            shown.append(template.format(values[TIMING + name]))
     return "  ".join(shown)
 
 

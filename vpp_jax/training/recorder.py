@@ -13,6 +13,7 @@ import numpy as np
 from vpp_jax.common.errors import VppError
 from vpp_jax.functional import Params
 from vpp_jax.training.metrics import SKIPPED, TIMING, MetricLog
+from vpp_jax.training.utilization import Utilization
 
 # Logged as its value at the last step of a window; every other metric is the mean over the window.
 LATEST = ("learning_rate",)
@@ -29,15 +30,16 @@ class Clock:
     total: float = 0.0
     waiting: float = 0.0  # for data, since the last `lap`
     steps: int = 0  # since the last `lap`
+    now: Callable[[], float] = time.perf_counter
     _lap: float = 0.0
     _running_since: float | None = None
 
     def start(self) -> None:
-        self._running_since = time.perf_counter()
+        self._running_since = self.now()
 
     def _advance(self) -> None:
         if self._running_since is not None:
-            now = time.perf_counter()
+            now = self.now()
             self.total += now - self._running_since
             self._lap += now - self._running_since
             self._running_since = now
@@ -53,9 +55,9 @@ class Clock:
 
     @contextmanager
     def waits(self) -> Iterator[None]:
-        begin = time.perf_counter()
+        begin = self.now()
         yield
-        self.waiting += time.perf_counter() - begin
+        self.waiting += self.now() - begin
 
     def lap(self, batch_size: int) -> dict[str, float]:
         """Timing metrics since the last lap."""
@@ -69,7 +71,7 @@ class Clock:
             "train_s": self.total,
         }
         self._lap, self.waiting, self.steps = 0.0, 0.0, 0
-        return {TIMING + name: value for name, value in values.items()}
+        return values
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Recorder:
     """Collects the metrics of every step and writes their means every `log_every` steps.
 
     window: metrics of the steps since the last entry; saved with a checkpoint, so that the next entry's mean is exact after a resume.
-    skipped: number of data records skipped by this process; logged if not 0.
+    skipped: number of data records skipped by this process; logged if not 0. utilization: of the machine; not logged if absent.
     """
 
     log: MetricLog
@@ -86,6 +88,7 @@ class Recorder:
     batch_size: int
     window: list[dict[str, float]] = field(default_factory=list)
     skipped: Callable[[], int] = lambda: 0
+    utilization: Utilization | None = None
     _pending: tuple[int, Params, Params, dict[str, np.ndarray]] | None = None
 
     def push(self, step: int, metrics: Params, squares: Params, batch: dict[str, np.ndarray]) -> None:
@@ -110,8 +113,13 @@ class Recorder:
         if step % self.log_every == 0:
             means = {name: values[name] if name in LATEST else _mean(self.window, name) for name in values}
             skipped = {SKIPPED: count} if (count := self.skipped()) else {}
-            self.log.write("train", step, means | self.clock.lap(self.batch_size) | skipped)
+            self.log.write("train", step, means | self._timing() | skipped)
             self.window.clear()
+
+    def _timing(self) -> dict[str, float]:
+        lap = self.clock.lap(self.batch_size)
+        used = self.utilization.metrics(1e-3 * lap["step_ms"]) if self.utilization else {}
+        return {TIMING + name: value for name, value in (lap | used).items()}
 
 
 def _mean(window: list[dict[str, float]], name: str) -> float:

@@ -90,12 +90,14 @@ class Trainer:
             return loss, (metrics, self.stage.loss_weight(rows[0]))
 
         loss, metrics, grads = loss_and_gradients(objective, trainable, (batch, keys), config.train.grad_accum_steps)
-        squares = squared_norms(grads)
-        norms = group_norms(squares)
-        grads = clip_by_norm(grads, norms["grad_norm"], config.optimizer.grad_clip)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, trainable)
-        params = dict(sorted((cast("Params", optax.apply_updates(trainable, updates)) | fixed).items()))
-        ema = _update_ema(state.ema, params, state.step, config.train)
+        with jax.named_scope("optimizer"):
+            squares = squared_norms(grads)
+            norms = group_norms(squares)
+            grads = clip_by_norm(grads, norms["grad_norm"], config.optimizer.grad_clip)
+            updates, opt_state = self.optimizer.update(grads, state.opt_state, trainable)
+            params = dict(sorted((cast("Params", optax.apply_updates(trainable, updates)) | fixed).items()))
+        with jax.named_scope("ema"):
+            ema = _update_ema(state.ema, params, state.step, config.train)
         metrics = {"loss": loss, **metrics, "learning_rate": used_learning_rate(opt_state), **norms}
         metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
         return TrainState(state.step + 1, params, ema, opt_state), metrics, squares

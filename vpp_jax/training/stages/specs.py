@@ -19,12 +19,27 @@ def example_spec(config: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
         return {"video": shape((config.data.clip_frames, *image), np.uint8), **_text(model.text_length)}
     actions = (model.action.action_horizon, model.action.action_dim)
     return {
-        **{f"images/{view}": shape(image, np.uint8) for view in model.views},
+        **_observation(config, image),
         "proprio": shape((model.action.proprio_dim,), np.float32),
         "action": shape(actions, np.float32),
         "action_mask": shape(actions[:1], bool),
         **_text(model.goal_length),
     }
+
+
+def _observation(config: ExperimentConfig, image: tuple[int, int, int]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The images of all views, or with `feature_draws` the cached features of them."""
+    model, shape = config.model, jax.ShapeDtypeStruct
+    if not config.policy_diffusion.feature_draws:
+        return {f"images/{view}": shape(image, np.uint8) for view in model.views}
+    return {"features": shape(feature_shape(model), np.float16), "observation": shape((), np.int32)}
+
+
+def feature_shape(model: ModelConfig) -> tuple[int, int, int]:
+    """(frames, positions of all views, channels) of an observation's predictive features."""
+    latent = model.image_size // model.vae.downscale
+    height, width, _ = model.unet.tap_shape(model.tap_blocks[-1], latent, latent)
+    return model.frames, len(model.views) * height * width, model.former.condition_dim
 
 
 def _text(length: int) -> dict[str, jax.ShapeDtypeStruct]:
