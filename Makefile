@@ -32,7 +32,7 @@ help:
 	@echo "make test-slow   the tests that take minutes"
 	@echo "make parity      every model against diffusers and transformers, in an environment of its own"
 	@echo "make beam        conversion of videos on Apache Beam, in an environment of its own"
-	@echo "make tpu         training steps compiled for TPUs, in an environment of its own; no TPU is needed"
+	@echo "make tpu         programs compiled for TPUs by three compilers, in an environment of its own; no TPU is needed"
 	@echo "make lint        ruff: rules and format; make format fixes what it can"
 	@echo "make types       basedpyright"
 	@echo "make lock        resolve requirements.txt again for each Python (requirements/lock-*.txt)"
@@ -88,6 +88,11 @@ $(TPU)/requirements.stamp: requirements/tpu.txt requirements.txt $(wildcard $(LO
 	$(TPU)/bin/python $(PIP) install --no-deps -e .
 	@touch $@
 
+# Beside the pinned one, for tests/aot: the compilers that jax[tpu] of 0.10.2 and 0.12.0.1 bring. One environment holds one libtpu.
+$(TPU)/libtpu-%/installed.stamp: $(TPU)/requirements.stamp
+	$(TPU)/bin/python $(PIP) install --no-deps --upgrade --target $(@D) libtpu==$*
+	@touch $@
+
 setup: $(VENV)/requirements-$(ACCELERATOR).stamp $(VENV)/dm-control.stamp link rendering
 setup-dev: $(VENV)/requirements-dev.stamp $(VENV)/dm-control.stamp link rendering browser
 
@@ -129,7 +134,7 @@ parity: $(PARITY)/requirements.stamp
 beam: $(BEAM)/requirements.stamp
 	$(BEAM)/bin/python -m pytest tests/beam $(TEST_ARGS)
 
-tpu: $(TPU)/requirements.stamp
+tpu: $(TPU)/requirements.stamp $(TPU)/libtpu-0.0.42.1/installed.stamp $(TPU)/libtpu-0.0.50.1/installed.stamp
 	$(TPU)/bin/python -m pytest tests/aot $(TEST_ARGS)
 
 lint: $(VENV)/requirements-dev.stamp

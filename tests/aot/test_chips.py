@@ -15,6 +15,8 @@ from vpp_jax.aot.chips import TopologyError, parse_topology
         ("v5p-8", "v5p:2x2x1", 4),
         ("v5p-128", "v5p:4x4x4", 64),
         ("v4-8", "v4:2x2x1", 4),
+        ("2xv5e-256", "v5e:16x16", 512),
+        ("4xv5p:2x2x1", "v5p:2x2x1", 16),
     ],
 )
 def test_names(name, compiler_name, chips):
@@ -22,7 +24,7 @@ def test_names(name, compiler_name, chips):
     assert (topology.compiler_name, topology.chips) == (compiler_name, chips)
 
 
-@pytest.mark.parametrize("name", ["v5e", "v7-8", "v5e-17", "v5p-4", "v5e:4x4x4", "H100"])
+@pytest.mark.parametrize("name", ["v5e", "v7-8", "v5e-17", "v5p-4", "v5e:4x4x4", "H100", "0xv5e-256"])
 def test_other_names_are_refused(name):
     with pytest.raises(TopologyError, match=f"topology '{name}'"):
         parse_topology(name)

@@ -1,7 +1,8 @@
 """TPU generations and slices: the hardware figures of the roofline, and the names that users and the compiler use.
 
 Peak, memory and link figures are those of Google's pages on each generation (cloud.google.com/tpu/docs/v4, v5e, v5p, v6e): bf16 without
-sparsity, HBM bandwidth, and "bidirectional inter-chip bandwidth per chip", half of it in each direction.
+sparsity, HBM bandwidth, and "bidirectional inter-chip bandwidth per chip", half of it in each direction. Between slices: the data centre
+network's bandwidth per pod or host there, divided by its chips (v4 as v5p).
 """
 
 import math
@@ -30,15 +31,17 @@ class Chip:
     links: float
     axes: int
     wraps: int
+    network: float
+    matrix: int = 128
     cores: int = 1
-    devices: int = 1
+    mode: str = ""
 
 
 CHIPS = {
-    "v4": Chip(peak=275, memory=32, bandwidth=1228, links=300, axes=3, wraps=4, cores=2, devices=2),
-    "v5e": Chip(peak=197, memory=16, bandwidth=819, links=200, axes=2, wraps=16),
-    "v5p": Chip(peak=459, memory=95, bandwidth=2765, links=600, axes=3, wraps=4, cores=2),
-    "v6e": Chip(peak=918, memory=32, bandwidth=1640, links=400, axes=2, wraps=16),
+    "v4": Chip(peak=275, memory=32, bandwidth=1228, links=300, axes=3, wraps=4, network=6.25, cores=2, mode="megacore"),
+    "v5e": Chip(peak=197, memory=16, bandwidth=819, links=200, axes=2, wraps=16, network=3.125),
+    "v5p": Chip(peak=459, memory=95, bandwidth=2765, links=600, axes=3, wraps=4, network=6.25, cores=2),
+    "v6e": Chip(peak=918, memory=32, bandwidth=1640, links=400, axes=2, wraps=16, network=12.5, matrix=256),
 }
 
 # bf16 TFLOP/s without sparsity of one device, by `jax.Device.device_kind`; GPUs: NVIDIA's data sheets, SXM modules
@@ -62,11 +65,12 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Topology:
-    """A slice: `name` is the user's, `compiler_name` the one that `jax.experimental.topologies` takes, e.g. v5e:16x16."""
+    """Slices of one shape, connected by the data centre's network: `name` is the user's."""
 
     name: str
     generation: str
     shape: tuple[int, ...]
+    slices: int = 1
 
     @property
     def chip(self) -> Chip:
@@ -74,22 +78,26 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def devices(self) -> int:
-        return self.chips * self.chip.devices
+        """Of all slices; the compiler sees one device per chip."""
+        return self.slices * math.prod(self.shape)
 
     @property
     def compiler_name(self) -> str:
+        """What `jax.experimental.topologies` takes for one slice, e.g. v5e:16x16."""
         return f"{self.generation}:{'x'.join(map(str, self.shape))}"
 
+    @property
+    def compiler_arguments(self) -> dict[str, str | int]:
+        """What it takes besides the name."""
+        mode = {"chip_config_name": self.chip.mode} if self.chip.mode else {}
+        return mode | ({"num_slices": self.slices} if self.slices > 1 else {})
+
     def group_bandwidth(self, group: int) -> float:
-        """GB/s sent per chip in a collective of `group` devices: the links of the fewest torus axes that contain the group.
+        """GB/s sent per chip in a collective of `group` devices of a slice: the links of the fewest torus axes that contain the group.
 
         An axis too short to be closed to a ring counts half.
         """
-        per_axis, held, total = self.chip.links / self.chip.axes, self.chip.devices, 0.0
+        per_axis, held, total = self.chip.links / self.chip.axes, 1, 0.0
         for size in sorted(self.shape, reverse=True):
             if size > 1 and held < group:
                 held *= size
@@ -98,23 +106,26 @@ class Topology:
 
 
 def parse_topology(name: str) -> Topology:
-    """`v5e-256` (accelerator type; v4 and v5p count two cores per chip) or `v5e:16x16`."""
-    match = re.fullmatch(r"(v\d+[a-z]*|v5litepod)(?:-(\d+)|:(\d+(?:x\d+)+))", name)
-    generation = {"v5litepod": "v5e"}.get(match[1], match[1]) if match else ""
+    """`v5e-256` (accelerator type; v4 and v5p count two cores per chip) or `v5e:16x16`; `2xv5e-256` is two slices of that."""
+    match = re.fullmatch(r"(?:([1-9]\d*)x)?(v\d+[a-z]*|v5litepod)(?:-(\d+)|:(\d+(?:x\d+)+))", name)
+    generation = {"v5litepod": "v5e"}.get(match[2], match[2]) if match else ""
     if match is None or generation not in CHIPS:
         hint = nearest(generation, CHIPS) if generation else None
-        raise TopologyError(f"topology '{name}' is not one of {', '.join(CHIPS)} with a size, e.g. v5e-256 or v5e:16x16{hint or ''}")
-    chip = CHIPS[generation]
-    if match[3]:
-        shape = tuple(map(int, match[3].split("x")))
+        raise TopologyError(
+            f"topology '{name}' is not one of {', '.join(CHIPS)} with a size, e.g. v5e-256 or v5e:16x16, or 2xv5e-256 for two slices"
+            f"{hint or ''}"
+        )
+    chip, slices = CHIPS[generation], int(match[1] or 1)
+    if match[4]:
+        shape = tuple(map(int, match[4].split("x")))
         if len(shape) != chip.axes:
             raise TopologyError(f"topology '{name}': {generation} slices have {chip.axes} dimensions, e.g. {_names(generation)}")
-        return Topology(name, generation, shape)
-    count = int(match[2])
+        return Topology(name, generation, shape, slices)
+    count = int(match[3])
     shapes = SHAPES[chip.axes]
     if count % chip.cores or count // chip.cores not in shapes:
         raise TopologyError(f"topology '{name}': there are {_names(generation)}")
-    return Topology(name, generation, shapes[count // chip.cores])
+    return Topology(name, generation, shapes[count // chip.cores], slices)
 
 
 def _names(generation: str) -> str:

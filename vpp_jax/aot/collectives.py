@@ -1,6 +1,7 @@
 """The collectives of a compiled program, parsed from its HLO text: what is gathered, reduced or sent, and how many bytes per chip.
 
-The TPU compiler writes a reduce-scatter as a fusion `all-reduce-scatter`: an all-reduce whose result is sliced to the chip's own shard.
+The TPU compiler writes a reduce-scatter as a fusion `all-reduce-scatter`: an all-reduce whose result is sliced to the chip's own shard; and
+what crosses from slice to slice as a `send` to its host, whose attributes name the collective and the slices.
 """
 
 import math
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+NETWORK = '_xla_host_transfer_handler_name="xla_megascale_runtime"'
 # bytes sent per chip, per byte of the larger side, in a ring of n
 SENT = {
     "all-gather": lambda n: (n - 1) / n,
@@ -26,7 +28,8 @@ SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
 @dataclass(frozen=True)
 class Collective:
     """One instruction. shapes: of the unsharded arrays, e.g. ('bf16', (320, 320)); group: number of participating chips; times: runs per
-    step (exact if `counted`; otherwise a lower bound, since an enclosing loop has an unknown trip count)."""
+    step (exact if `counted`; otherwise a lower bound, since an enclosing loop has an unknown trip count). network: it runs between slices
+    over the data centre's network; then shapes are those of a chip's shards and group is the number of slices."""
 
     kind: str
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
@@ -34,6 +37,7 @@ class Collective:
     times: int
     op_name: str
     counted: bool
+    network: bool = False
 
     @property
     def size(self) -> int:
@@ -84,8 +88,10 @@ def _walk(computations: dict[str, list[str]], name: str, times: int, counted: bo
         base = kind.removesuffix("-start")
         if base == "all-reduce" and name.startswith("all-reduce-scatter"):
             base = "reduce-scatter"
-        if base in KINDS:
-            operands = ",".join(shapes.get(word, "") for word in re.findall(r"%([\w.\-]+)", rest.split("), ", 1)[0]))
+        operands = ",".join(shapes.get(word, "") for word in re.findall(r"%([\w.\-]+)", rest.split("), ", 1)[0]))
+        if kind == "send" and NETWORK in rest:
+            yield _between_slices(operands, rest, times, counted)
+        elif base in KINDS:
             yield _collective(base, kind, result, operands, rest, times, counted, devices)
 
 
@@ -109,6 +115,23 @@ def _collective(base: str, kind: str, result: str, operands: str, rest: str, tim
         sides = found[len(sides) :] if kind.endswith("-start") else found
     name = re.search(r'op_name="([^"]*)"', rest)
     return Collective(base, sides, group, times, name[1] if name else "", counted)
+
+
+def _between_slices(operands: str, rest: str, times: int, counted: bool) -> Collective:
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', rest)
+    slices = re.search(r'_xla_megascale_target="\{([\d,:]+)\}', rest)
+    name = kind[1].lower().replace("_", "-") if kind else ""
+    group = sum(_length(part) for part in slices[1].split(",")) if slices else 2
+    op_name = re.search(r'op_name="([^"]*)"', rest)
+    return Collective(
+        name if name in KINDS else "collective-permute", _shapes(operands), group, times, op_name[1] if op_name else "", counted, True
+    )
+
+
+def _length(part: str) -> int:
+    """Of `3` or of a range `0:3`, both ends included."""
+    first, _, last = part.partition(":")
+    return int(last or first) - int(first) + 1
 
 
 def _shapes(text: str) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -72,9 +72,10 @@ class Program:
     @cached_property
     def mesh(self) -> Mesh:
         try:
-            devices = topologies.get_topology_desc(platform="tpu", topology_name=self.topology.compiler_name).devices
+            name, arguments = self.topology.compiler_name, self.topology.compiler_arguments
+            devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **arguments).devices
         except Exception as error:  # the plugin raises its own exception types
-            raise TopologyError(f"the compiler does not take topology {self.topology.compiler_name}: {error}") from None
+            raise TopologyError(f"the compiler does not take topology {self.topology.name}: {error}") from None
         return make_mesh(self.mesh_sizes or self.config.mesh, devices)
 
     @cached_property
@@ -118,7 +119,7 @@ class Program:
         batch = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=rows), batch)
         params = self._placed(_all_parameters(self.config))
         with on_mesh(self.mesh, self.config.mesh.min_size_to_shard):
-            return jax.jit(function, out_shardings=rows).lower(params, *batch).compile(compiler_options("tpu"))
+            return jax.jit(function, out_shardings=rows).lower(params, *batch).compile(compiler_options(list(self.mesh.devices.flat)))
 
     def _placed(self, params: AbstractParams) -> AbstractParams:
         shardings = partition(params, self.mesh, self.config.mesh.min_size_to_shard)

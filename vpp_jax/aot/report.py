@@ -79,6 +79,12 @@ def table(report: dict[str, Any]) -> str:
     ]
     for kind, entry in report["collectives"].items():
         lines.append(f"    {kind:<22}  {entry['sent_gb']:>13.2f} GB  {entry['count']:>5.0f} of {entry['gb']:.2f} GB")
+    if chip.slices > 1:
+        lines.append(
+            f"  between slices            {counts['network_gb']:>13.2f} GB  {chip.chip.network:>15.3f} GB/s  {times['network']:>9.4f}"
+        )
+        for kind, entry in report["collectives_between_slices"].items():
+            lines.append(f"    {kind:<22}  {entry['sent_gb']:>13.2f} GB  {entry['count']:>5.0f} of {entry['gb']:.2f} GB")
     foreign = report["gathered_not_parameters"]
     lines.append(f"    gathered and not a parameter: {len(foreign) or 'nothing'}" + (f", first {foreign[0]}" if foreign else ""))
     if unknown := report["collectives_in_loops_of_unknown_length"]:

@@ -54,10 +54,9 @@ def analyse(program: Program, compiled: Compiled, level: str) -> dict[str, Any]:
     topology, executable = program.topology, compiled.executable
     cost: Any = executable.cost_analysis()
     usage: Any = executable.memory_analysis()  # neither is None on a TPU
-    per_chip = topology.chip.devices
     memory = Memory(
         *(
-            per_chip * value / GIB
+            value / GIB
             for value in (
                 usage.argument_size_in_bytes,
                 usage.output_size_in_bytes,
@@ -67,8 +66,9 @@ def analyse(program: Program, compiled: Compiled, level: str) -> dict[str, Any]:
         ),
         limit=topology.chip.memory,
     )
-    found = collectives(_text(executable, memory), topology.devices)
-    arithmetic, accessed = compiled.flops / topology.chips, per_chip * cost["bytes accessed"]
+    found = collectives(_text(executable, memory), topology.chips)
+    inside, between = ([entry for entry in found if entry.network is network] for network in (False, True))
+    arithmetic, accessed = compiled.flops / topology.chips, cost["bytes accessed"]
     times = bounds(topology, arithmetic, accessed, found)
     step = max(times.values())
     return request(program) | {
@@ -77,11 +77,13 @@ def analyse(program: Program, compiled: Compiled, level: str) -> dict[str, Any]:
         "per_chip": {
             "model_tflop": compiled.model_flops / topology.chips / 1e12,
             "tflop": arithmetic / 1e12,
-            "compiler_tflop": per_chip * cost["flops"] / 1e12,
+            "compiler_tflop": cost["flops"] / 1e12,
             "accessed_gb": accessed / 1e9,
-            "sent_gb": per_chip * sum(entry.sent for entry in found) / 1e9,
+            "sent_gb": sum(entry.sent for entry in inside) / 1e9,
+            "network_gb": sum(entry.sent for entry in between) / 1e9,
         },
-        "collectives": _by_kind(found, per_chip),
+        "collectives": _by_kind(inside),
+        "collectives_between_slices": _by_kind(between),
         "collectives_in_loops_of_unknown_length": sum(not entry.counted for entry in found),
         "gathered_not_parameters": foreign_gathers(found, compiled.parameters),
         "bounds_s": times,
@@ -107,12 +109,14 @@ def _text(executable: jax.stages.Compiled, memory: Memory) -> str:
 
 
 def bounds(topology: Topology, flops: float, accessed: float, found: list[Collective]) -> dict[str, float]:
-    """Seconds per step if only arithmetic, only memory or only links took time, from counts per chip; collectives run sequentially."""
+    """Seconds per step if only arithmetic, only memory, only links or only the network between slices took time, from counts per chip;
+    collectives run sequentially."""
     chip = topology.chip
     return {
         "compute": flops / (chip.peak * 1e12),
         "memory": accessed / (chip.bandwidth * 1e9),
-        "interconnect": chip.devices * sum(entry.sent / topology.group_bandwidth(entry.group) for entry in found) / 1e9,
+        "interconnect": sum(entry.sent / topology.group_bandwidth(entry.group) for entry in found if not entry.network) / 1e9,
+        "network": sum(entry.sent for entry in found if entry.network) / (chip.network * 1e9),
     }
 
 
@@ -131,15 +135,15 @@ def foreign_gathers(found: list[Collective], parameters: frozenset[tuple[int, ..
     ]
 
 
-def _by_kind(found: list[Collective], per_chip: int) -> dict[str, dict[str, float]]:
+def _by_kind(found: list[Collective]) -> dict[str, dict[str, float]]:
     groups: dict[str, list[Collective]] = defaultdict(list)
     for entry in found:
         groups[entry.kind].append(entry)
     return {
         kind: {
             "count": sum(entry.times for entry in groups[kind]),
-            "gb": per_chip * sum(entry.times * entry.size for entry in groups[kind]) / 1e9,
-            "sent_gb": per_chip * sum(entry.sent for entry in groups[kind]) / 1e9,
+            "gb": sum(entry.times * entry.size for entry in groups[kind]) / 1e9,
+            "sent_gb": sum(entry.sent for entry in groups[kind]) / 1e9,
         }
         for kind in KINDS
         if kind in groups

@@ -240,7 +240,7 @@ def compile_step(trainer: Trainer, mesh: Mesh, frozen: Params | AbstractParams, 
         trainer.step, donate_argnums=0, in_shardings=(shardings, *placed), out_shardings=(shardings, replicated(mesh), replicated(mesh))
     )
     abstract_frozen = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in frozen.items()}
-    return step.lower(trainer.abstract, abstract_frozen, batch).compile(compiler_options(mesh.devices.flat[0].platform))
+    return step.lower(trainer.abstract, abstract_frozen, batch).compile(compiler_options(list(mesh.devices.flat)))
 
 
 class Evaluation:
