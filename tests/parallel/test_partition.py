@@ -1,5 +1,8 @@
 """The sharding table: complete for every published model, and what it does where sizes do not divide."""
 
+import itertools
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +99,20 @@ def test_mesh_sizes():
         axis_sizes(MeshConfig(-1, 3, 1), 8)
     with pytest.raises(ConfigError, match="at most one -1"):
         MeshConfig(-1, -1, 1)
+
+
+def test_only_data_runs_between_slices():
+    """Two slices of 2 x 2 chips, as JAX describes them."""
+    chips = [
+        SimpleNamespace(id=4 * index + 2 * y + x, slice_index=index, coords=(x, y, 0), core_on_chip=0)
+        for index, y, x in itertools.product(range(2), repeat=3)
+    ]
+    for chip in chips:
+        chip.platform, chip.device_kind, chip.process_index = "tpu", "TPU v5 lite", chip.slice_index
+    with pytest.raises(ConfigError, match=r"mesh data=1, fsdp=8, tensor=1 on 2 slices of 4 chips: .* e\.g\. data=-1,fsdp=4"):
+        make_mesh(MeshConfig(1, 8, 1), chips)
+    with pytest.raises(ConfigError, match="data=1"):
+        make_mesh(MeshConfig(-1, 4, 2), chips)
 
 
 def test_optimizer_state_follows_its_parameters():

@@ -1,7 +1,6 @@
 """The device mesh, the sharding of batches on it, and compiler options."""
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -83,7 +82,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         inside = len(devices) // slices
         raise ConfigError(
             f"mesh {_listed(sizes)} on {slices} slices of {inside} chips: expected data a multiple of {slices}, since only data runs "
-            f"between slices; fsdp x tensor may be a divisor of {inside}, e.g. data=-1,fsdp={math.gcd(sizes['fsdp'], inside)}"
+            f"between slices; fsdp x tensor may be a divisor of {inside}, e.g. data=-1,fsdp={inside}"
         )
     shape = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
     if slices == 1:
