@@ -1,7 +1,7 @@
 """Import: published checkpoints -> work directories of the stages.
 
     OUT/vae/      stage vae     params: vae             frozen: text
-    OUT/video/    stage video   params: unet            frozen: vae, text, goal_text_encoder (the same CLIP), the scaling factor
+    OUT/video/    stage video   params: unet            frozen: vae, text, the scaling factor
     OUT/policy/   stage policy  params: video_former,   frozen: unet, vae, the policy's own text and goal_text_encoder, the scaling factor
                                 action_transformer
 
@@ -241,11 +241,8 @@ class _Writer:
         self._checkpoint("vae", ("vae",), self._load("vae", "vae"))
 
     def _video(self) -> None:
-        # the goal encoder is the same CLIP: a policy trained on this checkpoint reads it from here
-        goal = {name.replace("text/", "goal_text_encoder/", 1): value for name, value in self._load("text", "text").items()}
         shared = {"vae": self._params("vae"), "text": self._folder("vae") / FROZEN / FROZEN}
-        self._frozen("video", goal | self._scaling(), shared)
-        del goal
+        self._frozen("video", self._scaling(), shared)
         self._checkpoint("video", ("unet", "vae", "text"), self._load("unet", "unet"))
 
     def _policy(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipelines.loader import policy_source
 from data_pipelines.sources import Mixture, Source
-from vpp_jax.config import DataConfig, ExperimentConfig, config_hash
+from vpp_jax.config import ConfigError, DataConfig, ExperimentConfig, config_hash
 from vpp_jax.diffusion.per_example import example_keys, split_example_keys
 from vpp_jax.functional import AbstractParams, Params, with_prefix
 from vpp_jax.models.action_transformer import ActionTransformerConfig
@@ -73,11 +73,20 @@ class PolicyStage:
         """None: always initialised randomly."""
 
     def load_frozen(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-        """The video model from checkpoint `init.video`; blocks beyond the last tap are not read."""
-        directory = self.config.init.video
-        params = load_params(directory, self.abstract_frozen(), shardings, stage="video")
+        """The video model from checkpoint `init.video`; blocks beyond the last tap are not read.
+
+        A goal encoder that is not trained here is the video model's text encoder: both are the published CLIP.
+        """
+        directory, goal = self.config.init.video, {} if self.config.model.text_trainable else self._goal
+        if goal and read_metadata(directory)["config"]["model"]["text_trainable"]:
+            raise ConfigError(
+                f"model.text_trainable is off, but {directory} trained its text encoder, and for the U-Net only: its pooled output is no "
+                "goal embedding. Turn model.text_trainable on, so that stage policy trains a goal encoder"
+            )
+        video = {name: spec for name, spec in self.abstract_frozen().items() if name not in goal}
+        params = load_params(directory, video, {name: shardings[name] for name in video}, stage="video")
         check_model_agrees(self.config, directory, FROM_VIDEO)
-        return params
+        return params | {name: params[name.replace("goal_text_encoder/", "text/", 1)] for name in goal}
 
     def source(self, split: str, frozen: Params, workdir: Path) -> Source:
         """Observations with their action chunks; with `feature_draws` > 0 the images are replaced by cached features."""

@@ -70,22 +70,26 @@ class VideoStage:
 
     def load_trainable(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params | None:
         """Fine-tuning: the video model of `init.video`, e.g. imported Stable Video Diffusion; its EMA if it has one."""
-        return self._load_initial(shardings) if self.config.init.video and not self.config.lora.rank else None
-
-    def _load_initial(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-        directory = self.config.init.video
-        params = load_params(directory, self._all_trainable, shardings, stage="video")
-        check_model_agrees(self.config, directory, ("unet", "text") if self.config.model.text_trainable else ("unet",))
-        return params
+        return self._from_video(self._all_trainable, shardings) if self.config.init.video and not self.config.lora.rank else None
 
     def load_frozen(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-        """The VAE and its scaling factor from the checkpoint `init.vae`; with adapters also the video model of `init.video`."""
-        directory, base = self.config.init.vae, self._load_initial(shardings) if self.config.lora.rank else {}
-        abstract = {name: spec for name, spec in self.abstract_frozen().items() if name != SCALING_FACTOR and name not in base}
-        params = base | load_params(directory, abstract, {name: shardings[name] for name in abstract}, stage="vae")
+        """The VAE and its scaling factor from the checkpoint `init.vae`. What else is frozen (the text encoder, with adapters the U-Net) from
+        `init.video`; for a fresh U-Net the text encoder stored beside the VAE."""
+        directory, abstract = self.config.init.vae, self.abstract_frozen()
+        of_video = {name: spec for name, spec in abstract.items() if self.config.init.video and name.startswith(("text/", "unet/"))}
+        of_vae = {name: spec for name, spec in abstract.items() if name != SCALING_FACTOR and name not in of_video}
+        params = load_params(directory, of_vae, {name: shardings[name] for name in of_vae}, stage="vae")
         check_model_agrees(self.config, directory, ("vae",))
+        if of_video:
+            params |= self._from_video(of_video, shardings)
         factor = jnp.float32(read_metadata(directory)["latent_scaling_factor"])
         return params | {SCALING_FACTOR: jax.device_put(factor, shardings[SCALING_FACTOR])}
+
+    def _from_video(self, abstract: AbstractParams, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
+        directory = self.config.init.video
+        params = load_params(directory, abstract, {name: shardings[name] for name in abstract}, stage="video")
+        check_model_agrees(self.config, directory, ("unet", "text"))
+        return params
 
     def source(self, split: str, frozen: Params, workdir: Path) -> Source:
         """Clips as images, or as latents of the VAE in `frozen`."""
