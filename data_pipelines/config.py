@@ -1,10 +1,10 @@
 """Which datasets to read and how to cut them into examples. Frozen dataclasses, checked on construction."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data_pipelines.rlds.windows import CLIP_SAMPLING
 from data_pipelines.transforms import NORMALIZATIONS
-from vpp_jax.common.config_fields import FREE, check_ranges, derived, setting
+from vpp_jax.common.config_fields import ANNOUNCED, FREE, check_ranges, derived, setting
 from vpp_jax.common.errors import ConfigError
 
 
@@ -12,7 +12,7 @@ from vpp_jax.common.errors import ConfigError
 class DatasetConfig:
     """One dataset of a mixture."""
 
-    path: str = setting("", "TFDS/RLDS directory, or its parent with version directories")
+    path: str = setting("", "TFDS/RLDS directory, or its parent with version directories", on_resume=ANNOUNCED)
     name: str = setting("calvin_mujoco", "row of data_pipelines.openx.registry")
     weight: float = setting(1.0, "sampling weight, relative to the other datasets", more_than=0)
     per_step: bool = setting(False, "multiply weight by the number of steps of the split (as Octo and OpenVLA define weights)")
@@ -40,7 +40,7 @@ class DataConfig:
     mixture: str = setting(
         "", "row of data_pipelines.openx.mixtures; `vpp train` replaces datasets by those of the mixture that data_dir has"
     )
-    data_dir: str = setting("", "directory that holds the datasets of the mixture, local or in a bucket")
+    data_dir: str = setting("", "directory that holds the datasets of the mixture, local or in a bucket", on_resume=ANNOUNCED)
     missing_datasets: str = setting("fail", "skip: train without the datasets of the mixture that data_dir lacks", choices=("fail", "skip"))
     allow_unverified: tuple[str, ...] = setting((), "datasets to use although columns of their registry row are marked unverified")
     batch_size: int = setting(16, "examples per step, over all processes", at_least=1)
@@ -55,7 +55,9 @@ class DataConfig:
     )
     prefetch: int = setting(32, "examples read ahead per process", at_least=0, on_resume=FREE)
     jpeg_dct_scaling: bool = setting(True, "decode JPEGs of at least 2.5 times the model's image size at 1/2, 1/4 or 1/8 of their size")
-    on_bad_record: str = setting("fail", "skip: replace a bad record by the next episode; count and list it", choices=("fail", "skip"))
+    on_bad_record: str = setting(
+        "fail", "skip: replace a bad record by the next episode; count and list it", choices=("fail", "skip"), on_resume=ANNOUNCED
+    )
     read_attempts: int = setting(
         5, "attempts per read; transient errors (network, disk) are retried with exponential backoff", at_least=1, on_resume=FREE
     )
@@ -65,6 +67,10 @@ class DataConfig:
 
     def __post_init__(self):
         check_ranges(self)
+
+    def only(self, dataset: str) -> "DataConfig":
+        """The same with the datasets of this name alone; '' is all of them."""
+        return replace(self, datasets=tuple(entry for entry in self.datasets if dataset in ("", entry.name)))
 
     def bytes_per_dataset(self, megabytes: int) -> int:
         """Bytes per dataset of a budget of `megabytes` for all datasets."""

@@ -7,7 +7,7 @@ on any number of hosts.
 import functools
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -39,28 +39,25 @@ def make_iterator(
     source: Source,
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     threads: int = 2,
     shuffle: bool = True,
     prefetch: int = 32,
     workers: int = 0,
 ) -> "Batches":
-    """Infinite batches of this process: dicts of arrays with leading dimension batch_size / process_count.
-
-    The global batch is the concatenation of the parts of all processes, in process order.
+    """Infinite batches of this process: dicts of arrays with one row for each of `rows`.
 
     Args:
       source: examples with random access; a `Mixture` is sampled by its weights. With workers it must be picklable.
       batch_size: of the global batch.
+      rows: those of the global batch that this process holds (`vpp_jax.parallel.mesh.process_rows`); None: all.
       threads: reader threads; 0 reads in the calling thread. Decoding, resizing and copying release the GIL and run in parallel; the rest
         does not, which limits scaling beyond about ten threads.
       prefetch: examples read ahead.
       workers: worker processes that make whole batches instead of the threads; each takes seconds to start.
     """
-    rows = _rows(batch_size, process_index, process_count)
-    plan = _Plan(mixture_index(source, seed, shuffle), batch_size, process_index * rows, rows)
-    return Batches(source, plan, threads, -(-prefetch // rows), workers)
+    plan = _Plan(mixture_index(source, seed, shuffle), batch_size, _checked(rows, batch_size))
+    return Batches(source, plan, threads, -(-prefetch // len(plan.rows)), workers)
 
 
 @dataclass(frozen=True)
@@ -69,8 +66,7 @@ class _Plan:
 
     index: MixtureIndex
     batch_size: int
-    first_row: int
-    rows: int
+    rows: tuple[int, ...]
 
     def __call__(self, start: int, batch: int) -> np.ndarray:
         block, row = divmod(batch, BATCHES_PER_PLAN)
@@ -81,7 +77,7 @@ class _Plan:
 def _planned(plan: _Plan, start: int, block: int) -> np.ndarray:
     """int64[BATCHES_PER_PLAN, rows]: the example numbers of consecutive batches."""
     batches = block * BATCHES_PER_PLAN + np.arange(BATCHES_PER_PLAN)
-    positions = start + batches[:, None] * plan.batch_size + plan.first_row + np.arange(plan.rows)
+    positions = start + batches[:, None] * plan.batch_size + np.array(plan.rows)
     return plan.index(np.minimum(positions, MAX_EXAMPLES - 1).ravel()).reshape(positions.shape)
 
 
@@ -204,29 +200,31 @@ class _WholeBatch:
 
 
 def eval_batches(
-    source: Source, batch_size: int, process_index: int = 0, process_count: int = 1, threads: int = 2, limit: int | None = None
+    source: Source, batch_size: int, rows: Sequence[int] | None = None, threads: int = 2, limit: int | None = None
 ) -> Iterator[Example]:
     """One pass over the source, unshuffled. Every batch has the same shape and a mask `valid bool[b]`.
 
     The last batch is padded with its last example, where `valid` is False; every process gets the same number of batches.
 
     Args:
+      rows: those of each global batch that this process holds; None: all.
       limit: number of examples, evenly spaced over the source; None: all.
     """
-    rows = _rows(batch_size, process_index, process_count)
+    held = np.array(_checked(rows, batch_size))
     total = len(source)
     numbers = np.arange(total) if limit is None or limit >= total else np.linspace(0, total - 1, limit).astype(np.int64)
     with ThreadPoolExecutor(max(threads, 1), thread_name_prefix="eval-reader") as pool:
         for start in range(0, len(numbers), batch_size):
-            mine = start + process_index * rows + np.arange(rows)
+            mine = start + held
             examples = list(pool.map(source.__getitem__, numbers[np.minimum(mine, len(numbers) - 1)].tolist()))
             batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
             yield {**batch, "valid": mine < len(numbers)}
 
 
-def _rows(batch_size: int, process_index: int, process_count: int) -> int:
-    if not 0 <= process_index < process_count:
-        raise DataError(f"process {process_index} of {process_count}")
-    if batch_size < 1 or batch_size % process_count:
-        raise DataError(f"batch_size {batch_size} cannot be split over {process_count} processes; make it a positive multiple")
-    return batch_size // process_count
+def _checked(rows: Sequence[int] | None, batch_size: int) -> tuple[int, ...]:
+    if batch_size < 1:
+        raise DataError(f"batch_size is {batch_size}, expected at least 1")
+    held = tuple(range(batch_size)) if rows is None else tuple(map(int, rows))
+    if not held or not all(0 <= row < batch_size for row in held):
+        raise DataError(f"rows {held} are not rows of a batch of {batch_size}")
+    return held

@@ -120,6 +120,19 @@ def test_steps_behind_the_mask_do_not_count(policy, params, observation):
     assert float(one) == pytest.approx(float(other), rel=1e-5)
 
 
+def test_there_is_no_dropout_outside_training(policy, params, observation):
+    _, ids, mask, proprio = observation
+    action = dataclasses.replace(policy.config.action, attention_dropout=0.3, residual_dropout=0.2, mlp_dropout=0.2)
+    dropping = dataclasses.replace(policy, config=dataclasses.replace(policy.config, action=action))
+    batch = jax.random.normal(jax.random.key(0), (3, 4, 128, 32)), ids, mask, proprio, jnp.zeros((3, 6, 7)), jnp.ones((3, 6), bool)
+    losses = [
+        jax.jit(one.loss, static_argnums=8)(params, *batch, jax.random.key(2), training)[0]
+        for one, training in ((policy, True), (dropping, False), (dropping, True))
+    ]
+    assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-6)
+    assert float(losses[0]) != pytest.approx(float(losses[2]), rel=1e-3)
+
+
 def test_loss_has_gradients_for_every_trained_parameter(policy, params, observation):
     _, ids, mask, proprio = observation
     features = jax.random.normal(jax.random.key(0), (3, 4, 128, 32))

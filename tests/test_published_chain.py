@@ -23,6 +23,7 @@ from vpp_jax.functional import PureModule
 from vpp_jax.interop.published_configs import published_text, published_unet, published_vae
 from vpp_jax.serving.policy_runner import load_policy
 from vpp_jax.training.checkpoints import load_params
+from vpp_jax.training.metrics import read_entries
 from vpp_jax.training.stages.registry import make_stage
 
 WIDTHS = {
@@ -161,6 +162,12 @@ def test_import_finetune_policy_act_export(beds, levels):
     bed = beds(levels)
     video = bed.train("svd_calvin_video", "video", video="published/video")
     policy = bed.train("svd_calvin_policy", "policy", video="video")
+
+    evaluated = [entry for entry in read_entries(video / "metrics.jsonl") if entry["kind"] == "eval"]
+    assert [entry["step"] for entry in evaluated] == [1, 2]
+    assert all(entry["text_kept"] == 1.0 for entry in evaluated)  # text is dropped in training only
+    (_, last) = (entry for entry in read_entries(policy / "metrics.jsonl") if entry["kind"] == "eval")
+    assert np.isfinite([last["loss"], last["action_mse"], last["action_mse_validation"]]).all()
 
     runner = load_policy(policy)
     actions = runner.act(observations(), np.zeros(1, np.uint32))

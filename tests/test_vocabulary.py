@@ -50,7 +50,7 @@ IDENTIFIERS = {
     # training
     "SharedFlag": "PreemptionFlag",
     "TRY_AGAIN": "EX_TEMPFAIL",
-    "batch_part": "process_shard",
+    "batch_part": "process_rows",
     "draw_batch": "plot_batch",
     "motion_figures": "motion_metrics",
     "check_passes": "check_micro_batches",

@@ -213,7 +213,7 @@ def load_tensors(run: Run, step: int) -> dict[str, np.ndarray]:
         tree = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(path / item)
         found |= {f"{item}{name}": np.asarray(value) for name, value in flat(tree)}
     reader = Checkpoints(run.checkpoints, max_to_keep=1 << 30)
-    metadata, reported = reader.metadata(step), ("step", "finished", "evaluated", "window", "latent_scaling_factor")
+    metadata, reported = reader.metadata(step), ("step", "finished", "window", "latent_scaling_factor")
     found["data"] = np.asarray(json.dumps(reader.data_state(step), sort_keys=True))
     found["metadata"] = np.asarray(json.dumps({name: metadata[name] for name in reported if name in metadata}))
     return found

@@ -7,6 +7,7 @@ another. Code below the command line sees the dataclasses only. `vpp_jax.common.
 
 import json
 import math
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,10 +17,10 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from data_pipelines.config import DataConfig
-from vpp_jax.common.config_fields import ANNOUNCED, FIXED, FREE, OnResume, check_ranges, group, setting, settings
+from vpp_jax.common.config_fields import ANNOUNCED, FREE, OnResume, check_ranges, element_group, group, setting, settings
 from vpp_jax.common.config_tree import build, to_tree
 from vpp_jax.common.errors import ConfigError
-from vpp_jax.common.json_values import config_hash, flatten_dict, to_jsonable
+from vpp_jax.common.json_values import config_hash, to_jsonable
 from vpp_jax.config_checks import check_experiment, check_inputs
 from vpp_jax.diffusion.densities import SigmaDensityConfig
 from vpp_jax.diffusion.noise_schedules import NoiseScheduleConfig
@@ -34,6 +35,7 @@ from vpp_jax.parallel.mesh import MeshConfig
 __all__ = [
     "ConfigError",
     "DataConfig",
+    "EvaluatorConfig",
     "ExperimentConfig",
     "InitConfig",
     "LoRAConfig",
@@ -57,8 +59,9 @@ __all__ = [
 ]
 
 STAGES = ("vae", "video", "policy")
-SCHEDULES = ("constant", "cosine", "tri_stage")
+SCHEDULES = ("constant", "cosine", "tri_stage", "wsd")
 SAMPLERS = tuple(SAMPLER_TABLE)
+EVALUATORS = ("loss", "preview", "action_mse")
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,10 @@ def resolve(model: ModelConfig) -> dict[str, Any]:
 class InitConfig:
     """Work directories (or checkpoint directories) of earlier stages, trained here or imported."""
 
-    vae: str = setting("", "stage video: the VAE")
-    video: str = setting("", "stage policy: the video model; stage video: the U-Net to fine-tune, empty for a fresh one")
+    vae: str = setting("", "stage video: the VAE", on_resume=ANNOUNCED)
+    video: str = setting(
+        "", "stage policy: the video model; stage video: the U-Net to fine-tune, empty for a fresh one", on_resume=ANNOUNCED
+    )
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,9 @@ class PolicyDiffusionConfig:
     noise_schedule: NoiseScheduleConfig = group(
         lambda: NoiseScheduleConfig("exponential", num_sampling_steps=10, sigma_min=1.0, sigma_max=80.0)
     )
+    validation_noise_schedule: NoiseScheduleConfig = group(
+        lambda: NoiseScheduleConfig("exponential", num_sampling_steps=10, sigma_min=0.001, sigma_max=80.0)
+    )
     feature_draws: int = setting(
         0, "0 computes features in the training step, as published; n caches features of n noise draws per observation", at_least=0
     )
@@ -189,16 +197,28 @@ class PolicyDiffusionConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its learning rate."""
+    """AdamW and its learning rate.
 
-    learning_rate: float = setting(1e-4, "peak learning rate", at_least=0)
+    A run may resume with another learning rate or schedule as long as the learning rates of the updates already made stay as they were.
+    """
+
+    learning_rate: float = setting(1e-4, "peak learning rate", at_least=0, on_resume=ANNOUNCED)
     schedule: str = setting(
-        "constant", "after the warm-up: constant; cosine to the end of the run; tri_stage: hold, then cosine to the end", choices=SCHEDULES
+        "constant",
+        "after the warm-up: constant; cosine to the end; tri_stage: hold, then cosine to the end; wsd: constant, then linear over the last "
+        "decay_steps",
+        choices=SCHEDULES,
+        on_resume=ANNOUNCED,
     )
-    warmup_ratio: float = setting(0.0, "share of train.steps", at_least=0, at_most=1)
-    hold_ratio: float = setting(0.0, "share of train.steps, tri_stage only", at_least=0, at_most=1)
-    initial_scale: float = setting(0.1, "learning rate before the warm-up, relative to learning_rate", at_least=0, at_most=1)
-    final_scale: float = setting(1e-6, "learning rate at the end, relative to learning_rate", at_least=0, at_most=1)
+    schedule_steps: int = setting(0, "length of the schedule; 0: train.steps", at_least=0, on_resume=ANNOUNCED)
+    warmup_ratio: float = setting(0.0, "share of the schedule", at_least=0, at_most=1, on_resume=ANNOUNCED)
+    warmup_steps: int = setting(0, "the same in updates; 0: warmup_ratio", at_least=0, on_resume=ANNOUNCED)
+    hold_ratio: float = setting(0.0, "share of the schedule, tri_stage only", at_least=0, at_most=1, on_resume=ANNOUNCED)
+    decay_steps: int = setting(0, "updates at the end of the schedule, wsd only", at_least=0, on_resume=ANNOUNCED)
+    initial_scale: float = setting(
+        0.1, "learning rate before the warm-up, relative to learning_rate", at_least=0, at_most=1, on_resume=ANNOUNCED
+    )
+    final_scale: float = setting(1e-6, "learning rate at the end, relative to learning_rate", at_least=0, at_most=1, on_resume=ANNOUNCED)
     betas: tuple[float, ...] = setting((0.9, 0.999), "decay of the two moments", at_least=0, less_than=1)
     eps: float = setting(1e-8, "added to the square root of the second moment", more_than=0)
     weight_decay: float = setting(0.0, "decoupled, on every trained parameter, as published", at_least=0)
@@ -212,6 +232,8 @@ class OptimizerConfig:
         check_ranges(self)
         if self.warmup_ratio + self.hold_ratio > 1.0:
             raise ConfigError(f"warmup_ratio {self.warmup_ratio} and hold_ratio {self.hold_ratio} add up to more than the whole run")
+        if self.schedule == "wsd" and not self.decay_steps:
+            raise ConfigError("schedule wsd needs decay_steps: the learning rate falls over that many updates at the end")
         if len(self.betas) != 2:
             raise ConfigError(f"betas is {self.betas}, expected two numbers")
         if not self.trainable:
@@ -240,6 +262,30 @@ class LoRAConfig:
 
 
 @dataclass(frozen=True)
+class EvaluatorConfig:
+    """What is measured while a run trains (vpp_jax/training/evaluation.py)."""
+
+    kind: str = setting(
+        "loss",
+        "loss: the training loss; preview: a PNG of predictions; action_mse: error of sampled actions, stage policy",
+        choices=EVALUATORS,
+        on_resume=ANNOUNCED,
+    )
+    every: int = setting(0, "steps between two runs; 0: train.eval_every. All run at the end of training, too", at_least=0, on_resume=FREE)
+    split: str = setting("val", "what it reads", choices=("train", "val"), on_resume=ANNOUNCED)
+    dataset: str = setting("", "name of one of data.datasets; empty: all of them", on_resume=ANNOUNCED)
+    batches: int = setting(0, "batches it reads; 0: train.eval_batches", at_least=0, on_resume=ANNOUNCED)
+
+    def __post_init__(self):
+        check_ranges(self)
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """Dataset and split, () for the split 'val' of all datasets: prefix of its metrics and part of its file names."""
+        return (*([self.dataset] if self.dataset else []), *([self.split] if self.split != "val" else []))
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Length and cadence. Steps are optimizer updates; `*_every` are steps."""
 
@@ -248,12 +294,22 @@ class TrainConfig:
     eval_every: int = setting(
         2_000, "steps between evaluations; 0 switches them off, otherwise one also runs at the end", at_least=0, on_resume=FREE
     )
-    eval_batches: int = setting(8, "batches of the split 'val' per evaluation", at_least=1, on_resume=ANNOUNCED)
+    eval_batches: int = setting(8, "batches per evaluation", at_least=1, on_resume=ANNOUNCED)
+    evaluators: tuple[EvaluatorConfig, ...] = setting(
+        (), "what is evaluated; empty: loss and preview, in stage policy also action_mse", on_resume=ANNOUNCED
+    )
     save_every: int = setting(2_000, "steps between checkpoints", at_least=1, on_resume=FREE)
     grad_accum_steps: int = setting(
         1, "micro-batches per update; the update differs only in rounding and dropout masks", at_least=1, on_resume=ANNOUNCED
     )
     max_to_keep: int = setting(2, "checkpoints to keep: the newest ones", at_least=1, on_resume=FREE)
+    keep_period: int = setting(0, "also keep the checkpoints of multiples of this step; 0: none", at_least=0, on_resume=FREE)
+    keep_best: str = setting(
+        "", "also keep the checkpoint with the lowest value of this metric of the evaluations, e.g. action_mse; empty: none", on_resume=FREE
+    )
+    max_skipped_updates: int = setting(
+        0, "updates that may be left out because a loss or gradient is not finite; one more ends the run", at_least=0, on_resume=ANNOUNCED
+    )
     ema_decay: float = setting(0.999, "decay of the EMA of the parameters; 0: no EMA", at_least=0, less_than=1)
     ema_warmup: bool = setting(True, "at update n the decay is (1 + n) / (10 + n) until that reaches ema_decay")
     wandb: bool = setting(False, "metrics also go to Weights & Biases", on_resume=FREE)
@@ -343,10 +399,16 @@ def from_json(text: str, origin: str = "configuration") -> ExperimentConfig:
 
 def config_diff(old: ExperimentConfig, new: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
     """Fields whose values differ: dotted name -> (old, new)."""
-    before, after = flatten_dict(to_dict(old)), flatten_dict(to_dict(new))
-    return {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    before, after = _values(old), _values(new)
+    return {name: (before[name], after[name]) for name in before if name in after and before[name] != after[name]}
+
+
+def _values(config: ExperimentConfig) -> dict[str, Any]:
+    """Dotted name -> JSON value of every field that can be set; of a sequence of groups its length, and the fields of each."""
+    return {entry.name: len(entry.value) if element_group(entry.type) else to_jsonable(entry.value) for entry in settings(config)}
 
 
 def on_resume(name: str) -> OnResume:
     """What field `name` of an experiment may do when its run resumes."""
-    return next((entry.declaration.on_resume for entry in settings(ExperimentConfig()) if entry.name == name), FIXED)
+    declared = {entry.name: entry.declaration.on_resume for entry in settings(ExperimentConfig())}
+    return declared[re.sub(r"\[\d+\]", "[i]", name)]

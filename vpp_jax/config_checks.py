@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from vpp_jax.common.errors import ConfigError
+from vpp_jax.common.errors import ConfigError, nearest
 
 
 def check_experiment(config: Any) -> None:
@@ -25,8 +25,24 @@ def check_experiment(config: Any) -> None:
         )
     if config.lora.rank and config.stage != "video":
         raise ConfigError(f"lora.rank is {config.lora.rank} in stage {config.stage}: adapters are for the U-Net of stage video")
+    _check_evaluators(config)
     if config.stage == "policy":
         _check_policy(model)
+
+
+def _check_evaluators(config: Any) -> None:
+    names = [entry.name for entry in config.data.datasets]
+    for number, entry in enumerate(config.train.evaluators):
+        where = f"train.evaluators[{number}]"
+        if entry.dataset and entry.dataset not in names:
+            raise ConfigError(
+                f"{where}.dataset is '{entry.dataset}', which is not one of data.datasets ({', '.join(names) or 'none'})"
+                + nearest(entry.dataset, names)
+            )
+        if entry.kind == "action_mse" and config.stage != "policy":
+            raise ConfigError(f"{where}.kind is action_mse, but stage {config.stage} predicts no actions")
+        if entry in config.train.evaluators[:number]:
+            raise ConfigError(f"{where} is the same as an earlier one")
 
 
 def _check_policy(model: Any) -> None:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from vpp_jax.config import ModelConfig, PolicyDiffusionConfig, VideoDiffusionConfig
 from vpp_jax.diffusion.densities import sample_sigma
 from vpp_jax.diffusion.edm import add_noise, policy_preconditioning, policy_target
-from vpp_jax.diffusion.noise_schedules import get_sigmas, initial_scale
+from vpp_jax.diffusion.noise_schedules import NoiseScheduleConfig, get_sigmas, initial_scale
 from vpp_jax.diffusion.per_example import example_keys, normal_per_example, split_example_keys
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
@@ -130,14 +130,15 @@ class VideoPredictionPolicy:
         action: Float[Array, "b k a"],
         action_mask: Bool[Array, "b k"],
         key: jax.Array,
+        training: bool = True,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Unweighted EDM loss on the network output (vpp: score matching with sigma_data 0.5), over valid steps only.
 
         `key`: one PRNG key, or one per example [b]. Noise is drawn per example (`example_keys`), dropout masks for the whole batch from
-        the first key.
+        the first key; `training` off, there is no dropout.
         """
         dropout_keys, sigma_keys, noise_keys = split_example_keys(example_keys(key, action.shape[0]), 3)
-        context_key, dropout_key = jax.random.split(dropout_keys[0])
+        context_key, dropout_key = jax.random.split(dropout_keys[0]) if training else (None, None)
         context = self.context(params, features, self.goal_vector(params, text_ids, text_mask), proprio, context_key)
         sigma = jax.vmap(lambda key: sample_sigma(key, (), self.diffusion.density))(sigma_keys)
         scale = policy_preconditioning(sigma, self.diffusion.sigma_data)
@@ -153,11 +154,15 @@ class VideoPredictionPolicy:
 
     # --- inference ------------------------------------------------------------------------------------------------------------
 
-    def sample_actions(self, params: Params, context: Float[Array, "b m w"], keys: jax.Array) -> Float[Array, "b k a"]:
-        """Normalised action chunks, one PRNG key each, by the configured sampler (published: DDIM on the exponential noise schedule)."""
-        config = self.config.action
+    def sample_actions(
+        self, params: Params, context: Float[Array, "b m w"], keys: jax.Array, noise_schedule: NoiseScheduleConfig | None = None
+    ) -> Float[Array, "b k a"]:
+        """Normalised action chunks, one PRNG key each, by the configured sampler (published: DDIM on the exponential noise schedule).
+
+        `noise_schedule`: None is the configured one.
+        """
+        config, noise_schedule = self.config.action, noise_schedule or self.diffusion.noise_schedule
         decoder = self.action_transformer.bind(select("action_transformer", params))
-        noise_schedule = self.diffusion.noise_schedule
         noise = jax.vmap(lambda key: jax.random.normal(key, (config.action_horizon, config.action_dim)))(keys) * initial_scale(
             noise_schedule
         )

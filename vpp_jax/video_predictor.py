@@ -137,11 +137,13 @@ class VideoPredictor:
         text_ids: Int[Array, "b l"],
         text_mask: Bool[Array, "b l"],
         key: jax.Array,
+        training: bool = True,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Weighted denoising error of stage 1: mean of (x_hat - x)^2 (sigma^2 + 1) / sigma^2 over everything, frame 0 included.
 
         `video`: clips, or the precomputed posterior of their frames [b t h8 w8 c]: the loss is the same.
-        `key`: one PRNG key, or one per example [b]; random numbers are drawn per example (`example_keys`).
+        `key`: one PRNG key, or one per example [b]; random numbers are drawn per example (`example_keys`). `training`: off, every example
+        keeps its text.
         """
         encoded = isinstance(video, Posterior)
         batch, frames = (video.mean if encoded else video).shape[:2]
@@ -154,7 +156,8 @@ class VideoPredictor:
         latents, condition = unscaled * params[SCALING_FACTOR], unscaled[:, 0]
 
         text_states = self.encode_text(params, text_ids, text_mask)
-        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - self.diffusion.conditioning_dropout, (1, 1)))(dropout_keys)
+        dropped = self.diffusion.conditioning_dropout if training else 0.0
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - dropped, (1, 1)))(dropout_keys)
         text_states = jnp.where(keep, text_states, 0.0)
 
         sigma = jax.vmap(lambda key: sample_sigma(key, (), self.diffusion.density))(sigma_keys)

@@ -42,7 +42,7 @@ MIXED = Mixture([Numbers(40), Numbers(9, start=100), Numbers(25, start=1000)], [
 def test_global_batches_do_not_depend_on_processes_or_threads(source, shuffle):
     whole = batches(30, source, 8, seed=5, threads=0, shuffle=shuffle)
     for processes, threads in itertools.product((1, 2, 4), (0, 3)):
-        parts = [batches(30, source, 8, 5, process, processes, threads, shuffle) for process in range(processes)]
+        parts = [batches(30, source, 8, 5, rows.tolist(), threads, shuffle) for rows in np.split(np.arange(8), processes)]
         joined = [list(itertools.chain(*rows)) for rows in zip(*parts, strict=True)]
         assert joined == whole
     order = mixture_index(source, 5, shuffle)(np.arange(30 * 8))
@@ -82,7 +82,8 @@ def test_another_number_of_processes_resumes_the_same_order():
     whole = batches(14, MIXED, 16, seed=7, threads=0)
     joined, state = [], None
     for processes, steps in ((8, 5), (4, 4), (1, 5)):
-        iterators = [make_iterator(MIXED, 16, 7, process, processes, threads=2) for process in range(processes)]
+        held = np.split(np.arange(16), processes)
+        iterators = [make_iterator(MIXED, 16, 7, rows.tolist(), threads=2) for rows in held]
         for iterator in iterators:
             if state is not None:
                 iterator.set_state(state)
@@ -93,6 +94,13 @@ def test_another_number_of_processes_resumes_the_same_order():
         (state,) = {json.dumps(iterator.get_state()) for iterator in iterators}
         state = json.loads(state)
     assert joined == whole
+
+
+def test_a_process_may_hold_any_rows():
+    """On a torus the rows of a host are not consecutive."""
+    whole, part = make_iterator(MIXED, 16, 7), make_iterator(MIXED, 16, 7, [0, 1, 6, 15])
+    for _ in range(3):
+        assert next(part)["number"].tolist() == next(whole)["number"][[0, 1, 6, 15]].tolist()
 
 
 def test_another_batch_size_resumes_the_same_order():
@@ -143,7 +151,7 @@ def test_eval_batches_pass_once_and_mask_the_rest():
     for processes in (1, 2, 4):
         seen, counts = [], []
         for process in range(processes):
-            made = list(eval_batches(Numbers(21), 8, process, processes))
+            made = list(eval_batches(Numbers(21), 8, np.arange(8)[process::processes].tolist()))
             counts.append(len(made))
             for batch in made:
                 assert batch["number"].shape == (8 // processes,)
@@ -163,6 +171,7 @@ def test_a_bad_record_reaches_the_caller():
     assert iterator.get_state() == {"examples": 0}
 
 
-def test_batch_must_fit_the_processes():
-    with pytest.raises(DataError, match="batch_size 6 cannot be split over 4"):
-        make_iterator(Numbers(9), 6, 0, 0, 4)
+def test_rows_are_rows_of_the_batch():
+    for rows in ([], [4, 6], [-1]):
+        with pytest.raises(DataError, match="are not rows of a batch of 6"):
+            make_iterator(Numbers(9), 6, 0, rows)

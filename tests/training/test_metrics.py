@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from vpp_jax.training import metrics
-from vpp_jax.training.metrics import JsonLines, Lines, MetricLog, MetricsError, TensorBoard, WandB, read_entries, rewind
+from vpp_jax.training.metrics import (
+    JsonLines,
+    Lines,
+    MetricLog,
+    MetricsError,
+    TensorBoard,
+    WandB,
+    best_step,
+    evaluated_at,
+    read_entries,
+    rewind,
+)
 from vpp_jax.training.phases import PhaseClock
 from vpp_jax.training.recorder import Clock, Recorder, TrainingDivergedError
 from vpp_jax.training.utilization import Utilization
@@ -31,13 +42,20 @@ def test_rewind_keeps_what_a_checkpoint_has_seen(tmp_path):
     path = write(tmp_path / "m.jsonl", ENTRIES)
     with path.open("a") as file:
         file.write('{"kind": "train", "st')  # the process was killed here
-    rewind(path, 5, evaluated=True)
+    rewind(path, 5)
     assert read_entries(path) == ENTRIES[:3]
-    rewind(write(path, ENTRIES), 5, evaluated=False)  # the evaluation at 5 will be run again
-    assert read_entries(path) == [ENTRIES[0], ENTRIES[2]]
-    rewind(path, -1, evaluated=False)
+    rewind(path, -1)
     assert path.read_text() == ""
-    rewind(tmp_path / "absent", 3, evaluated=True)
+    rewind(tmp_path / "absent", 3)
+
+
+def test_the_best_step_is_the_earliest_with_the_lowest_value(tmp_path):
+    values = {2: 0.5, 4: 0.2, 6: 0.2, 8: 0.1}
+    path = write(tmp_path / "m.jsonl", [{"kind": "eval", "step": step, "mse": value} for step, value in values.items()])
+    assert best_step(path, "mse", [2, 4, 6]) == 4  # 8 has no checkpoint
+    assert best_step(path, "mse", [3]) is None
+    assert best_step(path, "other", [2]) is None
+    assert (evaluated_at(path, 4), evaluated_at(path, 5), evaluated_at(tmp_path / "absent", 4)) == (True, False, False)
 
 
 def test_json_numbers_come_back_exactly(tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 import jax
@@ -15,10 +16,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from vpp_jax.config import ConfigError
+from data_pipelines.config import DatasetConfig
+from vpp_jax.config import ConfigError, EvaluatorConfig
 from vpp_jax.parallel.mesh import put_batch
 from vpp_jax.training import loop
 from vpp_jax.training.checkpoints import CheckpointError, Checkpoints, complete_steps
+from vpp_jax.training.evaluation import Evaluation
 from vpp_jax.training.loop import train
 from vpp_jax.training.metrics import TIMING, read_entries
 from vpp_jax.training.packing import flatten
@@ -138,10 +141,10 @@ def test_stops_between_and_at_logged_saved_and_evaluated_steps(toy, uninterrupte
     for stop_at in (5, 10, 21):
         fed = itertools.count((complete_steps(tmp_path / "checkpoints") or [0])[-1] + 1)
 
-        def put(batch, mesh, fed=fed, stop_at=stop_at):
+        def put(batch, mesh, size, fed=fed, stop_at=stop_at):
             if next(fed) == stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return put_batch(batch, mesh)
+            return put_batch(batch, mesh, size)
 
         monkeypatch.setattr(loop, "put_batch", put)
         outcome = train(toy.ToyStage(toy.toy_config(**OPTIONS)), tmp_path)
@@ -193,16 +196,112 @@ def test_a_finished_run_has_nothing_left_and_can_be_extended(toy, uninterrupted,
     assert (workdir / "metrics.jsonl").read_bytes() == before
     assert not json.loads((workdir / "runs.jsonl").read_text().splitlines()[0])["changed"]
 
+    extended = toy.toy_config(**OPTIONS | {"steps": STEPS + 1})
+    with pytest.raises(
+        ConfigError, match=rf"learning rate of update \d+ .* --config\.optimizer\.schedule_steps={STEPS} keeps the old curve"
+    ):
+        train(toy.ToyStage(extended), workdir)  # a cosine over 31 steps would have had other learning rates
+    extended = replace(extended, optimizer=replace(extended.optimizer, schedule_steps=STEPS))
+
     folder = workdir / "checkpoints"
     (folder / "99.orbax-checkpoint-tmp").mkdir()  # left by a killed process
     (folder / "removed" / "2" / "params").mkdir(parents=True)
     (folder / "77").mkdir()  # as on a bucket, where the directory appears before it is complete
     assert complete_steps(folder) == [28, 30]
-    assert train(toy.ToyStage(toy.toy_config(**OPTIONS | {"steps": STEPS + 1})), workdir).step == STEPS + 1
-    assert f"resumes at step {STEPS} with other values: train.steps was {STEPS}, is {STEPS + 1}" in capsys.readouterr().out
-    assert json.loads((workdir / "runs.jsonl").read_text().splitlines()[-1])["changed"] == {"train.steps": [STEPS, STEPS + 1]}
+    assert train(toy.ToyStage(extended), workdir).step == STEPS + 1
+    told = f"resumes at step {STEPS} with other values: optimizer.schedule_steps was 0, is {STEPS}; train.steps was {STEPS}, is {STEPS + 1}"
+    assert told in capsys.readouterr().out
+    last = json.loads((workdir / "runs.jsonl").read_text().splitlines()[-1])
+    assert last["changed"] == {"optimizer.schedule_steps": [0, STEPS], "train.steps": [STEPS, STEPS + 1]}
+    assert logged(workdir)[-1]["kind"] == "eval"  # of the last step
     assert sorted(entry.name for entry in folder.iterdir()) == ["30", "31", "77", "frozen"]
     assert (workdir / "metrics.jsonl").read_bytes().startswith(before)
+
+
+def test_an_evaluation_that_fails_leaves_the_checkpoint_and_is_made_up(toy, uninterrupted, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no memory for the evaluation")
+
+    options = OPTIONS | {"eval_every": 7}
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "_loss_metrics", fail)
+        with pytest.raises(RuntimeError, match="no memory"):
+            train(toy.ToyStage(toy.toy_config(**options)), tmp_path / "run")
+    assert complete_steps(tmp_path / "run" / "checkpoints") == [7]
+    train(toy.ToyStage(toy.toy_config(**options)), tmp_path / "run")
+    train(toy.ToyStage(toy.toy_config(**options)), tmp_path / "whole")
+    assert_equal_runs(toy, tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_stop_during_an_evaluation_loses_it_only_until_the_next_start(toy, tmp_path, monkeypatch):
+    """Also the last one: the run then is not finished, and the same command finishes it without another update."""
+    options = {"steps": 20, "eval_every": 5, "save_every": 100}
+    for stop_at in (10, 20):
+
+        def stopped(self, *arguments, stop_at=stop_at, whole=Evaluation._loss_metrics):
+            if arguments[2] == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return whole(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Evaluation, "_loss_metrics", stopped)
+            outcome = train(toy.ToyStage(toy.toy_config(**options)), tmp_path)
+        assert (outcome.step, outcome.finished, outcome.exit_code) == (stop_at, False, 143)
+        assert complete_steps(tmp_path / "checkpoints")[-1] == stop_at
+    outcome = train(toy.ToyStage(toy.toy_config(**options)), tmp_path)
+    assert (outcome.finished, outcome.compile_s < 0.1) == (True, True)  # no training step is compiled
+    assert [entry["step"] for entry in logged(tmp_path) if entry["kind"] == "eval"] == [5, 10, 15, 20]
+
+
+def test_a_preview_that_fails_ends_nothing(toy, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(toy.ToyStage, "plot_predictions", full)
+    assert train(toy.ToyStage(toy.toy_config()), tmp_path).finished
+    assert "the preview at step 5 failed, training continues: No space left on device" in caplog.text
+    assert [entry["step"] for entry in logged(tmp_path) if entry["kind"] == "eval" and entry["loss"] > 0] == [5, 10, 12]
+
+
+def test_evaluators_have_their_own_cadence_split_and_dataset(toy, tmp_path, monkeypatch):
+    asked = []
+    source = toy.ToyStage.source
+    monkeypatch.setattr(toy.ToyStage, "source", lambda self, *place: asked.append((place[0], place[3:])) or source(self, *place))
+    evaluators = (EvaluatorConfig("loss", every=4, batches=1), EvaluatorConfig("loss", every=6, split="train", dataset="calvin"))
+    config = toy.toy_config()
+    data = replace(config.data, datasets=(DatasetConfig("here", "calvin"),))
+    config = replace(config, data=data, train=replace(config.train, evaluators=evaluators))
+    train(toy.ToyStage(config), tmp_path)
+    losses = {entry["step"]: sorted(entry.keys() & {"loss", "calvin/train/loss"}) for entry in logged(tmp_path) if entry["kind"] == "eval"}
+    assert losses == {4: ["loss"], 6: ["calvin/train/loss"], 8: ["loss"], 12: ["calvin/train/loss", "loss"]}
+    assert asked == [("train", ()), ("train", ("calvin",)), ("val", ("",))]
+
+
+def test_best_and_periodic_checkpoints_are_kept(toy, tmp_path, monkeypatch):
+    shown = {5: 0.3, 10: 0.1, 15: 0.2, 20: 0.4, 25: 0.5}
+    monkeypatch.setattr(Evaluation, "_preview_metrics", lambda self, entry, params, step, stop: {"score": shown[step]})
+    options = {"steps": 25, "save_every": 5, "max_to_keep": 1, "keep_best": "score", "keep_period": 15}
+    train(toy.ToyStage(toy.toy_config(**options)), tmp_path)
+    assert complete_steps(tmp_path / "checkpoints") == [10, 15, 25]
+
+
+def test_updates_that_are_not_finite_are_skipped_within_a_budget(toy, tmp_path):
+    """One example of 16 is spoiled, so one batch of an epoch of two is: half of the updates are left out."""
+    config = toy.toy_config(steps=6, log_every=1, eval_every=0, save_every=1, max_to_keep=10, max_skipped_updates=3)
+    assert train(toy.ToyStage(config, size=16, poison=5), tmp_path).finished
+    entries = [entry for entry in logged(tmp_path) if entry["kind"] == "train"]
+    assert entries[-1]["skipped_updates"] == 3
+    assert all(np.isfinite(value) for entry in entries for value in entry.values() if isinstance(value, float))
+    one, trainer = jax.sharding.SingleDeviceSharding(jax.devices()[0]), Trainer(toy.ToyStage(config))
+    with closing(Checkpoints(tmp_path / "checkpoints", max_to_keep=100)) as checkpoints:
+        states = [checkpoints.restore(step, trainer.abstract, jax.tree.map(lambda _: one, trainer.abstract)) for step in range(1, 7)]
+    same = [
+        np.array_equal(before.params["net/first.kernel"], after.params["net/first.kernel"]) for before, after in itertools.pairwise(states)
+    ]
+    left_out = ["loss" not in entry for entry in entries]
+    assert same == left_out[1:]
+    with pytest.raises(TrainingDivergedError, match=r"stopped at step \d, after 2 skipped ones"):
+        train(toy.ToyStage(toy.toy_config(steps=6, eval_every=0, max_skipped_updates=2), size=16, poison=5), tmp_path / "smaller")
 
 
 def test_the_end_is_not_taken_from_a_longer_run(toy, uninterrupted, tmp_path):
@@ -215,8 +314,10 @@ def test_the_end_is_not_taken_from_a_longer_run(toy, uninterrupted, tmp_path):
 def test_another_configuration_or_other_data_is_refused(toy, uninterrupted):
     with pytest.raises(ConfigError, match=r"train\.ema_decay was 0\.9, is 0\.5"):
         train(toy.ToyStage(toy.toy_config(**OPTIONS | {"ema_decay": 0.5})), uninterrupted)
+    longer = toy.toy_config(**OPTIONS | {"steps": STEPS + 1})
+    longer = replace(longer, optimizer=replace(longer.optimizer, schedule_steps=STEPS))
     with pytest.raises(ConfigError, match=r"statistics hash abc.*now has other"):
-        train(toy.ToyStage(toy.toy_config(**OPTIONS | {"steps": STEPS + 1}), statistics="other"), uninterrupted)
+        train(toy.ToyStage(longer, statistics="other"), uninterrupted)
 
 
 def test_nan_stops_with_the_leaf_and_the_field(toy, tmp_path):

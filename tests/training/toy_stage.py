@@ -70,10 +70,10 @@ class ToyStage:
     def load_frozen(self, shardings):
         return {"vae/lift.kernel": jax.device_put(jnp.eye(16), shardings["vae/lift.kernel"]), "latents/scaling_factor": jnp.float32(2.0)}
 
-    def source(self, split, frozen, workdir):
+    def source(self, split, frozen, workdir, dataset=""):
         return ToySource(**self.source_options)
 
-    def loss(self, trainable, frozen, batch, key):
+    def loss(self, trainable, frozen, batch, key, training=True):
         x = batch["x"] @ frozen["vae/lift.kernel"] + 0.1 * normal_per_example(example_keys(key, len(batch["x"])), (16,))
         hidden = jax.nn.tanh(x @ trainable["net/first.kernel"] + trainable["net/first.bias"])
         hidden = jax.nn.tanh(hidden @ trainable["net/hidden.kernel"] + trainable["net/hidden.bias"])
@@ -89,6 +89,9 @@ class ToyStage:
     def plot_predictions(self, trainable, frozen, batch, key, path):
         self.drawn.append(path.name)
         return {"rows_shown": float(len(batch["x"]))}
+
+    def sampling_errors(self, trainable, frozen, batch, key):
+        raise AssertionError("not asked for")
 
     def final_metadata(self, trainable, frozen, batches):
         return {"latent_scaling_factor": float(frozen["latents/scaling_factor"]), "seen": [int(b["number"].sum()) for b in batches]}

@@ -289,7 +289,6 @@ class _Writer:
             "statistics_hash": "",
             **self._versions,
             "finished": True,
-            "evaluated": False,
             "window": [],
             "train_s": 0.0,
             "latent_scaling_factor": plan.scaling_factor,

@@ -130,7 +130,31 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH_SPEC)
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a batch -> global arrays on the mesh."""
+def process_rows(mesh: Mesh, batch_size: int, process: int | None = None) -> np.ndarray:
+    """The rows of a global batch that the devices of `process` (None: this one) hold, int64, ascending.
+
+    On a torus they need not be consecutive, and where `tensor` spans processes several hold the same ones.
+    """
+    process = jax.process_index() if process is None else process
+    placed = batch_sharding(mesh).devices_indices_map((batch_size,))
+    rows = [np.arange(batch_size)[part] for device, (part,) in placed.items() if device.process_index == process]
+    return np.unique(np.concatenate(rows))
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, batch_size: int | None = None) -> dict[str, jax.Array]:
+    """This process's rows (`process_rows`) of a global batch of `batch_size` rows (None: it holds all of them) -> arrays on the mesh."""
     sharding = batch_sharding(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    size = batch_size or len(next(iter(batch.values())))
+    held = process_rows(mesh, size)
+
+    def place(value: np.ndarray) -> jax.Array:
+        def block(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(size)
+            first = int(np.searchsorted(held, start))  # a device's rows are consecutive, so they are among those of its process
+            return value[first : first + stop - start]
+
+        return jax.make_array_from_callback((size, *value.shape[1:]), sharding, block)
+
+    return {name: place(value) for name, value in batch.items()}

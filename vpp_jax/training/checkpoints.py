@@ -12,7 +12,7 @@ no kill interrupts) before their files go. What a killed process left is removed
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,14 +180,21 @@ def _some(names: list[str], most: int = 6) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Saving is asynchronous: it returns once the state is copied (`wait` and `close` block on the files)."""
+    """The checkpoints of one run. Saving is asynchronous: it returns once the state is copied (`wait` and `close` block on the files).
 
-    def __init__(self, directory: str | Path, max_to_keep: int):
+    Args:
+      max_to_keep: checkpoints that are kept, the newest ones.
+      keep_period: those of multiples of this step are also kept; 0: none.
+      best: the best of the given steps, which is also kept; None if that is not known. Orbax's own metrics would have to be given when a
+        checkpoint is written, which is before it is evaluated.
+    """
+
+    def __init__(self, directory: str | Path, max_to_keep: int, keep_period: int = 0, best: "BestStep" = lambda steps: None):
         self._folder = epath.Path(directory).absolute()
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=NewestComplete(self._folder, max_to_keep),
+                preservation_policy=_KeepComplete(self._folder, max_to_keep, keep_period, best),
                 todelete_subdir=_REMOVED,
                 save_root_metadata=False,
                 lightweight_initialize=True,
@@ -265,18 +272,26 @@ class Checkpoints:
             (self._folder / _REMOVED).rmtree()
 
 
+BestStep = Callable[[Sequence[int]], int | None]
+
+
 @dataclass(frozen=True)
-class NewestComplete:
-    """Orbax's preservation policy `LatestN` over complete checkpoints. On a mounted bucket a directory has its name before that."""
+class _KeepComplete:
+    """Which checkpoints are kept, as Orbax asks for it; see `Checkpoints`.
+
+    Over complete ones: on a mounted bucket a directory has its name before it is complete.
+    """
 
     folder: epath.Path
-    count: int
+    newest: int
+    period: int
+    best: BestStep
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: PreservationContext) -> Sequence[bool]:
         """`checkpoints`: Orbax's PolicyCheckpointInfo of those before, and last of the one that is being written."""
-        complete = {*complete_steps(self.folder), checkpoints[-1].step}
-        newest = sorted(complete)[-self.count :]
-        return [info.step in newest or info.step not in complete for info in checkpoints]
+        complete = sorted({*complete_steps(self.folder), checkpoints[-1].step})
+        kept = {*complete[-self.newest :], self.best(complete), *(step for step in complete if self.period and step % self.period == 0)}
+        return [info.step in kept or info.step not in complete for info in checkpoints]
 
 
 # --- writing imported parameters ----------------------------------------------------------------------------------------------------

@@ -145,21 +145,6 @@ class PreemptionFlag:
 # --- data ---------------------------------------------------------------------------------------------------------------------------
 
 
-def process_shard(mesh: Mesh) -> tuple[int, int]:
-    """(i, n): this process reads the i-th of n equal parts of each batch. Processes whose devices hold the same rows get the same i."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    rows: dict[int, set[int]] = {}
-    for device, (part,) in batch_sharding(mesh).devices_indices_map((ways,)).items():
-        rows.setdefault(device.process_index, set()).add(part.start or 0)
-    parts = sorted({tuple(sorted(held)) for held in rows.values()})
-    if sum(map(len, parts)) != ways or len({len(part) for part in parts}) != 1:
-        raise DistributedError(
-            f"mesh {dict(mesh.shape)} gives the processes overlapping parts of a batch: {parts}; make data x fsdp a "
-            "multiple, or a divisor, of the number of processes"
-        )
-    return parts.index(tuple(sorted(rows[jax.process_index()]))), len(parts)
-
-
 def split_over_devices(tree: Any, params: Params) -> Any:
     """Arrays equal on every process -> global arrays, sharded like a batch on the mesh of `params` if the rows divide, else replicated."""
     sharding = next(iter(params.values())).sharding

@@ -2,11 +2,12 @@
 
 Its order is a contract, because resuming depends on it:
 
-    for step: evaluate?(step); save?(step, state, iterator); batch = next(iterator); state = train_step(state, batch)
+    for step: save?(step, state, iterator); evaluate?(step); batch = next(iterator); state = train_step(state, batch)
 
 A checkpoint of `step` therefore contains the state after that many updates and an iterator that has produced exactly the batches before
-them; metrics.jsonl then contains the entries up to `step`. The same command resumes from the newest checkpoint and ends with the same
-parameters, EMA, optimizer state, data order and logged metrics as an uninterrupted run.
+them; metrics.jsonl then contains the entries up to `step`, without the evaluation of `step`, which a resumed run makes up if it is not
+there. The same command resumes from the newest checkpoint and ends with the same parameters, EMA, optimizer state, data order and logged
+metrics as an uninterrupted run. An evaluation that fails, or is interrupted, loses no update.
 
 A run may have many processes, each with some of the devices and a shard of every batch. All execute this function in lockstep.
 """
@@ -16,7 +17,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,34 +28,35 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from data_pipelines.loader import eval_batches, make_iterator
+from data_pipelines.loader import make_iterator
 from vpp_jax.common.config_fields import ANNOUNCED, FIXED
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import device_name, git_revision, library_versions
 from vpp_jax.config import ConfigError, ExperimentConfig, config_diff, config_hash, from_config_dict, on_resume, to_dict, to_json
 from vpp_jax.functional import AbstractParams, Params, parameter_count
 from vpp_jax.parallel.gather import on_mesh
-from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh, put_batch, replicated
+from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh, process_rows, put_batch, replicated
 from vpp_jax.parallel.partition import partition
 from vpp_jax.training.accumulation import check_micro_batches
 from vpp_jax.training.checkpoints import Checkpoints, check_stage
-from vpp_jax.training.distributed import PreemptionFlag, process_shard, require_equal
+from vpp_jax.training.distributed import PreemptionFlag, all_gather_string, require_equal
+from vpp_jax.training.evaluation import Evaluation, configured, due, full_batches
 from vpp_jax.training.heartbeat import Heartbeat
-from vpp_jax.training.metrics import JSON_LINES, MetricLog, append_line, open_log, rewind
+from vpp_jax.training.metrics import JSON_LINES, MetricLog, append_line, best_step, evaluated_at, open_log, rewind
 from vpp_jax.training.preemption import StopRequest
 from vpp_jax.training.profiling import StepProfile
+from vpp_jax.training.random_streams import random_streams
 from vpp_jax.training.recorder import Clock, Recorder
-from vpp_jax.training.stage import Stage, StageSource
+from vpp_jax.training.schedules import check_same_past
+from vpp_jax.training.stage import Stage
 from vpp_jax.training.state import Trainer
 from vpp_jax.training.utilization import Utilization
-
-# Random streams besides those of training steps, which use fold_in(key(seed), step).
-INIT_STREAM, EVAL_STREAM = 0x1A17, 0xE7A1
 
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """How a call of `train` ended. exit_code: 0, or 143 / 130 where SIGTERM / SIGINT to any process stopped it after saving."""
+    """How a call of `train` ended. finished: all updates are made and evaluated. exit_code: 0, or 143 / 130 where SIGTERM / SIGINT to any
+    process stopped it after saving."""
 
     step: int
     finished: bool
@@ -79,23 +81,30 @@ def train(
     mesh = make_mesh(config.mesh) if mesh is None else mesh
     heartbeat = heartbeat or Heartbeat(workdir / "heartbeats", 0, 1, config.train.heartbeat_s, config.train.peer_timeout_s)
     check_micro_batches(config.data.batch_size, config.train.grad_accum_steps, mesh)
-    part, timeout_s = process_shard(mesh), config.train.peer_timeout_s
+    timeout_s, metrics_file, evaluators = config.train.peer_timeout_s, workdir / JSON_LINES, configured(config)
+
+    def best(steps: Sequence[int]) -> int | None:
+        return best_step(metrics_file, config.train.keep_best, steps) if config.train.keep_best else None
 
     with (
-        closing(Checkpoints(workdir / "checkpoints", config.train.max_to_keep)) as checkpoints,
+        closing(Checkpoints(workdir / "checkpoints", config.train.max_to_keep, config.train.keep_period, best)) as checkpoints,
         on_mesh(mesh, config.mesh.min_size_to_shard),
     ):
         # === resume from the newest checkpoint =========================================================================================
         start = checkpoints.latest()
         require_equal("configuration", config_hash(config), timeout_s, "Start every process with the same flags")
         require_equal("checkpoint to resume from", str(start), timeout_s, f"{workdir} must be one directory that all processes share")
-        saved = checkpoints.metadata(start) if start is not None else {"window": [], "train_s": 0.0, "evaluated": False}
+        saved = checkpoints.metadata(start) if start is not None else {"window": [], "train_s": 0.0}
         changed = _check_resumable(workdir, config, saved) if start is not None else {}
-        if start is not None and start >= config.train.steps:
-            return _nothing_left(workdir, start, saved)
+        step = start or 0
+        # files of a work directory belong to process 0, which tells the others
+        evaluated = all_gather_string("evaluated", str(int(primary and evaluated_at(metrics_file, step))), timeout_s)[0] == "1"
+        if step >= config.train.steps and (evaluated or not evaluators):
+            print(f"{workdir} is trained to step {step}: nothing left to do (a larger train.steps continues)", flush=True)
+            return TrainOutcome(step, True, 0, 0.0, saved["train_s"])
         if primary:
             write_atomically(workdir / "config.json", to_json(config) + "\n")
-            rewind(workdir / JSON_LINES, -1 if start is None else start, saved["evaluated"])
+            rewind(metrics_file, -1 if start is None else start)
 
         # === parameters: abstract -> shardings -> arrays ============================================================================
         trainer = Trainer(stage)
@@ -106,12 +115,10 @@ def train(
         elif (given := stage.load_trainable(shardings.params)) is not None:
             state = jax.jit(trainer.init_from_params, out_shardings=shardings)(given)
         else:
-            key = jax.random.fold_in(jax.random.key(config.seed), INIT_STREAM)
-            state = jax.jit(trainer.init, out_shardings=shardings)(key)
+            state = jax.jit(trainer.init, out_shardings=shardings)(random_streams(config.seed).init)
 
         # === data ===================================================================================================================
-        source = stage.source("train", frozen, workdir)
-        held_out = stage.source("val", frozen, workdir) if config.train.eval_every else None
+        source, evaluation = stage.source("train", frozen, workdir), Evaluation.open(stage, mesh, frozen, workdir)
         data = source.metadata()
         statistics = statistics_hash(data)
         if saved.get("statistics_hash", statistics) != statistics:
@@ -123,7 +130,7 @@ def train(
             source,
             config.data.batch_size,
             config.seed,
-            *part,
+            process_rows(mesh, config.data.batch_size).tolist(),
             config.data.threads,
             prefetch=config.data.prefetch,
             workers=config.data.workers,
@@ -134,9 +141,8 @@ def train(
         # === compilation, ahead of time and timed apart =============================================================================
         begin = time.perf_counter()
         heartbeat.enter("compile", start or 0)
-        train_step = compile_step(trainer, mesh, frozen, source[0])
+        train_step: Any = compile_step(trainer, mesh, frozen, source[0]) if step < config.train.steps else None
         compile_s = time.perf_counter() - begin
-        step = start or 0
         run = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "step": step,
@@ -171,8 +177,7 @@ def train(
 
         # === the loop ===============================================================================================================
         clock = Clock(total=saved["train_s"])
-        evaluation = Evaluation(stage, mesh, frozen, held_out, workdir) if held_out is not None else None
-        last_saved, evaluated, preemption = start, saved["evaluated"], PreemptionFlag(mesh)
+        last_saved, preemption = step, PreemptionFlag(mesh)
         profile = StepProfile(workdir / "profile", step, config.train.profile_steps if primary else 0)
         with closing(open_log(workdir, config, step) if primary else MetricLog([])) as log, closing(profile), StopRequest() as stop:
 
@@ -183,30 +188,46 @@ def train(
                 return preemption.any_process(stop.requested)
 
             utilization = Utilization(heartbeat.phases, jax.local_devices(), ideal_step_s)
-            recorder = Recorder(log, clock, config.train.log_every, config.data.batch_size, saved["window"], skipped, utilization)
+            recorder = Recorder(
+                log,
+                clock,
+                config.train.log_every,
+                config.data.batch_size,
+                saved["window"],
+                skipped,
+                utilization,
+                config.train.max_skipped_updates,
+                saved.get("skipped_updates", 0),
+            )
             clock.start()
             while True:
                 finished, stopping = step >= config.train.steps, stop_asked()
 
-                # --- evaluate?(step) ------------------------------------------------------------------------------------------------
-                due = finished or (step > 0 and config.train.eval_every and step % config.train.eval_every == 0)
-                if evaluation and due and not evaluated and (finished or not stopping):
-                    recorder.settle()
-                    with clock.paused(), heartbeat.during("eval"):
-                        values = evaluation(state.eval_params, step, None if finished else stop_asked)
-                    if values is not None:
-                        log.write("eval", step, values)
-                        evaluated = True
-
                 # --- save?(step, state, iterator) -----------------------------------------------------------------------------------
-                due = finished or stopping or (step > 0 and step % config.train.save_every == 0)
-                if due and step != (last_saved or 0):
+                if (finished or stopping or step % config.train.save_every == 0) and step != last_saved:
                     recorder.settle()
                     with clock.paused(), heartbeat.during("save"):
-                        progress = {"finished": finished, "evaluated": evaluated, "window": list(recorder.window), "train_s": clock.total}
-                        added = stage.final_metadata(state.eval_params, frozen, _full_batches(source, config, mesh)) if finished else {}
+                        progress = {
+                            "finished": finished,
+                            "window": list(recorder.window),
+                            "skipped_updates": recorder.skipped_updates,
+                            "train_s": clock.total,
+                        }
+                        batches = full_batches(source, config, mesh, config.train.eval_batches)
+                        added = stage.final_metadata(state.eval_params, frozen, batches) if finished else {}
                         checkpoints.save(step, state, about | progress | added, iterator.get_state())
                     last_saved = step
+
+                # --- evaluate?(step) ------------------------------------------------------------------------------------------------
+                pending = [] if evaluated else due(evaluators, step, finished)
+                if pending and not stopping:
+                    recorder.settle()
+                    with clock.paused(), heartbeat.during("eval"):
+                        values = evaluation(pending, state.eval_params, step, stop_asked)
+                    if values is None:
+                        continue  # to save this step, unless it is saved already, and end
+                    log.write("eval", step, values)
+                    pending = []
                 if finished or stopping:
                     break
 
@@ -214,7 +235,7 @@ def train(
                 heartbeat.enter("data", step)
                 with clock.waits():
                     batch = next(iterator)
-                    on_device = put_batch(batch, mesh)
+                    on_device = put_batch(batch, mesh, config.data.batch_size)
                 if step == 0 and primary:
                     with clock.paused():
                         stage.plot_batch(batch, workdir / "first_batch.png")
@@ -228,7 +249,8 @@ def train(
                 recorder.push(step, metrics, squares, batch)
             heartbeat.enter("save")
             checkpoints.wait()
-    return TrainOutcome(step, finished, 0 if finished else stop.exit_code or 128 + signal.SIGTERM, compile_s, clock.total)
+    done = finished and not pending
+    return TrainOutcome(step, done, 0 if done else stop.exit_code or 128 + signal.SIGTERM, compile_s, clock.total)
 
 
 def compile_step(trainer: Trainer, mesh: Mesh, frozen: Params | AbstractParams, example: dict[str, np.ndarray]) -> jax.stages.Compiled:
@@ -243,46 +265,10 @@ def compile_step(trainer: Trainer, mesh: Mesh, frozen: Params | AbstractParams, 
     return step.lower(trainer.abstract, abstract_frozen, batch).compile(compiler_options(list(mesh.devices.flat)))
 
 
-class Evaluation:
-    """Mean loss over fixed held-out batches with fixed noise, and a plot of predictions."""
-
-    def __init__(self, stage: Stage, mesh: Mesh, frozen: Params, source: StageSource, workdir: Path):
-        self._stage, self._mesh, self._frozen, self._source, self._workdir = stage, mesh, frozen, source, workdir
-        self._loss = jax.jit(stage.loss, out_shardings=replicated(mesh), compiler_options=compiler_options())
-
-    def __call__(self, params: Params, step: int, stop_asked: Callable[[], bool] | None) -> dict[str, float] | None:
-        """Metrics of `params` (the EMA); None if `stop_asked()`, called before every batch, returned True."""
-        plot = self._workdir / "previews" / f"step_{step:08d}.png" if jax.process_index() == 0 else None
-        root = jax.random.fold_in(jax.random.key(self._stage.config.seed), EVAL_STREAM)
-        rows: list[dict[str, float]] = []
-        shown: dict[str, float] = {}
-        for index, batch in enumerate(_full_batches(self._source, self._stage.config, self._mesh)):
-            if stop_asked is not None and stop_asked():
-                return None
-            key = jax.random.fold_in(root, index)
-            loss, metrics = self._loss(params, self._frozen, batch, key)
-            rows.append({name: float(value) for name, value in jax.device_get({"loss": loss, **metrics}).items()})
-            if index == 0:
-                shown = self._stage.plot_predictions(params, self._frozen, batch, key, plot)
-        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} | shown
-
-
 def statistics_hash(data: dict[str, Any]) -> str:
     """The hash of the statistics in a source's metadata; of several datasets, the hash of their hashes; '' where there are none."""
     hashes = [entry["statistics_hash"] for entry in data.get("datasets", [data]) if "statistics_hash" in entry]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(json.dumps(hashes).encode()).hexdigest() if hashes else ""
-
-
-def _full_batches(source: StageSource, config: ExperimentConfig, mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
-    """At most `eval_batches` batches spread evenly over `source`, always the same ones, all of full size.
-
-    Means over batches are then means over examples. A source smaller than one batch yields one batch, its last example repeated.
-    """
-    size = config.data.batch_size
-    count = min(config.train.eval_batches, max(len(source) // size, 1))
-    batches = eval_batches(source, size, *process_shard(mesh), config.data.threads, limit=count * size)
-    for batch in batches:
-        yield put_batch({name: value for name, value in batch.items() if name != "valid"}, mesh)
 
 
 def _frozen(stage: Stage, mesh: Mesh, checkpoints: Checkpoints, resumed: bool) -> Params:
@@ -299,18 +285,15 @@ def _frozen(stage: Stage, mesh: Mesh, checkpoints: Checkpoints, resumed: bool) -
 def _check_resumable(workdir: Path, config: ExperimentConfig, saved: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The fields that changed since the run was started and are to be announced; ConfigError where one changed that must not."""
     check_stage(workdir, saved, config.stage)
-    changed = config_diff(from_config_dict(saved["config"]), config)
+    if (step := saved["step"]) >= config.train.steps and not saved["finished"]:
+        raise ConfigError(f"{workdir} is at step {step} of a longer run: set train.steps above {step} to resume")
+    before = from_config_dict(saved["config"])
+    changed = config_diff(before, config)
     if fixed := {name: values for name, values in changed.items() if on_resume(name) is FIXED}:
         raise ConfigError(f"{workdir} holds a run with another configuration: {_listed(fixed)}. Use the old values, or a new --workdir")
+    check_same_past(before, config, step)
     return {name: values for name, values in changed.items() if on_resume(name) is ANNOUNCED}
 
 
 def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
     return "; ".join(f"{name} was {old!r}, is {new!r}" for name, (old, new) in sorted(changed.items()))
-
-
-def _nothing_left(workdir: Path, step: int, saved: dict[str, Any]) -> TrainOutcome:
-    if not saved["finished"]:
-        raise ConfigError(f"{workdir} is at step {step} of a longer run: set train.steps above {step} to resume")
-    print(f"{workdir} is trained to step {step}: nothing left to do (a larger train.steps continues)", flush=True)
-    return TrainOutcome(step, True, 0, 0.0, saved["train_s"])

@@ -6,7 +6,7 @@ resumed run equals that of an uninterrupted one.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ from vpp_jax.config import ExperimentConfig, to_dict
 
 TIMING = "time/"
 SKIPPED = "data/skipped_records"
+SKIPPED_UPDATES = "skipped_updates"
 JSON_LINES = "metrics.jsonl"
 Values = Mapping[str, float]
 
@@ -169,14 +170,21 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def rewind(path: Path, step: int, evaluated: bool) -> None:
-    """Drops the entries written after checkpoint `step`; `evaluated`: the evaluation at `step` precedes the checkpoint and remains."""
-    if not path.exists():
-        return
-    entries = [
-        entry for entry in read_entries(path) if entry["step"] < step or (entry["step"] == step and (entry["kind"] == "train" or evaluated))
-    ]
-    write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+def rewind(path: Path, step: int) -> None:
+    """Drops the entries of steps after checkpoint `step`. The evaluation of `step` was one of this checkpoint and remains."""
+    if path.exists():
+        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in read_entries(path) if entry["step"] <= step))
+
+
+def evaluated_at(path: Path, step: int) -> bool:
+    """Whether the file has the evaluation of `step`."""
+    return any(entry["kind"] == "eval" and entry["step"] == step for entry in read_entries(path))
+
+
+def best_step(path: Path, metric: str, steps: Collection[int]) -> int | None:
+    """The step of `steps` whose evaluation has the lowest value of `metric`; the earliest of equal ones, None if there is no such value."""
+    values = {entry["step"]: entry[metric] for entry in read_entries(path) if entry["kind"] == "eval" and metric in entry}
+    return min((step for step in sorted(values) if step in steps), key=values.__getitem__, default=None)
 
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:

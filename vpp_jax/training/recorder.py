@@ -1,5 +1,6 @@
 """Metrics one step late: a step's metrics are read while the next step runs, so that logging never blocks the device."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import numpy as np
 
 from vpp_jax.common.errors import VppError
 from vpp_jax.functional import Params
-from vpp_jax.training.metrics import SKIPPED, TIMING, MetricLog
+from vpp_jax.training.metrics import SKIPPED, SKIPPED_UPDATES, TIMING, MetricLog
 from vpp_jax.training.utilization import Utilization
 
 # Logged as its value at the last step of a window; every other metric is the mean over the window.
@@ -80,6 +81,8 @@ class Recorder:
 
     window: metrics of the steps since the last entry; saved with a checkpoint, so that the next entry's mean is exact after a resume.
     skipped: number of data records skipped by this process; logged if not 0. utilization: of the machine; not logged if absent.
+    max_skipped_updates: updates that are not finite and that the training step therefore leaves out (`Trainer.step`); one more raises.
+    skipped_updates: how many there have been.
     """
 
     log: MetricLog
@@ -89,6 +92,8 @@ class Recorder:
     window: list[dict[str, float]] = field(default_factory=list)
     skipped: Callable[[], int] = lambda: 0
     utilization: Utilization | None = None
+    max_skipped_updates: int = 0
+    skipped_updates: int = 0
     _pending: tuple[int, Params, Params, dict[str, np.ndarray]] | None = None
 
     def push(self, step: int, metrics: Params, squares: Params, batch: dict[str, np.ndarray]) -> None:
@@ -105,15 +110,17 @@ class Recorder:
 
     def _settle(self, step: int, metrics: Params, squares: Params, batch: dict[str, np.ndarray]) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-            raise TrainingDivergedError(_diagnosis(step, values, jax.device_get(squares), batch))
-        self.window.append(values)
+        if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
+            self.window.append(values)
+        else:
+            self._not_finite(step, values, squares, batch)
         self.clock.steps += 1
         self.log.tick(step)
         if step % self.log_every == 0:
-            means = {name: values[name] if name in LATEST else _mean(self.window, name) for name in values}
+            means = {name: values[name] if name in LATEST else _mean(self.window, name) for name in values if self.window}
             skipped = {SKIPPED: count} if (count := self.skipped()) else {}
-            self.log.write("train", step, means | self._timing() | skipped)
+            left_out = {SKIPPED_UPDATES: self.skipped_updates} if self.skipped_updates else {}
+            self.log.write("train", step, means | left_out | self._timing() | skipped)
             self.window.clear()
 
     def _timing(self) -> dict[str, float]:
@@ -121,19 +128,30 @@ class Recorder:
         used = self.utilization.metrics(1e-3 * lap["step_ms"]) if self.utilization else {}
         return {TIMING + name: value for name, value in (lap | used).items()}
 
+    def _not_finite(self, step: int, values: dict[str, float], squares: Params, batch: dict[str, np.ndarray]) -> None:
+        """Counts an update that was left out, or raises where no more may be."""
+        diagnosis = _diagnosis(values, jax.device_get(squares), batch)
+        self.skipped_updates += 1
+        if self.skipped_updates > self.max_skipped_updates:
+            budget = f", after {self.max_skipped_updates} skipped ones" if self.max_skipped_updates else ""
+            raise TrainingDivergedError(
+                f"training stopped at step {step}{budget}: {diagnosis}. The newest checkpoint is from before that step. Try a lower "
+                "optimizer.learning_rate, a longer warm-up or optimizer.grad_clip"
+            )
+        logging.getLogger(__name__).warning(
+            "update %d is skipped, %d of %d: %s", step, self.skipped_updates, self.max_skipped_updates, diagnosis
+        )
+
 
 def _mean(window: list[dict[str, float]], name: str) -> float:
     return math.fsum(values[name] for values in window) / len(window)
 
 
-def _diagnosis(step: int, values: dict[str, float], squares: dict[str, Any], batch: dict[str, np.ndarray]) -> str:
+def _diagnosis(values: dict[str, float], squares: dict[str, Any], batch: dict[str, np.ndarray]) -> str:
     """The first gradient that is not finite, and whether the batch is finite."""
     bad = [name for name, value in sorted(squares.items()) if not np.isfinite(value)]
     gradients = f"{len(bad)} of {len(squares)} gradients are not finite, first {bad[0]}" if bad else "every gradient is finite"
     floats = {name: value for name, value in batch.items() if np.issubdtype(value.dtype, np.floating)}
     spoiled = [name for name, value in floats.items() if not np.isfinite(value).all()]
     data = f"the batch has NaN or infinite values in {', '.join(spoiled)}" if spoiled else "the batch is finite"
-    return (
-        f"training stopped at step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}; {gradients}; {data}. The newest "
-        "checkpoint is from before that step. Try a lower optimizer.learning_rate, a longer warm-up or optimizer.grad_clip"
-    )
+    return f"loss {values['loss']}, gradient norm {values['grad_norm']}; {gradients}; {data}"

@@ -57,16 +57,20 @@ class Stage(Protocol):
         """Frozen parameters from the checkpoints named in `config.init`, placed on `shardings`."""
         ...
 
-    def source(self, split: str, frozen: Params, workdir: Path) -> StageSource:
-        """Examples of split 'train' or 'val'. `frozen` and `workdir` are for sources that cache the outputs of frozen networks."""
+    def source(self, split: str, frozen: Params, workdir: Path, dataset: str = "") -> StageSource:
+        """Examples of split 'train' or 'val', of all datasets or of the one named `dataset`.
+
+        `frozen` and `workdir` are for sources that cache the outputs of frozen networks.
+        """
         ...
 
     def loss(
-        self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array
+        self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array, training: bool = True
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Loss and further metrics, means over the batch. Pure; jitted and differentiated by the loop.
 
-        `key`: one PRNG key, or one per example [b]; what is drawn for an example depends only on its key (`vpp_jax.diffusion.per_example`).
+        `training`: off, there is neither dropout nor dropped conditioning. `key`: one PRNG key, or one per example [b]; what is drawn for
+        an example depends only on its key (`vpp_jax.diffusion.per_example`).
         """
         ...
 
@@ -84,6 +88,15 @@ class Stage(Protocol):
         """A PNG of the model's predictions for `batch`, and metrics of them for the log; called at evaluation steps with the EMA.
 
         All processes compute it; `path` is None on all but the one that writes the file.
+        """
+        ...
+
+    def sampling_errors(
+        self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array
+    ) -> tuple[dict[str, Float[Array, ""]], Float[Array, ""]]:
+        """Stage policy: sums over the batch of the squared errors of sampled actions, by metric, and the number of values in them. Pure.
+
+        Only the evaluator `action_mse` calls it, which the configuration allows in stage policy alone.
         """
         ...
 

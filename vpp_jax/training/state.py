@@ -18,6 +18,7 @@ from vpp_jax.parallel.mesh import replicated
 from vpp_jax.parallel.partition import like_params, partition
 from vpp_jax.training.accumulation import loss_and_gradients
 from vpp_jax.training.optimizers import clip_by_norm, group_norms, make_optimizer, squared_norms, trained_names, used_learning_rate
+from vpp_jax.training.random_streams import random_streams
 from vpp_jax.training.stage import Stage
 
 
@@ -26,7 +27,8 @@ from vpp_jax.training.stage import Stage
 class TrainState(Generic[Leaf]):
     """Arrays, their ShapeDtypeStructs (`Trainer.abstract`) or their shardings (`Trainer.shardings`).
 
-    step: number of updates. ema: exponential moving average of params, {} if disabled. opt_state: of the trainable names only.
+    step: number of updates, skipped ones included (train.max_skipped_updates). ema: exponential moving average of params, {} if disabled.
+    opt_state: of the trainable names only.
     """
 
     step: Leaf
@@ -80,7 +82,7 @@ class Trainer:
     ) -> tuple[TrainState[jax.Array], Params, Params]:
         """One update. Randomness depends only on (seed, step), never on history."""
         config = self.stage.config
-        keys = example_keys(jax.random.fold_in(jax.random.key(config.seed), state.step), len(next(iter(batch.values()))))
+        keys = example_keys(jax.random.fold_in(random_streams(config.seed).steps, state.step), len(next(iter(batch.values()))))
         trained = trained_names(config.optimizer, state.params)
         fixed = {name: value for name, value in state.params.items() if name not in trained}
         trainable = {name: value for name, value in state.params.items() if name in trained}
@@ -98,6 +100,10 @@ class Trainer:
             params = dict(sorted((cast("Params", optax.apply_updates(trainable, updates)) | fixed).items()))
         with jax.named_scope("ema"):
             ema = _update_ema(state.ema, params, state.step, config.train)
+        if config.train.max_skipped_updates:
+            finite = jnp.isfinite(loss) & jnp.isfinite(norms["grad_norm"])
+            updated, before = (params, ema, opt_state), (state.params, state.ema, state.opt_state)
+            params, ema, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, before)
         metrics = {"loss": loss, **metrics, "learning_rate": used_learning_rate(opt_state), **norms}
         metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
         return TrainState(state.step + 1, params, ema, opt_state), metrics, squares

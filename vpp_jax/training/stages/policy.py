@@ -88,16 +88,17 @@ class PolicyStage:
         check_model_agrees(self.config, directory, FROM_VIDEO)
         return params | {name: params[name.replace("goal_text_encoder/", "text/", 1)] for name in goal}
 
-    def source(self, split: str, frozen: Params, workdir: Path) -> Source:
+    def source(self, split: str, frozen: Params, workdir: Path, dataset: str = "") -> Source:
         """Observations with their action chunks; with `feature_draws` > 0 the images are replaced by cached features."""
+        data = self.config.data.only(dataset)
         if not self.config.policy_diffusion.feature_draws:
-            return self._observations(split)
-        return CachedFeatures(self._observations(split, with_images=False), self._cache(split, frozen, workdir))
+            return self._observations(data, split)
+        return CachedFeatures(self._observations(data, split, with_images=False), self._cache(data, split, frozen, workdir, dataset))
 
-    def _observations(self, split: str, with_images: bool = True) -> Mixture:
+    def _observations(self, data: DataConfig, split: str, with_images: bool = True) -> Mixture:
         model = self.config.model
         return policy_source(
-            self.config.data,
+            data,
             model.image_size,
             CLIPTokenizer(model.goal_length),
             model.goal_length,
@@ -107,18 +108,18 @@ class PolicyStage:
             with_images=with_images,
         )
 
-    def _cache(self, split: str, frozen: Params, workdir: Path) -> np.ndarray:
+    def _cache(self, data: DataConfig, split: str, frozen: Params, workdir: Path, dataset: str) -> np.ndarray:
         compute = jax.jit(
             lambda frozen, batch, keys: self._features(frozen, batch, jax.random.wrap_key_data(keys)), compiler_options=compiler_options()
         )
-        seen = config_hash(replace(DataConfig(datasets=self.config.data.datasets), observation_stride=self.config.data.observation_stride))
+        seen = config_hash(replace(DataConfig(datasets=data.datasets), observation_stride=data.observation_stride))
         # features do not depend on the policy's part of the model
         upstream = replace(self.config.model, former=VideoFormerConfig(), action=ActionTransformerConfig(), n_action_steps=1)
-        observations, origin = self._observations(split), read_metadata(self.config.init.video)
+        observations, origin = self._observations(data, split), read_metadata(self.config.init.video)
         return build_feature_cache(
             observations,
             lambda batch, keys: on_host(compute(frozen, *split_over_devices((batch, jax.random.key_data(keys)), frozen))),
-            workdir / "features" / split,
+            workdir / "features" / "_".join(filter(None, (split, dataset))),
             draws=self.config.policy_diffusion.feature_draws,
             batch_size=self.config.policy_diffusion.feature_batch,
             seed=self.config.seed,
@@ -130,7 +131,7 @@ class PolicyStage:
         states = self.policy.video_states(frozen, batch["text_ids"], batch["text_mask"])
         return self.policy.features(frozen, images, states, key)
 
-    def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
+    def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, training: bool = True):
         feature_keys, loss_keys = split_example_keys(example_keys(key, batch["action"].shape[0]), 2)
         features = batch["features"] if "features" in batch else self._features(frozen, batch, feature_keys)
         return self.policy.loss(
@@ -142,20 +143,37 @@ class PolicyStage:
             batch["action"],
             batch["action_mask"],
             loss_keys,
+            training,
         )
 
     def loss_weight(self, batch: dict[str, jax.Array]) -> jax.Array:
         """Actions that are not padding."""
         return jnp.sum(batch["action_mask"].astype(jnp.float32))
 
+    def _context(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
+        features = batch["features"] if "features" in batch else self._features(frozen, batch, key)
+        params = trainable | frozen
+        goal = self.policy.goal_vector(params, batch["text_ids"], batch["text_mask"])
+        return self.policy.context(params, features.astype(jnp.float32), goal, batch["proprio"])
+
     def _sampled(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
         """Normalised action chunks [b k a] for a batch, sampled as in evaluation."""
         feature_key, action_key = jax.random.split(key)
-        features = batch["features"] if "features" in batch else self._features(frozen, batch, feature_key)
-        params = trainable | frozen
-        goal = self.policy.goal_vector(params, batch["text_ids"], batch["text_mask"])
-        context = self.policy.context(params, features.astype(jnp.float32), goal, batch["proprio"])
-        return self.policy.sample_actions(params, context, jax.random.split(action_key, features.shape[0]))
+        context = self._context(trainable, frozen, batch, feature_key)
+        return self.policy.sample_actions(trainable | frozen, context, jax.random.split(action_key, len(context)))
+
+    def sampling_errors(
+        self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        """`action_mse` on the noise schedule that the policy acts with, `action_mse_validation` on that of VPP's validation."""
+        feature_key, action_key = jax.random.split(key)
+        context = self._context(trainable, frozen, batch, feature_key)
+        keys, mask = jax.random.split(action_key, len(context)), batch["action_mask"][..., None].astype(jnp.float32)
+        diffusion, sums = self.config.policy_diffusion, {}
+        for name, schedule in (("action_mse", diffusion.noise_schedule), ("action_mse_validation", diffusion.validation_noise_schedule)):
+            sampled = self.policy.sample_actions(trainable | frozen, context, keys, schedule)
+            sums[name] = jnp.sum(mask * (sampled - batch["action"]) ** 2)
+        return sums, jnp.sum(mask) * batch["action"].shape[-1]
 
     @cached_property
     def _sample(self):
@@ -165,7 +183,7 @@ class PolicyStage:
         """Views, instruction and action chunk of the first observations; for cached features, the images they were computed from."""
         rows = range(min(8, len(batch["action"])))
         if "observation" in batch:
-            observations = self._observations("train")
+            observations = self._observations(self.config.data, "train")
             seen = [observations[int(batch["observation"][row])] for row in rows]
         else:
             seen = [{name: value[row] for name, value in batch.items()} for row in rows]
@@ -185,11 +203,4 @@ class PolicyStage:
         return {}
 
     def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
-        """Mean squared error of sampled, normalised actions, by which VPP's authors select checkpoints."""
-        error, count = 0.0, 0.0
-        for number, batch in enumerate(batches):
-            sampled = self._sample(trainable, frozen, batch, jax.random.fold_in(jax.random.key(self.config.seed), number))
-            sampled, action, mask = on_host((sampled, batch["action"], batch["action_mask"][..., None]))
-            error += float(np.sum(mask * (sampled - action) ** 2))
-            count += float(mask.sum()) * sampled.shape[-1]
-        return {"action_mse": error / count} if count else {}
+        return {}

@@ -53,11 +53,11 @@ class VAEStage:
     def load_frozen(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
         return {}
 
-    def source(self, split: str, frozen: Params, workdir: Path) -> Source:
+    def source(self, split: str, frozen: Params, workdir: Path, dataset: str = "") -> Source:
         model = self.config.model
-        return clip_source(self.config.data, model.image_size, CLIPTokenizer(model.text_length), model.text_length, split)
+        return clip_source(self.config.data.only(dataset), model.image_size, CLIPTokenizer(model.text_length), model.text_length, split)
 
-    def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
+    def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, training: bool = True):
         """L1 reconstruction of clips plus `kl_weight` times the KL divergence per latent value."""
         clips = to_float_image(batch["video"])
         count, frames = clips.shape[:2]
@@ -96,6 +96,9 @@ class VAEStage:
         vae = self.vae.bind(select("vae", trainable))
         posterior = vae.encode(rearrange(to_float_image(clips), "b t h w c -> (b t) h w c"))
         return to_uint8_image(vae.decode(rearrange(posterior.mean, "(b t) h w c -> b t h w c", b=clips.shape[0])))
+
+    def sampling_errors(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
+        raise NotImplementedError("stage vae samples no actions")
 
     def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         """The factor that gives the latents unit standard deviation, as 0.18215 does for Stability's VAE."""

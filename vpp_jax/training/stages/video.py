@@ -73,8 +73,8 @@ class VideoStage:
         return self._from_video(self._all_trainable, shardings) if self.config.init.video and not self.config.lora.rank else None
 
     def load_frozen(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-        """The VAE and its scaling factor from the checkpoint `init.vae`. What else is frozen (the text encoder, with adapters the U-Net) from
-        `init.video`; for a fresh U-Net the text encoder stored beside the VAE."""
+        """The VAE and its scaling factor from the checkpoint `init.vae`. What else is frozen (the text encoder, with adapters the U-Net)
+        from `init.video`; for a fresh U-Net the text encoder stored beside the VAE."""
         directory, abstract = self.config.init.vae, self.abstract_frozen()
         of_video = {name: spec for name, spec in abstract.items() if self.config.init.video and name.startswith(("text/", "unet/"))}
         of_vae = {name: spec for name, spec in abstract.items() if name != SCALING_FACTOR and name not in of_video}
@@ -91,9 +91,9 @@ class VideoStage:
         check_model_agrees(self.config, directory, ("unet", "text"))
         return params
 
-    def source(self, split: str, frozen: Params, workdir: Path) -> Source:
+    def source(self, split: str, frozen: Params, workdir: Path, dataset: str = "") -> Source:
         """Clips as images, or as latents of the VAE in `frozen`."""
-        model, data = self.config.model, self.config.data
+        model, data = self.config.model, self.config.data.only(dataset)
         tokenizer = CLIPTokenizer(model.text_length)
         source = clip_source(data, model.image_size, tokenizer, model.text_length, split, accept_latents=True)
         if any(entry.latents for entry in data.datasets):
@@ -102,9 +102,9 @@ class VideoStage:
                 check_latents(member, identity, self.config.init.vae)
         return source
 
-    def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
+    def loss(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, training: bool = True):
         video = Posterior(batch["latent_mean"], batch["latent_logvar"]) if "latent_mean" in batch else batch["video"]
-        return self.predictor.loss(self._merged(trainable, frozen), video, batch["text_ids"], batch["text_mask"], key)
+        return self.predictor.loss(self._merged(trainable, frozen), video, batch["text_ids"], batch["text_mask"], key, training)
 
     def _merged(self, trainable: Params, frozen: Params) -> Params:
         return merge(trainable | frozen, self.config.lora.scale) if self.config.lora.rank else trainable | frozen
@@ -145,6 +145,9 @@ class VideoStage:
         mean = clips["latent_mean"].astype(jnp.float32)
         true = to_uint8_image(self.predictor.decode_latents(params, mean * params[SCALING_FACTOR]))
         return true, self.predictor.generate_from(params, mean[:, 0], ids, mask, key)
+
+    def sampling_errors(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
+        raise NotImplementedError("stage video samples no actions")
 
     def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         return {"latent_scaling_factor": float(frozen[SCALING_FACTOR])}
