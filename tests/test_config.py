@@ -160,7 +160,7 @@ def test_what_changed_and_what_it_may_do_on_resume():
 
 
 def test_what_a_run_may_change_of_its_datasets_and_its_learning_rate():
-    """Moved files and more tolerant reading continue a run; another dataset is another run. What the optimizer may change, the past decides."""
+    """Moved files and more tolerant reading continue a run, another dataset is another one. The past decides about the learning rate."""
     data = DataConfig(datasets=(DatasetConfig("here", "calvin"),), on_bad_record="fail")
     old = ExperimentConfig(data=data)
     moved = dataclasses.replace(data, datasets=(DatasetConfig("there", "bridge_dataset"),), on_bad_record="skip", read_attempts=9)
