@@ -191,6 +191,20 @@ def test_checkpoint_of_a_model_that_computes_something_else(run, capsys, tmp_pat
     assert "model.vae.norm_groups is 2, trained with 4" in text  # every tensor still has its shape
 
 
+def test_a_text_encoder_trained_with_the_unet_is_no_goal_encoder(run, capsys, tmp_path):
+    text = refused(
+        capsys,
+        "train",
+        f"--config={CONFIGS / 'micro_policy.py'}",
+        f"--workdir={tmp_path / 'w'}",
+        f"--config.data.datasets[0].path={run / 'data'}",
+        f"--config.init.video={run / 'video'}",
+        "--config.model.text_trainable=False",
+    )
+    assert f"{run / 'video'} trained its text encoder" in text
+    assert "Turn model.text_trainable on" in text
+
+
 def test_dataset_with_another_action_width(run, capsys, tmp_path):
     other = tmp_path / "data"
     shutil.copytree(run / "data", other)
