@@ -14,6 +14,7 @@ from eval.envs.calvin_mujoco.environment import VERSION, CalvinEnvironment
 from eval.envs.calvin_mujoco.scenes import SCENES
 from eval.envs.calvin_mujoco.tasks import TASKS
 from eval.experts.registry import get_expert
+from vpp_jax.common.files import write_atomically
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "reference"
 IMAGES = DOCS / "images" / "calvin"
@@ -85,7 +86,7 @@ def main() -> None:
             f"![{task.name}](images/calvin/{task.name}.jpg)",
             "",
         ]
-    (DOCS / "calvin_gallery.md").write_text("\n".join(lines))
+    write_atomically(DOCS / "calvin_gallery.md", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -78,12 +78,15 @@ def show(value: Any) -> str:
 def reference_page() -> str:
     """docs/reference/configuration.md."""
     found = list(groups(ExperimentConfig()))
-    return "\n".join([HEAD, *(_group_table(one) for one in found if one.settings), DERIVED, *_derived_rows(found), ""])
+    first = {one.details: one.name for one in reversed(found)}  # groups of one class have the same details, which are shown once
+    return "\n".join([HEAD, *(_group_table(one, first[one.details]) for one in found if one.settings), DERIVED, *_derived_rows(found), ""])
 
 
-def _group_table(group: Group) -> str:
+def _group_table(group: Group, explained_at: str) -> str:
     lines = [f"## {f'`{group.name}`' if group.name else 'The experiment'}", "", group.description, ""]
-    if group.details:
+    if group.details and explained_at != group.name:
+        lines += [f"Explained at `{explained_at}`.", ""]
+    elif group.details:
         lines += ["```text", group.details, "```", ""]
     header = ["| field | default | type | range | on resume | description |", "|---|---|---|---|---|---|"]
     return "\n".join([*lines, *header, *map(_field_row, group.settings), ""])
