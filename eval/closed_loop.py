@@ -1,7 +1,8 @@
 """One closed-loop evaluation in one directory: identity check, journal, loop, videos, `results.json`.
 
-The directory holds `evaluation.json` (what is evaluated, written first), `episodes.jsonl` (one line per finished episode), `videos/`,
-`logs/` and, at the end, `results.json`. The same call on the same directory resumes; a different configuration is refused.
+The directory holds `evaluation.json` (what is evaluated, written first), `episodes.jsonl` (one line per finished episode),
+`restarts.jsonl` (one per simulator process that was replaced), `videos/`, `logs/` and, at the end, `results.json`. The same call on the
+same directory resumes; a different configuration, and a second process at the same time, are refused.
 """
 
 import time
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import EvaluationError
-from eval.host_loop import Episode, HostLoop, LoopOptions, LoopReport
+from eval.host_loop import Episode, HostLoop, LoopOptions, LoopReport, Recording
 from eval.policies import Policy
 from eval.results import Journal, read_json, write_json, write_results
 from eval.worker_process import WorkerCommand
 from vpp_jax.common.json_values import flatten_dict, to_jsonable
+from vpp_jax.common.locks import exclusive
 
 CONTROL_HZ = 30.0
 
@@ -45,17 +47,31 @@ def evaluate(
         {
             "protocol": protocol,
             "policy": policy if isinstance(policy, str) else asdict(policy.metadata),
-            "environment": {"name": command.environment, "kwargs": command.kwargs},
+            "environment": {"name": command.environment, "kwargs": command.kwargs, "expert": command.expert},
             "loop": loop_identity
             if isinstance(policy, str)
             else loop_identity | {"n_action_steps": options.n_action_steps or policy.metadata.n_action_steps},
         }
     )
-    with Journal(out / "episodes.jsonl") as journal:
-        _check_identity(out / "evaluation.json", config, journal)
+    with (
+        exclusive(out / "lock", f"evaluation {out}"),
+        Journal(out / "episodes.jsonl") as journal,
+        Journal(out / "restarts.jsonl") as restarts,
+    ):
+        identity = _Identity(out / "evaluation.json", config, journal)
         _check_journal(journal, episodes)
         continued = len(journal.records)
-        loop = HostLoop(policy, command, journal, options, out / "logs", on_recording=_video_writer(out, options), cameras=cameras)
+        loop = HostLoop(
+            policy,
+            command,
+            journal,
+            options,
+            out / "logs",
+            open_recording=_recordings(out, options),
+            cameras=cameras,
+            on_simulator=identity.check_simulator,
+            restarts=restarts,
+        )
         report = loop.run(episodes)
         records = sorted(journal.records, key=lambda record: record["index"])
     complete = len(records) == len(episodes)
@@ -71,6 +87,7 @@ def evaluate(
         "failures": {
             "worker_restarts": report.restarts,
             "failed_attempts": report.retried,
+            "ended_by_simulator": report.ended_early,
             "unscored": report.unscored,
         },
         "timing": _timing(report, len(records) - continued),
@@ -92,16 +109,41 @@ def choose_video_episodes(episodes: Sequence[Episode], count: int) -> frozenset[
     return frozenset(episode.index for episode in episodes[:count])
 
 
-def _check_identity(path: Path, config: Mapping[str, Any], journal: Journal) -> None:
-    if not journal.records or not path.exists():  # no finished episode: nothing to mix up
-        write_json(path, config)
-        return
-    stored = read_json(path)
-    if stored != config:
-        before, now = flatten_dict(stored), flatten_dict(config)
-        keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-        listed = "; ".join(f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in keys[:8])
-        raise EvaluationError(f"{path.parent} holds a different evaluation ({listed}). Choose another --out, or remove that directory.")
+class _Identity:
+    """What `evaluation.json` says is being evaluated; a directory never mixes two evaluations.
+
+    Of the policy its weights count, not how the path of its checkpoint is written. The simulator tells its versions and renderer when it
+    has started; before a further episode is run they are compared with those of the finished ones.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], journal: Journal):
+        self._path, self._config, self._resumes = path, config, bool(journal.records)
+        if not self._resumes:  # nothing to mix up
+            write_json(path, config)
+        elif not path.exists():
+            raise EvaluationError(
+                f"{path.parent} has {len(journal.records)} finished episodes, but no {path.name}, which says of what. Restore it, or "
+                "choose another --out"
+            )
+        else:
+            self._compare(read_json(path), config, ("simulator",))
+
+    def check_simulator(self, hello: Mapping[str, Any]) -> None:
+        simulator = {name: hello[name] for name in ("environment", "environment_version", "renderer", "versions")}
+        if self._resumes:
+            self._compare({"simulator": read_json(self._path).get("simulator")}, {"simulator": to_jsonable(simulator)}, ())
+        else:
+            write_json(self._path, self._config | {"simulator": simulator})
+
+    def _compare(self, stored: Mapping[str, Any], config: Mapping[str, Any], apart: tuple[str, ...]) -> None:
+        before, now = (flatten_dict({name: value for name, value in tree.items() if name not in apart}) for tree in (stored, config))
+        ignored = {"policy.checkpoint"} if now.get("policy.weights_hash") else set()
+        keys = [key for key in sorted((before.keys() | now.keys()) - ignored) if before.get(key) != now.get(key)]
+        if keys:
+            listed = "; ".join(f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in keys[:8])
+            raise EvaluationError(
+                f"{self._path.parent} holds a different evaluation ({listed}). Choose another --out, or remove that directory."
+            )
 
 
 def _check_journal(journal: Journal, episodes: Sequence[Episode]) -> None:
@@ -113,16 +155,15 @@ def _check_journal(journal: Journal, episodes: Sequence[Episode]) -> None:
         seen.add(record["index"])
 
 
-def _video_writer(out: Path, options: LoopOptions) -> Callable[[dict[str, Any], dict[str, Any]], str]:
-    def write(record: dict[str, Any], recording: dict[str, Any]) -> str:
-        from eval.recording import write_rollout  # only recorded evaluations need a video encoder
+def _recordings(out: Path, options: LoopOptions) -> Callable[[dict[str, Any]], Recording]:
+    def open_recording(record: dict[str, Any]) -> Recording:
+        from eval.recording import RolloutWriter  # only recorded evaluations need a video encoder
 
         task = record["tasks"][0]["task"] if len(record["tasks"]) == 1 else "chain"
         path = out / "videos" / f"{record['index']:05d}_{record['scene']}_{task}.mp4"
-        write_rollout(path, recording, record, CONTROL_HZ, options.video_stride)
-        return str(path.relative_to(out))
+        return RolloutWriter(path, record, CONTROL_HZ, options.video_stride, name=str(path.relative_to(out)))
 
-    return write
+    return open_recording
 
 
 def _timing(report: LoopReport, episodes: int) -> dict[str, Any]:

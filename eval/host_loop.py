@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -54,6 +54,7 @@ class LoopOptions:
     request_timeout: float = 60.0
     start_timeout: float = 300.0
     video_episodes: frozenset[int] = frozenset()  # indices of the episodes to record as videos
+    failure_videos: int = 0  # videos of so many unsolved episodes besides; until there are enough, every episode is recorded
     video_stride: int = 2  # control steps per video frame
 
     def __post_init__(self) -> None:
@@ -61,6 +62,21 @@ class LoopOptions:
             raise EvaluationError("workers, max_steps and video_stride must be at least 1, retries at least 0")
         if not 0 <= self.batch_size <= self.workers:
             raise EvaluationError(f"batch_size={self.batch_size} must be between 1 and workers={self.workers} (0: number of workers)")
+
+
+@runtime_checkable
+class Recording(Protocol):
+    """A video in the making. `name` is its path in the journal."""
+
+    name: str
+
+    def add(self, recording: Mapping[str, Any], last: bool) -> None:
+        """The next images {view: uint8 [n h w 3]} and their steps int [n]."""
+        ...
+
+    def discard(self) -> None:
+        """The rest does not arrive."""
+        ...
 
 
 class Phase(Enum):
@@ -83,6 +99,9 @@ class Attempt:
     steps: int = 0  # of the current task
     chunks: int = 0
     finished_tasks: list[dict[str, Any]] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)  # once the episode has ended and its images are being sent
+    recording: Recording | None = None
+    received: int = 0  # images of it
 
     @property
     def task(self) -> str:
@@ -103,7 +122,8 @@ class LoopReport:
 
     simulator: dict[str, Any]  # the workers' hello
     restarts: int
-    retried: dict[int, int]  # episode -> failed attempts
+    retried: dict[int, int]  # episode -> failed attempts, those of earlier processes included
+    ended_early: int  # tasks that the simulator itself ended, unsolved and before max_steps
     unscored: dict[int, str]  # episode -> the last failure
     policy_calls: int
     policy_rows: int  # rows that belonged to an episode
@@ -124,16 +144,26 @@ class HostLoop:
         journal: Journal,
         options: LoopOptions,
         log_directory: Path,
-        on_recording: Callable[[dict[str, Any], dict[str, Any]], str] | None = None,
+        open_recording: Callable[[dict[str, Any]], Recording] | None = None,
         cameras: Mapping[str, str] | None = None,
+        on_simulator: Callable[[dict[str, Any]], None] = lambda hello: None,
+        restarts: Journal | None = None,
     ) -> None:
+        """
+        Args:
+          journal: gets a line per finished episode; those it holds are not run.
+          open_recording: journal record -> where the images of that episode go.
+          cameras: the policy's view -> the simulator's camera, where the names differ.
+          on_simulator: called with the first simulator's hello before an episode is run; raises where it is not the right one.
+          restarts: gets a line per simulator process that was replaced.
+        """
         self.source = policy if isinstance(policy, str) else None
         self.policy = None if isinstance(policy, str) else policy
         if self.source not in (None, "expert", "random"):
             raise EvaluationError(f"unknown policy {policy!r}: a policy, 'expert' or 'random'")
         self.command, self.journal, self.options, self.log_directory = command, journal, options, log_directory
-        self.on_recording = on_recording  # (journal record, {images, steps}) -> path of the video, added to the record
-        self.cameras = cameras or {}  # the policy's view -> the simulator's camera, where the names differ
+        self.open_recording, self.on_simulator, self.restart_journal = open_recording, on_simulator, restarts
+        self.cameras = cameras or {}
         self.batch_size = options.batch_size or options.workers
         self.n_action_steps = options.n_action_steps or (self.policy.metadata.n_action_steps if self.policy else options.max_steps)
         horizon = self.policy.metadata.action_horizon if self.policy else self.n_action_steps
@@ -141,10 +171,14 @@ class HostLoop:
             raise EvaluationError(f"n_action_steps={self.n_action_steps} is more than the policy predicts (action_horizon={horizon})")
         self.pending: deque[Episode] = deque()
         self.slots: list[Slot] = []
-        self.failures: Counter[int] = Counter()
+        earlier = restarts.records if restarts else []
+        self.failures = Counter(record["index"] for record in earlier if record["index"] is not None)
+        self.attempts: Counter[int] = Counter()  # failed ones in this process
+        self.failure_videos = sum("video" in record and not _solved(record) for record in journal.records)
         self.unscored: dict[int, str] = {}
         self.simulator: dict[str, Any] = {}
-        self.restarts = self.failed_starts = self.policy_calls = self.policy_rows = 0
+        self.restarts = len(earlier)
+        self.failed_starts = self.policy_calls = self.policy_rows = 0
         self.first_call_seconds = self.policy_seconds = self.waiting_seconds = self.started = self.start_seconds = 0.0
 
     def run(self, episodes: Sequence[Episode]) -> LoopReport:
@@ -153,7 +187,6 @@ class HostLoop:
         done = {record["index"] for record in self.journal.records}
         self.pending.extend(episode for episode in episodes if episode.index not in done)
         self.progress = ProgressBar("episodes", len(episodes), len(done), interval_s=15.0)
-        self.tasks = Counter(task["success"] for record in self.journal.records for task in record["tasks"])
         try:
             for number in range(min(self.options.workers, len(self.pending))):
                 self.slots.append(Slot(number, self._start_process(number)))
@@ -168,6 +201,7 @@ class HostLoop:
             simulator=self.simulator,
             restarts=self.restarts,
             retried=dict(self.failures),
+            ended_early=sum("ended" in task for record in self.journal.records for task in record["tasks"]),
             unscored=self.unscored,
             policy_calls=self.policy_calls,
             policy_rows=self.policy_rows,
@@ -201,7 +235,9 @@ class HostLoop:
 
     def _start_process(self, number: int) -> WorkerProcess:
         process = WorkerProcess(self.command, self.log_directory / f"worker_{number}.log")
-        process.send(hello(render=self.policy is not None or bool(self.options.video_episodes)), self.options.start_timeout)
+        options = self.options
+        render = self.policy is not None or bool(options.video_episodes or options.failure_videos)
+        process.send(hello(render), options.start_timeout)
         return process
 
     def _begin(self, slot: Slot, episode: Episode) -> None:
@@ -215,7 +251,7 @@ class HostLoop:
                 "seed": episode.seed,
                 "initial_state": episode.initial_state,
                 "render": self.policy is not None,
-                "video_stride": self.options.video_stride if episode.index in self.options.video_episodes else 0,
+                "video_stride": self.options.video_stride if self._recorded(episode) else 0,
             },
         )
 
@@ -237,10 +273,12 @@ class HostLoop:
         if slot.phase is Phase.STARTING:
             if not self.simulator:
                 self.simulator, self.start_seconds = reply, time.monotonic() - self.started
+                self._check_actions(reply["action_mode"])
+                self.on_simulator(reply)
             self.failed_starts = 0
             slot.phase = Phase.IDLE
         elif slot.phase is Phase.RECORDING:
-            self._finish(slot, reply)
+            self._receive_recording(slot, reply)
         else:
             self._progress_episode(slot, reply)
 
@@ -257,6 +295,7 @@ class HostLoop:
         if not (outcome["success"] or outcome["done"] or attempt.steps >= self.options.max_steps):
             self._ask_for_actions(slot)
             return
+        early = not (outcome["success"] or outcome.get("failure") or attempt.steps >= self.options.max_steps)
         attempt.finished_tasks.append(
             {
                 "task": attempt.task,
@@ -265,15 +304,39 @@ class HostLoop:
                 "steps": attempt.steps,
                 "chunks": attempt.chunks,
                 **({"failure": outcome["failure"]} if outcome.get("failure") else {}),  # how the simulation left its bounds
+                **({"ended": "by the simulator"} if early else {}),  # before max_steps
             }
         )
         if outcome["success"] and len(attempt.finished_tasks) < len(attempt.episode.tasks):
             attempt.steps = attempt.chunks = 0
             self._send(slot, {"command": "begin_task", "task": attempt.task, "render": self.policy is not None})
-        elif attempt.episode.index in self.options.video_episodes:
-            self._send(slot, {"command": "recording"}, Phase.RECORDING)
+            return
+        record = self._record(attempt)
+        if self.open_recording is not None and self._shown(record):
+            attempt.record, attempt.recording = record, self.open_recording(record)
+            self._send(slot, {"command": "recording", "first": 0}, Phase.RECORDING)
         else:
-            self._finish(slot, None)
+            self._finish(slot, record)
+
+    def _recorded(self, episode: Episode) -> bool:
+        """Whether images of an episode are taken that is about to begin."""
+        return episode.index in self.options.video_episodes or self.failure_videos < self.options.failure_videos
+
+    def _shown(self, record: dict[str, Any]) -> bool:
+        """Whether a finished episode becomes a video."""
+        return record["index"] in self.options.video_episodes or (not _solved(record) and self.failure_videos < self.options.failure_videos)
+
+    def _receive_recording(self, slot: Slot, reply: dict[str, Any]) -> None:
+        attempt = slot.attempt
+        assert attempt is not None
+        assert attempt.recording is not None
+        attempt.recording.add(reply, last=not reply["left"])
+        attempt.received += len(reply["steps"])
+        if reply["left"]:
+            self._send(slot, {"command": "recording", "first": attempt.received}, Phase.RECORDING)
+            return
+        self.failure_videos += not _solved(attempt.record)
+        self._finish(slot, attempt.record | {"video": attempt.recording.name})
 
     def _ask_for_actions(self, slot: Slot) -> None:
         attempt = slot.attempt
@@ -305,11 +368,10 @@ class HostLoop:
             last = attempt.steps + steps >= self.options.max_steps  # no further observation is needed
             self._send(slot, {"command": "advance", "actions": chunk[:steps], "render": not last})
 
-    def _finish(self, slot: Slot, recording: dict[str, Any] | None) -> None:
-        attempt = slot.attempt
-        assert attempt is not None
+    def _record(self, attempt: Attempt) -> dict[str, Any]:
+        """The journal's line of a finished episode."""
         episode = attempt.episode
-        record: dict[str, Any] = {
+        return {
             "index": episode.index,
             "scene": episode.scene,
             "seed": episode.seed,
@@ -319,12 +381,20 @@ class HostLoop:
             "failed_attempts": self.failures[episode.index],
             "seconds": round(time.monotonic() - attempt.started, 3),
         }
-        if recording is not None and self.on_recording is not None:
-            record["video"] = self.on_recording(record, recording)
+
+    def _finish(self, slot: Slot, record: dict[str, Any]) -> None:
         self.journal.append(record)
-        self.tasks.update(task["success"] for task in record["tasks"])
-        self.progress.update(len(self.journal.records), note=f"{self.tasks[True]}/{self.tasks.total()} tasks solved")
+        records = self.journal.records
+        tried, solved = sum(len(entry["tasks"]) for entry in records), sum(entry["solved"] for entry in records)
+        self.progress.update(len(records), note=f"{solved}/{tried} tasks solved, {solved / len(records):.2f} per episode")
         slot.attempt, slot.phase = None, Phase.IDLE
+
+    def _check_actions(self, mode: str) -> None:
+        """Actions of another kind than the simulator takes would move the robot somewhere, and score zero."""
+        ours = self.policy.metadata.action_mode if self.policy else "relative" if self.source == "expert" else ""
+        if ours and mode and ours != mode:
+            who = "policy" if self.policy else "expert"
+            raise EvaluationError(f"the {who} gives {ours} actions, but the simulator was made for {mode} ones (action_mode)")
 
     def _replace(self, slot: Slot, failure: WorkerFailure) -> None:
         """A new process for the slot; its episode is queued again or listed as unscored."""
@@ -335,11 +405,17 @@ class HostLoop:
             if not self.simulator or self.failed_starts > self.options.retries:
                 raise EvaluationError(f"a simulator process does not start: {summary}") from failure
         self.restarts += 1
+        index = attempt.episode.index if attempt else None
+        if self.restart_journal is not None:
+            self.restart_journal.append({"index": index, "worker": slot.number, "reason": summary})
         if attempt is not None:
             index = attempt.episode.index
+            if attempt.recording is not None:
+                attempt.recording.discard()
             self.failures[index] += 1
-            self.progress.message(f"episode {index}, attempt {self.failures[index]}: {failure}")
-            if self.failures[index] > self.options.retries:
+            self.attempts[index] += 1
+            self.progress.message(f"episode {index}, attempt {self.attempts[index]}: {failure}")
+            if self.attempts[index] > self.options.retries:
                 self.unscored[index] = summary
                 if len(self.unscored) >= self.options.max_unscored:
                     raise EvaluationError(f"{len(self.unscored)} episodes could not be scored, last: {summary}") from failure
@@ -374,3 +450,8 @@ def call_policy(policy: Policy, attempts: Sequence[Attempt], batch_size: int, ca
             where = f"episode {attempt.episode.index}, '{attempt.instruction}', step {attempt.steps}"
             raise EvaluationError(f"the policy returned NaN or infinite actions in {where}")
     return actions
+
+
+def _solved(record: Mapping[str, Any]) -> bool:
+    """Whether every task of an episode was solved: a chain ends at the first one that is not."""
+    return bool(record["tasks"][-1]["success"])

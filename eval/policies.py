@@ -35,6 +35,8 @@ class PolicyMetadata:
     checkpoint_step: int | None = None
     config_hash: str = ""
     statistics_hash: str = ""
+    weights_hash: str = ""  # of all parameters; '' where they have none
+    action_mode: str = ""  # 'relative' or 'absolute', where that is known
     options: dict[str, str | int | float | bool] = field(default_factory=dict)  # e.g. denoising steps
 
     def __post_init__(self) -> None:

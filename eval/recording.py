@@ -1,8 +1,10 @@
 """Rollout videos: all cameras side by side above a strip with the instruction and the outcome, H.264 that every browser plays."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import av
@@ -18,20 +20,41 @@ HOLD_SECONDS = 1.0  # the last frame is held, with the outcome
 BACKGROUND, INK, MUTED, SOLVED, FAILED = (17, 20, 26), (240, 242, 245), (150, 158, 170), (86, 180, 233), (230, 159, 0)
 
 
-def write_rollout(path: Path, recording: Mapping[str, Any], record: Mapping[str, Any], control_hz: float = 30.0, every: int = 2) -> Path:
-    """Writes one finished episode in real time.
+class RolloutWriter:
+    """Writes one finished episode as a video in real time, while its images arrive. The file appears when the last one has been added.
 
-    `recording`: images {view: uint8 [n h w 3]} and steps int [n] since the reset; `record`: the episode's line of the journal.
+    record: the episode's line of the journal. every: control steps per frame. name: for the journal.
     """
-    steps = [int(step) for step in recording["steps"]]
-    views = sorted(recording["images"].items(), key=lambda item: (-item[1].shape[2], item[0]))  # the largest camera first
-    frames = []
-    for number, step in enumerate(steps):
-        image = side_by_side([images[number] for _, images in views])
-        frames.append(with_caption(image, record, step, last=number == len(steps) - 1))
-    fps = control_hz / every
-    frames += [frames[-1]] * round(HOLD_SECONDS * fps)
-    return write_video(path, np.stack(frames), fps)
+
+    def __init__(self, path: Path, record: Mapping[str, Any], control_hz: float = 30.0, every: int = 2, name: str = ""):
+        self.name = name or str(path)
+        self._record, self._fps = record, control_hz / every
+        self._files = ExitStack()
+        self._temporary = self._files.enter_context(atomic_path(path))
+        self._encoder: VideoEncoder | None = None
+
+    def add(self, recording: Mapping[str, Any], last: bool) -> None:
+        """`recording`: images {view: uint8 [n h w 3]} and steps int [n] since the reset; `last`: none follow."""
+        views = sorted(recording["images"].items(), key=lambda item: (-item[1].shape[2], item[0]))  # the largest camera first
+        steps = [int(step) for step in recording["steps"]]
+        try:
+            for number, step in enumerate(steps):
+                ends = last and number == len(steps) - 1
+                frame = with_caption(side_by_side([images[number] for _, images in views]), self._record, step, ends)
+                self._encoder = self._encoder or self._files.enter_context(VideoEncoder(self._temporary, frame.shape, self._fps))
+                for _ in range(1 + round(HOLD_SECONDS * self._fps) * ends):
+                    self._encoder.add(frame)
+        except BaseException:
+            self.discard()
+            raise
+        if last:
+            self._files.close()
+
+    def discard(self) -> None:
+        """Removes what was written: the rest does not arrive."""
+        error = InterruptedError("the recording is incomplete")
+        with suppress(InterruptedError):
+            self._files.__exit__(type(error), error, None)
 
 
 def side_by_side(images: list[UInt8[np.ndarray, "_ _ 3"]], height: int = HEIGHT) -> UInt8[np.ndarray, "h2 w2 3"]:
@@ -80,15 +103,32 @@ def _fitted(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> str:
     return text.rstrip() + "…"
 
 
+class VideoEncoder:
+    """Context manager: H.264, yuv420p, index in front: plays in browsers, also from a data URI. Odd sides lose their last row or column."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], fps: float, crf: int = 27):
+        self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+        self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        self._stream.height, self._stream.width = (side // 2 * 2 for side in shape[:2])
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.options = {"crf": str(crf), "preset": "medium", "threads": "1"}
+
+    def __enter__(self) -> "VideoEncoder":
+        return self
+
+    def add(self, frame: UInt8[np.ndarray, "h w 3"]) -> None:
+        cropped = np.ascontiguousarray(frame[: self._stream.height, : self._stream.width])
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(cropped, format="rgb24")))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+
 def write_video(path: Path, frames: UInt8[np.ndarray, "t h w 3"], fps: float, crf: int = 27) -> Path:
-    """H.264, yuv420p, index in front: plays in browsers, also from a data URI. Odd sides lose their last row or column."""
-    frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "medium", "threads": "1"}
+    """The frames as one video, see `VideoEncoder`."""
+    with atomic_path(path) as temporary, VideoEncoder(temporary, frames.shape[1:], fps, crf) as encoder:
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode(None))
+            encoder.add(frame)
     return path

@@ -8,6 +8,7 @@ import selectors
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from eval.worker.vpp_worker.protocol import PROTOCOL_VERSION, FrameBuffer, Proto
 
 _WORKER = Path(__file__).resolve().with_name("worker")
 _PROJECT = _WORKER.parents[1]
-_PIPE_BYTES = 1 << 20  # one observation fits, so that a worker can answer while the evaluator runs the policy
+_PIPE_BYTES = 1 << 20  # one observation fits
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}  # simulators scale over processes
 _SET_PIPE_SIZE = 1031  # F_SETPIPE_SZ, Linux only
 
@@ -75,7 +76,11 @@ class WorkerProcess:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
-        os.set_blocking(self._stdout.fileno(), False)
+        self._arrived, self._wake = os.pipe()  # readable while something has arrived
+        os.set_blocking(self._arrived, False)
+        os.set_blocking(self._wake, False)
+        self._lock, self._closed = threading.Lock(), False
+        threading.Thread(target=self._read, name=f"worker-{self._process.pid}", daemon=True).start()
         if sys.platform == "linux":
             with contextlib.suppress(OSError):  # above the user's limit: slower only
                 fcntl.fcntl(self._stdout.fileno(), _SET_PIPE_SIZE, _PIPE_BYTES)
@@ -85,7 +90,7 @@ class WorkerProcess:
         return self._process.pid
 
     def fileno(self) -> int:
-        return self._stdout.fileno()
+        return self._arrived
 
     @property
     def waiting(self) -> bool:
@@ -109,9 +114,8 @@ class WorkerProcess:
 
     def receive(self) -> dict[str, Any] | None:
         """The answer if it has arrived. Raises WorkerFailure on an error answer, on death, and after the deadline."""
-        closed = self._drain()
         try:
-            message = self._buffer.next_message()
+            closed, message = self._next()
         except ProtocolError as error:
             raise WorkerFailure(f"worker {self.pid}: {error}") from error
         if message is None:
@@ -150,16 +154,30 @@ class WorkerProcess:
             pass
         self.kill()
 
-    def _drain(self) -> bool:
-        """Reads what has arrived; true at the end of the stream."""
+    def _read(self) -> None:
+        """The reader thread: takes answers out of the pipe as they come. A worker whose answer is larger than the pipe would otherwise be
+        stuck, and past its deadline, while this process runs the policy."""
+        descriptor = self._stdout.fileno()
         while True:
             try:
-                data = os.read(self._stdout.fileno(), _PIPE_BYTES)
-            except BlockingIOError:
-                return False
+                data = os.read(descriptor, _PIPE_BYTES)
+            except OSError:  # the pipe was closed here
+                data = b""
+            with self._lock:
+                self._buffer.feed(data)
+                self._closed = not data
+                with contextlib.suppress(OSError):  # nobody listens any more
+                    os.write(self._wake, b"!")
             if not data:
-                return True
-            self._buffer.feed(data)
+                self._stdout.close()
+                return
+
+    def _next(self) -> tuple[bool, dict[str, Any] | None]:
+        """Whether the stream has ended, and the oldest complete answer."""
+        with self._lock:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._arrived, _PIPE_BYTES)
+            return self._closed, self._buffer.next_message()
 
     def _death(self) -> str:
         try:
@@ -177,11 +195,14 @@ class WorkerProcess:
         return f"\nlast output ({self._log}):\n{text}" if text else ""
 
     def _close_pipes(self) -> None:
-        for pipe in (self._stdin, self._stdout):
-            try:
-                pipe.close()
-            except OSError:
-                continue
+        with self._lock:
+            if self._arrived < 0:
+                return
+            with contextlib.suppress(OSError):
+                self._stdin.close()
+            for descriptor in (self._arrived, self._wake):
+                os.close(descriptor)
+            self._arrived = self._wake = -1
 
 
 def hello(render: bool = False) -> dict[str, Any]:

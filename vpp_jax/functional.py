@@ -6,11 +6,13 @@ has the same names with shapes and types only. `jax.jit` works on functions of s
 the module graph on every call.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import jax
+import numpy as np
 from flax import nnx
 
 from vpp_jax.models.initialization import InitRngs
@@ -37,6 +39,15 @@ def select(prefix: str, params: Mapping[str, Leaf]) -> dict[str, Leaf]:
     """The parameters under `prefix/`, with the prefix removed; the inverse of `with_prefix`."""
     start = f"{prefix}/"
     return {name.removeprefix(start): value for name, value in params.items() if name.startswith(start)}
+
+
+def params_hash(params: Params) -> str:
+    """16 hexadecimal digits of names, types, shapes and values: the identity of a set of weights, wherever it was loaded from."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(params.items()):
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def parameter_count(params: Params | AbstractParams) -> int:

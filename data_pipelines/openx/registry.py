@@ -38,6 +38,7 @@ class DatasetSpec:
       episode_filter: which episodes are used; None: all.
       units: of position and rotation in an action; "" if not documented.
       control_hz: rate of the actions; None if unknown.
+      action_mode: 'relative' (to the current pose) or 'absolute'.
       signed_dimensions: action dimensions that the robot expects as +1 or -1 (grippers): the policy's output is replaced by its sign.
     """
 
@@ -56,6 +57,7 @@ class DatasetSpec:
     clip_sampling: str = "strided"
     first_step: int = 0
     episode_filter: EpisodeFilter | None = None
+    action_mode: str = "relative"
     signed_dimensions: tuple[int, ...] = ()
     units: tuple[str, str] = ("", "")
     quantiles: tuple[float, float] = (0.01, 0.99)

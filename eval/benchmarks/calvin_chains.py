@@ -105,6 +105,17 @@ def summarize_chains(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def as_calvin_results(metrics: Mapping[str, Any], epoch: int) -> dict[str, Any]:
+    """`summarize_chains` in the shape of the results.json that CALVIN's own evaluation writes, for tools that read it."""
+    return {
+        str(epoch): {
+            "avg_seq_len": metrics["average_length"],
+            "chain_sr": {count: cell["rate"] for count, cell in metrics["in_a_row"].items()},
+            "task_info": {name: {"success": cell["successes"], "total": cell["trials"]} for name, cell in metrics["tasks"].items()},
+        }
+    }
+
+
 def _task_rate(attempts: list[Mapping[str, Any]]) -> dict[str, Any]:
     solved = [task["steps"] for task in attempts if task["success"]]
     return {**success_rate(len(solved), len(attempts)).as_dict(), "mean_steps": mean(solved) if solved else None}

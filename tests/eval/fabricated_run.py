@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from eval.benchmarks.calvin import PARTIAL_NOTE, TASKS, SingleTasks, summarize
-from eval.recording import write_rollout
+from eval.recording import RolloutWriter
 from eval.results import Journal, write_json, write_results
 
 RATES = {"policy": {"A": 0.8, "D": 0.35}, "random": {"A": 0.05, "D": 0.03}, "expert": {"A": 0.99, "D": 0.97}}
@@ -38,7 +38,7 @@ def evaluation(directory: Path, policy: str, videos: int, episodes: int = 6) -> 
                 shown = list(range(0, 21, 2))
                 images = {"rgb_static": frames(rng, len(shown), 200), "rgb_gripper": frames(rng, len(shown), 84)}
                 path = directory / "videos" / f"{episode.index:05d}.mp4"
-                write_rollout(path, {"images": images, "steps": shown}, record)
+                RolloutWriter(path, record).add({"images": images, "steps": shown}, last=True)
                 record["video"] = f"videos/{path.name}"
             journal.append(record)
         metrics = summarize(journal.records, protocol.scenes, TASKS)

@@ -23,14 +23,25 @@ class Outcome(NamedTuple):
 class Counter:
     """The state moves by the mean of each action; the task is solved once it passes `goal`."""
 
-    version = "fake-1"
     renderer = "none"
     tasks = ("count_up", "count_down")
     scenes = ("A", "D")
 
-    def __init__(self, trouble: dict | None = None, once: str = "", delay: float = 0.0, render_log: str = "", goal: float = 1.0) -> None:
+    def __init__(
+        self,
+        trouble: dict | None = None,
+        once: str = "",
+        delay: float = 0.0,
+        render_log: str = "",
+        goal: float = 1.0,
+        size: int = 200,
+        limit: int = 10**9,
+        action_mode: str = "relative",
+    ) -> None:
         print("the simulator greets on stdout, which must not reach the protocol")
         self.trouble, self.once, self.delay, self.render_log, self.goal = trouble or {}, once, delay, render_log, goal
+        self.size, self.limit, self.action_mode = size, limit, action_mode
+        self.version = os.environ.get("FAKE_VERSION", "fake-1")
         self.seed = self.steps = 0
 
     def reset(self, *, task=None, scene=None, seed=None, render=True, **initial_state):
@@ -52,7 +63,7 @@ class Counter:
             self._trouble()
         self.state += float(np.mean(action))
         moved = self.state - self.start
-        return Outcome(moved > self.goal if self.task == "count_up" else -moved > self.goal, False, self.steps)
+        return Outcome(moved > self.goal if self.task == "count_up" else -moved > self.goal, self.steps >= self.limit, self.steps)
 
     def observation(self, render=True):
         observation = {"robot_obs": np.full(15, self.state, np.float32), "scene_obs": np.arange(24, dtype=np.float32)}
@@ -61,7 +72,7 @@ class Counter:
                 with Path(self.render_log).open("a") as log:
                     log.write(f"{self.seed} {self.steps}\n")
             level = np.uint8(np.clip(128 + 40 * self.state, 0, 255))
-            observation |= {"rgb_static": np.full((200, 200, 3), level), "rgb_gripper": np.full((84, 84, 3), level)}
+            observation |= {"rgb_static": np.full((self.size, self.size, 3), level), "rgb_gripper": np.full((84, 84, 3), level)}
         return observation
 
     def random_action(self, rng):

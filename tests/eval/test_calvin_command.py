@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 
 import pytest
 
@@ -53,3 +54,19 @@ def test_chains_run_through_the_host_loop(tmp_path, capsys):
     )
     assert results["metrics"]["average_length"] >= 4
     assert "average length" in capsys.readouterr().out
+    (theirs,) = json.loads((out / "calvin_results.json").read_text()).values()
+    assert theirs["avg_seq_len"] == pytest.approx(sum(theirs["chain_sr"].values()))
+    solved = [task["task"] for line in lines for task in line["tasks"] if task["success"]]
+    assert {name: cell["success"] for name, cell in theirs["task_info"].items() if cell["success"]} == dict(Counter(solved))
+
+
+@pytest.mark.medium
+def test_a_task_may_take_more_steps_than_published(tmp_path):
+    out = tmp_path / "random"
+    few = ("--scenes", "D", "--tasks", "open_drawer", "--episodes", "1", "--workers", "1")
+    assert main(["calvin", "--policy", "random", "--out", str(out), *few, "--max_steps", "365"]) == 0
+    (line,) = map(json.loads, (out / "episodes.jsonl").read_text().splitlines())
+    (task,) = line["tasks"]
+    assert (task["steps"], task["success"], "ended" in task) == (365, False, False)
+    with pytest.raises(UsageError, match="ends a task after 100 steps, the protocol after 365"):
+        main(["calvin", "--policy", "random", "--out", str(out), *few, "--max_steps=365", '--environment_kwargs={"max_steps": 100}'])

@@ -1,8 +1,11 @@
 """The host loop with a fake simulator: fixed batches, retries, continuation, independence of the number of workers."""
 
+import dataclasses
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from eval.host_loop import Episode, HostLoop, LoopOptions
 from eval.policies import PolicyMetadata, chunk_seed
 from eval.results import Journal, read_json
 from eval.worker_process import WorkerCommand
+from vpp_jax.common.locks import LockedError, exclusive
 
 CAMERAS = {"primary": "rgb_static"}
 HERE = str(Path(__file__).parent)
@@ -253,6 +257,97 @@ def test_another_configuration_is_refused(tmp_path):
         whole(tmp_path, max_steps=50)
     with pytest.raises(EvaluationError, match="policy: was 'expert', is 'random'"):
         whole(tmp_path, policy="random")
+
+
+def test_a_policy_call_longer_than_the_timeout_harms_no_recording(tmp_path):
+    """The images of an episode do not fit into the pipe, and the loop does not look while the policy computes."""
+
+    class Slow(Drifting):
+        def act(self, observations, seeds):
+            time.sleep(0.7)
+            return super().act(observations, seeds)
+
+    results = whole(
+        tmp_path,
+        Slow(action_horizon=40, n_action_steps=20, strength=0.2),
+        EPISODES[:4],
+        video_episodes=choose_video_episodes(EPISODES, 4),
+        batch_size=1,
+        request_timeout=0.5,
+        environment={"size": 600},
+    )
+    assert results["failures"]["worker_restarts"] == 0
+    assert len(list((tmp_path / "videos").iterdir())) == 4
+
+
+def test_two_processes_in_one_directory_are_refused(tmp_path):
+    with (
+        exclusive(tmp_path / "lock", "somebody"),
+        pytest.raises(LockedError, match=rf"is run by another process \(process {os.getpid()}\)"),
+    ):
+        whole(tmp_path)
+    assert whole(tmp_path)["complete"]
+
+
+def test_finished_episodes_of_an_unknown_evaluation_are_refused(tmp_path):
+    whole(tmp_path)
+    (tmp_path / "evaluation.json").unlink()
+    with pytest.raises(EvaluationError, match=r"has 7 finished episodes, but no evaluation\.json"):
+        whole(tmp_path)
+
+
+def test_another_version_of_the_simulator_is_refused(tmp_path, monkeypatch):
+    stopped = whole(tmp_path, environment={"trouble": {"raise": 103}}, retries=0)
+    assert not stopped["complete"]
+    monkeypatch.setenv("FAKE_VERSION", "fake-2")
+    with pytest.raises(EvaluationError, match=r"simulator\.environment_version: was 'fake-1', is 'fake-2'"):
+        whole(tmp_path, environment={"trouble": {"raise": 103}}, retries=0)
+
+
+def test_the_weights_identify_a_policy_not_the_path_of_its_checkpoint(tmp_path):
+    def stored(path: str, weights: str) -> Drifting:
+        policy = Drifting()
+        policy.metadata = dataclasses.replace(policy.metadata, checkpoint=path, weights_hash=weights)
+        return policy
+
+    whole(tmp_path, stored("runs/policy", "abc"))
+    whole(tmp_path, stored("../somewhere/runs/policy", "abc"))
+    with pytest.raises(EvaluationError, match=r"policy\.weights_hash: was 'abc', is 'abd'"):
+        whole(tmp_path, stored("runs/policy", "abd"))
+
+
+def test_restarts_are_counted_over_all_starts_of_an_evaluation(tmp_path):
+    broken = {"environment": {"trouble": {"raise": 103}}, "retries": 1}
+    assert whole(tmp_path, **broken)["failures"]["worker_restarts"] == 2
+    failures = whole(tmp_path, **broken)["failures"]
+    assert failures["worker_restarts"] == 4
+    assert failures["failed_attempts"] == {"3": 4}
+    assert list(failures["unscored"]) == ["3"]
+
+
+def test_tasks_that_the_simulator_ends_itself_are_counted(tmp_path):
+    results = whole(tmp_path, environment={"limit": 5})
+    assert results["failures"]["ended_by_simulator"] == 7
+    assert all(record["tasks"][0]["ended"] == "by the simulator" for record in journal_lines(tmp_path))
+    assert whole(tmp_path / "in_time", environment={"limit": 40})["failures"]["ended_by_simulator"] == 0
+
+
+def test_actions_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(EvaluationError, match="the expert gives relative actions, but the simulator was made for absolute ones"):
+        whole(tmp_path, environment={"action_mode": "absolute"})
+    policy = Drifting()
+    policy.metadata = dataclasses.replace(policy.metadata, action_mode="relative")
+    with pytest.raises(EvaluationError, match="the policy gives relative actions"):
+        whole(tmp_path, policy, environment={"action_mode": "absolute"})
+
+
+def test_videos_of_failures(tmp_path):
+    whole(tmp_path, Drifting(), failure_videos=1, workers=1)
+    failed = [record for record in journal_lines(tmp_path) if not record["solved"]]
+    assert len(failed) > 1
+    video = f"videos/{failed[0]['index']:05d}_A_count_up.mp4"
+    assert [record.get("video") for record in failed] == [video] + [None] * (len(failed) - 1)
+    assert [path.name for path in (tmp_path / "videos").iterdir()] == [Path(video).name]
 
 
 def test_a_failed_start_leaves_nothing_in_the_way(tmp_path):

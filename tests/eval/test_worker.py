@@ -131,11 +131,25 @@ def test_recording_returns_frames_of_the_episode(start):
     worker = start()
     worker.request(reset(video_stride=4, render=False), 30)
     worker.request({"command": "advance", "source": "expert", "steps": 100, "seed": 0, "render": False}, 30)
-    recording = worker.request({"command": "recording"}, 30)
+    recording = worker.request({"command": "recording", "first": 0}, 30)
+    assert recording["left"] == 0
     steps = recording["steps"].tolist()
     assert steps[:3] == [0, 4, 8]
     assert steps[-1] in (10, 11)  # the solving step is in the video whatever the rhythm
     assert recording["images"]["rgb_gripper"].shape == (len(steps), 84, 84, 3)
+
+
+def test_a_recording_larger_than_a_frame_arrives_in_parts(start):
+    """Images of 2.2 MB each: 32 MiB hold about fifteen of them."""
+    worker = start(size=850, goal=10.0)
+    worker.request(reset(video_stride=1, render=False), 30)
+    worker.request({"command": "advance", "actions": np.zeros((40, 7)), "render": False}, 30)
+    steps, parts, left = [], 0, 1
+    while left:
+        part = worker.request({"command": "recording", "first": len(steps)}, 30)
+        assert sum(images.nbytes for images in part["images"].values()) < 40 << 20
+        steps, parts, left = [*steps, *part["steps"].tolist()], parts + 1, part["left"]
+    assert (steps, parts) == (list(range(41)), 3)
 
 
 def test_an_exception_comes_back_with_its_traceback_and_the_worker_lives(start):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.calvin import CAMERAS, PARTIAL_NOTE, SCENES, TASKS, SingleTasks, summarize
-from eval.benchmarks.calvin_chains import COMPLETE_STEPS, Chains, summarize_chains
+from eval.benchmarks.calvin_chains import COMPLETE_STEPS, Chains, as_calvin_results, summarize_chains
 from eval.benchmarks.calvin_sequences import dump
 from eval.closed_loop import choose_video_episodes, evaluate
 from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
         retries=arguments.retries,
         request_timeout=arguments.timeout,
         video_episodes=choose_video_episodes(episodes, arguments.num_videos),
+        failure_videos=arguments.num_failure_videos,
         video_stride=arguments.video_stride,
     )
     print(description["note"], file=sys.stderr)
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         policy=arguments.policy or _load(arguments.checkpoint, arguments.policy_options),
         command=WorkerCommand(
             environment=arguments.environment,
-            kwargs=arguments.environment_kwargs,
+            kwargs=_environment_kwargs(arguments, description["steps_per_task"]),
             expert=arguments.expert,
             python=arguments.python,
             variables={"PYTHONPATH": arguments.python_path} if arguments.python_path else {},
@@ -61,7 +62,13 @@ def main(argv: Sequence[str]) -> int:
         argv=["vpp", "eval", *argv],
     )
     print(print_table(results))
+    if ended := results["failures"]["ended_by_simulator"]:
+        print(f"{ended} tasks were ended, unsolved, by the simulator before {description['steps_per_task']} steps", file=sys.stderr)
     print(f"wrote {arguments.out / 'results.json'}")
+    if arguments.sequences:
+        epoch = 0 if arguments.policy else results["config"]["policy"]["checkpoint_step"]
+        path = write_json(arguments.out / "calvin_results.json", as_calvin_results(results["metrics"], epoch))
+        print(f"wrote {path}, in the shape of CALVIN's own results.json")
     if not results["complete"]:
         unscored = results["failures"]["unscored"]
         print(f"{len(unscored)} episodes could not be scored; re-run the command to retry them", file=sys.stderr)
@@ -99,6 +106,14 @@ def _chains(arguments: argparse.Namespace) -> Choice:
     protocol = Chains(arguments.sequences, arguments.max_steps or COMPLETE_STEPS, arguments.seed)
     description = {**protocol.describe(), **_environment_choices(arguments)}
     return protocol, description, summarize_chains, chain_table
+
+
+def _environment_kwargs(arguments: argparse.Namespace, steps: int) -> dict[str, Any]:
+    """Those given, and for our own simulator the steps of a task: it ends one after 360 otherwise."""
+    given = arguments.environment_kwargs
+    if given.get("max_steps", steps) < steps:
+        raise UsageError(f"--environment_kwargs: the simulator ends a task after {given['max_steps']} steps, the protocol after {steps}")
+    return {"max_steps": steps, **given} if arguments.environment == "calvin_mujoco" else given
 
 
 def _environment_choices(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -183,6 +198,12 @@ def _parser() -> Parser:
     calvin.add_argument("--batch_size", type=int, default=0, help="batch size of the policy; 0: number of workers")
     calvin.add_argument(
         "--num_videos", type=int, default=0, help="videos of the first N episodes; they cover every scene and task before any is repeated"
+    )
+    calvin.add_argument(
+        "--num_failure_videos",
+        type=int,
+        default=0,
+        help="videos of the first N episodes that are not solved; until there are N, all episodes are recorded, which takes time",
     )
     calvin.add_argument("--video_stride", type=int, default=2, help="control steps per video frame")
     calvin.add_argument("--retries", type=int, default=2, help="retries of an episode whose simulator process failed")

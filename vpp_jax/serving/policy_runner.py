@@ -13,7 +13,7 @@ from data_pipelines.transforms import Normalizer, resize
 from eval.policies import Observations, PolicyMetadata
 from vpp_jax.common.errors import VppError
 from vpp_jax.config import ExperimentConfig, from_config_dict
-from vpp_jax.functional import Params
+from vpp_jax.functional import Params, params_hash
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.parallel.mesh import compiler_options
 from vpp_jax.policy import InstructionEmbedding
@@ -103,6 +103,8 @@ def load_policy(
         checkpoint_step=metadata["step"],
         config_hash=metadata["config_hash"],
         statistics_hash=metadata["statistics_hash"],
+        weights_hash=params_hash(params),
+        action_mode=dataset_spec(data["registry"]).action_mode,
         options={"item": item, "denoising_steps": config.policy_diffusion.noise_schedule.num_sampling_steps},
     )
     return PolicyRunner(config, params, data, about)

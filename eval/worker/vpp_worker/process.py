@@ -7,12 +7,14 @@ sees its own packages only, not the evaluator's. Messages are framed by `protoco
 
 | command | fields | answer |
 |---|---|---|
-| hello | protocol, render | protocol, environment, environment_version, versions, python, tasks, scenes, renderer if `render` |
+| hello | protocol, render | protocol, environment, environment_version, versions, python, tasks, scenes, action_mode, renderer |
 | reset | task, scene, seed, initial_state {}, render, video_stride | instruction, outcome, initial_state_id, observation if `render` |
 | begin_task | task, render | instruction, outcome, observation if `render`; no reset (the next task of a chain) |
 | advance | actions [k a] — or source 'expert' / 'random', steps, seed — and render | executed, outcome, observation if `render` |
-| recording | | images {view: uint8 [n h w 3]}, steps int [n] since the reset, taken every `video_stride` control steps |
+| recording | first | images {view: uint8 [n h w 3]} from number `first`, steps int [n] since the reset, left: how many follow |
 | close | | the process ends |
+
+With a `video_stride` an image of every camera is recorded every so many control steps, and of the last one.
 
 `advance` steps the physics without rendering, stops early when the task is solved or the episode ends, and renders at most one
 observation, at the end and only if the task is not finished. A failing command answers {'error': message, 'traceback': text}.
@@ -30,12 +32,14 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import traceback
 from typing import Any, Callable
 
 import numpy as np
 from vpp_worker.protocol import PROTOCOL_VERSION, ConnectionClosed, read_message, write_message
 
+RECORDING_BYTES = 32 * 1024 * 1024  # of one answer to `recording`
 VERSIONED = ("mujoco", "dm-control", "dm-env", "scipy", "msgpack", "metaworld", "pybullet", "libero")
 
 
@@ -65,6 +69,42 @@ def _registry(module: str, name: str) -> Any:
         raise ValueError(f"{name!r} is part of vpp_jax, which is not installed in {sys.executable}; or give a module:attribute") from error
 
 
+class Spool:
+    """Images of an episode in a temporary file without a name: a long episode with large images takes no memory."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the worker lives
+        self.clear()
+
+    def clear(self) -> None:
+        self._file.seek(0)
+        self._file.truncate()
+        self._frames: list[tuple[int, int, dict[str, tuple[str, tuple[int, ...]]]]] = []  # (step, offset, view -> dtype and shape)
+
+    def add(self, step: int, images: dict[str, np.ndarray]) -> None:
+        offset = self._file.seek(0, os.SEEK_END)
+        for image in images.values():
+            self._file.write(np.ascontiguousarray(image).data)
+        self._frames.append((step, offset, {view: (image.dtype.str, image.shape) for view, image in images.items()}))
+
+    def read(self, first: int, most: int) -> dict[str, Any]:
+        """Images from number `first`, at least one and about `most` bytes of them, their steps, and how many are left after them."""
+        views: dict[str, list[np.ndarray]] = {}
+        steps: list[int] = []
+        size = 0
+        for step, offset, layout in self._frames[first:]:
+            if steps and size >= most:
+                break
+            self._file.seek(offset)
+            for view, (kind, shape) in layout.items():
+                data = self._file.read(np.dtype(kind).itemsize * int(np.prod(shape)))
+                views.setdefault(view, []).append(np.frombuffer(data, kind).reshape(shape))
+                size += len(data)
+            steps.append(step)
+        images = {view: np.stack(frames) for view, frames in views.items()}
+        return {"images": images, "steps": np.asarray(steps, np.int32), "left": len(self._frames) - first - len(steps)}
+
+
 class Worker:
     """Executes commands for one environment."""
 
@@ -74,8 +114,7 @@ class Worker:
         self.expert = expert  # default: the expert registered under the environment's name
         self.video_stride = 0
         self.steps = 0
-        self.recorded_steps: list[int] = []
-        self.recorded: list[dict[str, np.ndarray]] = []
+        self.recorded = Spool()
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
         command = message.get("command")
@@ -106,6 +145,7 @@ class Worker:
             "renderer": str(getattr(self.environment, "renderer", "")) if render else "not rendered",
             "tasks": list(getattr(self.environment, "tasks", ())),
             "scenes": list(getattr(self.environment, "scenes", ())),
+            "action_mode": str(getattr(self.environment, "action_mode", "")),
             "versions": versions,
             "python": platform.python_version(),
         }
@@ -116,7 +156,7 @@ class Worker:
         self.environment.reset(task=task, scene=scene, seed=seed, render=False, **initial_state)
         self.steps = 0
         self.video_stride = video_stride
-        self.recorded, self.recorded_steps = [], []
+        self.recorded.clear()
         if video_stride:
             self._record()
         state = self.environment.observation(render=False)
@@ -143,11 +183,8 @@ class Worker:
                 self._record()
         return {"executed": executed, **self._result(outcome, render)}
 
-    def recording(self) -> dict[str, Any]:
-        views = {view: np.stack([frame[view] for frame in self.recorded]) for view in (self.recorded[0] if self.recorded else {})}
-        steps = np.asarray(self.recorded_steps, np.int32)
-        self.recorded, self.recorded_steps = [], []
-        return {"images": views, "steps": steps}
+    def recording(self, first: int) -> dict[str, Any]:
+        return self.recorded.read(first, RECORDING_BYTES)
 
     def _source(self, source: str, seed: int) -> Any:
         rng = np.random.default_rng(seed)
@@ -176,8 +213,7 @@ class Worker:
 
     def _record(self) -> None:
         observation = self.environment.observation(render=True)
-        self.recorded.append({key: np.array(value) for key, value in observation.items() if np.ndim(value) == 3})
-        self.recorded_steps.append(self.steps)
+        self.recorded.add(self.steps, {key: np.asarray(value) for key, value in observation.items() if np.ndim(value) == 3})
 
 
 def serve(worker: Worker, requests: io.BufferedIOBase, replies: io.BufferedIOBase) -> None:

@@ -15,8 +15,8 @@ from typing import Any, cast
 import msgpack
 import numpy as np
 
-PROTOCOL_VERSION = 1
-MAX_FRAME_BYTES = 256 * 1024 * 1024  # a recorded episode of some hundred images is the largest legitimate frame
+PROTOCOL_VERSION = 2
+MAX_FRAME_BYTES = 256 * 1024 * 1024  # far above any observation and any part of a recording
 _ARRAY = 1
 _LENGTH = struct.Struct("<I")
 
