@@ -12,6 +12,8 @@ from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.policy import VideoPredictionPolicy
 from vpp_jax.video_predictor import SCALING_FACTOR
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def policy(micro_config):

@@ -82,6 +82,8 @@ class Bed:
     def config(self, name: str, changes: dict | None = None) -> Path:
         """A file for --config."""
         path = self.folder / f"{name}.json"
+        if self.levels < 4:  # one program with a U-Net less to compile
+            changes = {"train.evaluators": ({"kind": "loss" if name.endswith("video") else "action_mse"},)} | (changes or {})
         data = {"path": str(self.folder / "data"), "name": "calvin"}
         path.write_text(to_json(shrunk(name, self.levels, {"data.datasets": (data,), **(changes or {})})))
         return path
@@ -167,7 +169,7 @@ def test_import_finetune_policy_act_export(beds, levels):
     assert [entry["step"] for entry in evaluated] == [1, 2]
     assert all(entry["text_kept"] == 1.0 for entry in evaluated)  # text is dropped in training only
     (_, last) = (entry for entry in read_entries(policy / "metrics.jsonl") if entry["kind"] == "eval")
-    assert np.isfinite([last["loss"], last["action_mse"], last["action_mse_validation"]]).all()
+    assert np.isfinite([last["action_mse"], last["action_mse_validation"]]).all()
 
     runner = load_policy(policy)
     actions = runner.act(observations(), np.zeros(1, np.uint32))

@@ -10,6 +10,8 @@ import pytest
 from vpp_jax.functional import with_prefix
 from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor, to_float_image, to_uint8_image
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def predictor(micro_config):

@@ -48,6 +48,7 @@ class Visit:
 
     def __init__(self, browser, path: Path, width: int, height: int = 900, scheme: str = "light") -> None:
         self.context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, offline=True)
+        self.context.set_default_timeout(120_000)  # of a machine that does other things, too
         self.page = self.context.new_page()
         self.complaints, self.requests = [], []
         self.page.on("console", lambda message: self.complaints.append(message.text))
@@ -60,6 +61,7 @@ class Visit:
         self.context.close()
 
 
+@pytest.mark.medium
 def test_page_is_clean_and_asks_for_nothing(browser, report):
     visit = Visit(browser, report, 1280)
     outside = [url for url in visit.requests if not url.startswith("data:") and url != report.as_uri()]
@@ -68,6 +70,7 @@ def test_page_is_clean_and_asks_for_nothing(browser, report):
     assert outside == []
 
 
+@pytest.mark.medium
 def test_videos_play(browser, report):
     visit = Visit(browser, report, 1280)
     page = visit.page
@@ -80,11 +83,12 @@ def test_videos_play(browser, report):
         video = videos.nth(number)
         video.scroll_into_view_if_needed()
         playing = "video => video.currentTime > 0.1 && !video.paused && !video.error"
-        page.wait_for_function(playing, arg=video.element_handle(), timeout=15000)
+        page.wait_for_function(playing, arg=video.element_handle(), timeout=60_000)
         assert video.evaluate("video => [video.videoWidth, video.videoHeight, video.muted, video.loop]") == [400, 244, True, True]
     visit.close()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("width", [1280, 390])
 def test_layout_fits_the_window(browser, report, width):
     visit = Visit(browser, report, width)
@@ -104,6 +108,7 @@ def test_layout_fits_the_window(browser, report, width):
     visit.close()
 
 
+@pytest.mark.medium
 def test_both_colour_schemes_are_readable(browser, report):
     """Body text has a contrast of at least 7 : 1, soft text of at least 4.5 : 1 (WCAG)."""
 
@@ -123,6 +128,7 @@ def test_both_colour_schemes_are_readable(browser, report):
         visit.close()
 
 
+@pytest.mark.medium
 def test_numbers_on_the_page_are_those_of_the_files(browser, run_directory, report):
     visit = Visit(browser, report, 1280)
     page = visit.page
@@ -164,6 +170,7 @@ def test_motion_of_the_predictor_is_told_where_it_was_measured(report):
     assert "error is 0.75 times that of a still image" in text
 
 
+@pytest.mark.medium
 def test_text_from_files_is_escaped(browser, report):
     html = report.read_text()
     assert NASTY not in html

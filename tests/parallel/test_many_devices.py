@@ -27,6 +27,7 @@ for name, (data, fsdp, tensor), devices, grad_accum_steps in [
 ]:
     config = toy_config(steps=3, eval_every=0, save_every=1, grad_accum_steps=grad_accum_steps)
     config = dataclasses.replace(config, mesh=MeshConfig(data, fsdp, tensor, min_size_to_shard=0))
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, schedule_steps=5))
     stage, folder = ToyStage(config), root / ("mixed" if name == "resumed" else name)
     if name == "resumed":  # steps 4 and 5 on four devices, from the checkpoint of eight
         stage = ToyStage(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=5)))
