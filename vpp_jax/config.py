@@ -189,7 +189,10 @@ class PolicyDiffusionConfig:
     feature_draws: int = setting(
         0, "0 computes features in the training step, as published; n caches features of n noise draws per observation", at_least=0
     )
-    feature_batch: int = setting(64, "observations per batch while that cache is filled", at_least=1)
+    feature_batch: int = setting(64, "observations per process and batch while that cache is filled, and rows of its files", at_least=1)
+    feature_cache_gb: float = setting(
+        500.0, "largest cache of a split, GB (1e9 bytes); a larger one is refused before it is computed", more_than=0, on_resume=FREE
+    )
 
     def __post_init__(self):
         check_ranges(self)

@@ -1,7 +1,8 @@
 """Several processes as one run: start-up, agreement between processes, and the shard of each batch that a process reads.
 
 The processes of a run execute the same program in lockstep. Every value that selects the next computation (the checkpoint to resume from,
-a preemption) must therefore be equal on all processes at the same step. Only process 0 writes files other than checkpoints.
+a preemption) must therefore be equal on all processes at the same step. Only process 0 writes files other than checkpoints
+and cached features.
 """
 
 import os
@@ -16,8 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from vpp_jax.common.errors import VppError
-from vpp_jax.functional import Params
-from vpp_jax.parallel.mesh import AXES, batch_sharding, replicated
+from vpp_jax.parallel.mesh import AXES, process_rows, replicated
 
 # sysexits.h: a temporary failure; schedulers restart such a job.
 EX_TEMPFAIL = 75
@@ -145,19 +145,23 @@ class PreemptionFlag:
 # --- data ---------------------------------------------------------------------------------------------------------------------------
 
 
-def split_over_devices(tree: Any, params: Params) -> Any:
-    """Arrays equal on every process -> global arrays, sharded like a batch on the mesh of `params` if the rows divide, else replicated."""
-    sharding = next(iter(params.values())).sharding
-    if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
-        return tree
-    mesh = sharding.mesh
+def process_shard(mesh: Mesh) -> tuple[int, int]:
+    """(i, n): this process holds the i-th of n equal shares of a batch. Processes whose devices hold the same rows get the same i."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    held = [tuple(process_rows(mesh, ways, process).tolist()) for process in range(jax.process_count())]
+    shards = sorted(set(held))
+    if sum(map(len, shards)) != ways or len({len(shard) for shard in shards}) != 1:
+        raise DistributedError(
+            f"mesh {dict(mesh.shape)} gives the processes overlapping rows of a batch: {shards}; make data x fsdp a multiple, or a "
+            "divisor, of the number of processes"
+        )
+    return shards.index(held[jax.process_index()]), len(shards)
 
-    def place(value: Any) -> jax.Array:
-        value = np.asarray(value)
-        fits = len(value) % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
-        return jax.make_array_from_callback(value.shape, batch_sharding(mesh) if fits else replicated(mesh), lambda part: value[part])
 
-    return jax.tree.map(place, tree)
+def local_rows(value: jax.Array) -> np.ndarray:
+    """This process's rows of an array that is sharded like a batch, in the order of `process_rows`: the inverse of `put_batch`."""
+    parts = {shard.index[0].start or 0: shard.data for shard in value.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
 
 
 def on_host(tree: Any) -> Any:

@@ -1,6 +1,6 @@
 """Stage `policy`: Video Former and diffusion transformer on top of the frozen video model (paper section 3.2-3.3)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from data_pipelines.loader import policy_source
 from data_pipelines.sources import Mixture, Source
@@ -17,14 +18,14 @@ from vpp_jax.functional import AbstractParams, Params, with_prefix
 from vpp_jax.models.action_transformer import ActionTransformerConfig
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_former import VideoFormerConfig
-from vpp_jax.parallel.mesh import compiler_options
+from vpp_jax.parallel.mesh import batch_sharding, compiler_options, put_batch
 from vpp_jax.policy import VideoPredictionPolicy
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.compatibility import check_model_agrees
-from vpp_jax.training.distributed import on_host, split_over_devices
-from vpp_jax.training.feature_cache import CachedFeatures, build_feature_cache
+from vpp_jax.training.distributed import local_rows, on_host, process_shard
+from vpp_jax.training.feature_cache import CachedFeatures, FeatureFiles, build_feature_cache
 from vpp_jax.training.previews import write_action_traces, write_observations
-from vpp_jax.training.stages.specs import as_frozen
+from vpp_jax.training.stages.specs import as_frozen, feature_shape
 from vpp_jax.video_predictor import SCALING_FACTOR
 
 # Fields of the model that determine what the frozen video model computes.
@@ -108,23 +109,43 @@ class PolicyStage:
             with_images=with_images,
         )
 
-    def _cache(self, data: DataConfig, split: str, frozen: Params, workdir: Path, dataset: str) -> np.ndarray:
-        compute = jax.jit(
-            lambda frozen, batch, keys: self._features(frozen, batch, jax.random.wrap_key_data(keys)), compiler_options=compiler_options()
-        )
+    def _cache(self, data: DataConfig, split: str, frozen: Params, workdir: Path, dataset: str) -> FeatureFiles:
+        diffusion = self.config.policy_diffusion
         seen = config_hash(replace(DataConfig(datasets=data.datasets), observation_stride=data.observation_stride))
         # features do not depend on the policy's part of the model
         upstream = replace(self.config.model, former=VideoFormerConfig(), action=ActionTransformerConfig(), n_action_steps=1)
         observations, origin = self._observations(data, split), read_metadata(self.config.init.video)
         return build_feature_cache(
             observations,
-            lambda batch, keys: on_host(compute(frozen, *split_over_devices((batch, jax.random.key_data(keys)), frozen))),
+            self.compute_features(frozen),
             workdir / "features" / "_".join(filter(None, (split, dataset))),
-            draws=self.config.policy_diffusion.feature_draws,
-            batch_size=self.config.policy_diffusion.feature_batch,
+            shape=feature_shape(self.config.model),
+            draws=diffusion.feature_draws,
+            batch_size=diffusion.feature_batch,
             seed=self.config.seed,
             identity=f"video {origin['config_hash']}@{origin['step']}, model {config_hash(upstream)}, observations {seen}",
+            limit_gb=diffusion.feature_cache_gb,
+            part=process_shard(_mesh_of(frozen)),
         )
+
+    def compute_features(self, frozen: Params) -> Callable[[dict[str, np.ndarray], jax.Array], np.ndarray]:
+        """(batch, keys) of this process -> float16 features of its rows; all processes together run one program on the mesh of `frozen`."""
+        mesh = _mesh_of(frozen)
+        _, shards = process_shard(mesh)
+        multiple = mesh.shape["data"] * mesh.shape["fsdp"] // shards
+
+        def compute(frozen: Params, batch: dict[str, jax.Array]) -> jax.Array:
+            return self._features(frozen, batch, jax.random.wrap_key_data(batch["keys"])).astype(jnp.float16)
+
+        compiled = jax.jit(compute, out_shardings=batch_sharding(mesh), compiler_options=compiler_options())
+
+        def of_process(batch: dict[str, np.ndarray], keys: jax.Array) -> np.ndarray:
+            padded = np.minimum(np.arange(len(keys) + -len(keys) % multiple), len(keys) - 1)
+            rows = {name: value[padded] for name, value in (batch | {"keys": np.asarray(jax.random.key_data(keys))}).items()}
+            placed = put_batch(rows, mesh, shards * len(padded))
+            return local_rows(compiled(frozen, placed))[: len(keys)]
+
+        return of_process
 
     def _features(self, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
         images = {view: batch[f"images/{view}"] for view in self.config.model.views}
@@ -204,3 +225,10 @@ class PolicyStage:
 
     def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         return {}
+
+
+def _mesh_of(params: Params) -> Mesh:
+    sharding = next(iter(params.values())).sharding
+    mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+    assert isinstance(mesh, Mesh), "the loop places parameters on a mesh"
+    return mesh
