@@ -21,6 +21,7 @@ from vpp_jax.config import (
     ModelConfig,
     OptimizerConfig,
     TrainConfig,
+    VideoDiffusionConfig,
     check_inputs,
     config_diff,
     config_hash,
@@ -28,6 +29,7 @@ from vpp_jax.config import (
     from_config_dict,
     from_json,
     on_resume,
+    to_config_dict,
     to_dict,
     to_json,
 )
@@ -213,6 +215,42 @@ def test_the_published_configurations_read_what_data_build_calvin_writes():
         config = from_config_dict(importlib.import_module(f"configs.svd_calvin_{stage}").get_config())
         assert [entry.name for entry in config.data.datasets] == [CalvinRecordedRecipe.name]
     assert CalvinRecordedRecipe.name in REGISTRY
+
+
+def test_published_variants_differ_only_where_the_released_code_does():
+    def load(name):
+        return from_config_dict(importlib.import_module(f"configs.{name}").get_config())
+
+    changed = config_diff(load("svd_calvin_video"), load("svd_calvin_video_published"))
+    assert {name: new for name, (_, new) in changed.items() if name not in ("data.datasets", "mesh.fsdp")} == {
+        "data.mixture": "vpp_released",
+        "data.batch_size": 48,
+        "video_diffusion.preview_guidance_max": 7.5,
+        "train.ema_decay": 0.0,
+        "train.eval_batches": 32,
+        "train.save_every": 20_000,
+    }
+    changed = config_diff(load("svd_calvin_policy"), load("svd_calvin_policy_published"))
+    epoch = 696_473 // 112
+    assert {name: new for name, (_, new) in changed.items() if name != "mesh.fsdp"} == {
+        "data.batch_size": 112,
+        "train.steps": 50 * epoch,
+        "train.ema_decay": 0.0,
+        "train.eval_every": epoch,
+        "train.save_every": epoch,
+    }
+
+
+def test_fields_of_the_noise_on_the_given_frame_are_checked():
+    with pytest.raises(ConfigError, match=r"condition_noise is \(1\.0,\), expected the mean"):
+        VideoDiffusionConfig(condition_noise=(1.0,))
+    with pytest.raises(ConfigError, match=r"guidance_min is 4\.0, expected at most preview_guidance_max = 2\.0"):
+        VideoDiffusionConfig(guidance_min=4.0, guidance_max=5.0, preview_guidance_max=2.0)
+    tree = to_config_dict(ExperimentConfig(stage="video")).to_dict()
+    tree["video_diffusion"]["condition_noise"] = (-3.0, 0.5)
+    tree["data"]["datasets"] = ({"path": "x", "latents": True},)
+    with pytest.raises(ConfigError, match="read as latents"):
+        from_config_dict(tree)
 
 
 def test_the_configuration_files_are_valid(project):

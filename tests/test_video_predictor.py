@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vpp_jax.functional import with_prefix
+from vpp_jax.training.stages.video import VideoStage
 from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor, to_float_image, to_uint8_image
 
 pytestmark = pytest.mark.medium
@@ -107,6 +108,55 @@ def test_loss_equals_weighted_error_of_the_denoised_sample(predictor, params, ba
     error = jnp.mean((denoised - latents) ** 2, axis=(1, 2, 3, 4))
     published = float(jnp.mean(error * (sigma**2 + 1) / sigma**2))
     assert ours == pytest.approx(published, rel=2e-3)
+
+
+class Recording(VideoPredictor):
+    """Remembers what the denoiser would be trained on, and what the VAE encoded last."""
+
+    def denoising_loss(self, params, latents, condition, text_states, sigma, noise):
+        self.__dict__.update(latents=latents, condition=condition)
+        return jnp.float32(0)
+
+    def encode_images(self, params, images, keys=None):
+        self.__dict__["encoded"] = images
+        return super().encode_images(params, images, keys)
+
+
+def recorded(predictor, params, batch, training=True, **fields):
+    found = Recording(predictor.config, dataclasses.replace(predictor.diffusion, **fields))
+    found.loss(params, *batch, jax.random.key(4), training)
+    return found
+
+
+def test_the_mean_of_the_posterior_can_be_trained_on(predictor, params, batch):
+    mean = np.asarray(predictor.encode_images(params, batch[0].reshape(-1, 32, 32, 3))).reshape(2, 4, 8, 8, 4)
+    expected = mean * params[SCALING_FACTOR]
+    np.testing.assert_allclose(recorded(predictor, params, batch, sample_posterior=False).latents, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(recorded(predictor, params, batch).latents - expected).max() > 0.1
+
+
+def test_noise_on_the_given_frame_has_the_configured_strength(predictor, params, batch):
+    clean = to_float_image(batch[0][:, 0])
+    noisy = recorded(predictor, params, batch, condition_noise=(-3.0, 0.0))
+    added = np.asarray(noisy.encoded - clean)
+    assert added.std(axis=(1, 2, 3)) == pytest.approx(np.exp(-3.0), rel=0.05)
+    assert abs(np.corrcoef(added[0].ravel(), added[1].ravel())[0, 1]) < 0.1, "each example has its own"
+    np.testing.assert_array_equal(noisy.condition, predictor.encode_images(params, noisy.encoded))
+    varied = recorded(predictor, params, batch, condition_noise=(-3.0, 0.5))
+    assert np.ptp(np.asarray(varied.encoded - clean).std(axis=(1, 2, 3))) > 0.005
+    without = recorded(predictor, params, batch)
+    np.testing.assert_array_equal(noisy.latents, without.latents)
+    held_out = recorded(predictor, params, batch, training=False, condition_noise=(-3.0, 0.5))
+    np.testing.assert_array_equal(held_out.condition, without.condition)
+
+
+def test_previews_may_have_their_own_guidance(micro_config):
+    config = micro_config("video")
+    stage = VideoStage(config)
+    assert stage._previewer is stage.predictor
+    diffusion = dataclasses.replace(config.video_diffusion, preview_guidance_max=7.5)
+    stage = VideoStage(dataclasses.replace(config, video_diffusion=diffusion))
+    assert (stage._previewer.diffusion.guidance_max, stage.predictor.diffusion.guidance_max) == (7.5, config.video_diffusion.guidance_max)
 
 
 def test_generate_gives_frames_and_depends_on_the_key_alone(predictor, params, batch):

@@ -163,11 +163,25 @@ class VideoDiffusionConfig:
     )
     guidance_min: float = setting(1.0, "classifier-free guidance of the first frame, linear to the last; 1 and 1 switch it off", at_least=0)
     guidance_max: float = setting(3.0, "classifier-free guidance of the last frame", at_least=0)
+    preview_guidance_max: float = setting(
+        0.0, "guidance_max of the previews while a run trains (published: 7.5); 0: guidance_max", at_least=0, on_resume=ANNOUNCED
+    )
+    sample_posterior: bool = setting(
+        True, "train on samples of the VAE's posterior, drawn anew in every step; off: on its mean (published, where clips are images)"
+    )
+    condition_noise: tuple[float, ...] = setting(
+        (),
+        "mean and standard deviation of ln s; noise s x N(0, 1) is added to the given frame before the VAE encodes it; empty: no noise, as "
+        "published for latents; (-3, 0.5) is published for images; needs clips as images",
+    )
 
     def __post_init__(self):
         check_ranges(self)
-        if self.guidance_min > self.guidance_max:
-            raise ConfigError(f"guidance_min is {self.guidance_min}, expected at most guidance_max = {self.guidance_max}")
+        for name, value in (("guidance_max", self.guidance_max), ("preview_guidance_max", self.preview_guidance_max or self.guidance_max)):
+            if self.guidance_min > value:
+                raise ConfigError(f"guidance_min is {self.guidance_min}, expected at most {name} = {value}")
+        if self.condition_noise and (len(self.condition_noise) != 2 or self.condition_noise[1] < 0):
+            raise ConfigError(f"condition_noise is {self.condition_noise}, expected the mean and standard deviation of ln s, or nothing")
 
 
 @dataclass(frozen=True)

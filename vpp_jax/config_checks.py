@@ -23,6 +23,10 @@ def check_experiment(config: Any) -> None:
         raise ConfigError(
             f"train.grad_accum_steps is {config.train.grad_accum_steps}, which does not divide data.batch_size = {data.batch_size}"
         )
+    if config.video_diffusion.condition_noise and any(entry.latents for entry in data.datasets):
+        raise ConfigError(
+            "video_diffusion.condition_noise is added to images, but data.datasets are read as latents: leave it empty, or read images"
+        )
     if config.lora.rank and config.stage != "video":
         raise ConfigError(f"lora.rank is {config.lora.rank} in stage {config.stage}: adapters are for the U-Net of stage video")
     _check_evaluators(config)

@@ -151,9 +151,11 @@ class VideoPredictor:
         frame_keys = rearrange(split_example_keys(posterior_keys, frames), "t b -> (b t)")
         flat = jax.tree.map(lambda values: rearrange(values, "b t h w c -> (b t) h w c"), video)
         posterior = jax.tree.map(at_least_float32, flat if encoded else self.posterior(params, flat))
-        flat = sample_per_example(posterior, frame_keys)
+        flat = sample_per_example(posterior, frame_keys) if self.diffusion.sample_posterior else posterior.mean
         unscaled = jax.lax.stop_gradient(rearrange(flat, "(b t) h w c -> b t h w c", b=batch))
         latents, condition = unscaled * params[SCALING_FACTOR], unscaled[:, 0]
+        if self.diffusion.condition_noise and training:
+            condition = self._noisy_condition(params, video[:, 0], posterior_keys)
 
         text_states = self.encode_text(params, text_ids, text_mask)
         dropped = self.diffusion.conditioning_dropout if training else 0.0
@@ -164,6 +166,14 @@ class VideoPredictor:
         noise = normal_per_example(noise_keys, latents.shape[1:])
         loss = self.denoising_loss(params, latents, condition, text_states, sigma, noise)
         return loss, {"latent_std": jnp.std(latents), "text_kept": jnp.mean(keep.astype(jnp.float32))}
+
+    def _noisy_condition(self, params: Params, image: jax.Array, keys: jax.Array) -> Float[Array, "b h8 w8 c"]:
+        """The VAE's mean of `image` with noise of a log-normal strength."""
+        mean, std = self.diffusion.condition_noise
+        strength_keys, noise_keys = split_example_keys(jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys), 2)
+        strength = jnp.exp(mean + std * normal_per_example(strength_keys, (1, 1, 1)))
+        noise = normal_per_example(noise_keys, image.shape[1:])
+        return jax.lax.stop_gradient(self.encode_images(params, to_float_image(image) + strength * noise))
 
     def denoising_loss(
         self,

@@ -1,7 +1,7 @@
 """Stage `video`: text-guided EDM training of the spatio-temporal U-Net on clips (paper section 3.1)."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -134,6 +134,14 @@ class VideoStage:
         return motion_metrics(true, predicted)
 
     @cached_property
+    def _previewer(self) -> VideoPredictor:
+        """The predictor, with the guidance of previews."""
+        diffusion = self.config.video_diffusion
+        if not diffusion.preview_guidance_max:
+            return self.predictor
+        return VideoPredictor(self.config.model, replace(diffusion, guidance_max=diffusion.preview_guidance_max))
+
+    @cached_property
     def _preview(self):
         return jax.jit(self._true_and_predicted, compiler_options=compiler_options())
 
@@ -141,10 +149,10 @@ class VideoStage:
         """True clips, and clips sampled from their first frames, uint8 [b t h w 3]; latents are decoded."""
         ids, mask = clips["text_ids"], clips["text_mask"]
         if "latent_mean" not in clips:
-            return clips["video"], self.predictor.generate(params, clips["video"][:, 0], ids, mask, key)
+            return clips["video"], self._previewer.generate(params, clips["video"][:, 0], ids, mask, key)
         mean = clips["latent_mean"].astype(jnp.float32)
         true = to_uint8_image(self.predictor.decode_latents(params, mean * params[SCALING_FACTOR]))
-        return true, self.predictor.generate_from(params, mean[:, 0], ids, mask, key)
+        return true, self._previewer.generate_from(params, mean[:, 0], ids, mask, key)
 
     def sampling_errors(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
         raise NotImplementedError("stage video samples no actions")
