@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.benchmarks.calvin import CAMERAS, SingleTasks
+from eval.benchmarks.calvin import FIXTURE_TASKS, INTERFACE
+from eval.benchmarks.single_tasks import SingleTasks
 from eval.host_loop import HostLoop, LoopOptions
 from eval.policies import RandomPolicy
 from eval.results import Journal, device_description
@@ -71,10 +72,10 @@ def messages_and_drawing(log: Path) -> None:
 
 
 def episodes_per_second(directory: Path, policy: TimedPolicy, workers: int, batch_size: int, episodes: int) -> float:
-    chosen = SingleTasks(scenes=("D",), episodes=-(-episodes // 8)).all_episodes()[:episodes]
+    chosen = SingleTasks(("D",), FIXTURE_TASKS, episodes=-(-episodes // 8)).all_episodes()[:episodes]
     options = LoopOptions(workers=workers, batch_size=batch_size, max_steps=60)
     with Journal(directory / "episodes.jsonl") as journal:
-        loop = HostLoop(policy, COMMAND, journal, options, directory / "logs", cameras=CAMERAS)
+        loop = HostLoop(policy, COMMAND, journal, options, directory / "logs", INTERFACE)
         report = loop.run(chosen)
         return len(chosen) / (report.seconds - report.start_seconds)
 

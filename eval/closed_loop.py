@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import EvaluationError
-from eval.host_loop import Episode, HostLoop, LoopOptions, LoopReport, Recording
+from eval.host_loop import Episode, HostLoop, Interface, LoopOptions, LoopReport, Recording
 from eval.policies import Policy
 from eval.results import Journal, read_json, write_json, write_results
 from eval.worker_process import WorkerCommand
 from vpp_jax.common.json_values import flatten_dict, to_jsonable
 from vpp_jax.common.locks import exclusive
-
-CONTROL_HZ = 30.0
 
 
 def evaluate(
@@ -31,7 +29,7 @@ def evaluate(
     options: LoopOptions,
     protocol: Mapping[str, Any],
     summarize: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]],
-    cameras: Mapping[str, str] | None = None,
+    interface: Interface,
     argv: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Runs `episodes` with `policy` (a policy, 'expert' or 'random') and returns the content of `results.json`.
@@ -39,7 +37,7 @@ def evaluate(
     Args:
       protocol: describes what is measured; a resumed run must have the same protocol, policy and simulator.
       summarize: journal lines -> metrics.
-      cameras: name of the policy's view -> key of the simulator's camera, where they differ.
+      interface: how the simulator names what the policy sees, and its control rate.
     """
     started = time.time()
     loop_identity = {"n_action_steps": options.n_action_steps, "max_steps": options.max_steps}
@@ -67,8 +65,8 @@ def evaluate(
             journal,
             options,
             out / "logs",
-            open_recording=_recordings(out, options),
-            cameras=cameras,
+            interface,
+            open_recording=_recordings(out, options, interface.control_hz),
             on_simulator=identity.check_simulator,
             restarts=restarts,
         )
@@ -155,13 +153,13 @@ def _check_journal(journal: Journal, episodes: Sequence[Episode]) -> None:
         seen.add(record["index"])
 
 
-def _recordings(out: Path, options: LoopOptions) -> Callable[[dict[str, Any]], Recording]:
+def _recordings(out: Path, options: LoopOptions, control_hz: float) -> Callable[[dict[str, Any]], Recording]:
     def open_recording(record: dict[str, Any]) -> Recording:
         from eval.recording import RolloutWriter  # only recorded evaluations need a video encoder
 
         task = record["tasks"][0]["task"] if len(record["tasks"]) == 1 else "chain"
         path = out / "videos" / f"{record['index']:05d}_{record['scene']}_{task}.mp4"
-        return RolloutWriter(path, record, CONTROL_HZ, options.video_stride, name=str(path.relative_to(out)))
+        return RolloutWriter(path, record, control_hz, options.video_stride, name=str(path.relative_to(out)))
 
     return open_recording
 

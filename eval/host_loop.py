@@ -44,6 +44,21 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class Interface:
+    """How a simulator's observations are named, and its control rate.
+
+    Attributes:
+      cameras: view of a policy -> camera of the simulator, where the names differ.
+      proprio_key: the robot's state; '' if policies get none.
+      control_hz: actions per second, of videos.
+    """
+
+    cameras: Mapping[str, str] = field(default_factory=dict)
+    proprio_key: str = ""
+    control_hz: float = 30.0
+
+
+@dataclass(frozen=True)
 class LoopOptions:
     workers: int = 2
     batch_size: int = 0  # of the policy; 0: number of workers
@@ -144,16 +159,16 @@ class HostLoop:
         journal: Journal,
         options: LoopOptions,
         log_directory: Path,
+        interface: Interface,
         open_recording: Callable[[dict[str, Any]], Recording] | None = None,
-        cameras: Mapping[str, str] | None = None,
         on_simulator: Callable[[dict[str, Any]], None] = lambda hello: None,
         restarts: Journal | None = None,
     ) -> None:
         """
         Args:
           journal: gets a line per finished episode; those it holds are not run.
+          interface: how the simulator names what the policy sees.
           open_recording: journal record -> where the images of that episode go.
-          cameras: the policy's view -> the simulator's camera, where the names differ.
           on_simulator: called with the first simulator's hello before an episode is run; raises where it is not the right one.
           restarts: gets a line per simulator process that was replaced.
         """
@@ -163,7 +178,7 @@ class HostLoop:
             raise EvaluationError(f"unknown policy {policy!r}: a policy, 'expert' or 'random'")
         self.command, self.journal, self.options, self.log_directory = command, journal, options, log_directory
         self.open_recording, self.on_simulator, self.restart_journal = open_recording, on_simulator, restarts
-        self.cameras = cameras or {}
+        self.interface = interface
         self.batch_size = options.batch_size or options.workers
         self.n_action_steps = options.n_action_steps or (self.policy.metadata.n_action_steps if self.policy else options.max_steps)
         horizon = self.policy.metadata.action_horizon if self.policy else self.n_action_steps
@@ -353,7 +368,7 @@ class HostLoop:
         attempts = [slot.attempt for slot in slots if slot.attempt is not None]
         assert self.policy is not None
         before = time.monotonic()
-        actions = call_policy(self.policy, attempts, self.batch_size, self.cameras)
+        actions = call_policy(self.policy, attempts, self.batch_size, self.interface)
         elapsed = time.monotonic() - before
         if self.policy_calls:
             self.policy_seconds += elapsed
@@ -424,19 +439,22 @@ class HostLoop:
         slot.attempt, slot.phase, slot.process = None, Phase.STARTING, self._start_process(slot.number)
 
 
-def call_policy(policy: Policy, attempts: Sequence[Attempt], batch_size: int, cameras: Mapping[str, str]) -> np.ndarray:
+def call_policy(policy: Policy, attempts: Sequence[Attempt], batch_size: int, interface: Interface) -> np.ndarray:
     """Actions [n k a] for n <= batch_size attempts; the policy always gets `batch_size` rows; unused ones repeat the first."""
     metadata = policy.metadata
     rows = [*attempts, *[attempts[0]] * (batch_size - len(attempts))]
     observations = [attempt.observation for attempt in rows]
-    keys = {view: cameras.get(view, view) for view in metadata.views}
-    missing = [f"{view} ({key})" for view, key in keys.items() if key not in observations[0]]
+    keys = {view: interface.cameras.get(view, view) for view in metadata.views}
+    state = {"proprio": interface.proprio_key} if interface.proprio_key else {}
+    missing = [f"{view} ({key})" for view, key in (keys | state).items() if key not in observations[0]]
+    if metadata.proprio_dim and not state:
+        missing.append("proprio (the benchmark's interface has no proprio_key)")
     if missing:
         offered = ", ".join(sorted(observations[0]))
         raise EvaluationError(f"the policy needs {', '.join(missing)}, the simulator's observation has {offered}")
     batch = Observations(
         images={view: np.stack([observation[key] for observation in observations]) for view, key in keys.items()},
-        proprio=np.stack([np.asarray(observation["robot_obs"], np.float32) for observation in observations]),
+        proprio=np.stack([np.asarray(observation.get(interface.proprio_key, ()), np.float32) for observation in observations]),
         text=[attempt.instruction for attempt in rows],
     )
     seeds = [chunk_seed(attempt.episode.seed, len(attempt.finished_tasks), attempt.chunks) for attempt in rows]

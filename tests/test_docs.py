@@ -251,6 +251,8 @@ def check_vpp(text: str) -> list[str]:
         return [f"vpp bench has no {name}" for name in rest[:1] if name not in BENCHMARKS and name != "[options]"]
     if rest[:1] == ["latents"]:
         verb, rest = "data latents", rest[1:]
+    if verb == "eval" and ":" in "".join(rest[:1]):  # a benchmark of one's own, with the flags that all have
+        rest = ["calvin", *rest[1:]]
     return check_arguments(parser_of(verb), f"vpp {verb}", rest)
 
 

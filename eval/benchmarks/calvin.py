@@ -1,89 +1,98 @@
-"""CALVIN, single tasks: scenes x tasks x episodes, each from its own random initial state.
+"""CALVIN: its own protocol, chains of five tasks in scene D, and single tasks.
 
-This is a *partial* protocol. The published CALVIN numbers are average lengths over 1000 chains of five tasks out of 34 in scene D; success
-rates of single tasks are a different quantity, and every result says so.
+Single tasks are a *partial* protocol. The published CALVIN numbers are average lengths over 1000 chains of five tasks out of 34 in scene D;
+success rates of single tasks are a different quantity, and every result says so.
 """
 
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from eval.benchmarks.calvin_sequences import TASK_NAMES
+from eval.benchmarks import single_tasks
+from eval.benchmarks.base import Plan
+from eval.benchmarks.calvin_chains import COMPLETE_STEPS, Chains, plan_chains
+from eval.benchmarks.calvin_sequences import TASK_NAMES, dump
+from eval.benchmarks.single_tasks import SingleTasks, chosen_names
 from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
 from eval.errors import EvaluationError
-from eval.host_loop import Episode
-from eval.statistics import success_rate
+from eval.host_loop import Interface
+from eval.results import write_json
 
 SCENES = ("A", "B", "C", "D")
 TASKS = TASK_NAMES  # all 34
-CAMERAS = {"primary": "rgb_static", "wrist": "rgb_gripper"}  # view of a policy -> camera of the simulator
+SINGLE_TASK_STEPS = 120  # default control steps per episode
+INTERFACE = Interface(cameras={"primary": "rgb_static", "wrist": "rgb_gripper"}, proprio_key="robot_obs", control_hz=30.0)
 PARTIAL_NOTE = (
     "Partial protocol: success of single tasks from random initial states. "
     "Not comparable with CALVIN's average length over 1000 chains of five tasks."
 )
+OUR_SIMULATOR = "calvin_mujoco"
 
 
 @dataclass(frozen=True)
-class SingleTasks:
-    """The episodes of an evaluation. The initial state of (scene, task, number) is a function of these three and `seed`."""
+class CalvinBenchmark:
+    """`vpp eval calvin`."""
 
-    scenes: tuple[str, ...] = ("A", "D")
-    tasks: tuple[str, ...] = FIXTURE_TASKS
-    episodes: int = 10  # per scene and task
-    seed: int = 0
+    help: str = "CALVIN: chains of five tasks, or single tasks"
+    environment: str = OUR_SIMULATOR
+    interface: Interface = INTERFACE
 
-    def __post_init__(self) -> None:
-        _check_names("scene", self.scenes, SCENES)
-        _check_names("task", self.tasks, TASKS)
-        if self.episodes < 1:
-            raise EvaluationError(f"episodes={self.episodes}: at least one per scene and task is needed")
+    def add_flags(self, parser: Any) -> None:
+        parser.description = (
+            "With --sequences: CALVIN's chains of five tasks in scene D. Without: single tasks from random initial states, a partial "
+            "protocol whose success rates are not comparable with CALVIN's average length."
+        )
+        parser.add_argument("--sequences", type=int, default=0, help="chains of five tasks in scene D; 1000 is the published protocol")
+        parser.add_output(
+            "--dump", metavar="FILE", help="write the chains of --sequences and their initial states to this JSON file and exit"
+        )
+        single_tasks.add_flags(parser, ("A", "D"), SCENES, "fixtures", "'fixtures' (the eight without blocks), 'all' or comma-separated")
 
-    def all_episodes(self) -> list[Episode]:
-        """All episodes, cycling through scenes and tasks: an interrupted evaluation is balanced."""
-        cells = [(scene, task, number) for number in range(self.episodes) for task in self.tasks for scene in self.scenes]
-        return [Episode(index, (cell[1],), cell[0], episode_seed(self.seed, *cell)) for index, cell in enumerate(cells)]
-
-
-def episode_seed(seed: int, scene: str, task: str, number: int) -> int:
-    """31-bit seed of one episode, the same for every policy that is evaluated."""
-    entropy = (seed, zlib.crc32(scene.encode()), zlib.crc32(task.encode()), number)
-    return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
-
-
-def summarize(records: Iterable[Mapping[str, Any]], scenes: Sequence[str] = (), tasks: Sequence[str] = ()) -> dict[str, Any]:
-    """Success with Wilson 95 % intervals from journal lines: overall, per scene, per scene and task.
-
-    Every number is a count over a count; `mean_steps` is over solved tasks only.
-    """
-    attempts = [(record["scene"], task) for record in records for task in record["tasks"]]
-    scenes = scenes or sorted({scene for scene, _ in attempts})
-    tasks = tasks or sorted({task["task"] for _, task in attempts})
-    return {
-        "overall": _cell([task for _, task in attempts]),
-        "scenes": {
-            scene: {
-                "overall": _cell([task for where, task in attempts if where == scene]),
-                "tasks": {name: _cell([task for where, task in attempts if where == scene and task["task"] == name]) for name in tasks},
-            }
-            for scene in scenes
-        },
-        "tasks": {name: _cell([task for _, task in attempts if task["task"] == name]) for name in tasks},
-    }
+    def plan(self, arguments: argparse.Namespace) -> Plan | None:
+        if arguments.dump:
+            _dump(arguments.dump, arguments.sequences)
+            return None
+        chosen = _chains(arguments) if arguments.sequences else _single_tasks(arguments)
+        return replace(chosen, environment_kwargs=_environment_kwargs(arguments, chosen.max_steps))
 
 
-def _cell(attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    solved = [task["steps"] for task in attempts if task["success"]]
-    return {**success_rate(len(solved), len(attempts)).as_dict(), "mean_steps": sum(solved) / len(solved) if solved else None}
+CALVIN = CalvinBenchmark()
 
 
-def _check_names(kind: str, names: Sequence[str], known: Sequence[str]) -> None:
-    if not names:
-        raise EvaluationError(f"no {kind} given; choose from {', '.join(known)}")
-    for name in names:
-        if name not in known:
-            raise EvaluationError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
-    if len(set(names)) < len(names):
-        raise EvaluationError(f"duplicate {kind} in {', '.join(names)}")
+def _single_tasks(arguments: argparse.Namespace) -> Plan:
+    known = {"fixtures": FIXTURE_TASKS, "all": TASKS}
+    tasks = known.get(arguments.tasks) or tuple(arguments.tasks.split(","))
+    chosen = SingleTasks(
+        chosen_names("scene", arguments.scenes, SCENES), chosen_names("task", tasks, TASKS), arguments.episodes, arguments.seed
+    )
+    steps = arguments.max_steps or SINGLE_TASK_STEPS
+    return single_tasks.plan(chosen, "calvin", steps, PARTIAL_NOTE, partial=True, **_environment_choices(arguments))
+
+
+def _chains(arguments: argparse.Namespace) -> Plan:
+    chains = Chains(arguments.sequences, arguments.max_steps or COMPLETE_STEPS, arguments.seed)
+    return plan_chains(chains, arguments.environment or OUR_SIMULATOR, **_environment_choices(arguments))
+
+
+def _environment_choices(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The simulator options that change what is measured."""
+    return {name: arguments.environment_kwargs.get(name, default) for name, default in (("quality", "fast"), ("reset_version", "fixed"))}
+
+
+def _environment_kwargs(arguments: argparse.Namespace, steps: int) -> dict[str, Any]:
+    """Of our own simulator the steps of a task: it ends one after 360 otherwise."""
+    if (arguments.environment or OUR_SIMULATOR) != OUR_SIMULATOR:
+        return {}
+    given = arguments.environment_kwargs.get("max_steps", steps)
+    if given < steps:
+        raise EvaluationError(f"--environment_kwargs: the simulator ends a task after {given} steps, the protocol after {steps}")
+    return {"max_steps": given}
+
+
+def _dump(path: Path, sequences: int) -> None:
+    """Writes chains and initial states; runs nothing."""
+    if not sequences:
+        raise EvaluationError("--dump needs --sequences N, the number of chains")
+    write_json(path, dump(sequences))
+    print(f"wrote {sequences} chains to {path}")

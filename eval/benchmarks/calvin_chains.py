@@ -1,18 +1,22 @@
 """CALVIN's own protocol: chains of five tasks in scene D, 360 steps per task, no reset in between.
 
-Complete means 1000 chains and 360 steps, as in every published number; anything else is called partial. Each task is started with its one
+Complete means 1000 chains and 360 steps, as in every published number; anything else is called partial. Published numbers come from the
+original simulator: complete chains in another one are not a published number, and say so. Each task is started with its one
 evaluation instruction and a freshly reset policy; the first failure ends the chain.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from eval.benchmarks.calvin import episode_seed
+from eval.benchmarks.base import Plan
 from eval.benchmarks.calvin_sequences import CHAIN_LENGTH, INITIAL_ROBOT_OBS, digest, generate_sequences, initial_scene_obs
+from eval.benchmarks.single_tasks import episode_seed, rate_text
 from eval.errors import EvaluationError
 from eval.host_loop import Episode
+from eval.results import write_json
 from eval.statistics import success_rate
 
 SCENE = "D"
@@ -33,17 +37,18 @@ class Chains:
 
     @property
     def complete(self) -> bool:
-        """Whether the result is comparable with published ones."""
+        """Whether chains and steps are those of published numbers."""
         return self.sequences == COMPLETE_SEQUENCES and self.max_steps == COMPLETE_STEPS
 
-    @property
-    def note(self) -> str:
+    def note(self, simulator: str) -> str:
         """What kind of number this is, in words."""
+        elsewhere = f"Simulated in {simulator}, not in the original: its images and physics differ, so this is not a published number."
         if self.complete:
-            return f"Complete protocol: {self.sequences} chains of {CHAIN_LENGTH} tasks, {self.max_steps} steps per task."
+            chains = f"{self.sequences} chains of {CHAIN_LENGTH} tasks, {self.max_steps} steps per task, as in published numbers."
+            return f"{chains} {elsewhere}"
         return (
             f"Partial protocol: {self.sequences} chains of {CHAIN_LENGTH} tasks, {self.max_steps} steps per task. Published CALVIN numbers "
-            f"use {COMPLETE_SEQUENCES} chains (these are not the first ones of them) and {COMPLETE_STEPS} steps."
+            f"use {COMPLETE_SEQUENCES} chains (these are not the first ones of them) and {COMPLETE_STEPS} steps. {elsewhere}"
         )
 
     def all_episodes(self) -> list[Episode]:
@@ -59,13 +64,14 @@ class Chains:
             for number, sequence in enumerate(generate_sequences(self.sequences))
         ]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, simulator: str) -> dict[str, Any]:
         """The protocol, as recorded in the results."""
         return {
             "benchmark": "calvin",
             "kind": "chains",
             "partial": not self.complete,
-            "note": self.note,
+            "published": False,
+            "note": self.note(simulator),
             "scenes": (SCENE,),
             "sequences": self.sequences,
             "sequences_sha256": digest(generate_sequences(self.sequences)),
@@ -105,15 +111,41 @@ def summarize_chains(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def as_calvin_results(metrics: Mapping[str, Any], epoch: int) -> dict[str, Any]:
-    """`summarize_chains` in the shape of the results.json that CALVIN's own evaluation writes, for tools that read it."""
+def plan_chains(chains: Chains, simulator: str, **more: Any) -> Plan:
+    """`more`: further entries of the description."""
+
+    def write_more(directory: Path, results: Mapping[str, Any]) -> list[Path]:
+        return [write_json(directory / "calvin_results.json", as_calvin_results(results))]
+
+    description = chains.describe(simulator) | more
+    return Plan(chains.all_episodes(), chains.max_steps, description, summarize_chains, table, write_more=write_more)
+
+
+def as_calvin_results(results: Mapping[str, Any]) -> dict[str, Any]:
+    """results.json in the shape of the one that CALVIN's own evaluation writes, for tools that read it: by epoch, here the step."""
+    metrics, policy = results["metrics"], results["config"]["policy"]
+    step = policy["checkpoint_step"] if isinstance(policy, Mapping) else None
     return {
-        str(epoch): {
+        str(step or 0): {
             "avg_seq_len": metrics["average_length"],
             "chain_sr": {count: cell["rate"] for count, cell in metrics["in_a_row"].items()},
             "task_info": {name: {"success": cell["successes"], "total": cell["trials"]} for name, cell in metrics["tasks"].items()},
         }
     }
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """CALVIN's metrics as text."""
+    metrics = results["metrics"]
+    lines = [f"{'task':23}  solved       rate   95% interval"]
+    lines += [f"{name:23}  {rate_text(cell)}" for name, cell in metrics["tasks"].items()]
+    lines += [f"{count + ' in a row':23}  {rate_text(cell)}" for count, cell in metrics["in_a_row"].items()]
+    error = metrics["average_length_error"]
+    spread = "" if error is None else f" (standard error {error:.3f})"
+    lines.append(f"average length {metrics['average_length']:.3f}{spread} over {metrics['chains']} chains")
+    if metrics["failures"]:
+        lines.append("ended by the simulation: " + ", ".join(f"{name} {count}" for name, count in metrics["failures"].items()))
+    return "\n".join(lines)
 
 
 def _task_rate(attempts: list[Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from eval.benchmarks.calvin import PARTIAL_NOTE, TASKS, SingleTasks, summarize
+from eval.benchmarks.calvin import FIXTURE_TASKS, PARTIAL_NOTE, TASKS
+from eval.benchmarks.single_tasks import SingleTasks, summarize
 from eval.recording import RolloutWriter
 from eval.results import Journal, write_json, write_results
 
@@ -26,7 +27,7 @@ def frames(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
 
 def evaluation(directory: Path, policy: str, videos: int, episodes: int = 6) -> None:
     rng = np.random.default_rng(len(policy))
-    protocol = SingleTasks(episodes=episodes)
+    protocol = SingleTasks(("A", "D"), FIXTURE_TASKS, episodes)
     with Journal(directory / "episodes.jsonl") as journal:
         for episode in protocol.all_episodes():
             success = bool(rng.random() < RATES[policy][episode.scene])

@@ -68,5 +68,5 @@ def test_a_task_may_take_more_steps_than_published(tmp_path):
     (line,) = map(json.loads, (out / "episodes.jsonl").read_text().splitlines())
     (task,) = line["tasks"]
     assert (task["steps"], task["success"], "ended" in task) == (365, False, False)
-    with pytest.raises(UsageError, match="ends a task after 100 steps, the protocol after 365"):
+    with pytest.raises(EvaluationError, match="ends a task after 100 steps, the protocol after 365"):
         main(["calvin", "--policy", "random", "--out", str(out), *few, "--max_steps=365", '--environment_kwargs={"max_steps": 100}'])

@@ -2,11 +2,15 @@
 
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 
-from eval.benchmarks.calvin import SingleTasks, summarize
+from eval.benchmarks.calvin import CALVIN
+from eval.benchmarks.registry import get_benchmark
+from eval.benchmarks.single_tasks import SingleTasks, summarize
 from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
+from eval.errors import EvaluationError
 from eval.statistics import wilson_interval
 
 
@@ -26,18 +30,40 @@ def test_an_initial_state_does_not_depend_on_what_else_is_evaluated():
             found.setdefault((episode.scene, episode.tasks[0]), []).append(episode.seed)
         return found
 
-    everything, little = seeds(SingleTasks(episodes=4)), seeds(SingleTasks(scenes=("D",), tasks=("turn_on_led",), episodes=2))
+    everything, little = (
+        seeds(SingleTasks(("A", "D"), FIXTURE_TASKS, 4)),
+        seeds(SingleTasks(("D",), ("turn_on_led",), 2)),
+    )
     assert everything["D", "turn_on_led"][:2] == little["D", "turn_on_led"]
-    assert seeds(SingleTasks(episodes=1, seed=1))["A", "open_drawer"] != everything["A", "open_drawer"][:1]
+    assert seeds(SingleTasks(("A",), FIXTURE_TASKS, 1, seed=1))["A", "open_drawer"] != everything["A", "open_drawer"][:1]
 
 
-def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="unknown scene 'E'; known: A, B, C, D"):
-        SingleTasks(scenes=("E",))
-    with pytest.raises(ValueError, match="unknown task 'open_door'"):
-        SingleTasks(tasks=("open_door",))
-    with pytest.raises(ValueError, match="duplicate scene"):
-        SingleTasks(scenes=("A", "A"))
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"scenes": ("E",)}, "unknown scene 'E'.*known: A, B, C, D"),
+        ({"tasks": "open_dawer"}, "unknown task 'open_dawer', did you mean 'open_drawer'"),
+        ({"scenes": ("A", "A")}, "duplicate scene"),
+        ({"episodes": 0}, "at least one per scene and task"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_known_ones(flags, message):
+    given = {"dump": "", "sequences": 0, "scenes": ("A",), "tasks": "fixtures", "episodes": 1, "seed": 0, "max_steps": 0}
+    arguments = Namespace(**given | {"environment": "", "environment_kwargs": {}} | flags)
+    with pytest.raises(EvaluationError, match=message):
+        CALVIN.plan(arguments)
+
+
+def test_benchmarks_are_found_by_name_or_place():
+    assert get_benchmark("calvin") is CALVIN
+    assert get_benchmark("eval.benchmarks.calvin:CALVIN") is CALVIN
+    for name, message in (
+        ("calvn", "unknown benchmark 'calvn', did you mean 'calvin'"),
+        ("no_such_package:X", "cannot be imported: No module named 'no_such_package'"),
+        ("eval.benchmarks.calvin:SCENES", "is a tuple, not a benchmark"),
+    ):
+        with pytest.raises(EvaluationError, match=message):
+            get_benchmark(name)
 
 
 def test_summary_counts_by_hand():

@@ -150,8 +150,12 @@ def test_only_the_whole_protocol_is_called_complete():
     assert Chains(1000).complete
     assert not Chains(100).complete
     assert not Chains(1000, max_steps=240).complete
-    assert "Partial" in Chains(100).note
-    assert "Complete" in Chains(1000).note
+    assert "Partial" in Chains(100).note("calvin_mujoco")
+    assert "Partial" not in Chains(1000).note("calvin_mujoco")
+    for chains in (Chains(100), Chains(1000)):  # in our simulator neither is a published number
+        described = chains.describe("calvin_mujoco")
+        assert described["published"] is False
+        assert "Simulated in calvin_mujoco, not in the original" in described["note"]
 
 
 def test_metrics_by_hand():
@@ -174,7 +178,7 @@ def test_metrics_by_hand():
 def test_the_report_shows_chains(tmp_path):
     tasks = [{"task": "open_drawer", "success": True, "steps": 20}] * 4 + [{"task": "turn_on_led", "success": False, "steps": 360}]
     metrics = summarize_chains([{"solved": 4, "tasks": tasks}])
-    results = {"complete": True, "metrics": metrics, "config": {"protocol": Chains(10).describe()}}
+    results = {"complete": True, "metrics": metrics, "config": {"protocol": Chains(10).describe("calvin_mujoco")}}
     html = closed_loop(Run(tmp_path, evaluations={"policy": Evaluation("policy", results, [], tmp_path)}))
     assert "average length 4.00 over 1 chains" in html
     assert "at least 5 in a row" in html

@@ -13,13 +13,13 @@ import pytest
 
 from eval.closed_loop import choose_video_episodes, evaluate
 from eval.errors import EvaluationError
-from eval.host_loop import Episode, HostLoop, LoopOptions
+from eval.host_loop import Episode, HostLoop, Interface, LoopOptions
 from eval.policies import PolicyMetadata, chunk_seed
 from eval.results import Journal, read_json
 from eval.worker_process import WorkerCommand
 from vpp_jax.common.locks import LockedError, exclusive
 
-CAMERAS = {"primary": "rgb_static"}
+INTERFACE = Interface({"primary": "rgb_static"}, "robot_obs")
 HERE = str(Path(__file__).parent)
 EPISODES = [Episode(index, ("count_up",), "A", 100 + index) for index in range(7)]
 
@@ -56,7 +56,7 @@ def run(directory: Path, policy=None, episodes=EPISODES, environment=None, **opt
     policy = policy or Drifting()
     options = {"workers": 2, "max_steps": 40, "request_timeout": 20.0} | options
     with Journal(directory / "episodes.jsonl") as journal:
-        loop = HostLoop(policy, command(**(environment or {})), journal, LoopOptions(**options), directory / "logs", cameras=CAMERAS)
+        loop = HostLoop(policy, command(**(environment or {})), journal, LoopOptions(**options), directory / "logs", INTERFACE)
         report = loop.run(episodes)
         records = sorted(journal.records, key=lambda record: record["index"])
     return records, report
@@ -201,7 +201,7 @@ def whole(out: Path, policy="expert", episodes=EPISODES, environment=None, proto
         options=LoopOptions(**{"workers": 2, "max_steps": 40} | options),
         protocol=protocol or {"benchmark": "counting"},
         summarize=lambda records: {"solved": sum(record["solved"] for record in records), "of": len(records)},
-        cameras=CAMERAS,
+        interface=INTERFACE,
         argv=["vpp", "eval", "counting"],
     )
 
