@@ -154,7 +154,7 @@ class VideoPredictor:
         flat = sample_per_example(posterior, frame_keys) if self.diffusion.sample_posterior else posterior.mean
         unscaled = jax.lax.stop_gradient(rearrange(flat, "(b t) h w c -> b t h w c", b=batch))
         latents, condition = unscaled * params[SCALING_FACTOR], unscaled[:, 0]
-        if self.diffusion.condition_noise and training:
+        if self.diffusion.condition_noise and training and not isinstance(video, Posterior):
             condition = self._noisy_condition(params, video[:, 0], posterior_keys)
 
         text_states = self.encode_text(params, text_ids, text_mask)

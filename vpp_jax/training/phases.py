@@ -12,7 +12,7 @@ class PhaseClock:
 
     def __init__(self, now: Callable[[], float] = time.monotonic):
         self._now, self.phase, self._since = now, PHASES[0], now()
-        self._seconds = dict.fromkeys(PHASES, 0.0)
+        self._seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
 
     def enter(self, phase: str) -> None:
         now = self._now()
