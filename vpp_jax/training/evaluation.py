@@ -63,9 +63,10 @@ class Evaluation:
     sources: Mapping[tuple[str, str], StageSource]
 
     @classmethod
-    def open(cls, stage: Stage, mesh: Mesh, frozen: Params, workdir: Path) -> "Evaluation":
-        places = {(entry.split, entry.dataset) for entry in configured(stage.config)}
-        sources = {(split, dataset): stage.source(split, frozen, workdir, dataset) for split, dataset in sorted(places)}
+    def open(cls, stage: Stage, mesh: Mesh, frozen: Params, workdir: Path, train: StageSource) -> "Evaluation":
+        """`train`: what the run itself reads, which is not opened again."""
+        places, sources = {(entry.split, entry.dataset) for entry in configured(stage.config)}, {("train", ""): train}
+        sources |= {place: stage.source(place[0], frozen, workdir, place[1]) for place in sorted(places - sources.keys())}
         return cls(stage, mesh, frozen, workdir, sources)
 
     @cached_property

@@ -118,7 +118,8 @@ def train(
             state = jax.jit(trainer.init, out_shardings=shardings)(random_streams(config.seed).init)
 
         # === data ===================================================================================================================
-        source, evaluation = stage.source("train", frozen, workdir), Evaluation.open(stage, mesh, frozen, workdir)
+        source = stage.source("train", frozen, workdir)
+        evaluation = Evaluation.open(stage, mesh, frozen, workdir, source)
         data = source.metadata()
         statistics = statistics_hash(data)
         if saved.get("statistics_hash", statistics) != statistics:
