@@ -15,6 +15,10 @@ class ReadFailedError(DataError, OSError):
     """A file could not be read in the configured number of attempts."""
 
 
+class WriteFailedError(DataError, OSError):
+    """An object could not be written to its bucket."""
+
+
 class BadRecordError(DataError):
     """One record that cannot be used. Says where and why, so that it can be skipped, counted and listed.
 

@@ -10,11 +10,12 @@ import os
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from data_pipelines.errors import DataError, ReadFailedError
+from data_pipelines.errors import DataError, ReadFailedError, WriteFailedError
 from vpp_jax.common.files import write_atomically
 
 Location = Path | str
@@ -42,6 +43,9 @@ RETRYABLE_HTTP = (408, 429)
 # Keys under which fsspec's file systems report the version of an object; the first one present is used.
 VERSION_KEYS = ("etag", "ETag", "generation", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "modified", "created")
 
+# Schemes of object stores, which have no directories.
+BUCKETS = ("gs", "gcs", "s3", "s3a", "az", "abfs")
+
 
 @dataclass(frozen=True)
 class Retry:
@@ -65,10 +69,14 @@ RETRY = Retry()
 
 @dataclass(frozen=True)
 class FileInfo:
-    """Size in bytes, and a version that changes when the file is rewritten: modification time, or the object's etag or generation."""
+    """Size in bytes, and a version that changes when the file is rewritten: modification time, or the object's etag or generation.
+
+    modified_s: when it was last written, by the clock of the file system, in seconds since 1970; 0 where that is unknown.
+    """
 
     size: int
     version: str
+    modified_s: float = field(default=0.0, compare=False)
 
 
 def location(path: Location) -> Location:
@@ -125,7 +133,7 @@ def file_info(path: Location, retry: Retry = RETRY) -> FileInfo:
     """FileInfo of one file. Errors as for `read`."""
     if isinstance(path, Path):
         found = _attempt(path, retry, path.stat)
-        return FileInfo(found.st_size, str(found.st_mtime_ns))
+        return FileInfo(found.st_size, str(found.st_mtime_ns), found.st_mtime)
     try:
         # from the listing: in some file systems the metadata of a single object reports another version
         return list_files(parent(path), retry)[name_of(path)]
@@ -133,8 +141,8 @@ def file_info(path: Location, retry: Retry = RETRY) -> FileInfo:
         raise FileNotFoundError(path) from None
 
 
-def write(path: Location, data: bytes) -> None:
-    """Writes a small file atomically. OSError if that is not allowed or fails."""
+def write(path: Location, data: bytes, retry: Retry = RETRY) -> None:
+    """Writes a file at once: a reader sees all of it or nothing. OSError (of a bucket WriteFailedError) if that is not allowed or fails."""
     if isinstance(path, Path):
         write_atomically(path, data)
         return
@@ -142,16 +150,20 @@ def write(path: Location, data: bytes) -> None:
     def put(system, name: str) -> None:
         try:
             system.pipe_file(name, data)
-        except FileNotFoundError:  # buckets have no directories, other fsspec file systems do
+        except FileNotFoundError:
+            if path.split("://", 1)[0] in BUCKETS:  # no directories: it is the bucket that does not exist
+                raise
             system.makedirs(parent(name), exist_ok=True)
             system.pipe_file(name, data)
 
     try:
-        _bucket(path, put)
-    except (OSError, DataError):
-        raise
+        _attempt(path, retry, lambda: _bucket(path, put))
+    except DataError as error:  # no package opens such URLs, or every attempt failed
+        if not isinstance(error, ReadFailedError):
+            raise
+        raise WriteFailedError(f"{path} cannot be written ({error.__cause__})") from error
     except Exception as error:  # bucket libraries raise their own error classes
-        raise OSError(f"{path} cannot be written ({type(error).__name__}: {error})") from error
+        raise WriteFailedError(f"{path} cannot be written ({type(error).__name__}: {error})") from error
 
 
 def remove(path: Location) -> None:
@@ -187,7 +199,7 @@ def _list_local(directory: Path) -> dict[str, FileInfo]:
         for entry in entries:
             if entry.is_file():
                 state = entry.stat()
-                found[entry.name] = FileInfo(state.st_size, str(state.st_mtime_ns))
+                found[entry.name] = FileInfo(state.st_size, str(state.st_mtime_ns), state.st_mtime)
     return found
 
 
@@ -197,7 +209,9 @@ def _list_bucket(system, name: str) -> list[dict]:
 
 
 def _bucket_file_info(entry: dict) -> FileInfo:
-    return FileInfo(int(entry["size"]), next((str(entry[key]) for key in VERSION_KEYS if entry.get(key)), ""))
+    version = next((str(entry[key]) for key in VERSION_KEYS if entry.get(key)), "")
+    written = entry.get("mtime")
+    return FileInfo(int(entry["size"]), version, written.timestamp() if isinstance(written, datetime) else float(written or 0.0))
 
 
 def _bucket(url: str, act: Callable[..., T]) -> T:

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -87,6 +87,15 @@ def reference_data() -> Path:
 def bridge_dataset(reference_data, tmp_path_factory) -> Path:
     """A copy of the real Open-X shard: whoever opens a dataset writes an index into its directory."""
     return Path(shutil.copytree(reference_data / "openx" / "bridge_dataset", tmp_path_factory.mktemp("openx") / "bridge_dataset"))
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory) -> Iterator[str]:
+    """gs://bucket, empty at first, for this process and those it starts."""
+    from tools.bucket_emulator import emulated_bucket
+
+    with emulated_bucket(tmp_path_factory.mktemp("bucket")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

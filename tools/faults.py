@@ -1,6 +1,6 @@
 """Fault injection: kills `vpp train` at random moments and restarts it, many times.
 
-    python tools/faults.py --out DIR [--kills 40] [--seed 0] [--steps 400]       re-run the command to add further kills
+    python tools/faults.py --out DIR [--kills 40] [--seed 0] [--steps 400] [--bucket]       re-run the command to add further kills
 
 Each round lets `vpp train` (one process, or two over loopback) run until a random moment in a random phase and sends SIGKILL or SIGTERM to
 one process:
@@ -12,7 +12,8 @@ one process:
 
 Then every other process must exit, every visible checkpoint must be complete and readable, and the same command must resume. A finished
 run must equal the uninterrupted run of as many processes bit for bit: parameters, EMA, optimizer state, data position and logged metrics.
-A table summarises the results; the exit code is 1 if any check failed. Results: DIR/faults.json.
+With --bucket the work directories are in a bucket, which an emulator serves from DIR/bucket; nothing may then appear in a local directory
+called `gs:`. A table summarises the results; the exit code is 1 if any check failed. Results: DIR/faults.json.
 """
 
 import argparse
@@ -20,7 +21,6 @@ import itertools
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +28,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -35,11 +36,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from data_pipelines import storage
+from data_pipelines.storage import Location
 from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import device_name
-from vpp_jax.training.checkpoints import ITEMS, Checkpoints, complete_steps
-from vpp_jax.training.metrics import TIMING, read_entries
+from vpp_jax.training.checkpoints import ITEMS, Checkpoints, absolute, complete_steps
+from vpp_jax.training.metrics import JSON_LINES, TIMING, parse_entries
 
 PROJECT = Path(__file__).resolve().parents[1]
 MOMENTS, SIGNALS, COUNTS = ("start", "restore", "step", "save"), (signal.SIGKILL, signal.SIGTERM), (1, 2)
@@ -67,8 +70,9 @@ class Kill:
 class Run:
     """A work directory and the command that trains in it."""
 
-    def __init__(self, root: Path, name: str, processes: int, steps: int):
-        self.workdir, self.processes, self.steps, self._root = root / name, processes, steps, root
+    def __init__(self, root: Path, bucket: str, name: str, processes: int, steps: int):
+        self.workdir: Location = storage.join(bucket or root, name)
+        self.name, self.processes, self.steps, self._root, self._bucket = name, processes, steps, root, bucket
         self._running: list[subprocess.Popen] = []
 
     def launch(self) -> list[subprocess.Popen]:
@@ -95,7 +99,7 @@ class Run:
         self._running = []
         for index in range(self.processes):
             several = (f"--coordinator=127.0.0.1:{port}", f"--shard_index={index}", f"--num_shards={self.processes}")
-            log = (self._root / f"{self.workdir.name}.{index}.log").open("ab")
+            log = (self._root / f"{self.name}.{index}.log").open("ab")
             self._running.append(
                 subprocess.Popen(
                     command + list(several if self.processes > 1 else ()), cwd=PROJECT, env=os.environ | variables, stdout=log, stderr=log
@@ -125,16 +129,33 @@ class Run:
 
     @property
     def starts(self) -> int:
-        path = self.workdir / "runs.jsonl"
-        return len(path.read_text().splitlines()) if path.exists() else 0
+        return len(self.lines("runs.jsonl"))
+
+    def lines(self, name: str) -> list[dict]:
+        """The entries of a journal in the work directory."""
+        try:
+            return parse_entries(storage.read(storage.join(self.workdir, name)).decode())
+        except FileNotFoundError:
+            return []
 
     @property
     def checkpoints(self) -> epath.Path:
-        return epath.Path(self.workdir / "checkpoints")
+        return absolute(storage.join(self.workdir, "checkpoints"))
+
+    @property
+    def saves(self) -> bool:
+        """Whether a checkpoint is being written."""
+        names = [entry.name for entry in self.checkpoints.iterdir()] if self.checkpoints.exists() else []
+        unfinished = {name for name in names if name.isdigit()} - {str(step) for step in complete_steps(self.checkpoints)}
+        return bool(unfinished) or any("orbax-checkpoint-tmp" in name for name in names)
+
+    def reference(self) -> "Run":
+        """The uninterrupted run of as many processes."""
+        return Run(self._root, self._bucket, f"reference_{self.processes}", self.processes, self.steps)
 
     @property
     def logged(self) -> int:
-        return max((entry["step"] for entry in read_entries(self.workdir / "metrics.jsonl")), default=0)
+        return max((entry["step"] for entry in self.lines(JSON_LINES)), default=0)
 
     @property
     def finished(self) -> bool:
@@ -143,14 +164,14 @@ class Run:
 
 def wait_for(run: Run, condition: Callable[[], bool]) -> None:
     while not condition() and not run.ended:
-        time.sleep(0.002)
+        time.sleep(0.002 if isinstance(run.workdir, Path) else 0.02)
 
 
 def interrupt(run: Run, moment: str, number: signal.Signals, victim: int, draw: random.Random) -> Kill | None:
     """Launches `run` and kills its process `victim`; None if the run finished before."""
     begun, processes = run.starts, run.launch()
     launched = time.monotonic()
-    moment = "step" if moment == "restore" and not complete_steps(run.checkpoints) else moment
+    moment = "step" if moment == "restore" and (not complete_steps(run.checkpoints) or not isinstance(run.workdir, Path)) else moment
     if moment == "start":  # at most as long as the previous run took to start
         until = launched + draw.uniform(0.0, interrupt.start_s)
         wait_for(run, lambda: time.monotonic() > until or run.starts > begun)
@@ -163,7 +184,7 @@ def interrupt(run: Run, moment: str, number: signal.Signals, victim: int, draw: 
         until = time.monotonic() + draw.uniform(0.0, 2.5)
         wait_for(run, lambda: time.monotonic() > until)
     if moment == "save":
-        wait_for(run, lambda: any("orbax-checkpoint-tmp" in entry.name for entry in run.checkpoints.iterdir()))
+        wait_for(run, lambda: run.saves)
         time.sleep(draw.uniform(0.0, 0.03))
     if run.ended:
         return None
@@ -196,13 +217,13 @@ def reads(process: subprocess.Popen, folder: epath.Path) -> bool:
 def unreadable(run: Run) -> list[str]:
     """Visible checkpoints that are incomplete or cannot be read."""
     problems = []
-    for entry in run.checkpoints.iterdir() if run.checkpoints.exists() else ():
-        if not entry.name.isdigit():
-            continue
+    renamed = isinstance(run.workdir, Path)  # a local directory has its name when it is complete; in a bucket it has a mark
+    present = [int(entry.name) for entry in run.checkpoints.iterdir() if entry.name.isdigit()] if run.checkpoints.exists() else []
+    for step in present if renamed else complete_steps(run.checkpoints):
         try:
-            load_tensors(run, int(entry.name))
+            load_tensors(run, step)
         except Exception as error:
-            problems.append(f"checkpoint {entry.name}: {type(error).__name__}: {str(error)[:200]}")
+            problems.append(f"checkpoint {step}: {type(error).__name__}: {str(error)[:200]}")
     return problems
 
 
@@ -232,7 +253,7 @@ def tensor_diff(run: Run, reference: Run, step: int) -> list[str]:
 
 
 def untimed_metrics(run: Run) -> list[dict]:
-    entries = read_entries(run.workdir / "metrics.jsonl")
+    entries = run.lines(JSON_LINES)
     return [{name: value for name, value in entry.items() if not name.startswith(TIMING)} for entry in entries]
 
 
@@ -270,15 +291,28 @@ def main() -> int:
     parser.add_argument("--finish", action=argparse.BooleanOptionalAction, default=True, help="let unfinished runs finish")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--bucket", action="store_true", help="put the work directories into an emulated bucket")
     options = parser.parse_args()
+    from bucket_emulator import emulated_bucket
+
+    with emulated_bucket(options.out / "bucket") if options.bucket else nullcontext("") as bucket:
+        return inject(options, bucket)
+
+
+def inject(options: argparse.Namespace, bucket: str) -> int:
     from synthetic_episodes import write_episodes
 
     if not (options.out / "data").exists():
         write_episodes(options.out / "data")
+
+    def run_of(name: str, count: int) -> Run:
+        return Run(options.out, bucket, name, count, options.steps)
+
     for count in COUNTS:
-        if not reference_run(options.out, count, options.steps).finished:
+        reference = run_of("", count).reference()
+        if not reference.finished:
             begin = time.monotonic()
-            codes = reference_run(options.out, count, options.steps).through()
+            codes = reference.through()
             assert codes == [0] * count, f"the uninterrupted run of {count} process(es) failed, see {options.out}/*.log"
             print(f"uninterrupted, {count} process(es): {time.monotonic() - begin:.1f} s", flush=True)
 
@@ -288,7 +322,7 @@ def main() -> int:
         made = Counter((k["processes"], k["victim"], k["moment"], k["signal"]) for k in journal.kills)
         (count, victim), moment, sent = min(PLAN, key=lambda entry: made[(*entry[0], entry[1], entry[2].name)])
         draw = random.Random(f"{options.seed} {number}")
-        run = Run(options.out, f"run_{count}_{journal.ended.get(str(count), 0)}", count, options.steps)
+        run = run_of(f"run_{count}_{journal.ended.get(str(count), 0)}", count)
         kill = interrupt(run, moment, sent, victim, draw)
         if kill is not None:
             journal.kills.append(asdict(kill))
@@ -297,12 +331,13 @@ def main() -> int:
         journal.write()
     if options.finish:
         for count in COUNTS:
-            run = Run(options.out, f"run_{count}_{journal.ended.get(str(count), 0)}", count, options.steps)
+            run = run_of(f"run_{count}_{journal.ended.get(str(count), 0)}", count)
             if run.starts:
                 run.through()
                 compare(run, journal, must_be_finished=True)
                 journal.write()
     problems = journal.problems + [problem for kill in journal.kills for problem in kill["problems"]]
+    problems += [f"a local directory {path}" for path in (PROJECT / "gs:", options.out / "gs:") if path.exists()]
     runs = sum(journal.ended.values())
     print(f"\n{table([Kill(**kill) for kill in journal.kills])}\n")
     print(f"{len(journal.kills)} kills, {runs} finished runs, {len(problems)} problems; {device_name()}", *problems, sep="\n")
@@ -321,20 +356,16 @@ class Journal:
         write_atomically(self._path, json.dumps({"kills": self.kills, "ended": self.ended, "problems": self.problems}, indent=1))
 
 
-def reference_run(root: Path, count: int, steps: int) -> Run:
-    return Run(root, f"reference_{count}", count, steps)
-
-
 def compare(run: Run, journal: Journal, must_be_finished: bool) -> None:
     """Compares a finished run with the uninterrupted one, and deletes it."""
     if run.finished:
-        differ = tensor_diff(run, reference_run(run.workdir.parent, run.processes, run.steps), run.steps)
-        print(f"{run.workdir.name} finished after {run.starts} starts; {differ or 'equal, bit for bit'}", flush=True)
-        journal.problems += [f"{run.workdir.name}: {name}" for name in differ]
+        differ = tensor_diff(run, run.reference(), run.steps)
+        print(f"{run.name} finished after {run.starts} starts; {differ or 'equal, bit for bit'}", flush=True)
+        journal.problems += [f"{run.name}: {name}" for name in differ]
         journal.ended[str(run.processes)] = journal.ended.get(str(run.processes), 0) + 1
-        shutil.rmtree(run.workdir)
+        absolute(run.workdir).rmtree()
     elif must_be_finished:
-        journal.problems.append(f"{run.workdir.name} ended early, see its logs")
+        journal.problems.append(f"{run.name} ended early, see its logs")
 
 
 if __name__ == "__main__":

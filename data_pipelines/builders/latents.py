@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,7 +134,7 @@ class LatentsBuild:
         }
 
     def run(
-        self, directory: Path, encode: Encoder, shard_index: int = 0, num_shards: int = 1, progress: Progress | None = None
+        self, directory: Location, encode: Encoder, shard_index: int = 0, num_shards: int = 1, progress: Progress | None = None
     ) -> dict | None:
         """Encodes the missing shards. Returns the report once all shards exist, None while other processes are still encoding.
 

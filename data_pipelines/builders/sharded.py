@@ -7,20 +7,19 @@ its episodes only, so the result does not depend on the number of workers.
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from data_pipelines import storage
 from data_pipelines.builders import writer
 from data_pipelines.errors import DataError
 from data_pipelines.rlds.schema import Schema
 from data_pipelines.rlds.tfrecord import write_records
-from vpp_jax.common.files import write_atomically
+from data_pipelines.storage import FileInfo, Location
 
 PROGRESS_DIRECTORY, PLAN_FILE, REPORT_FILE = "unfinished", "build_plan.json", "build_report.json"
 Progress = Callable[[int, int, str], None]
@@ -83,16 +82,17 @@ def plan_shards(recipe: Recipe) -> list[Shard]:
     return shards
 
 
-def build(recipe: Recipe, directory: Path, workers: int = 1, progress: Progress | None = None) -> dict:
+def build(recipe: Recipe, directory: Location, workers: int = 1, progress: Progress | None = None) -> dict:
     """Writes the dataset; shards finished by an earlier run of the same recipe are reused. Returns the report (also in REPORT_FILE).
 
     Args:
+      directory: a path or a URL.
       workers: processes; 0 records in this one.
       progress: called with (episodes done, episodes planned, what was just finished).
     Raises:
       DataError: `directory` contains something else or a build with other settings, or a shard is empty.
     """
-    directory = Path(directory)
+    directory = storage.location(directory)
     claim(recipe, directory)
     shards = plan_shards(recipe)
     finished = finished_shards(directory, shards)
@@ -107,7 +107,7 @@ def build(recipe: Recipe, directory: Path, workers: int = 1, progress: Progress 
     return finish(recipe, directory, shards, finished)
 
 
-def write_shard(recipe: Recipe, shard: Shard, directory: Path) -> dict:
+def write_shard(recipe: Recipe, shard: Shard, directory: Location) -> dict:
     """Records the episodes of one shard and writes it; returns its report entry. Runs in a worker process."""
     payloads, attempts, kept, skipped = [], {}, {}, []
     resource = recipe.open()
@@ -126,10 +126,10 @@ def write_shard(recipe: Recipe, shard: Shard, directory: Path) -> dict:
 
 
 def save_shard(
-    shard: Shard, directory: Path, payloads: Sequence[bytes], attempts: dict[str, int], kept: dict[str, int], skipped: Sequence[str]
+    shard: Shard, directory: Location, payloads: Sequence[bytes], attempts: dict[str, int], kept: dict[str, int], skipped: Sequence[str]
 ) -> dict:
     """Writes the file of a shard and then its report entry; returns the entry."""
-    size = write_records(directory / shard.file, payloads)
+    size = write_records(storage.join(directory, shard.file), payloads)
     entry = {
         "file": shard.file,
         "split": shard.split,
@@ -139,11 +139,11 @@ def save_shard(
         "kept": kept,
         "skipped": list(skipped),
     }
-    write_atomically(directory / PROGRESS_DIRECTORY / f"{shard.file}.json", json.dumps(entry))
+    storage.write(storage.join(directory, PROGRESS_DIRECTORY, f"{shard.file}.json"), json.dumps(entry).encode())
     return entry
 
 
-def _run(recipe: Recipe, shards: Sequence[Shard], directory: Path, workers: int) -> Iterator[tuple[Shard, dict]]:
+def _run(recipe: Recipe, shards: Sequence[Shard], directory: Location, workers: int) -> Iterator[tuple[Shard, dict]]:
     if workers <= 0 or not shards:
         for shard in shards:
             yield shard, write_shard(recipe, shard, directory)
@@ -188,42 +188,52 @@ class Origin(Protocol):
     def metadata(self) -> dict[str, Any]: ...
 
 
-def claim(recipe: Origin, directory: Path) -> None:
+def claim(recipe: Origin, directory: Location) -> None:
     """Starts a build in `directory`, or checks that the existing build has the same settings."""
-    path, asked = directory / PLAN_FILE, json.loads(json.dumps({"dataset": recipe.name, "version": recipe.version, **recipe.settings()}))
-    if path.is_file():
-        found = json.loads(path.read_text())
+    asked = json.loads(json.dumps({"dataset": recipe.name, "version": recipe.version, **recipe.settings()}))
+    path, present = storage.join(directory, PLAN_FILE), _files(directory)
+    if PLAN_FILE in present:
+        found = json.loads(storage.read(path))
         names = [name for name in sorted(asked | found) if found.get(name) != asked.get(name)]
         if names:
             changed = "; ".join(f"{name}: {found.get(name)}, now {asked.get(name)}" for name in names)
             raise DataError(f"{directory} contains a build with other settings ({changed}). Use another --out, or remove that directory")
-    elif directory.is_dir() and any(
-        not path.name.startswith(".") for path in directory.iterdir()
-    ):  # .*.tmp: another process is starting the build
+    elif any(not name.startswith(".") for name in (*present, *_folders(directory))):  # .*.tmp: another process is starting the build
         raise DataError(f"{directory} is not empty and does not contain a build of {recipe.name}; use another --out")
     else:
-        write_atomically(path, json.dumps(asked, indent=1))
+        storage.write(path, json.dumps(asked, indent=1).encode())
 
 
-def finished_shards(directory: Path, shards: Sequence[Shard]) -> dict[str, dict]:
-    """File -> report entry of the shards that are complete on disk."""
-    return {shard.file: entry for shard in shards if (entry := _finished(directory, shard)) is not None}
+def _files(directory: Location) -> dict[str, FileInfo]:
+    """`storage.list_files`; {} where there is no such directory."""
+    try:
+        return storage.list_files(directory)
+    except FileNotFoundError:
+        return {}
 
 
-def _finished(directory: Path, shard: Shard) -> dict | None:
-    """The report entry of a shard that is complete on disk, else None."""
-    progress, report = directory / PROGRESS_DIRECTORY / f"{shard.file}.json", directory / REPORT_FILE
-    entries = []
-    if progress.is_file():
-        entries = [json.loads(progress.read_text())]
-    elif report.is_file():
-        entries = json.loads(report.read_text())["shards"]
-    entry = next((entry for entry in entries if entry["file"] == shard.file), None)
-    path = directory / shard.file
-    return entry if entry is not None and path.is_file() and path.stat().st_size == entry["bytes"] else None
+def _folders(directory: Location) -> list[str]:
+    try:
+        return storage.list_dirs(directory)
+    except FileNotFoundError:
+        return []
 
 
-def finish(recipe: Origin, directory: Path, shards: Sequence[Shard], finished: dict[str, dict]) -> dict:
+def finished_shards(directory: Location, shards: Sequence[Shard]) -> dict[str, dict]:
+    """File -> report entry of the shards that are complete."""
+    present, unfinished = _files(directory), storage.join(directory, PROGRESS_DIRECTORY)
+    report = json.loads(storage.read(storage.join(directory, REPORT_FILE)))["shards"] if REPORT_FILE in present else []
+    entries = {entry["file"]: entry for entry in report}
+    wanted = {f"{shard.file}.json" for shard in shards}
+    for name in _files(unfinished).keys() & wanted:
+        entry = json.loads(storage.read(storage.join(unfinished, name)))
+        entries[entry["file"]] = entry
+    sizes = {name: found.size for name, found in present.items()}
+    files = [shard.file for shard in shards]
+    return {file: entries[file] for file in files if file in entries and sizes.get(file) == entries[file]["bytes"]}
+
+
+def finish(recipe: Origin, directory: Location, shards: Sequence[Shard], finished: dict[str, dict]) -> dict:
     """Writes metadata and report of a complete build; returns the report."""
     entries = [finished[shard.file] for shard in shards]
     splits = {}
@@ -247,11 +257,12 @@ def finish(recipe: Origin, directory: Path, shards: Sequence[Shard], finished: d
         "skipped": [problem for entry in entries for problem in entry.get("skipped", ())],
         "shards": entries,
     }
-    write_atomically(directory / REPORT_FILE, json.dumps(report, indent=1))
+    storage.write(storage.join(directory, REPORT_FILE), json.dumps(report, indent=1).encode())
     writer.write_metadata(directory, recipe.schema(), recipe.name, recipe.version, splits, recipe.description, recipe.metadata())
-    shutil.rmtree(directory / PROGRESS_DIRECTORY, ignore_errors=True)
-    for leftover in directory.glob(".*.tmp"):  # partial files of killed processes
-        leftover.unlink(missing_ok=True)
+    storage.remove_dir(storage.join(directory, PROGRESS_DIRECTORY))
+    for name in _files(directory):
+        if name.startswith(".") and name.endswith(".tmp"):  # partial files of killed processes
+            storage.remove(storage.join(directory, name))
     return report
 
 

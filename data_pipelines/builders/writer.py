@@ -6,16 +6,16 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_pipelines import storage
 from data_pipelines.errors import DataError
 from data_pipelines.rlds import examples
 from data_pipelines.rlds.dataset import DEFAULT_TEMPLATE, METADATA_FILE
 from data_pipelines.rlds.schema import NUMERIC_IN_FLOAT_LIST, NUMERIC_IN_INT64_LIST, STEPS, Feature, Schema
-from vpp_jax.common.files import write_atomically
+from data_pipelines.storage import Location
 
 FEATURES = "tensorflow_datasets.core.features"
 Columns = Mapping[str, "np.ndarray | list[bytes] | list[str]"]
@@ -108,7 +108,7 @@ def leaf(feature: Feature) -> dict:
 
 
 def write_metadata(
-    directory: Path,
+    directory: Location,
     features: Schema | dict,
     name: str,
     version: str,
@@ -142,6 +142,6 @@ def write_metadata(
     }
     tree = features_json(features) if isinstance(features, Schema) else features
     if metadata:
-        write_atomically(directory / METADATA_FILE, json.dumps(metadata, indent=1))
-    write_atomically(directory / "features.json", json.dumps(tree, indent=1))
-    write_atomically(directory / "dataset_info.json", json.dumps(info, indent=1))
+        storage.write(storage.join(directory, METADATA_FILE), json.dumps(metadata, indent=1).encode())
+    storage.write(storage.join(directory, "features.json"), json.dumps(tree, indent=1).encode())
+    storage.write(storage.join(directory, "dataset_info.json"), json.dumps(info, indent=1).encode())

@@ -37,8 +37,15 @@ def frame(payload: bytes) -> bytes:
     return b"".join((length, struct.pack("<I", masked_crc(length)), payload, struct.pack("<I", masked_crc(payload))))
 
 
-def write_records(path: Path, payloads: Iterable[bytes]) -> int:
-    """Writes a TFRecord file under a temporary name and renames it; returns its size in bytes. A reader never sees half a file."""
+def write_records(path: Location, payloads: Iterable[bytes]) -> int:
+    """Writes a TFRecord file under a temporary name and renames it, or uploads it at once; returns its size in bytes.
+
+    A reader never sees half a file.
+    """
+    if not isinstance(path, Path):
+        data = b"".join(map(frame, payloads))
+        storage.write(path, data)
+        return len(data)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         for payload in payloads:
             file.write(frame(payload))

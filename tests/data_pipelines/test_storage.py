@@ -92,8 +92,8 @@ def test_pauses_grow_up_to_a_limit():
 
 
 def test_missing_packages_are_named():
-    with pytest.raises(DataError, match=r"gs:// needs the package gcsfs.*pip install 'fsspec\[gs\]'"):
-        storage.read("gs://bucket/name", QUICK)
+    with pytest.raises(DataError, match=r"s3:// needs the package s3fs.*pip install 'fsspec\[s3\]'"):
+        storage.read("s3://bucket/name", QUICK)
     with pytest.raises(DataError, match="does not know the scheme nonsense://"):
         storage.read("nonsense://bucket/name", QUICK)
 

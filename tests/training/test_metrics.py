@@ -23,6 +23,7 @@ from vpp_jax.training.metrics import (
 from vpp_jax.training.phases import PhaseClock
 from vpp_jax.training.recorder import Clock, Recorder, TrainingDivergedError
 from vpp_jax.training.utilization import Utilization
+from vpp_jax.training.workdir import Workdir
 
 USED = {"time/share_step": 0.93, "time/mfu": 0.41, "time/hbm_peak_gib": 14.2}
 ENTRIES = [
@@ -86,7 +87,7 @@ def test_tensorboard_events_are_written_without_tensorflow(tmp_path):
 def test_wandb_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MetricsError, match="pip install wandb"):
-        WandB(tmp_path, {})
+        WandB(tmp_path, "run", {})
 
 
 class FakeTime:
@@ -232,7 +233,7 @@ def test_clock_counts_training_only():
 def test_terminal_or_lines(tmp_path, monkeypatch, toy):
     config = toy.toy_config()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    log = metrics.open_log(tmp_path, config, 3)
+    log = metrics.open_log(Workdir(tmp_path), config, 3)
     assert any(isinstance(writer, metrics.Terminal) for writer in log._writers)
     log.tick(5)
     log.write("train", 5, {"loss": 1.0})

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 
 from data_pipelines.config import DatasetConfig
 from vpp_jax.config import ConfigError, EvaluatorConfig
@@ -89,28 +91,31 @@ def uninterrupted(toy, tmp_path_factory):
     return workdir
 
 
-def test_kill_and_terminate_then_the_same_command(toy, start_toy, uninterrupted, tmp_path):
-    folder = tmp_path / "checkpoints"
-    first = start_toy(tmp_path, delay=0.01, **OPTIONS)
-    wait_until(first, lambda: complete_steps(folder) and last_logged(tmp_path) >= 8)
+@pytest.mark.parametrize("place", ["disk", pytest.param("bucket", marks=pytest.mark.medium)])
+def test_kill_and_terminate_then_the_same_command(place, toy, start_toy, uninterrupted, tmp_path, request):
+    workdir = tmp_path if place == "disk" else epath.Path(request.getfixturevalue("bucket")) / "killed"
+    folder = workdir / "checkpoints"
+    first = start_toy(workdir, delay=0.01, **OPTIONS)
+    wait_until(first, lambda: complete_steps(folder) and last_logged(workdir) >= 8)
     first.kill()  # SIGKILL: no chance to save
     first.communicate()
     standing = complete_steps(folder)[-1]
 
-    second = start_toy(tmp_path, delay=0.01, **OPTIONS)
-    wait_until(second, lambda: len(starts(tmp_path)) == 2 and last_logged(tmp_path) >= standing + 4)
+    second = start_toy(workdir, delay=0.01, **OPTIONS)
+    wait_until(second, lambda: len(starts(workdir)) == 2 and last_logged(workdir) >= standing + 4)
     second.send_signal(signal.SIGTERM)
     output, _ = second.communicate(timeout=60)
     assert second.returncode == 143, output
     stopped_at = complete_steps(folder)[-1]
 
-    third = start_toy(tmp_path, **OPTIONS)
+    third = start_toy(workdir, **OPTIONS)
     output, _ = third.communicate(timeout=120)
     assert third.returncode == 0, output
-    assert starts(tmp_path) == [0, standing, stopped_at]  # SIGKILL fell back to a regular checkpoint, SIGTERM lost nothing
+    assert starts(workdir) == [0, standing, stopped_at]  # SIGKILL fell back to a regular checkpoint, SIGTERM lost nothing
     assert standing % 7 == 0
     assert standing < stopped_at < STEPS
-    assert_equal_runs(toy, uninterrupted, tmp_path)
+    assert_equal_runs(toy, uninterrupted, workdir)
+    assert not Path("gs:").exists()
 
 
 def test_control_c_saves_and_a_second_one_exits_at_once(start_toy, tmp_path):

@@ -6,16 +6,18 @@ python toy_stage.py WORKDIR [--name=value ...]
 import json
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines import storage
 from vpp_jax.config import ExperimentConfig, MeshConfig, OptimizerConfig, TrainConfig
 from vpp_jax.diffusion.per_example import example_keys, normal_per_example
 from vpp_jax.training.loop import train
+from vpp_jax.training.workdir import Workdir
 
 # 520 x 520 is more than what checkpoints pack, so both ways of saving are exercised.
 SHAPES = {
@@ -113,10 +115,11 @@ def toy_config(**train) -> ExperimentConfig:
 
 
 def main(arguments: list[str]) -> int:
-    workdir, options = Path(arguments[0]), dict(argument.removeprefix("--").split("=") for argument in arguments[1:])
+    options = dict(argument.removeprefix("--").split("=") for argument in arguments[1:])
     delay = float(options.pop("delay", 0.0))
-    workdir.mkdir(parents=True, exist_ok=True)
-    return train(ToyStage(toy_config(**{name: int(value) for name, value in options.items()}), delay=delay), workdir).exit_code
+    stage = ToyStage(toy_config(**{name: int(value) for name, value in options.items()}), delay=delay)
+    with closing(Workdir(storage.location(arguments[0]))) as workdir:
+        return train(stage, workdir).exit_code
 
 
 if __name__ == "__main__":

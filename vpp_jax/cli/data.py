@@ -90,7 +90,7 @@ def _parser() -> Parser:
     names = build.add_subparsers(required=True, metavar="NAME", dest="name")
     for name, (_, settings, text) in RECIPES.items():
         one = names.add_parser(name, help=text, description=text)
-        one.add_output("--out", required=True, metavar="DIR", help="output directory")
+        one.add_output("--out", bucket=True, required=True, metavar="DIR", help="output directory; a path or a bucket URL")
         one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="worker processes; the result does not depend on them")
         for field in fields(settings):
             assert field.default is not MISSING

@@ -38,7 +38,7 @@ def _parser() -> Parser:
     parser = Parser(prog="vpp data latents", description=__doc__)
     add_config_flag(parser)
     parser.add_argument("--dataset", type=location, metavar="DIR", help="RLDS directory to encode; a path or a bucket URL")
-    parser.add_output("--out", metavar="DIR", help="RLDS directory to write")
+    parser.add_output("--out", bucket=True, metavar="DIR", help="RLDS directory to write; a path or a bucket URL")
     parser.add_argument("--identity", action="store_true", help="print the identity of the VAE and exit")
     parser.add_argument("--name", default="", help="row of data_pipelines/openx/registry.py (default: the dataset's own name)")
     parser.add_argument("--views", type=words, default=(), help="views to encode, comma-separated (default: the registry row's clip_views)")

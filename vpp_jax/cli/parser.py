@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
+from data_pipelines.storage import Location, location
 from vpp_jax.cli.main import UsageError, paragraph
 from vpp_jax.common.errors import VppError, nearest
 from vpp_jax.common.files import local_path
@@ -23,9 +24,9 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any):
         super().__init__(**{"allow_abbrev": False, "formatter_class": HelpFormatter, **options})
 
-    def add_output(self, flag: str, **options: Any) -> None:
-        """A flag that names a file or directory to write: a local path, see `local_path`."""
-        self.add_argument(flag, type=partial(local_path, flag), **options)
+    def add_output(self, flag: str, *, bucket: bool = False, **options: Any) -> None:
+        """A flag that names a file or directory to write: a local path, see `local_path`; with `bucket`, or a URL."""
+        self.add_argument(flag, type=partial(_path_or_url if bucket else local_path, flag), **options)
 
     def parse_known_args(self, args=None, namespace=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Refuses what it does not know here, where the flags of this subcommand are known."""
@@ -66,6 +67,10 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         no_default = action.default is None or action.default is False or action.default in ("", [], (), {}, argparse.SUPPRESS)
         return action.help if no_default or "default" in (action.help or "") else f"{action.help} (default: %(default)s)"
+
+
+def _path_or_url(flag: str, value: str) -> Location:
+    return location(value) if "://" in value else local_path(flag, value)
 
 
 def boolean(text: str) -> bool:

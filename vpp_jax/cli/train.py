@@ -16,12 +16,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
+from data_pipelines import storage
+from data_pipelines.storage import Location
 from vpp_jax.cli.main import UsageError, paragraph
 from vpp_jax.cli.parser import Parser
 from vpp_jax.common.errors import VppError
+from vpp_jax.training.workdir import Workdir, WorkdirError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,10 +34,22 @@ def main(argv: Sequence[str]) -> int:
 
     config, arguments = parse(_parser(argv), argv)
     check_inputs(config)
-    workdir = arguments.workdir
-    workdir.mkdir(parents=True, exist_ok=True)
-    use_compilation_cache(arguments.compilation_cache or str(workdir.resolve().parent / ".jax_cache"))
-    return _run(config, workdir, *_processes(arguments))
+    processes = _processes(arguments)
+    with closing(open_workdir(arguments.workdir, config)) as workdir:
+        use_compilation_cache(arguments.compilation_cache or str(storage.join(workdir.beside, ".jax_cache")))
+        return _run(config, workdir, *processes)
+
+
+def open_workdir(place: Location, config) -> Workdir:
+    """The directory of the run; VppError where the run needs a file system, and `place` is in a bucket."""
+    workdir = Workdir(place)
+    if workdir.in_bucket and config.stage == "policy" and config.policy_diffusion.feature_draws:
+        workdir.close()
+        raise WorkdirError(
+            f"--workdir={place} is in a bucket, but policy_diffusion.feature_draws={config.policy_diffusion.feature_draws} stores features "
+            "in the work directory, where they are mapped into memory: name a directory of a file system, or set feature_draws=0"
+        )
+    return workdir
 
 
 def _parser(argv: Sequence[str]) -> Parser:
@@ -44,9 +60,10 @@ def _parser(argv: Sequence[str]) -> Parser:
     add_config_flag(parser)
     parser.add_output(
         "--workdir",
+        bucket=True,
         required=True,
         metavar="DIR",
-        help="directory of the run: config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, previews",
+        help="directory of the run (a path or gs://BUCKET/RUN): config.json, metrics.jsonl, TensorBoard events, checkpoints/STEP, previews",
     )
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0 where a run has several processes")
     parser.add_argument("--shard_index", help="number of this process, from 0")
@@ -72,7 +89,7 @@ def _fields(argv: Sequence[str]) -> str:
     return f"fields of the configuration ({head}):\n\n{field_help(config, width)}"
 
 
-def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int:
+def _run(config, workdir: Workdir, coordinator: str, index: int, count: int) -> int:
     import jax
 
     from vpp_jax.aot.mfu import ideal_step_s
@@ -84,16 +101,18 @@ def _run(config, workdir: Path, coordinator: str, index: int, count: int) -> int
     if not coordinator:  # a TPU reads its metadata
         start()
         index, count = jax.process_index(), jax.process_count()
-    _log_to(workdir / "train.log" if index == 0 else None)
+    _log_to(workdir.local / "train.log" if index == 0 else None)
 
     def end(message: str, code: int) -> NoReturn:
         """Ends one of several processes: a regular exit would wait for the others, and they for this one."""
         print(message, file=sys.stderr)
+        if index == 0:
+            workdir.try_upload()
         heartbeat.fail(message)
         hard_exit(code)
 
     times = config.train.heartbeat_s, config.train.peer_timeout_s
-    heartbeat = Heartbeat(workdir / "heartbeats", index, count, *times, give_up=lambda message: end(f"vpp: {message}", EX_TEMPFAIL))
+    heartbeat = Heartbeat(workdir.heartbeats, index, count, *times, give_up=lambda message: end(f"vpp: {message}", EX_TEMPFAIL))
     with heartbeat:
         try:
             start(coordinator, index, count, config.train.peer_timeout_s)
@@ -140,6 +159,8 @@ def _log_to(path: Path | None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [terminal]
     root.setLevel(logging.INFO)
+    for library in ("fsspec", "gcsfs"):  # a line per file
+        logging.getLogger(library).setLevel(logging.WARNING)
     if path is not None:
         file = logging.FileHandler(path)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -7,7 +7,8 @@
                                                           them as several items, whose files are shared with other work directories
 
 Orbax's CheckpointManager writes steps, under a temporary name until they are complete, and moves old ones to `removed/` (a rename, which
-no kill interrupts) before their files go. What a killed process left is removed at the next start.
+no kill interrupts) before their files go. In a bucket, where nothing is renamed, the mark of a complete directory is written last and
+deleted first. What a killed process left is removed at the next start.
 """
 
 import os
@@ -122,7 +123,7 @@ def check_stage(directory: str | Path, metadata: Mapping[str, Any], stage: str) 
 
 def locate(directory: str | Path, step: int | str = "latest") -> epath.Path:
     """The directory of one complete checkpoint."""
-    root = epath.Path(directory).expanduser().absolute()
+    root = absolute(directory)
     if not root.exists():
         raise CheckpointError(f"checkpoint directory {directory} does not exist")
     if (root / "metadata").exists() and (root / _COMMITTED).exists():
@@ -138,6 +139,16 @@ def locate(directory: str | Path, step: int | str = "latest") -> epath.Path:
     if step not in steps:
         raise CheckpointError(f"{directory} has no checkpoint of step {step} (has {', '.join(map(str, steps))})")
     return folder / str(step)
+
+
+def absolute(directory: str | Path | epath.Path) -> epath.Path:
+    """A local directory as an absolute path; a URL stays one (`epath` would put it below the working directory)."""
+    path = epath.Path(directory)
+    return path if _in_bucket(path) else path.expanduser().absolute()
+
+
+def _in_bucket(path: epath.Path) -> bool:
+    return "://" in str(path)
 
 
 def complete_steps(folder: Path | epath.Path) -> list[int]:
@@ -186,15 +197,16 @@ class Checkpoints:
       max_to_keep: checkpoints that are kept, the newest ones.
       keep_period: those of multiples of this step are also kept; 0: none.
       best: the best of the given steps, which is also kept; None if that is not known. Orbax's own metrics would have to be given when a
-        checkpoint is written, which is before it is evaluated.
+        checkpoint is written, which is before it is evaluated. In a bucket only process 0 calls it.
     """
 
     def __init__(self, directory: str | Path, max_to_keep: int, keep_period: int = 0, best: "BestStep" = lambda steps: None):
-        self._folder = epath.Path(directory).absolute()
+        self._folder = absolute(directory)
+        self._keep = _KeepComplete(self._folder, max_to_keep, keep_period, best)
         self._manager = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=_KeepComplete(self._folder, max_to_keep, keep_period, best),
+                preservation_policy=None if _in_bucket(self._folder) else self._keep,  # None keeps all
                 todelete_subdir=_REMOVED,
                 save_root_metadata=False,
                 lightweight_initialize=True,
@@ -205,7 +217,7 @@ class Checkpoints:
             # the manager's own clean-up runs in the background, and would take the directory in which `save_frozen` is writing
             for unfinished in ocp.path.step.all_temporary_paths(self._folder):
                 unfinished.get().rmtree()
-        self._empty_removed()
+        self._finish_deleting()
 
     def latest(self) -> int | None:
         return max(complete_steps(self._folder), default=None)
@@ -241,9 +253,12 @@ class Checkpoints:
         """Replaces the frozen parameters."""
         self.wait()
         if (self._folder / FROZEN).exists() and jax.process_index() == 0:
-            (self._folder / _REMOVED).mkdir(exist_ok=True)
-            (self._folder / FROZEN).rename(self._folder / _REMOVED / FROZEN)
-            self._empty_removed()
+            if _in_bucket(self._folder):
+                _delete_from_bucket(self._folder / FROZEN)
+            else:
+                (self._folder / _REMOVED).mkdir(exist_ok=True)
+                (self._folder / FROZEN).rename(self._folder / _REMOVED / FROZEN)
+            self._finish_deleting()
         if params:
             trees = {FROZEN: params}
             self._frozen_writer.save(self._folder / FROZEN, args=_save_arguments(trees, {"index": _index_of(trees)}))
@@ -260,16 +275,27 @@ class Checkpoints:
         """Blocks until every save is complete on disk, then deletes the checkpoints that are no longer kept."""
         self._frozen_writer.wait_until_finished()
         self._manager.wait_until_finished()
-        self._empty_removed()
+        self._finish_deleting()
 
     def close(self) -> None:
         self.wait()
         self._frozen_writer.close()
         self._manager.close()
 
-    def _empty_removed(self) -> None:
-        if jax.process_index() == 0 and (self._folder / _REMOVED).exists():
+    def _finish_deleting(self) -> None:
+        if jax.process_index() != 0:
+            return
+        if _in_bucket(self._folder):
+            for step in self._keep.superseded():
+                _delete_from_bucket(self._folder / str(step))
+        elif (self._folder / _REMOVED).exists():
             (self._folder / _REMOVED).rmtree()
+
+
+def _delete_from_bucket(path: epath.Path) -> None:
+    """Deletes a directory object by object, and first what marks it as complete."""
+    (path / _COMMITTED).unlink(missing_ok=True)
+    path.rmtree()
 
 
 BestStep = Callable[[Sequence[int]], int | None]
@@ -290,8 +316,17 @@ class _KeepComplete:
     def should_preserve(self, checkpoints: Sequence[Any], *, context: PreservationContext) -> Sequence[bool]:
         """`checkpoints`: Orbax's PolicyCheckpointInfo of those before, and last of the one that is being written."""
         complete = sorted({*complete_steps(self.folder), checkpoints[-1].step})
-        kept = {*complete[-self.newest :], self.best(complete), *(step for step in complete if self.period and step % self.period == 0)}
+        kept = self._kept(complete)
         return [info.step in kept or info.step not in complete for info in checkpoints]
+
+    def superseded(self) -> list[int]:
+        """Complete checkpoints that are not kept."""
+        complete = complete_steps(self.folder)
+        kept = self._kept(complete)
+        return [step for step in complete if step not in kept]
+
+    def _kept(self, complete: Sequence[int]) -> set[int | None]:
+        return {*complete[-self.newest :], self.best(complete), *(step for step in complete if self.period and step % self.period == 0)}
 
 
 # --- writing imported parameters ----------------------------------------------------------------------------------------------------
@@ -305,7 +340,7 @@ def write_imported(folder: str | Path, trees: Mapping[str, Params], linked: Mapp
       linked: item -> directory of an item of another checkpoint, whose files are shared (hard links, or copies if those fail).
       documents: name -> JSON.
     """
-    target = epath.Path(folder).absolute()
+    target = absolute(folder)
     index = _index_of(trees)
     for name, other in linked.items():
         index[name] = _index(epath.Path(other).parent)[epath.Path(other).name]

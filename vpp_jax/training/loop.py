@@ -51,6 +51,7 @@ from vpp_jax.training.schedules import check_same_past
 from vpp_jax.training.stage import Stage
 from vpp_jax.training.state import Trainer
 from vpp_jax.training.utilization import Utilization
+from vpp_jax.training.workdir import Workdir
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,21 @@ class TrainOutcome:
 
 def train(
     stage: Stage,
-    workdir: str | Path,
+    directory: Path | Workdir,
     mesh: Mesh | None = None,
     heartbeat: Heartbeat | None = None,
     ideal_step_s: float | None = None,
 ) -> TrainOutcome:
-    """Trains `stage` to `config.train.steps` updates in `workdir`, from its newest checkpoint if there is one.
+    """Trains `stage` to `config.train.steps` updates in `directory`, from its newest checkpoint if there is one.
 
     The loop reports its phases to `heartbeat`, which the caller starts and stops. `ideal_step_s`: the seconds at which MFU is 1
     (`vpp_jax/aot/mfu.py`); None logs none.
     """
-    config, workdir, primary = stage.config, Path(workdir), jax.process_index() == 0
+    config, primary = stage.config, jax.process_index() == 0
+    place = directory if isinstance(directory, Workdir) else Workdir(directory)
+    workdir = place.local
     mesh = make_mesh(config.mesh) if mesh is None else mesh
-    heartbeat = heartbeat or Heartbeat(workdir / "heartbeats", 0, 1, config.train.heartbeat_s, config.train.peer_timeout_s)
+    heartbeat = heartbeat or Heartbeat(place.heartbeats, 0, 1, config.train.heartbeat_s, config.train.peer_timeout_s)
     check_micro_batches(config.data.batch_size, config.train.grad_accum_steps, mesh)
     timeout_s, metrics_file, evaluators = config.train.peer_timeout_s, workdir / JSON_LINES, configured(config)
 
@@ -87,20 +90,20 @@ def train(
         return best_step(metrics_file, config.train.keep_best, steps) if config.train.keep_best else None
 
     with (
-        closing(Checkpoints(workdir / "checkpoints", config.train.max_to_keep, config.train.keep_period, best)) as checkpoints,
+        closing(Checkpoints(place.checkpoints, config.train.max_to_keep, config.train.keep_period, best)) as checkpoints,
         on_mesh(mesh, config.mesh.min_size_to_shard),
     ):
         # === resume from the newest checkpoint =========================================================================================
         start = checkpoints.latest()
         require_equal("configuration", config_hash(config), timeout_s, "Start every process with the same flags")
-        require_equal("checkpoint to resume from", str(start), timeout_s, f"{workdir} must be one directory that all processes share")
+        require_equal("checkpoint to resume from", str(start), timeout_s, f"{place} must be one directory that all processes share")
         saved = checkpoints.metadata(start) if start is not None else {"window": [], "train_s": 0.0}
-        changed = _check_resumable(workdir, config, saved) if start is not None else {}
+        changed = _check_resumable(place, config, saved) if start is not None else {}
         step = start or 0
         # files of a work directory belong to process 0, which tells the others
         evaluated = all_gather_string("evaluated", str(int(primary and evaluated_at(metrics_file, step))), timeout_s)[0] == "1"
         if step >= config.train.steps and (evaluated or not evaluators):
-            print(f"{workdir} is trained to step {step}: nothing left to do (a larger train.steps continues)", flush=True)
+            print(f"{place} is trained to step {step}: nothing left to do (a larger train.steps continues)", flush=True)
             return TrainOutcome(step, True, 0, 0.0, saved["train_s"])
         if primary:
             write_atomically(workdir / "config.json", to_json(config) + "\n")
@@ -124,7 +127,7 @@ def train(
         statistics = statistics_hash(data)
         if saved.get("statistics_hash", statistics) != statistics:
             raise ConfigError(
-                f"{workdir} was trained on data with statistics hash {saved['statistics_hash']}, the data now has {statistics}: restore "
+                f"{place} was trained on data with statistics hash {saved['statistics_hash']}, the data now has {statistics}: restore "
                 "the old shards, or use a new work directory"
             )
         iterator = make_iterator(
@@ -180,7 +183,7 @@ def train(
         clock = Clock(total=saved["train_s"])
         last_saved, preemption = step, PreemptionFlag(mesh)
         profile = StepProfile(workdir / "profile", step, config.train.profile_steps if primary else 0)
-        with closing(open_log(workdir, config, step) if primary else MetricLog([])) as log, closing(profile), StopRequest() as stop:
+        with closing(open_log(place, config, step) if primary else MetricLog([])) as log, closing(profile), StopRequest() as stop:
 
             def skipped() -> int:
                 return len(getattr(source, "skipped", ()))
@@ -208,6 +211,8 @@ def train(
                 if (finished or stopping or step % config.train.save_every == 0) and step != last_saved:
                     recorder.settle()
                     with clock.paused(), heartbeat.during("save"):
+                        if primary:  # metrics.jsonl has every entry up to a step before its checkpoint is visible
+                            place.upload()
                         progress = {
                             "finished": finished,
                             "window": list(recorder.window),
@@ -283,9 +288,9 @@ def _frozen(stage: Stage, mesh: Mesh, checkpoints: Checkpoints, resumed: bool) -
     return params
 
 
-def _check_resumable(workdir: Path, config: ExperimentConfig, saved: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def _check_resumable(workdir: Workdir, config: ExperimentConfig, saved: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The fields that changed since the run was started and are to be announced; ConfigError where one changed that must not."""
-    check_stage(workdir, saved, config.stage)
+    check_stage(str(workdir), saved, config.stage)
     if (step := saved["step"]) >= config.train.steps and not saved["finished"]:
         raise ConfigError(f"{workdir} is at step {step} of a longer run: set train.steps above {step} to resume")
     before = from_config_dict(saved["config"])

@@ -14,6 +14,7 @@ from vpp_jax.common.errors import VppError
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.progress import ProgressBar, is_terminal
 from vpp_jax.config import ExperimentConfig, to_dict
+from vpp_jax.training.workdir import Workdir
 
 TIMING = "time/"
 SKIPPED = "data/skipped_records"
@@ -53,12 +54,14 @@ class MetricLog:
             writer.close()
 
 
-def open_log(workdir: Path, config: ExperimentConfig, start: int) -> MetricLog:
+def open_log(workdir: Workdir, config: ExperimentConfig, start: int) -> MetricLog:
     """The writers of a run that starts or resumes at step `start`."""
     terminal = Terminal(start, config.train.steps) if config.train.progress and is_terminal() else Lines(config.train.steps)
-    writers: list[Writer] = [JsonLines(workdir / JSON_LINES), terminal, TensorBoard(workdir / "tensorboard", start)]
+    files = workdir.local
+    writers: list[Writer] = [JsonLines(files / JSON_LINES), terminal, TensorBoard(files / "tensorboard", start)]
     if config.train.wandb:
-        writers.append(WandB(workdir, to_dict(config)))
+        writers.append(WandB(files, workdir.name, to_dict(config)))
+    writers.append(Uploads(workdir))
     return MetricLog(writers)
 
 
@@ -119,6 +122,7 @@ class TensorBoard:
     def write(self, kind: str, step: int, values: Values) -> None:
         for name, value in values.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
+        self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
@@ -127,14 +131,14 @@ class TensorBoard:
 class WandB:
     """Weights & Biases; the run's id is stored in the work directory, so that a resumed run continues the same one."""
 
-    def __init__(self, workdir: Path, config: dict[str, Any]):
+    def __init__(self, workdir: Path, name: str, config: dict[str, Any]):
         try:
             import wandb
         except ImportError:
             raise MetricsError("train.wandb is on, but wandb is not installed: pip install wandb, or --config.train.wandb=False") from None
         path = workdir / "wandb_id"
         identity = path.read_text().strip() if path.exists() else None
-        self._run = wandb.init(project="vpp_jax", dir=str(workdir), id=identity, resume="allow", config=config, name=workdir.name)
+        self._run = wandb.init(project="vpp_jax", dir=str(workdir), id=identity, resume="allow", config=config, name=name)
         write_atomically(path, self._run.id)
 
     def write(self, kind: str, step: int, values: Values) -> None:
@@ -142,6 +146,19 @@ class WandB:
 
     def close(self) -> None:
         self._run.finish()
+
+
+class Uploads:
+    """After the writers of files: what they wrote goes to the bucket, where the work directory is in one."""
+
+    def __init__(self, workdir: Workdir):
+        self._workdir = workdir
+
+    def write(self, kind: str, step: int, values: Values) -> None:
+        self._workdir.try_upload()
+
+    def close(self) -> None:
+        self._workdir.try_upload()
 
 
 def summary(values: Values) -> str:
@@ -158,11 +175,14 @@ def summary(values: Values) -> str:
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
-    """Entries of a metrics file; a last line that a killed process left incomplete is dropped."""
-    if not path.exists():
-        return []
+    """Entries of a metrics file."""
+    return parse_entries(path.read_text()) if path.exists() else []
+
+
+def parse_entries(text: str) -> list[dict[str, Any]]:
+    """One entry per line; a last line that a killed process left incomplete is dropped."""
     entries = []
-    for line in path.read_text().splitlines():
+    for line in text.splitlines():
         try:
             entries.append(json.loads(line))
         except json.JSONDecodeError:
