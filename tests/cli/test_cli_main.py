@@ -225,11 +225,6 @@ def test_wrong_command_lines(argv, message, capfd):
 @pytest.mark.parametrize(
     "argv",
     [
-        ["train", "--config=configs/tiny_calvin_vae.py", "--workdir=URL"],
-        ["data", "build", "calvin_mujoco", "--out=URL"],
-        ["data", "build", "calvin", "--out=URL"],
-        ["data", "build", "human_video", "--out=URL"],
-        ["data", "latents", "--config=configs/tiny_calvin_video.py", "--out=URL"],
         ["data", "inspect", "DIR", "--json=URL"],
         ["data", "inspect", "DIR", "--png=URL"],
         ["eval", "calvin", "--policy=random", "--out=URL"],
@@ -249,6 +244,24 @@ def test_nothing_is_written_to_a_folder_that_is_called_like_a_bucket(argv, tmp_p
     monkeypatch.chdir(tmp_path)
     assert main([argument.replace("URL", "gs://bucket/run.mp4") for argument in argv]) == 2
     assert "gs://bucket/run.mp4 is a URL, but this command writes to a file system" in " ".join(capfd.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("workdir", "message"),
+    [
+        ("gs:/bucket/run", "is a URL, but this command writes to a file system"),
+        ("gs://bucket", "expected a local path, or a folder in a bucket, gs://BUCKET/RUN"),
+        ("s3://bucket/run", "s3://bucket/run cannot hold a run"),
+        ("gs://bucket/run --config.policy_diffusion.feature_draws=2", "feature_draws=2 stores features in the work directory"),
+    ],
+)
+def test_what_cannot_be_in_a_bucket_is_refused_at_once(workdir, message, tmp_path, monkeypatch, project, capfd):
+    monkeypatch.chdir(tmp_path)
+    inputs = "--config.data.datasets[0].path=. --config.init.video=."
+    config = f"--config={project / 'configs' / 'tiny_calvin_policy.py'}"
+    assert main(["train", config, *inputs.split(), *f"--workdir={workdir}".split()]) in (1, 2)
+    assert message in " ".join(capfd.readouterr().err.split())
     assert not list(tmp_path.iterdir())
 
 

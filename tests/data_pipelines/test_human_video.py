@@ -6,10 +6,13 @@ import shutil
 import struct
 import zipfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import av
+import fsspec
 import numpy as np
 import pytest
+from fake_bucket import FakeBucket
 
 from data_pipelines import statistics
 from data_pipelines.builders import sharded
@@ -361,6 +364,28 @@ def test_neither_workers_nor_an_interruption_change_a_byte(something, tmp_path, 
     assert not (tmp_path / "three" / "dataset_info.json").exists()
     build(tmp_path / "three", **settings)
     assert contents(tmp_path / "one") == contents(tmp_path / "three")
+
+
+def test_a_bucket_gets_the_same_files_and_an_interrupted_build_resumes(something, tmp_path, monkeypatch):
+    fsspec.register_implementation("fake", FakeBucket, clobber=True)
+    FakeBucket.clear()
+    settings = {"source": str(something), "size": 16, "on_bad_video": "skip", "episodes_per_shard": 2}
+    build(tmp_path / "one", **settings)
+    recipe = HumanVideoRecipe(HumanVideoSettings(**settings))
+    stop = Mock(side_effect=[None, None, KeyboardInterrupt])
+    with pytest.raises(KeyboardInterrupt):
+        sharded.build(recipe, "fake://b/out", 0, stop)
+    assert "b/out/dataset_info.json" not in FakeBucket.objects
+    written = dict(FakeBucket.versions)
+    sharded.build(recipe, "fake://b/out", 0)
+    assert {name.removeprefix("b/out/"): data for name, data in FakeBucket.objects.items()} == contents(tmp_path / "one")
+    kept = [name for name in written if ".tfrecord" in name and name.endswith("json") is False]
+    assert kept
+    assert all(FakeBucket.versions[name] == 1 for name in kept)  # not written again
+    with pytest.raises(DataError, match="contains a build with other settings"):
+        sharded.build(HumanVideoRecipe(HumanVideoSettings(**settings | {"size": 8})), "fake://b/out", 0)
+    with pytest.raises(DataError, match="is not empty"):
+        sharded.build(recipe, "fake://b", 0)
 
 
 def test_other_captions_are_another_build(tmp_path):

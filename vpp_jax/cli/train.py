@@ -42,14 +42,12 @@ def main(argv: Sequence[str]) -> int:
 
 def open_workdir(place: Location, config) -> Workdir:
     """The directory of the run; VppError where the run needs a file system, and `place` is in a bucket."""
-    workdir = Workdir(place)
-    if workdir.in_bucket and config.stage == "policy" and config.policy_diffusion.feature_draws:
-        workdir.close()
+    if not isinstance(place, Path) and config.stage == "policy" and config.policy_diffusion.feature_draws:
         raise WorkdirError(
             f"--workdir={place} is in a bucket, but policy_diffusion.feature_draws={config.policy_diffusion.feature_draws} stores features "
             "in the work directory, where they are mapped into memory: name a directory of a file system, or set feature_draws=0"
         )
-    return workdir
+    return Workdir(place)
 
 
 def _parser(argv: Sequence[str]) -> Parser:
