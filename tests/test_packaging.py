@@ -26,12 +26,14 @@ DISTRIBUTIONS = {
     "OpenGL": "PyOpenGL",
 }
 # Extras of the metadata -> the file that pins them
-EXTRAS = {"dev": "dev.txt", "tpu": "tpu.txt", "cuda": "cuda.txt", "beam": "beam.txt", "parity": "parity.txt"}
+EXTRAS = {"dev": "dev.txt", "tpu": "tpu.txt", "cuda": "cuda.txt", "gcs": "gcs.txt", "beam": "beam.txt", "parity": "parity.txt"}
 # Pinned for what is imported, not imported by us
 UNIMPORTED = {
     "importlib-resources": "tensorflow-datasets imports it without asking for it",
     "tensorflow-cpu": "TFDS writes TFRecord with it",
     "libtpu": "JAX finds it",
+    "gcsfs": "fsspec and etils open gs:// with it",
+    "gcp-storage-emulator": "a command that tests start",
     "pytest-xdist": "-n 2",
     "ruff": "make lint",
     "basedpyright": "make types",
