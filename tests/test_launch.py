@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,13 @@ def test_arguments_reach_vpp_on_every_host_unchanged():
     assert command[:5] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh"]
     assert option(command, "worker") == "all"
     remote = shlex.split(option(command, "command"))  # what the remote shell makes of it
-    assert remote[-len(AWKWARD) - 1 :] == ["registry/vpp:1", *AWKWARD]
+    assert remote[-len(AWKWARD) - 2 :] == ["registry/vpp:1", "vpp", *AWKWARD]
     assert {"--privileged", "host", "/mnt/vpp:/mnt/vpp"} <= set(remote)
+    given = {remote[place]: remote[place + 1] for place in range(len(remote) - 1)}
+    assert given["--entrypoint"] == "restarting"  # launch/restarting.sh; Docker itself would restart after every error
+    assert "--restart" not in remote
+    assert int(given["--stop-timeout"]) >= 600  # Docker's own is ten seconds, also when a spot VM shuts down
+    assert given["--shm-size"] == "16g"
 
 
 def test_arguments_reach_vpp_through_xpk_unchanged():
@@ -43,7 +49,9 @@ def test_arguments_reach_vpp_through_xpk_unchanged():
     (command,) = printed("xpk.sh", *given, "--dry_run", "--", *AWKWARD)
     assert command[:3] == ["xpk", "workload", "create"]
     assert shlex.split(option(command, "command")) == ["exec", "vpp", *AWKWARD]
-    assert "143" in option(command, "restart-on-exit-codes").split(",")  # what a preempted run ends with
+    restarted = option(command, "restart-on-exit-codes").split(",")
+    assert "143" in restarted  # what a preempted run ends with
+    assert not {"1", "2"} & set(restarted)  # these need a person
     assert int(option(command, "termination-grace-period-seconds")) > 30  # time to save
 
 
@@ -83,12 +91,76 @@ def test_dry_run_runs_nothing(tmp_path):
         (["tpu.sh", "logs", *VM, "--wroker", "1"], "no option --wroker"),
         (["xpk.sh", "--cluster"], "--cluster needs a value"),
         (["image.sh", "name"], "unexpected argument 'name'"),
+        (["slurm.sh", "--nodes", "2"], "nothing to do"),
     ],
 )
 def test_bad_input_is_named(arguments, message):
     done = launch(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_arguments_reach_vpp_through_slurm_unchanged():
+    (command,) = printed("slurm.sh", "--nodes", "4", "--partition", "p", "--dry_run", "--", *AWKWARD)
+    assert command[0] == "sbatch"
+    assert command[-len(AWKWARD) - 1 :] == [str(LAUNCH / "slurm_job.sh"), *AWKWARD]
+    assert [option(command, name) for name in ("nodes", "ntasks-per-node", "partition", "signal")] == ["4", "1", "p", "TERM@600"]
+    assert "--requeue" in command
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """Adds a program to the search path: programs(name, text of a shell script) -> the environment."""
+
+    def add(name: str, text: str) -> dict[str, str]:
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+        return {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+
+    return add
+
+
+@pytest.mark.parametrize(("code", "again"), [(0, 0), (1, 0), (2, 0), (75, 2), (134, 2), (137, 2), (139, 2), (143, 0), (130, 0)])
+def test_only_what_a_restart_mends_is_restarted(code, again, programs, tmp_path):
+    environment = programs("vpp", f'echo "$@" >> {tmp_path}/tries; exit {code}') | {"RESTARTS": "2", "RESTART_PAUSE": "0"}
+    done = subprocess.run([LAUNCH / "restarting.sh", "vpp", "train", "a b"], env=environment, capture_output=True, text=True, timeout=20)
+    assert done.returncode == code
+    assert (tmp_path / "tries").read_text().splitlines() == ["train a b"] * (1 + again)
+    assert done.stderr.count("restarting: exit code") == again
+
+
+def test_a_signal_reaches_vpp_which_is_not_started_again(programs, tmp_path):
+    script = f"trap 'echo saved >> {tmp_path}/said; exit 75' TERM; echo ready >> {tmp_path}/said; while :; do sleep 0.05; done"
+    running = subprocess.Popen([LAUNCH / "restarting.sh", "vpp"], env=programs("vpp", script))
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "said").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.terminate()
+    assert running.wait(timeout=20) == 75
+    assert (tmp_path / "said").read_text().split() == ["ready", "saved"]
+
+
+REQUEUED = [(75, "RUNNING"), (143, "RUNNING")]
+
+
+@pytest.mark.parametrize(("code", "state"), [*REQUEUED, (0, "RUNNING"), (1, "RUNNING"), (143, "CANCELLED")])
+def test_a_slurm_job_queues_itself_again(code, state, programs, tmp_path):
+    programs("vpp", f'echo "$VPP_COORDINATOR $VPP_SHARD_INDEX $VPP_NUM_SHARDS $*" > {tmp_path}/call; exit {code}')
+    programs("srun", 'shift; SLURM_PROCID=1 exec "$@"')
+    programs("squeue", f"echo {state}")
+    environment = programs("scontrol", f'[ "$1" = requeue ] && echo "$2" > {tmp_path}/requeued; printf "node7\\nnode8\\n"')
+    environment |= {"SLURM_NNODES": "2", "SLURM_JOB_ID": "31", "SLURM_JOB_NODELIST": "node[7-8]"}
+    done = subprocess.run([LAUNCH / "slurm_job.sh", "train", "a b"], env=environment, capture_output=True, text=True, timeout=20)
+    assert done.returncode == code, done.stderr
+    assert (tmp_path / "call").read_text().strip() == "node7:20031 1 2 train a b"
+    assert (tmp_path / "requeued").exists() == ((code, state) in REQUEUED)
+
+
+def test_the_image_is_built_with_its_commit(programs):
+    environment = programs("git", '[ "$3" = rev-parse ] && echo 0123abc; [ "$3" = rev-parse ]')
+    done = subprocess.run([LAUNCH / "image.sh", "--image", "i", "--dry_run"], env=environment, capture_output=True, text=True, timeout=20)
+    assert "--build-arg GIT_REVISION=0123abc-dirty" in done.stdout
+    assert re.search(r"^ARG GIT_REVISION.*\nENV VPP_GIT_REVISION=\$GIT_REVISION$", (LAUNCH / "Dockerfile").read_text(), re.M)
 
 
 def test_image_copies_what_the_package_consists_of():

@@ -33,7 +33,6 @@ UNIMPORTED = {
     "tensorflow-cpu": "TFDS writes TFRecord with it",
     "libtpu": "JAX finds it",
     "gcsfs": "fsspec and etils open gs:// with it",
-    "gcp-storage-emulator": "a command that tests start",
     "pytest-xdist": "-n 2",
     "ruff": "make lint",
     "basedpyright": "make types",

@@ -2,11 +2,12 @@
 
 import io
 import sys
+import time
 
 import pytest
 
 from vpp_jax.common import progress
-from vpp_jax.common.progress import ProgressBar, track
+from vpp_jax.common.progress import ProgressBar, track, waiting
 
 
 class Clock:
@@ -80,3 +81,13 @@ def test_items_are_tracked(clock, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == "3/3 batches, 00:00 elapsed"
     assert list(track((), "batches")) == []
     assert capsys.readouterr().err == ""
+
+
+def test_work_of_unknown_length_tells_how_long_it_took(capsys):
+    with waiting("compiling", interval_s=0.01):
+        time.sleep(0.05)
+    with waiting("compiling", interval_s=60.0), waiting("hidden", interval_s=0.001, visible=False):
+        time.sleep(0.01)
+    lines = capsys.readouterr().err.splitlines()
+    assert set(lines) == {"compiling: 00:00 so far"}
+    assert 1 <= len(lines) <= 3  # after 0.01, 0.02 and 0.04 s

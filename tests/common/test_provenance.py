@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vpp_jax.common.provenance import git_revision
+from vpp_jax.common.provenance import REVISION_VARIABLE, git_revision
 
 
 def git(directory: Path, *arguments: str) -> str:
@@ -27,6 +27,12 @@ def test_commit_of_the_checkout(repository):
     assert git_revision(repository) == commit
     (repository / "code.py").write_text("2\n")
     assert git_revision(repository) == commit + "-dirty"
+
+
+def test_an_image_has_the_commit_that_it_was_built_from(repository, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv(REVISION_VARIABLE, "of the image")
+    assert git_revision(tmp_path_factory.mktemp("outside")) == "of the image"
+    assert git_revision(repository) == git(repository, "rev-parse", "HEAD")
 
 
 def test_an_installed_package_has_no_commit(repository, tmp_path_factory):

@@ -25,7 +25,7 @@ from vpp_jax.training import loop
 from vpp_jax.training.checkpoints import CheckpointError, Checkpoints, complete_steps
 from vpp_jax.training.evaluation import Evaluation
 from vpp_jax.training.loop import train
-from vpp_jax.training.metrics import TIMING, read_entries
+from vpp_jax.training.metrics import TIMING, parse_entries, read_entries
 from vpp_jax.training.packing import flatten
 from vpp_jax.training.recorder import TrainingDivergedError
 from vpp_jax.training.state import Trainer
@@ -37,7 +37,7 @@ OPTIONS = {"steps": STEPS, "save_every": 7, "eval_every": 10, "log_every": 4}
 def final_state(toy, workdir) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, and the data position."""
     stage = toy.ToyStage(toy.toy_config(**OPTIONS))
-    checkpoints = Checkpoints(workdir / "checkpoints", max_to_keep=100)
+    checkpoints = Checkpoints(str(workdir / "checkpoints"), max_to_keep=100)
     step, abstract = checkpoints.latest(), Trainer(stage).abstract
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     state = checkpoints.restore(step, abstract, jax.tree.map(lambda _: one, abstract))
@@ -48,9 +48,13 @@ def final_state(toy, workdir) -> dict[str, np.ndarray]:
     return leaves | {"data": checkpoints.data_state(step), "metadata": told}
 
 
+def entries_of(workdir) -> list[dict]:
+    path = workdir / "metrics.jsonl"
+    return parse_entries(path.read_text()) if path.exists() else []
+
+
 def logged(workdir) -> list[dict]:
-    entries = read_entries(workdir / "metrics.jsonl")
-    return [{name: value for name, value in entry.items() if not name.startswith(TIMING)} for entry in entries]
+    return [{name: value for name, value in entry.items() if not name.startswith(TIMING)} for entry in entries_of(workdir)]
 
 
 def assert_equal_runs(toy, one, other):
@@ -80,7 +84,7 @@ def starts(workdir) -> list[int]:
 
 
 def last_logged(workdir) -> int:
-    return max((entry["step"] for entry in read_entries(workdir / "metrics.jsonl")), default=0)
+    return max((entry["step"] for entry in entries_of(workdir)), default=0)
 
 
 @pytest.fixture(scope="module")

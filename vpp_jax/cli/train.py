@@ -1,7 +1,8 @@
 """`vpp train --config=configs/NAME.py --workdir=DIR [--config.key=value ...]`: trains the stage that the configuration names.
 
 The same command resumes. Exit codes: 0 trained; 143 or 130 after SIGTERM or Ctrl-C (the state is saved); 75 if another process of the run
-was lost (the same commands resume from the newest checkpoint).
+was lost, or a bucket or device does not answer (the same commands resume from the newest checkpoint); 1 after an error that a restart
+would only repeat.
 
 Several hosts: run the same command on each. On a TPU the processes find each other; elsewhere set --coordinator, --shard_index and
 --num_shards, or VPP_COORDINATOR, VPP_SHARD_INDEX and VPP_NUM_SHARDS in the environment. All processes need the same DIR.
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from data_pipelines import storage
+from data_pipelines.errors import ReadFailedError
 from data_pipelines.storage import Location
 from vpp_jax.cli.main import UsageError, paragraph
 from vpp_jax.cli.parser import Parser
@@ -91,7 +93,7 @@ def _run(config, workdir: Workdir, coordinator: str, index: int, count: int) -> 
     import jax
 
     from vpp_jax.aot.mfu import ideal_step_s
-    from vpp_jax.training.distributed import EX_TEMPFAIL, MissingProcessError, hard_exit, start
+    from vpp_jax.training.distributed import EX_TEMPFAIL, hard_exit, start
     from vpp_jax.training.heartbeat import Heartbeat
     from vpp_jax.training.loop import train
     from vpp_jax.training.stages.registry import make_stage
@@ -114,11 +116,15 @@ def _run(config, workdir: Workdir, coordinator: str, index: int, count: int) -> 
     with heartbeat:
         try:
             start(coordinator, index, count, config.train.peer_timeout_s)
+            choose_compile_level()
             ideal = ideal_step_s(config, jax.devices()) if index == 0 else None  # process 0 writes the log
             return train(make_stage(config), workdir, heartbeat=heartbeat, ideal_step_s=ideal).exit_code
         except (Exception, KeyboardInterrupt) as error:
             if count == 1:
-                raise
+                if not restart_helps(error):
+                    raise
+                print(paragraph(error), file=sys.stderr)
+                return EX_TEMPFAIL
             if isinstance(error, KeyboardInterrupt):
                 end("stopped", 128 + signal.SIGINT)
             logging.getLogger(__name__).info("process %d failed", index, exc_info=True)
@@ -126,7 +132,7 @@ def _run(config, workdir: Workdir, coordinator: str, index: int, count: int) -> 
             gone = heartbeat.gone() if isinstance(error, jax.errors.JaxRuntimeError | ValueError) else []
             if gone:  # the failed computation is one that all processes share
                 end(f"vpp: process {index} cannot continue without {'; '.join(map(str, gone))}", EX_TEMPFAIL)
-            code = EX_TEMPFAIL if isinstance(error, MissingProcessError) else 1
+            code = EX_TEMPFAIL if restart_helps(error) else 1
             end(paragraph(error) if isinstance(error, VppError) else traceback.format_exc(), code)
 
 
@@ -140,6 +146,25 @@ def _processes(arguments: argparse.Namespace) -> tuple[str, int, int]:
     if not (":" in coordinator and index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise UsageError(f"several processes need --coordinator=HOST:PORT, --shard_index and --num_shards, below it; got {given}")
     return coordinator, int(index), int(count)
+
+
+def restart_helps(error: BaseException) -> bool:
+    """Whether the same command may succeed later: processes, buckets and devices that did not answer."""
+    import jax
+
+    from vpp_jax.training.distributed import MissingProcessError
+
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return str(error).startswith(("UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED", "CANCELLED"))
+    return any(isinstance(one, MissingProcessError | ReadFailedError) for one in (error, error.__cause__))
+
+
+def choose_compile_level() -> None:
+    """On a TPU the lowest level, unless JAX_OPTIMIZATION_LEVEL is set: the default does not finish a step of size svd in an hour."""
+    import jax
+
+    if jax.devices()[0].platform == "tpu" and "JAX_OPTIMIZATION_LEVEL" not in os.environ:
+        jax.config.update("jax_optimization_level", "O0")
 
 
 def use_compilation_cache(directory: str) -> None:

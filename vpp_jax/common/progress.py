@@ -1,8 +1,10 @@
 """The one progress display: a bar on a terminal, a line every few seconds in a log. Both on standard error."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TypeVar
 
@@ -72,6 +74,28 @@ class ProgressBar:
         if self._total is None or not fresh > 0 or done >= self._total:
             return line
         return f"{line}, {tqdm.format_interval(seconds / fresh * (self._total - done))} left"
+
+
+@contextmanager
+def waiting(what: str, *, interval_s: float = 30.0, visible: bool = True) -> Iterator[None]:
+    """Work of unknown length: says on standard error that `what` still runs after `interval_s` seconds, and after each doubling."""
+    begin, ended = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        due = interval_s
+        while not ended.wait(begin + due - time.monotonic()):
+            print(f"{what}: {tqdm.format_interval(time.monotonic() - begin)} so far", file=sys.stderr, flush=True)
+            due *= 2
+
+    teller = threading.Thread(target=tell, name="waiting", daemon=True)
+    if visible:
+        teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if visible:
+            teller.join()
 
 
 def track(items: Sequence[T], unit: str, *, visible: bool = True) -> Iterator[T]:

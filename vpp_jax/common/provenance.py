@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]  # the checkout, or the directory that packages are installed into
+REVISION_VARIABLE = "VPP_GIT_REVISION"  # set in the image of launch/, which has no .git
 LIBRARIES = ("vpp_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -22,10 +23,14 @@ def library_versions() -> dict[str, str]:
 
 
 def git_revision(project: Path = PROJECT) -> str:
-    """Commit of the checkout this code runs from, with '-dirty' if tracked files differ; '' outside a checkout.
+    """Commit of the checkout this code runs from, with '-dirty' if tracked files differ; outside one, what VPP_GIT_REVISION says, or ''.
 
     An installed package may be in a virtual environment inside another repository, whose commit is not this project's.
     """
+    return _revision_of_checkout(project) or os.environ.get(REVISION_VARIABLE, "")
+
+
+def _revision_of_checkout(project: Path) -> str:
     try:
         top, commit = _git(project, "rev-parse", "--show-toplevel", "HEAD").splitlines()
         if Path(top).resolve() != project.resolve():

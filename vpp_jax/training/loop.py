@@ -31,6 +31,7 @@ from jax.sharding import Mesh
 from data_pipelines.loader import make_iterator
 from vpp_jax.common.config_fields import ANNOUNCED, FIXED
 from vpp_jax.common.files import write_atomically
+from vpp_jax.common.progress import waiting
 from vpp_jax.common.provenance import device_name, git_revision, library_versions
 from vpp_jax.config import ConfigError, ExperimentConfig, config_diff, config_hash, from_config_dict, on_resume, to_dict, to_json
 from vpp_jax.functional import AbstractParams, Params, parameter_count
@@ -145,7 +146,8 @@ def train(
         # === compilation, ahead of time and timed apart =============================================================================
         begin = time.perf_counter()
         heartbeat.enter("compile", start or 0)
-        train_step: Any = compile_step(trainer, mesh, frozen, source[0]) if step < config.train.steps else None
+        with waiting("compiling the training step", visible=primary):
+            train_step: Any = compile_step(trainer, mesh, frozen, source[0]) if step < config.train.steps else None
         compile_s = time.perf_counter() - begin
         run = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
