@@ -4,7 +4,7 @@
 #
 # A job on a GKE cluster, through XPK (https://github.com/AI-Hypercomputer/xpk). The cluster mounts the shared folder at /mnt/vpp.
 # A preempted job has --grace seconds to save and exits with 143, one that lost another host with 75; GKE then restarts the same command,
-# which resumes. An exit code that needs a person (1: an error, 2: invalid arguments) ends the job. XPK mounts the host's memory at /dev/shm.
+# which resumes. An exit code that needs a person (1: an error, 2: invalid arguments) ends the job. XPK mounts memory at /dev/shm.
 source "$(dirname "$0")/common.sh"
 slices=1 restarts=100 grace=600
 read_options cluster workload type image zone project slices restarts grace -- "$@"
