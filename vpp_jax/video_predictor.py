@@ -202,7 +202,10 @@ class VideoPredictor:
         text_mask: Bool[Array, "b l"],
         key: jax.Array,
     ) -> UInt8[Array, "b t h w 3"]:
-        """Samples a clip that starts at `image` and follows the instruction, with per-frame classifier-free guidance."""
+        """Samples a clip that starts at `image` and follows the instruction, with per-frame classifier-free guidance.
+
+        `key` is one PRNG key, or one per clip [b]; the latter makes a clip independent of the batch.
+        """
         return self.generate_from(params, self.encode_images(params, image), text_ids, text_mask, key)
 
     def generate_from(
@@ -214,9 +217,11 @@ class VideoPredictor:
         key: jax.Array,
     ) -> UInt8[Array, "b t h w 3"]:
         """`generate` from the unscaled latents of the image."""
-        noise = jax.random.normal(key, (condition.shape[0], self.config.frames, *condition.shape[1:]))
+        shape = (self.config.frames, *condition.shape[1:])
+        noise = normal_per_example(key, shape) if key.ndim else jax.random.normal(key, (condition.shape[0], *shape))
         text_states = self.encode_text(params, text_ids, text_mask)
-        latents = self.sample_latents(params, condition, text_states, noise, jax.random.fold_in(key, 1))
+        sampler_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(key) if key.ndim else jax.random.fold_in(key, 1)
+        latents = self.sample_latents(params, condition, text_states, noise, sampler_keys)
         return to_uint8_image(self.decode_latents(params, latents))
 
     def sample_latents(

@@ -190,9 +190,10 @@ def test_plots_of_latents(params, packed, tmp_path):
     stage = Stage(packed)
     batch = {name: value for name, value in next(eval_batches(stage.source("val", params, Path()), 2)).items() if name != "valid"}
     stage.plot_batch(batch, tmp_path / "first_batch.png")
-    stage.plot_predictions({}, params, jax.tree.map(jnp.asarray, batch), jax.random.key(0), tmp_path / "preview.png")
-    true, predicted = stage._preview(params, batch, jax.random.key(0))
-    assert true.shape == predicted.shape == (2, 4, 32, 32, 3)
-    assert np.asarray(true).std() > 0
+    on_device = jax.tree.map(jnp.asarray, batch)
+    stage.plot_predictions({}, params, on_device, jax.random.key(0), tmp_path / "preview.png")
+    shown = stage.preview({}, params, on_device, jax.random.key(0))
+    assert shown["true"].shape == shown["predicted"].shape == (2, 4, 32, 32, 3)
+    assert np.asarray(shown["true"]).std() > 0
     assert (tmp_path / "first_batch.png").stat().st_size > 200
     assert (tmp_path / "preview.png").stat().st_size > 200

@@ -88,6 +88,9 @@ class ToyStage:
     def plot_batch(self, batch, path):
         path.write_bytes(json.dumps(batch["number"].tolist()).encode())
 
+    def preview(self, trainable, frozen, batch, key):
+        return {"rows": batch["x"]}
+
     def plot_predictions(self, trainable, frozen, batch, key, path):
         self.drawn.append(path.name)
         return {"rows_shown": float(len(batch["x"]))}

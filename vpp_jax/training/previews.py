@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from vpp_jax.common.files import atomic_path
 
+PREVIEW_EXAMPLES = 8  # of a batch, that a preview predicts and shows
 CAPTION_HEIGHT = 14
 GAP = 2
 BACKGROUND = (250, 250, 250)

@@ -82,10 +82,17 @@ class Stage(Protocol):
         """A PNG of the batch as the model sees it."""
         ...
 
+    def preview(self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array) -> dict[str, Array]:
+        """What `plot_predictions` shows: the first `PREVIEW_EXAMPLES` examples of `batch` and predictions for them, on every device. Pure.
+
+        Neither memory nor FLOPs of a device grow with the batch (`vpp_jax.parallel.first_examples`).
+        """
+        ...
+
     def plot_predictions(
         self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array, path: Path | None
     ) -> dict[str, float]:
-        """A PNG of the model's predictions for `batch`, and metrics of them for the log; called at evaluation steps with the EMA.
+        """A PNG of the model's `preview` of `batch`, and metrics of it for the log; called at evaluation steps with the EMA.
 
         All processes compute it; `path` is None on all but the one that writes the file.
         """

@@ -18,13 +18,14 @@ from vpp_jax.functional import AbstractParams, Params, with_prefix
 from vpp_jax.models.action_transformer import ActionTransformerConfig
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_former import VideoFormerConfig
+from vpp_jax.parallel.first_examples import map_first_examples
 from vpp_jax.parallel.mesh import batch_sharding, compiler_options, put_batch
 from vpp_jax.policy import VideoPredictionPolicy
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.compatibility import check_model_agrees
 from vpp_jax.training.distributed import local_rows, on_host, process_shard
 from vpp_jax.training.feature_cache import CachedFeatures, FeatureFiles, build_feature_cache
-from vpp_jax.training.previews import write_action_traces, write_observations
+from vpp_jax.training.previews import PREVIEW_EXAMPLES, write_action_traces, write_observations
 from vpp_jax.training.stages.specs import as_frozen, feature_shape
 from vpp_jax.video_predictor import SCALING_FACTOR
 
@@ -177,32 +178,22 @@ class PolicyStage:
         goal = self.policy.goal_vector(params, batch["text_ids"], batch["text_mask"])
         return self.policy.context(params, features.astype(jnp.float32), goal, batch["proprio"])
 
-    def _sampled(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
-        """Normalised action chunks [b k a] for a batch, sampled as in evaluation."""
-        feature_key, action_key = jax.random.split(key)
-        context = self._context(trainable, frozen, batch, feature_key)
-        return self.policy.sample_actions(trainable | frozen, context, jax.random.split(action_key, len(context)))
-
     def sampling_errors(
         self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[dict[str, jax.Array], jax.Array]:
         """`action_mse` on the noise schedule that the policy acts with, `action_mse_validation` on that of VPP's validation."""
-        feature_key, action_key = jax.random.split(key)
-        context = self._context(trainable, frozen, batch, feature_key)
-        keys, mask = jax.random.split(action_key, len(context)), batch["action_mask"][..., None].astype(jnp.float32)
+        feature_keys, keys = split_example_keys(example_keys(key, len(batch["text_ids"])), 2)
+        context = self._context(trainable, frozen, batch, feature_keys)
+        mask = batch["action_mask"][..., None].astype(jnp.float32)
         diffusion, sums = self.config.policy_diffusion, {}
         for name, schedule in (("action_mse", diffusion.noise_schedule), ("action_mse_validation", diffusion.validation_noise_schedule)):
             sampled = self.policy.sample_actions(trainable | frozen, context, keys, schedule)
             sums[name] = jnp.sum(mask * (sampled - batch["action"]) ** 2)
         return sums, jnp.sum(mask) * batch["action"].shape[-1]
 
-    @cached_property
-    def _sample(self):
-        return jax.jit(self._sampled, compiler_options=compiler_options())
-
     def plot_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
         """Views, instruction and action chunk of the first observations; for cached features, the images they were computed from."""
-        rows = range(min(8, len(batch["action"])))
+        rows = range(min(PREVIEW_EXAMPLES, len(batch["action"])))
         if "observation" in batch:
             observations = self._observations(self.config.data, "train")
             seen = [observations[int(batch["observation"][row])] for row in rows]
@@ -218,10 +209,26 @@ class PolicyStage:
         self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None
     ) -> dict[str, float]:
         """True action chunks as lines, sampled ones dashed."""
-        shown, sampled = on_host((batch, self._sample(trainable, frozen, batch, key)))
+        shown = on_host(self._preview(trainable, frozen, batch, key))
         if path is not None:
-            write_action_traces(path, shown["action"][:8], sampled[:8], self._instructions(shown, 8))
+            write_action_traces(path, shown["action"], shown["sampled"], self._instructions(shown, PREVIEW_EXAMPLES))
         return {}
+
+    @cached_property
+    def _preview(self):
+        return jax.jit(self.preview, compiler_options=compiler_options())
+
+    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+        """True and sampled action chunks, normalised [b k a], with their tokens."""
+        keys = example_keys(key, len(batch["text_ids"]))
+
+        def true_and_sampled(rows: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            feature_keys, keys = split_example_keys(rows["keys"], 2)
+            context = self._context(trainable, frozen, rows, feature_keys)
+            shown = {name: rows[name] for name in ("text_ids", "text_mask", "action")}
+            return shown | {"sampled": self.policy.sample_actions(trainable | frozen, context, keys)}
+
+        return map_first_examples(true_and_sampled, batch | {"keys": keys}, PREVIEW_EXAMPLES)
 
     def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         return {}

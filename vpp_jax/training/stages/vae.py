@@ -17,9 +17,10 @@ from vpp_jax.diffusion.per_example import example_keys, normal_per_example
 from vpp_jax.functional import AbstractParams, Params, PureModule, select, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_vae import TemporalVAE
+from vpp_jax.parallel.first_examples import map_first_examples
 from vpp_jax.parallel.mesh import compiler_options
 from vpp_jax.training.distributed import on_host
-from vpp_jax.training.previews import write_strips
+from vpp_jax.training.previews import PREVIEW_EXAMPLES, write_strips
 from vpp_jax.video_predictor import VideoPredictor, to_float_image, to_uint8_image
 
 INITIAL_LOGVAR = -6.0  # of an untrained encoder's posterior; at 0 the noise is as large as the latents, and hundreds of steps are lost
@@ -76,21 +77,29 @@ class VAEStage:
         return jnp.float32(len(batch["video"]))
 
     def plot_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
-        write_strips(path, [[("", video)] for video in batch["video"][:4]])
+        write_strips(path, [[("", video)] for video in batch["video"][:PREVIEW_EXAMPLES]])
 
     def plot_predictions(
         self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None
     ) -> dict[str, float]:
         """Strips of true and reconstructed frames, one pair per clip."""
-        clips = batch["video"][:4]
-        clips, decoded = on_host((clips, self._reconstruct_jit(trainable, clips)))
+        shown = on_host(self._preview(trainable, frozen, batch, key))
         if path is not None:
-            write_strips(path, [[("true", true), ("reconstructed", ours)] for true, ours in zip(clips, decoded, strict=True)])
+            pairs = zip(shown["true"], shown["reconstructed"], strict=True)
+            write_strips(path, [[("true", true), ("reconstructed", ours)] for true, ours in pairs])
         return {}
 
     @cached_property
-    def _reconstruct_jit(self):
-        return jax.jit(self._reconstruct, compiler_options=compiler_options())
+    def _preview(self):
+        return jax.jit(self.preview, compiler_options=compiler_options())
+
+    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+        """True and reconstructed clips, uint8."""
+
+        def reconstruct(clips: jax.Array) -> dict[str, jax.Array]:
+            return {"true": clips, "reconstructed": self._reconstruct(trainable, clips)}
+
+        return map_first_examples(reconstruct, batch["video"], PREVIEW_EXAMPLES)
 
     def _reconstruct(self, trainable: Params, clips: jax.Array) -> jax.Array:
         vae = self.vae.bind(select("vae", trainable))

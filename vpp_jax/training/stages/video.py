@@ -12,9 +12,11 @@ import numpy as np
 from data_pipelines.loader import clip_source
 from data_pipelines.sources import Source
 from vpp_jax.config import ExperimentConfig
+from vpp_jax.diffusion.per_example import example_keys
 from vpp_jax.functional import AbstractParams, Params, with_prefix
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_vae import Posterior
+from vpp_jax.parallel.first_examples import map_first_examples
 from vpp_jax.parallel.mesh import compiler_options
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.compatibility import check_model_agrees
@@ -22,11 +24,9 @@ from vpp_jax.training.distributed import on_host
 from vpp_jax.training.latents import check_latents, vae_identity
 from vpp_jax.training.lora import abstract_adapters, init_adapters, merge
 from vpp_jax.training.motion import motion_metrics
-from vpp_jax.training.previews import false_colours, write_strips
+from vpp_jax.training.previews import PREVIEW_EXAMPLES, false_colours, write_strips
 from vpp_jax.training.stages.specs import as_frozen
 from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor, to_uint8_image
-
-PREVIEW_CLIPS = 4
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class VideoStage:
 
     def plot_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
         """Latents are shown in false colours, since there are no parameters here to decode them with."""
-        clips = {name: value[:PREVIEW_CLIPS] for name, value in batch.items()}
+        clips = {name: value[:PREVIEW_EXAMPLES] for name, value in batch.items()}
         videos = false_colours(clips["latent_mean"]) if "latent_mean" in clips else clips["video"]
         write_strips(path, [[(text, video)] for text, video in zip(self._instructions(clips), videos, strict=True)])
 
@@ -124,14 +124,12 @@ class VideoStage:
     def plot_predictions(
         self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array, path: Path | None
     ) -> dict[str, float]:
-        """Strips of the true clip and of the one sampled from its first frame and instruction; `motion_metrics` of all clips."""
-        clips = on_host(batch)
-        params = self._merged(trainable, frozen)
-        true, predicted = on_host(self._preview(params, clips, key))
+        """Strips of the true clip and of the one sampled from its first frame and instruction; `motion_metrics` of these clips."""
+        shown = on_host(self._preview(trainable, frozen, batch, key))
         if path is not None:
-            trios = list(zip(self._instructions(clips), true, predicted, strict=True))[:PREVIEW_CLIPS]
-            write_strips(path, [[(f"true: {text}", video), ("predicted", ours)] for text, video, ours in trios])
-        return motion_metrics(true, predicted)
+            trios = zip(self._instructions(shown), shown["true"], shown["predicted"], strict=True)
+            write_strips(path, [[(f"true: {text}", true), ("predicted", ours)] for text, true, ours in trios])
+        return motion_metrics(shown["true"], shown["predicted"])
 
     @cached_property
     def _previewer(self) -> VideoPredictor:
@@ -143,16 +141,22 @@ class VideoStage:
 
     @cached_property
     def _preview(self):
-        return jax.jit(self._true_and_predicted, compiler_options=compiler_options())
+        return jax.jit(self.preview, compiler_options=compiler_options())
 
-    def _true_and_predicted(self, params: Params, clips: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """True clips, and clips sampled from their first frames, uint8 [b t h w 3]; latents are decoded."""
-        ids, mask = clips["text_ids"], clips["text_mask"]
-        if "latent_mean" not in clips:
-            return clips["video"], self._previewer.generate(params, clips["video"][:, 0], ids, mask, key)
-        mean = clips["latent_mean"].astype(jnp.float32)
-        true = to_uint8_image(self.predictor.decode_latents(params, mean * params[SCALING_FACTOR]))
-        return true, self._previewer.generate_from(params, mean[:, 0], ids, mask, key)
+    def preview(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> dict[str, jax.Array]:
+        """True clips, and clips sampled from their first frames, uint8 [b t h w 3], with their tokens; latents are decoded."""
+        params, keys = self._merged(trainable, frozen), example_keys(key, len(batch["text_ids"]))
+
+        def true_and_predicted(clips: dict[str, jax.Array]) -> dict[str, jax.Array]:
+            tokens = {name: clips[name] for name in ("text_ids", "text_mask")}
+            if "latent_mean" not in clips:
+                predicted = self._previewer.generate(params, clips["video"][:, 0], **tokens, key=clips["keys"])
+                return tokens | {"true": clips["video"], "predicted": predicted}
+            mean = clips["latent_mean"].astype(jnp.float32)
+            true = to_uint8_image(self.predictor.decode_latents(params, mean * params[SCALING_FACTOR]))
+            return tokens | {"true": true, "predicted": self._previewer.generate_from(params, mean[:, 0], **tokens, key=clips["keys"])}
+
+        return map_first_examples(true_and_predicted, batch | {"keys": keys}, PREVIEW_EXAMPLES)
 
     def sampling_errors(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
         raise NotImplementedError("stage video samples no actions")
