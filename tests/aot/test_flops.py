@@ -23,6 +23,21 @@ def test_products_and_convolutions():
     assert count_flops(convolve, abstract(2, 8, 8, 4), abstract(3, 3, 4, 6)) == forward
 
 
+def test_products_on_a_matrix_unit():
+    """Sums and outputs in multiples of its side, rows as they are."""
+    assert count_flops(lambda a, b: a @ b, abstract(3, 5), abstract(5, 7), tile=4) == 2 * 3 * 8 * 8
+    assert count_flops(lambda a, b: a @ b, abstract(3, 8), abstract(8, 4), tile=4) == 2 * 3 * 8 * 4
+
+    def convolve(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    x, kernel = abstract(2, 8, 8, 5), abstract(3, 3, 5, 6)
+    forward = 2 * (2 * 8 * 8) * (3 * 3 * 8) * 8
+    assert count_flops(convolve, x, kernel, tile=4) == forward
+    gradient = count_flops(jax.grad(lambda kernel, x: jnp.sum(convolve(x, kernel) ** 2)), kernel, x, tile=4) - forward
+    assert gradient == 2 * (3 * 3 * 5) * (2 * 8 * 8) * 8  # a sum over 128 positions
+
+
 def test_a_gradient_costs_twice_the_forward_pass_and_recomputation_once_more():
     def network(w, x):
         return jnp.sum(jnp.tanh(jnp.tanh(x @ w[0]) @ w[1]))

@@ -58,12 +58,13 @@ ONE_LEVEL = {
 PAIRED = {version: Path(sys.prefix) / f"libtpu-{version}" for version in ("0.0.42.1", "0.0.50.1")}
 
 
-def compile_report(project, folder, stage: str, topology: str, changes: dict, *flags: str, libtpu: str = "") -> dict:
-    """What `vpp compile` reports of configs/svd_calvin_{stage}.py with `changes`, on four chips; `libtpu`: one of `PAIRED`."""
+def compile_report(project, folder, stage: str, topology: str, changes: dict, *flags: str, mesh=None, libtpu: str = "") -> dict:
+    """What `vpp compile` reports of configs/svd_calvin_{stage}.py with `changes`; `mesh`: of four chips; `libtpu`: one of `PAIRED`."""
     if _missing() or (libtpu and not PAIRED[libtpu].exists()):
         pytest.skip(f"libtpu is not installed ({libtpu or 'requirements/tpu.txt'})")
     out = folder / "report.json"
-    changes = [f"--config.{name}={value}" for name, value in (changes | {"mesh.data": 1, "mesh.fsdp": 4}).items()]
+    changes = [f"--config.{name}={value}" for name, value in changes.items()]
+    changes += [f"--config.mesh.{axis}={size}" for axis, size in (mesh or {"data": 1, "fsdp": 4}).items()]
     flags = [f"--config=configs/svd_calvin_{stage}.py", f"--topology={topology}", f"--out={out}", *flags, *changes]
     command = [sys.executable, "-m", "vpp_jax.cli.compile_program", *flags]
     environment = os.environ | VARIABLES | {"XLA_FLAGS": ""}
@@ -76,7 +77,7 @@ def compile_report(project, folder, stage: str, topology: str, changes: dict, *f
 
 @pytest.fixture(scope="module")
 def report(project, tmp_path_factory):
-    return compile_report(project, tmp_path_factory.mktemp("compiled"), "video", "v5e:2x2", QUARTER)
+    return compile_report(project, tmp_path_factory.mktemp("compiled"), "video", "v5e:2x2", QUARTER, "--per_chip=1")
 
 
 @pytest.mark.medium
@@ -90,7 +91,10 @@ def test_report(report):
     assert report["memory_gib"]["arguments"] < report["memory_gib"]["peak"] < 16
     assert report["per_chip"]["model_tflop"] < report["per_chip"]["tflop"] < 1.5 * report["per_chip"]["model_tflop"]
     assert report["bound"]["step_s"] == max(report["bounds_s"].values())
+    assert report["per_chip"]["tflop"] < report["per_chip"]["padded_tflop"] < 6 * report["per_chip"]["tflop"]  # a quarter of every width
     assert "fits: peak" in report["printed"]
+    assert report["printed"].index("by the compiler") < report["printed"].index("by the figures above")
+    assert "at most" not in report["printed"]
 
 
 @pytest.mark.medium
@@ -101,6 +105,53 @@ def test_many_images_compile_for_v6e_with_every_compiler(project, tmp_path, stag
     report = compile_report(project, tmp_path, stage, "v6e:2x2", ONE_LEVEL, "--per_chip=8", f"--step={step}", libtpu=libtpu)
     assert report["versions"]["libtpu"] == (libtpu or importlib.metadata.version("libtpu"))
     assert report["gathered_not_parameters"] == []
+
+
+@pytest.fixture(scope="module")
+def two_slices(project, tmp_path_factory):
+    """Every step of stage video on two slices."""
+    folder = tmp_path_factory.mktemp("compiled")
+    return compile_report(project, folder, "video", "2xv5e:2x2", ONE_LEVEL, "--per_chip=2", "--step=all", mesh={"data": 2, "fsdp": 4})
+
+
+@pytest.mark.medium
+def test_only_sums_cross_from_slice_to_slice(two_slices):
+    """No parameter, gathered or not: a chip sends the gradients of its shards, in float32."""
+    report = two_slices["steps"]["train"]
+    assert set(report["collectives_between_slices"]) == {"all-reduce"}
+    shards = report["memory_gib"]["arguments"] * 2**30 / 4  # parameters, EMA and two moments
+    assert 0 < report["per_chip"]["network_gb"] * 1e9 < 1.2 * shards
+    assert report["bounds_s"]["network"] == pytest.approx(report["per_chip"]["network_gb"] / 3.125)
+
+
+@pytest.mark.medium
+def test_every_step_of_a_run_is_reported(two_slices):
+    steps = two_slices["steps"]
+    assert list(steps) == ["train", "evaluation", "preview", "init", "restore"]
+    assert all(step["memory_gib"]["short"] < 0 for step in steps.values())
+    assert steps["preview"]["examples"] == 8 < steps["evaluation"]["examples"] == 16
+    assert steps["restore"]["memory_gib"]["resident"] > steps["preview"]["memory_gib"]["resident"] > 0
+    assert all(f"  {step} " in two_slices["printed"] for step in steps)
+
+
+@pytest.mark.medium
+def test_a_preview_costs_a_chip_the_same_whatever_the_batch(project, tmp_path):
+    """One clip per chip here: sampled, and decoded."""
+    small, large = (
+        compile_report(
+            project, tmp_path, "video", "v5e:2x4", ONE_LEVEL, f"--per_chip={rows}", "--step=preview", mesh={"data": 1, "fsdp": 8}
+        )
+        for rows in (1, 16)
+    )
+    assert small["per_chip"]["tflop"] == large["per_chip"]["tflop"]
+    assert large["memory_gib"]["temporaries"] < 1.5 * small["memory_gib"]["temporaries"]
+
+
+@pytest.mark.medium
+def test_v4_has_one_device_per_chip(project, tmp_path):
+    report = compile_report(project, tmp_path, "policy", "v4-8", ONE_LEVEL, "--step=features")
+    assert report["topology"]["chips"] == 4
+    assert report["topology"]["mesh"]["fsdp"] == 4
 
 
 @pytest.mark.parametrize(
@@ -122,9 +173,9 @@ def test_a_program_that_the_compiler_gives_up_does_not_fit(monkeypatch, message,
     def give_up(self):
         raise jax.errors.JaxRuntimeError(message)
 
-    monkeypatch.setattr(Program, "_train_step", give_up)
+    monkeypatch.setattr(Program, "_executable", give_up)
     with pytest.raises(DoesNotFitError, match=sizes):
-        Program(ExperimentConfig(), parse_topology("v5e-16")).compile()
+        Program(ExperimentConfig(), parse_topology("v5e-16"), per_chip=1).compile()
 
 
 def test_a_program_whose_text_cannot_be_read_still_says_what_it_takes():
@@ -143,9 +194,9 @@ def test_a_program_whose_text_cannot_be_read_still_says_what_it_takes():
         def as_text(self):
             raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure: async-update instruction should have 1 operands but sees 3")
 
-    compiled = Compiled(Executable(), examples=16, model_flops=1.0, flops=1.0, parameters=frozenset(), seconds=1.0)
+    compiled = Compiled(Executable(), examples=16, model_flops=1.0, flops=1.0, padded_flops=1.0, parameters=frozenset(), seconds=1.0)
     with pytest.raises(UnreadableProgramError, match=r"peak of 2\.00 of 16 GiB per chip.*async-update"):
-        analyse(Program(ExperimentConfig(), parse_topology("v5e-16")), compiled, "O0")
+        analyse(Program(ExperimentConfig(), parse_topology("v5e-16"), per_chip=1), compiled, "O0")
 
 
 def test_the_next_knob():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
 from vpp_jax.config import ConfigError, MeshConfig
 from vpp_jax.parallel.mesh import make_mesh
@@ -59,6 +60,13 @@ def test_a_training_step_in_four_passes(updated):
         assert float(metrics[name]) == pytest.approx(float(others[name]), rel=1e-5), name
     for name, value in one.items():
         np.testing.assert_allclose(value, four[name], rtol=1e-4, atol=1e-6 * float(jnp.abs(value).max()))
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_what_to_do():
+    with pytest.raises(ConfigError, match=r"is 128, expected a multiple of 256 \(mesh data x fsdp\): take a slice of 128 chips, or .*=256"):
+        check_micro_batches(128, 1, AbstractMesh((32, 8, 1), ("data", "fsdp", "tensor")))
+    with pytest.raises(ConfigError, match=r"is 48, .*: take a slice of 32 chips, or data\.batch_size=128"):
+        check_micro_batches(48, 1, AbstractMesh((8, 16, 2), ("data", "fsdp", "tensor")))
 
 
 def test_passes_must_fit_batch_and_mesh(toy):

@@ -1,12 +1,15 @@
-"""The programs of an experiment compiled for a TPU topology without the hardware: a stage's training step, or the policy's inference.
+"""The programs of an experiment compiled for a TPU topology without the hardware: all that a run puts on its chips, and the policy's
+inference.
 
 The caller must set the variables of `environment.py` before JAX is imported.
 """
 
+import math
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -21,17 +24,36 @@ from vpp_jax.common.errors import VppError
 from vpp_jax.config import ConfigError, ExperimentConfig, MeshConfig
 from vpp_jax.functional import AbstractParams, Params
 from vpp_jax.parallel.gather import on_mesh
-from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh
+from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh, replicated
 from vpp_jax.parallel.partition import partition
 from vpp_jax.policy import InstructionEmbedding
+from vpp_jax.training.accumulation import check_micro_batches
 from vpp_jax.training.loop import compile_step
 from vpp_jax.training.optimizers import trained_names
+from vpp_jax.training.previews import PREVIEW_EXAMPLES
+from vpp_jax.training.stage import Stage
 from vpp_jax.training.stages.policy import PolicyStage
 from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.stages.specs import example_spec
 from vpp_jax.training.state import Trainer
 
-STEPS = ("train", "act", "features")
+# name -> what it is. `restore` is no program: arrays are read onto their places.
+STEPS = {
+    "train": "the training step",
+    "evaluation": "the loss of a held-out batch",
+    "action_mse": "errors of actions sampled for a held-out batch",
+    "preview": "the predictions that an evaluation shows",
+    "features": "the video model alone, as the feature cache runs it",
+    "act": "images to actions",
+    "init": "random initialisation",
+    "restore": "the state of a checkpoint",
+}
+OF_POLICY = ("action_mse", "features", "act")
+
+
+def steps_of(stage: str) -> list[str]:
+    """The steps of a stage's runs, and of serving it."""
+    return [step for step in STEPS if stage == "policy" or step not in OF_POLICY]
 
 
 # The compiler's messages for too many temporaries, and for too large a total.
@@ -49,24 +71,29 @@ class DoesNotFitError(VppError):
 @dataclass(frozen=True)
 class Compiled:
     """executable: from `jax.stages.Lowered.compile`. model_flops, flops: per step of all chips, see `flops.py`, without and with
-    recomputation. parameters: shapes of all parameters, which may be gathered."""
+    recomputation; padded_flops: what the chip's matrix units are busy for. parameters: shapes of all parameters, which may be gathered."""
 
     executable: jax.stages.Compiled
     examples: int
     model_flops: float
     flops: float
+    padded_flops: float
     parameters: frozenset[tuple[int, ...]]
     seconds: float
 
 
 @dataclass(frozen=True)
 class Program:
-    """One step of an experiment on a slice. per_chip: examples per chip and step; mesh_sizes: None uses the configuration's."""
+    """One step of an experiment on a slice.
+
+    step: one of `STEPS`. per_chip: examples per chip and step; None uses the configuration's global batch size, or for `act` and `features`
+    one per chip. mesh_sizes: None uses the configuration's.
+    """
 
     config: ExperimentConfig
     topology: Topology
     step: str = "train"
-    per_chip: float = 1
+    per_chip: float | None = None
     mesh_sizes: MeshConfig | None = None
 
     @cached_property
@@ -81,19 +108,48 @@ class Program:
     @cached_property
     def rows(self) -> int:
         """Global batch size."""
-        rows = self.per_chip * self.topology.chips
+        if self.per_chip is None and self.step not in ("act", "features"):
+            check_micro_batches(self.config.data.batch_size, self.config.train.grad_accum_steps, self.mesh)
+            return self.config.data.batch_size
+        per_chip = self.per_chip or 1.0
+        rows = per_chip * self.topology.chips
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         if rows != int(rows) or int(rows) % ways:
             raise ConfigError(
-                f"{self.per_chip:g} examples per chip on {self.topology.chips} chips are {rows:g} per step; expected a multiple of {ways} "
+                f"{per_chip:g} examples per chip on {self.topology.chips} chips are {rows:g} per step; expected a multiple of {ways} "
                 "(mesh data x fsdp)"
             )
         return int(rows)
 
+    @property
+    def examples(self) -> int:
+        """Of the global batch, those that the step computes."""
+        match self.step:
+            case "init" | "restore":
+                return 0
+            case "preview":
+                return min(PREVIEW_EXAMPLES, self.rows)
+        return self.rows
+
+    @cached_property
+    def resident(self) -> float:
+        """Bytes per chip that the run holds while this step runs, and that are not among its arguments: of the training state, or of the
+        frozen parameters. What `restore` reads is all of that."""
+        trainer = self._trainer
+        state, shardings, frozen = trainer.abstract, trainer.shardings(self.mesh), self._placed(trainer.stage.abstract_frozen())
+        match self.step:
+            case "evaluation" | "action_mse" | "preview" | "features":
+                return _bytes(state, shardings) - _bytes(state.eval_params, shardings.eval_params)
+            case "init":
+                return _bytes(frozen, {name: value.sharding for name, value in frozen.items()})
+            case "restore":
+                return _bytes(state, shardings) + _bytes(frozen, {name: value.sharding for name, value in frozen.items()})
+        return 0.0
+
     def compile(self) -> Compiled:
         begin = time.perf_counter()
         try:
-            executable = self._train_step() if self.step == "train" else self._pass()
+            executable = self._executable()
         except jax.errors.JaxRuntimeError as error:
             found = OUT_OF_MEMORY.search(str(error))
             if not found:
@@ -101,33 +157,69 @@ class Program:
             raise DoesNotFitError(*(float(size) for size in found.groups() if size)) from None
         seconds = time.perf_counter() - begin
         needed = model_flops(self.config, self.step)
-        flops = _flops(self.config, self.step) if self.step == "train" and self.config.model.unet.remat != "none" else needed
+        flops, padded = (_flops(self.config, self.step, tile) for tile in (1, self.topology.chip.matrix))
         shapes = frozenset(value.shape for value in _all_parameters(self.config).values())
-        return Compiled(executable, self.rows, self.rows * needed, self.rows * flops, shapes, seconds)
+        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        computed = ways * -(-self.examples // ways)  # a preview computes some examples several times
+        return Compiled(executable, self.examples, self.examples * needed, computed * flops, computed * padded, shapes, seconds)
 
-    def _train_step(self) -> jax.stages.Compiled:
-        stage = make_stage(_with_batch(self.config, self.rows))
-        example = {name: np.zeros(spec.shape, spec.dtype) for name, spec in example_spec(self.config).items()}
-        trainer, frozen = Trainer(stage), self._placed(stage.abstract_frozen())
-        _ = trainer.abstract  # creates a PRNG key, which needs real devices
+    def _executable(self) -> jax.stages.Compiled:
+        _ = self._trainer.abstract  # creates a PRNG key, which needs real devices
         with on_mesh(self.mesh, self.config.mesh.min_size_to_shard):
-            return compile_step(trainer, self.mesh, frozen, example)
+            match self.step:
+                case "train":
+                    example = {name: np.zeros(spec.shape, spec.dtype) for name, spec in example_spec(self.config).items()}
+                    return compile_step(self._trainer, self.mesh, self._placed(self._trainer.stage.abstract_frozen()), example)
+                case "init":
+                    key = jax.eval_shape(lambda: jax.random.key(0))
+                    return jax.jit(self._trainer.init, out_shardings=self._trainer.shardings(self.mesh)).lower(key).compile()
+                case "evaluation" | "action_mse" | "preview":
+                    return self._evaluation()
+            return self._pass()
+
+    @cached_property
+    def _trainer(self) -> Trainer:
+        rows = self.config.data.batch_size if self.step in ("init", "restore") else self.rows
+        return Trainer(make_stage(_with_batch(self.config, rows)))
+
+    def _evaluation(self) -> jax.stages.Compiled:
+        stage, rows = self._trainer.stage, batch_sharding(self.mesh)
+        function = _evaluator(stage, self.step)
+        batch = {
+            name: jax.ShapeDtypeStruct((self.rows, *spec.shape), spec.dtype, sharding=rows)
+            for name, spec in example_spec(self.config).items()
+        }
+        params = self._placed(stage.abstract_trainable()), self._placed(stage.abstract_frozen())
+        lowered = jax.jit(function, out_shardings=replicated(self.mesh)).lower(*params, batch, jax.eval_shape(lambda: jax.random.key(0)))
+        return lowered.compile(compiler_options(list(self.mesh.devices.flat)))
 
     def _pass(self) -> jax.stages.Compiled:
         function, batch = _inference(self.config, self.step, self.rows)
         rows = batch_sharding(self.mesh)
         batch = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=rows), batch)
         params = self._placed(_all_parameters(self.config))
-        with on_mesh(self.mesh, self.config.mesh.min_size_to_shard):
-            return jax.jit(function, out_shardings=rows).lower(params, *batch).compile(compiler_options(list(self.mesh.devices.flat)))
+        return jax.jit(function, out_shardings=rows).lower(params, *batch).compile(compiler_options(list(self.mesh.devices.flat)))
 
     def _placed(self, params: AbstractParams) -> AbstractParams:
         shardings = partition(params, self.mesh, self.config.mesh.min_size_to_shard)
         return {name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=shardings[name]) for name, value in params.items()}
 
 
+def _bytes(abstract: Any, shardings: Any) -> float:
+    """Of one chip's shards of all arrays."""
+    sizes = jax.tree.map(
+        lambda value, sharding: math.prod(sharding.shard_shape(value.shape)) * np.dtype(value.dtype).itemsize, abstract, shardings
+    )
+    return float(sum(jax.tree.leaves(sizes)))
+
+
 def _with_batch(config: ExperimentConfig, rows: int) -> ExperimentConfig:
     return replace(config, data=replace(config.data, batch_size=rows))
+
+
+def _evaluator(stage: Stage, step: str) -> Callable:
+    """The function of (trainable, frozen, batch, key) that an evaluator of the training loop runs (`vpp_jax/training/evaluation.py`)."""
+    return {"evaluation": partial(stage.loss, training=False), "action_mse": stage.sampling_errors, "preview": stage.preview}[step]
 
 
 def _all_parameters(config: ExperimentConfig) -> AbstractParams:
@@ -162,13 +254,19 @@ def model_flops(config: ExperimentConfig, step: str) -> float:
     return _flops(replace(config, model=replace(config.model, unet=replace(config.model.unet, remat="none"))), step)
 
 
-def _flops(config: ExperimentConfig, step: str) -> float:
-    """FLOPs of a step per example, counted on its jaxpr for one device."""
-    if step != "train":
+def _flops(config: ExperimentConfig, step: str, tile: int = 1) -> float:
+    """FLOPs of a step per example, counted on its jaxpr for one device with matrix units of side `tile`."""
+    if step in ("act", "features"):
         function, batch = _inference(config, step, 1)
-        return count_flops(function, _all_parameters(config), *batch)
+        return count_flops(function, _all_parameters(config), *batch, tile=tile)
+    if step == "init":
+        return 0.0
     stage = make_stage(_with_batch(replace(config, train=replace(config.train, grad_accum_steps=1)), 1))
     batch = {name: jax.ShapeDtypeStruct((1, *spec.shape), spec.dtype) for name, spec in example_spec(config).items()}
+    if step != "train":
+        function = _evaluator(stage, step)
+        arguments = stage.abstract_trainable(), stage.abstract_frozen(), batch
+        return count_flops(lambda *arguments: function(*arguments, jax.random.key(0)), *arguments, tile=tile)
 
     def loss(trained: Params, fixed: Params, batch: dict[str, jax.Array]):
         params = trained | fixed
@@ -178,4 +276,4 @@ def _flops(config: ExperimentConfig, step: str) -> float:
     abstract = stage.abstract_trainable()
     trained = {name: abstract[name] for name in sorted(trained_names(config.optimizer, abstract))}
     fixed = {name: value for name, value in abstract.items() if name not in trained} | stage.abstract_frozen()
-    return count_flops(jax.grad(loss), trained, fixed, batch)
+    return count_flops(jax.grad(loss), trained, fixed, batch, tile=tile)

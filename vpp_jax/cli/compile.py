@@ -1,7 +1,7 @@
-"""`vpp compile --config=FILE --topology=v5e-256 [--per_chip=N --mesh=data=-1,fsdp=16 --step=act --out=report.json --config.key=value ...]`
+"""`vpp compile --config=FILE --topology=v5e-256 [--per_chip=N --mesh=data=-1,fsdp=16 --step=all --out=report.json --config.key=value ...]`
 
-Ahead-of-time compiles the training step (or the policy's inference) of a configuration for a TPU topology, without the hardware: memory
-fit, communication, roofline. Needs libtpu (the extra `tpu`); the published size takes 8 GiB of memory and some minutes.
+Ahead-of-time compiles the programs of a configuration for a TPU topology, without the hardware: memory fit, communication, estimates of
+speed. Needs libtpu (the extra `tpu`); the published size takes 8 GiB of memory and some minutes.
 """
 
 import os
@@ -29,15 +29,23 @@ def compile_parser() -> Parser:
     parser = Parser(prog="vpp compile", description=__doc__)
     add_config_flag(parser)
     parser.add_argument(
-        "--topology", type=parse_topology, required=True, help="TPU slice, by accelerator type (v5e-256, v5p-8) or topology (v5e:16x16)"
+        "--topology",
+        type=parse_topology,
+        required=True,
+        help="TPU slice, by accelerator type (v5e-256, v5p-8) or topology (v5e:16x16); 2xv5e-256 is two slices",
     )
     parser.add_argument(
         "--step",
-        choices=("train", "act", "features"),
+        choices=("train", "evaluation", "action_mse", "preview", "features", "act", "init", "restore", "all"),
         default="train",
-        help="what is compiled; act (images to actions) and features (the video model only) are for stage policy",
+        help="what is compiled: the training step; an evaluation's loss, error of sampled actions (stage policy) or preview; the video "
+        "model alone, or images to actions (stage policy); initialisation; the state that a checkpoint is read into; or all of these",
     )
-    parser.add_argument("--per_chip", type=float, default=1.0, help="examples per chip and step; may be below 1 if tensor > 1")
+    parser.add_argument(
+        "--per_chip",
+        type=float,
+        help="examples per chip and step, below 1 if tensor > 1; without it the configuration's data.batch_size, for act and features one",
+    )
     parser.add_argument("--mesh", metavar="data=N,fsdp=N", help="mesh, instead of the configuration's; -1 takes the remaining devices")
     parser.add_argument(
         "--optimisation",

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import TYPE_CHECKING, Any
 
 from vpp_jax.aot.request import parse_mesh
 from vpp_jax.cli.compile import compile_parser
@@ -9,36 +10,49 @@ from vpp_jax.cli.main import UsageError, paragraph
 from vpp_jax.common.errors import VppError
 from vpp_jax.common.files import write_atomically
 
+if TYPE_CHECKING:
+    from vpp_jax.aot.program import Program
+
 
 def main(argv: list[str]) -> int:
     import jax
 
-    from vpp_jax.aot.program import DoesNotFitError, Program
-    from vpp_jax.aot.report import provenance, suggest_change, table
-    from vpp_jax.aot.roofline import analyse, request
+    from vpp_jax.aot.program import Program, steps_of
+    from vpp_jax.aot.report import provenance, summary, table
     from vpp_jax.cli.config_flag import parse
 
     config, options = parse(compile_parser(), argv)
-    level = options.optimisation
-    jax.config.update("jax_optimization_level", level)
+    jax.config.update("jax_optimization_level", options.optimisation)
+    if options.hlo and options.step in ("all", "restore"):
+        raise UsageError(f"--hlo={options.hlo}: step {options.step} is not one program; name one with --step")
     mesh = parse_mesh(options.mesh, config.mesh) if options.mesh else None
-    program = Program(config, options.topology, options.step, options.per_chip, mesh)
-    print(f"compiling step {program.step} of stage {config.stage} for {program.topology.compiler_name} at {level} ...", flush=True)
-    origin = provenance(argv, config)
+    origin, reports = provenance(argv, config), {}
+    for step in steps_of(config.stage) if options.step == "all" else [options.step]:
+        per_chip = None if options.step == "all" and step in ("act", "features") else options.per_chip
+        program = Program(config, options.topology, step, per_chip, mesh)
+        reports[step] = origin | _report(program, options.optimisation, options.hlo)
+    print(summary(reports) if options.step == "all" else table(reports[options.step]))
+    if options.out:
+        document = origin | {"steps": reports} if options.step == "all" else reports[options.step]
+        write_atomically(options.out, json.dumps(document, indent=1) + "\n")
+        print(f"wrote {options.out}")
+    return 1 if any(report["memory_gib"]["short"] > 0 for report in reports.values()) else 0
+
+
+def _report(program: "Program", level: str, hlo: str | None) -> dict[str, Any]:
+    from vpp_jax.aot.program import DoesNotFitError
+    from vpp_jax.aot.roofline import analyse, refused, restored
+
+    if program.step == "restore":
+        return restored(program)
+    print(f"compiling step {program.step} of stage {program.config.stage} for {program.topology.name} at {level} ...", flush=True)
     try:
         compiled = program.compile()
     except DoesNotFitError as error:
-        short, suggestion = error.needed - error.available, suggest_change(origin | request(program))
-        print(f"does not fit, short by at least {short:.2f} GiB: {error}; {suggestion}")
-        return 1
-    if options.hlo:
-        write_atomically(options.hlo, compiled.executable.as_text() or "")
-    report = origin | analyse(program, compiled, level)
-    print(table(report))
-    if options.out:
-        write_atomically(options.out, json.dumps(report, indent=1) + "\n")
-        print(f"wrote {options.out}")
-    return 0
+        return refused(program, error)
+    if hlo:
+        write_atomically(hlo, compiled.executable.as_text() or "")
+    return analyse(program, compiled, level)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@
     silu, gelu, geglu, dropout, at_least_float32       elementwise
 
 Arrays are channels-last; their type is the compute type, which the caller chooses. `Affine` and `Projections` are the weights of a linear
-map and of an attention. Equal inputs give equal results up to rounding on every platform.
+map and of an attention. Equal inputs give equal results up to rounding on every platform: float32 is multiplied as float32
+(`vpp_jax.ops.precision`).
 """
 
 from vpp_jax.ops.convolution import conv2d, temporal_conv, upsample_conv2d

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from vpp_jax.ops.dense import matmul
+from vpp_jax.ops.precision import exact
 from vpp_jax.ops.winograd import winograd_convolution, winograd_upsample_convolution
 
 WINOGRAD_MIN_CHANNELS = 128  # with fewer channels the transforms cost more than they save
@@ -39,7 +40,7 @@ def conv2d(
     elif size == 3 and stride == 1 and max(h, w) <= 2 and sides == [(1, 1)] * 2:
         taps = [kernel[1 - i : 1 - i + h, 1 - j : 1 - j + w] for i in range(h) for j in range(w)]
         whole = jnp.concatenate([tap.reshape(-1, outputs) for tap in taps], axis=1)
-        y = (x.reshape(n, -1) @ whole).reshape(n, h, w, outputs)
+        y = matmul(x.reshape(n, -1), whole).reshape(n, h, w, outputs)
     else:
         y = _convolve(x, kernel, sides, stride)
     return y + bias
@@ -82,7 +83,8 @@ def _convolve(x: jax.Array, kernel: jax.Array, padding: list[tuple[int, int]], s
     numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
 
     def direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(x, kernel, (stride,) * len(spatial), padding, dimension_numbers=numbers)
+        strides = (stride,) * len(spatial)
+        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers, precision=exact(x.dtype))
 
     convolved = [size for size, pads in zip(x.shape[1:-1], padding, strict=True) if pads == (1, 1)]
     fits = stride == 1 and all(pads == ((size - 1) // 2,) * 2 for size, pads in zip(kernel.shape, padding, strict=False))

@@ -3,7 +3,10 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from vpp_jax.ops.precision import exact
 
 
 class Affine(NamedTuple):
@@ -21,7 +24,7 @@ def linear(x: Float[Array, "*b i"], weights: Affine) -> Float[Array, "*b o"]:
 
 def matmul(x: Float[Array, "*b i"], kernel: Float[Array, "i o"]) -> Float[Array, "*b o"]:
     """x @ kernel as a product of two matrices: with several leading axes XLA:CPU's kernel gradient takes twice as long."""
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+    return jnp.matmul(x.reshape(-1, x.shape[-1]), kernel, precision=exact(x.dtype)).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def split_heads(x: jax.Array, heads: int) -> jax.Array:

@@ -12,12 +12,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key
 
 from vpp_jax.ops.cudnn import cudnn_attention, cudnn_fits
 from vpp_jax.ops.dense import Affine, linear, split_heads
 from vpp_jax.ops.elementwise import dropout
 from vpp_jax.ops.flash import flash_attention, flash_fits
+from vpp_jax.ops.precision import exact
 
 MAPPED_MIN_SCORES = 512 * 512  # per head; from this size on the scores of a batch do not fit in the caches of a CPU
 FLASH_MIN_TOKENS = 256  # with fewer tokens the scores are small compared with the queries
@@ -110,15 +112,19 @@ def _plain_attention(
     """The weights are normalised after the product with v, which is the smaller array."""
     q = q / math.sqrt(q.shape[-1] // heads)
     q, k, v = (split_heads(x, heads).swapaxes(-2, -3) for x in (q, k, v))
-    scores = jnp.einsum("...nc,...mc->...nm", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
+    scores = _einsum("...nc,...mc->...nm", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
     if allowed is not None:
         scores = jnp.where(allowed, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - lax.stop_gradient(jnp.max(scores, -1, keepdims=True)))
     total = jnp.sum(weights, -1, keepdims=True)
     weights = dropout(weights, dropout_rate, key).astype(v.dtype)
-    out = jnp.einsum("...nm,...md->...nd", weights, v, preferred_element_type=total.dtype) / total
+    out = _einsum("...nm,...md->...nd", weights, v, preferred_element_type=total.dtype) / total
     out = out.astype(v.dtype).swapaxes(-2, -3)
     return out.reshape(*out.shape[:-2], -1)
+
+
+def _einsum(subscripts: str, *arrays: jax.Array, preferred_element_type: DTypeLike | None = None) -> jax.Array:
+    return jnp.einsum(subscripts, *arrays, preferred_element_type=preferred_element_type, precision=exact(arrays[0].dtype))
 
 
 def _mapped_attention(
@@ -141,13 +147,13 @@ def _absorbed_cross_attention(
     head_dim = query.kernel.shape[-1] // heads
     keys = split_heads(linear(context, projections.key) / math.sqrt(head_dim), heads)
     values = split_heads(linear(context, projections.value), heads)
-    maps = jnp.einsum("chd,...mhd->...chm", split_heads(query.kernel, heads), keys)
-    scores = jnp.einsum("...nc,...chm->...nhm", x, maps, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
+    maps = _einsum("chd,...mhd->...chm", split_heads(query.kernel, heads), keys)
+    scores = _einsum("...nc,...chm->...nhm", x, maps, preferred_element_type=jnp.promote_types(x.dtype, jnp.float32))
     if query.bias is not None:
-        scores = scores + jnp.einsum("hd,...mhd->...hm", split_heads(query.bias, heads), keys)[..., None, :, :]
+        scores = scores + _einsum("hd,...mhd->...hm", split_heads(query.bias, heads), keys)[..., None, :, :]
     weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
     kernel = output.kernel.reshape(heads, head_dim, -1)
-    out = jnp.einsum("...nhm,...hmo->...no", weights, jnp.einsum("...mhd,hdo->...hmo", values, kernel))
+    out = _einsum("...nhm,...hmo->...no", weights, _einsum("...mhd,hdo->...hmo", values, kernel))
     return out if output.bias is None else out + output.bias
 
 
@@ -165,9 +171,9 @@ def _absorbed_query_attention(
     key_maps, value_maps = (split_heads(weights.kernel, heads) for weights in (projections.key, projections.value))
     queries = split_heads(linear(x, projections.query), heads)
     # `attention` divides by the root of its input width, here dim; the scale is that of head_dim
-    queries = jnp.einsum("...nhc,dhc->...nhd", queries, key_maps) * math.sqrt(dim / head_dim)
+    queries = _einsum("...nhc,dhc->...nhd", queries, key_maps) * math.sqrt(dim / head_dim)
     pooled = attention(queries.reshape(*x.shape[:-2], -1, dim), context, context, heads=1)
-    values = jnp.einsum("...nhd,dhc->...nhc", pooled.reshape(*x.shape[:-1], heads, dim), value_maps)
+    values = _einsum("...nhd,dhc->...nhc", pooled.reshape(*x.shape[:-1], heads, dim), value_maps)
     values = values.reshape(*x.shape[:-1], -1)
     if projections.value.bias is not None:
         values = values + projections.value.bias

@@ -5,12 +5,13 @@ much each contains. Random numbers are drawn per example (`example_keys`), not p
 on the number of micro-batches. Only dropout masks are drawn per micro-batch.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float
 
 from vpp_jax.config import ConfigError
@@ -20,12 +21,17 @@ from vpp_jax.functional import Params
 Objective = Callable[[Params, Any], tuple[Float[Array, ""], tuple[Params, Float[Array, ""]]]]
 
 
-def check_micro_batches(batch_size: int, grad_accum_steps: int, mesh: Mesh) -> None:
+def check_micro_batches(batch_size: int, grad_accum_steps: int, mesh: Mesh | AbstractMesh) -> None:
+    """ConfigError, with what to do, where the rows of a micro-batch do not divide over the devices that split it."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size % (ways * grad_accum_steps):
+    multiple = ways * grad_accum_steps
+    if batch_size % multiple:
+        fewer = math.gcd(ways, batch_size // grad_accum_steps)
+        smaller = f"take a slice of {fewer * mesh.shape['tensor']} chips, or " if fewer < ways else ""
         raise ConfigError(
             f"data.batch_size is {batch_size}, expected a multiple of {ways} (mesh data x fsdp)"
             + (f" times {grad_accum_steps} (train.grad_accum_steps)" if grad_accum_steps > 1 else "")
+            + f": {smaller}data.batch_size={-(-batch_size // multiple) * multiple}"
         )
 
 
