@@ -291,6 +291,7 @@ def main() -> int:
     parser.add_argument("--finish", action=argparse.BooleanOptionalAction, default=True, help="let unfinished runs finish")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--processes", type=int, nargs="+", choices=COUNTS, default=COUNTS, help="sizes of the runs")
     parser.add_argument("--bucket", action="store_true", help="put the work directories into an emulated bucket")
     options = parser.parse_args()
     from bucket_emulator import emulated_bucket

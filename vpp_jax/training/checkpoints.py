@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from orbax.checkpoint.checkpoint_managers import PreservationContext
 
 from vpp_jax.common.config_tree import build
@@ -39,6 +39,7 @@ ITEMS = ("params", "ema", "opt_state")
 FROZEN = "frozen"
 _COMMITTED = "commit_success.txt"  # Orbax writes it last; on buckets, which cannot rename, its presence marks a complete directory
 _REMOVED = "removed"
+BROADCAST_BYTES = 1 << 30  # per device and broadcast, where one replica reads for all
 
 
 class CheckpointError(VppError):
@@ -403,7 +404,11 @@ def _on_device(abstract: Mapping[str, Any], shardings: Mapping[str, Sharding] | 
 
 
 def _restore(path: epath.Path, item: str, index: Mapping[str, list], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
-    """The tensors `wanted` of one item, each straight onto its sharding."""
+    """The tensors `wanted` of one item, each straight onto its sharding.
+
+    Where the rows of the mesh hold the same tensors, the processes of the first row read them and the others get a sum in which they add
+    zeros: bit for bit the same, but for the sign of a zero.
+    """
     large = {name: spec for name, spec in wanted.items() if spec.size > PACK_UP_TO}
     kinds = {index[name][1] for name, spec in wanted.items() if spec.size <= PACK_UP_TO}
     vectors = {kind: np.empty(length, kind) for kind, length in packed_lengths(index).items() if kind in kinds}
@@ -412,7 +417,17 @@ def _restore(path: epath.Path, item: str, index: Mapping[str, list], wanted: Map
         return {}
     arguments = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True)
     in_flight: Any = _in_flight(index, wanted) / 1e9  # Orbax says int, and takes fractions of a gigabyte
-    handlers: dict[str, Any] = {item: ocp.PyTreeCheckpointHandler(restore_concurrent_gb=in_flight)}
+    options: dict[str, Any] = {"restore_concurrent_gb": in_flight}
+    if one_replica_reads([spec.sharding for spec in large.values()]):
+        arguments.restore_args["large"] = {
+            name: ocp.type_handlers.SingleReplicaArrayRestoreArgs(sharding=spec.sharding, global_shape=spec.shape, dtype=spec.dtype)
+            for name, spec in large.items()
+        }
+        broadcasting = ocp.type_handlers.SingleReplicaArrayHandler(replica_axis_index=0, broadcast_memory_limit_bytes=BROADCAST_BYTES)
+        options["type_handler_registry"] = ocp.type_handlers.create_type_handler_registry(
+            (jax.Array, broadcasting), (np.ndarray, ocp.type_handlers.NumpyHandler())
+        )
+    handlers: dict[str, Any] = {item: ocp.PyTreeCheckpointHandler(**options)}
     reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
     with freed_at_once():
         restored = reader.restore(path, args=ocp.args.Composite(**{item: arguments}))[item]
@@ -421,6 +436,17 @@ def _restore(path: epath.Path, item: str, index: Mapping[str, list], wanted: Map
     cast = {name: value.astype(wanted[name].dtype) for name, value in small.items()}
     params = restored.get("large", {}) | _place(cast, {name: wanted[name].sharding for name in cast})
     return {name: params[name] for name in wanted}
+
+
+def one_replica_reads(shardings: Sequence[Sharding]) -> bool:
+    """Whether the processes of the first row of the mesh can read for all: every row has all tensors, and no process is in two of them."""
+    first = shardings[0] if shardings else None
+    if jax.process_count() == 1 or not isinstance(first, NamedSharding) or not isinstance(first.mesh, Mesh):
+        return False
+    readers, *others = ({device.process_index for device in row.flat} for row in first.mesh.devices)
+    split = {name for one in shardings if isinstance(one, NamedSharding) for part in one.spec for name in np.atleast_1d(part)}
+    alike = all(isinstance(one, NamedSharding) and one.mesh == first.mesh for one in shardings)
+    return alike and bool(others) and first.mesh.axis_names[0] not in split and readers.isdisjoint(set().union(*others))
 
 
 def _in_flight(index: Mapping[str, list], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> float:
