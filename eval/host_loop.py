@@ -51,11 +51,13 @@ class Interface:
       cameras: view of a policy -> camera of the simulator, where the names differ.
       proprio_key: the robot's state; '' if policies get none.
       control_hz: actions per second, of videos.
+      instructions: task -> what the policy is told, instead of the simulator's own instruction.
     """
 
     cameras: Mapping[str, str] = field(default_factory=dict)
     proprio_key: str = ""
     control_hz: float = 30.0
+    instructions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,7 @@ class HostLoop:
                 "scene": episode.scene,
                 "seed": episode.seed,
                 "initial_state": episode.initial_state,
+                "instruction": self.interface.instructions.get(episode.tasks[0], ""),
                 "render": self.policy is not None,
                 "video_stride": self.options.video_stride if self._recorded(episode) else 0,
             },
@@ -324,7 +327,9 @@ class HostLoop:
         )
         if outcome["success"] and len(attempt.finished_tasks) < len(attempt.episode.tasks):
             attempt.steps = attempt.chunks = 0
-            self._send(slot, {"command": "begin_task", "task": attempt.task, "render": self.policy is not None})
+            instruction = self.interface.instructions.get(attempt.task, "")
+            following = {"command": "begin_task", "task": attempt.task, "instruction": instruction, "render": self.policy is not None}
+            self._send(slot, following)
             return
         record = self._record(attempt)
         if self.open_recording is not None and self._shown(record):

@@ -24,6 +24,7 @@ ONLY_IMPORTS = {
     "eval.envs.calvin_mujoco": {"vpp_jax.common", "eval.envs", "eval.errors"},
     "eval.experts.calvin": {"eval.envs", "eval.envs.calvin_mujoco"},  # experts stand above environments
     "eval.worker.vpp_worker": set(),  # runs in interpreters that have NumPy and msgpack only
+    "eval.worker.vpp_simulators": set(),  # and those of a simulator of others
 }
 # Modules that must not load JAX, whatever they import.
 WITHOUT_JAX = ("eval.envs.registry", "eval.envs.base", "eval.worker.vpp_worker.protocol", "eval.worker_process")

@@ -14,7 +14,8 @@ from packaging.version import Version
 from vpp_jax.cli.main import EXTRAS as EXTRA_OF_MODULE
 
 PACKAGES = ("vpp_jax", "data_pipelines", "eval", "configs")
-WORKER = "vpp_worker"  # eval/worker/vpp_worker: what simulator processes import, under a name of its own
+# What simulator processes import: eval/worker/vpp_worker under a name of its own, and packages of simulators of others (eval/simulators.py)
+WORKER = ("vpp_worker", "hydra", "omegaconf")
 PYTHONS = ("3.11", "3.12", "3.13")
 # Top-level modules whose distribution has another name
 DISTRIBUTIONS = {
@@ -84,7 +85,7 @@ def imported(folder: Path) -> set[str]:
                 modules.add(str(node.module).split(".")[0])
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and isinstance(node.args[0], ast.Constant):
                 modules.add(node.args[0].value.split(".")[0])
-    return {canonicalize_name(DISTRIBUTIONS.get(module, module)) for module in modules - {*sys.stdlib_module_names, *PACKAGES, WORKER}}
+    return {canonicalize_name(DISTRIBUTIONS.get(module, module)) for module in modules - {*sys.stdlib_module_names, *PACKAGES, *WORKER}}
 
 
 def test_every_import_is_declared_and_every_declaration_imported(project, metadata):

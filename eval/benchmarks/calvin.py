@@ -11,10 +11,10 @@ from typing import Any
 
 from eval.benchmarks import single_tasks
 from eval.benchmarks.base import Plan
-from eval.benchmarks.calvin_chains import COMPLETE_STEPS, Chains, plan_chains
+from eval.benchmarks.calvin_chains import COMPLETE_STEPS, ORIGINAL, Chains, plan_chains
 from eval.benchmarks.calvin_sequences import TASK_NAMES, dump
 from eval.benchmarks.single_tasks import SingleTasks, chosen_names
-from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
+from eval.envs.calvin_mujoco.task_names import EVALUATION_INSTRUCTIONS, FIXTURE_TASKS
 from eval.errors import EvaluationError
 from eval.host_loop import Interface
 from eval.results import write_json
@@ -22,7 +22,12 @@ from eval.results import write_json
 SCENES = ("A", "B", "C", "D")
 TASKS = TASK_NAMES  # all 34
 SINGLE_TASK_STEPS = 120  # default control steps per episode
-INTERFACE = Interface(cameras={"primary": "rgb_static", "wrist": "rgb_gripper"}, proprio_key="robot_obs", control_hz=30.0)
+INTERFACE = Interface(
+    cameras={"primary": "rgb_static", "wrist": "rgb_gripper"},
+    proprio_key="robot_obs",
+    control_hz=30.0,
+    instructions=EVALUATION_INSTRUCTIONS,
+)
 PARTIAL_NOTE = (
     "Partial protocol: success of single tasks from random initial states. "
     "Not comparable with CALVIN's average length over 1000 chains of five tasks."
@@ -63,6 +68,8 @@ CALVIN = CalvinBenchmark()
 def _single_tasks(arguments: argparse.Namespace) -> Plan:
     known = {"fixtures": FIXTURE_TASKS, "all": TASKS}
     tasks = known.get(arguments.tasks) or tuple(arguments.tasks.split(","))
+    if _original(arguments):
+        raise EvaluationError(f"{ORIGINAL} runs chains: give --sequences N; single tasks start from states of {OUR_SIMULATOR}")
     chosen = SingleTasks(
         chosen_names("scene", arguments.scenes, SCENES), chosen_names("task", tasks, TASKS), arguments.episodes, arguments.seed
     )
@@ -77,12 +84,18 @@ def _chains(arguments: argparse.Namespace) -> Plan:
 
 def _environment_choices(arguments: argparse.Namespace) -> dict[str, Any]:
     """The simulator options that change what is measured."""
-    return {name: arguments.environment_kwargs.get(name, default) for name, default in (("quality", "fast"), ("reset_version", "fixed"))}
+    defaults = {"renderer": "egl", "reset_version": "original"} if _original(arguments) else {"quality": "fast", "reset_version": "fixed"}
+    return {name: arguments.environment_kwargs.get(name, default) for name, default in defaults.items()}
+
+
+def _original(arguments: argparse.Namespace) -> bool:
+    """Whether the episodes run in the original simulator."""
+    return arguments.environment == ORIGINAL
 
 
 def _environment_kwargs(arguments: argparse.Namespace, steps: int) -> dict[str, Any]:
-    """Of our own simulator the steps of a task: it ends one after 360 otherwise."""
-    if (arguments.environment or OUR_SIMULATOR) != OUR_SIMULATOR:
+    """The steps of a task: both simulators end one after 360 otherwise."""
+    if (arguments.environment or OUR_SIMULATOR) not in (OUR_SIMULATOR, ORIGINAL):
         return {}
     given = arguments.environment_kwargs.get("max_steps", steps)
     if given < steps:

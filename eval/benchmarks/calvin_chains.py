@@ -21,6 +21,7 @@ from eval.statistics import success_rate
 
 SCENE = "D"
 COMPLETE_SEQUENCES, COMPLETE_STEPS = 1000, 360
+ORIGINAL = "calvin_pybullet"  # the simulator of published numbers
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,16 @@ class Chains:
         """Whether chains and steps are those of published numbers."""
         return self.sequences == COMPLETE_SEQUENCES and self.max_steps == COMPLETE_STEPS
 
-    def note(self, simulator: str) -> str:
+    def published(self, simulator: str, renderer: str) -> bool:
+        """Whether the result may stand beside published ones: all chains and steps, in the original simulator with its images."""
+        return self.complete and simulator == ORIGINAL and renderer == "egl"
+
+    def note(self, simulator: str, renderer: str = "") -> str:
         """What kind of number this is, in words."""
         elsewhere = f"Simulated in {simulator}, not in the original: its images and physics differ, so this is not a published number."
+        if simulator == ORIGINAL:
+            images = "its EGL renderer" if renderer == "egl" else f"renderer {renderer}, whose images are not those of published numbers"
+            elsewhere = f"Simulated in the original CALVIN environment, {images}."
         if self.complete:
             chains = f"{self.sequences} chains of {CHAIN_LENGTH} tasks, {self.max_steps} steps per task, as in published numbers."
             return f"{chains} {elsewhere}"
@@ -64,14 +72,14 @@ class Chains:
             for number, sequence in enumerate(generate_sequences(self.sequences))
         ]
 
-    def describe(self, simulator: str) -> dict[str, Any]:
+    def describe(self, simulator: str, renderer: str = "") -> dict[str, Any]:
         """The protocol, as recorded in the results."""
         return {
             "benchmark": "calvin",
             "kind": "chains",
             "partial": not self.complete,
-            "published": False,
-            "note": self.note(simulator),
+            "published": self.published(simulator, renderer),
+            "note": self.note(simulator, renderer),
             "scenes": (SCENE,),
             "sequences": self.sequences,
             "sequences_sha256": digest(generate_sequences(self.sequences)),
@@ -117,7 +125,7 @@ def plan_chains(chains: Chains, simulator: str, **more: Any) -> Plan:
     def write_more(directory: Path, results: Mapping[str, Any]) -> list[Path]:
         return [write_json(directory / "calvin_results.json", as_calvin_results(results))]
 
-    description = chains.describe(simulator) | more
+    description = chains.describe(simulator, more.get("renderer", "")) | more
     return Plan(chains.all_episodes(), chains.max_steps, description, summarize_chains, table, write_more=write_more)
 
 

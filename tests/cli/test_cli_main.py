@@ -276,7 +276,7 @@ def test_every_flag_is_spelled_with_underscores_and_explained(capfd):
         bare = re.findall(r"^  (--\w+(?: [A-Z]\S*)?)\n(?! {20})", text, re.MULTILINE)  # no text behind the flag, and none below it
         assert not bare, command
         left += [[*command, name] for name in re.findall(r"^    (\w+)(?:  |$)", text, re.MULTILINE) if len(command) < 3]
-    assert seen == len(VERBS) + 11
+    assert seen == len(VERBS) + 12
 
 
 def test_configuration_files(tmp_path, config_file):

@@ -13,7 +13,7 @@ from typing import Any
 from eval.benchmarks.registry import benchmarks, get_benchmark
 from eval.closed_loop import choose_video_episodes, evaluate
 from eval.host_loop import LoopOptions
-from eval.worker_process import WorkerCommand
+from eval.simulators import worker_command
 from vpp_jax.cli.main import UsageError
 from vpp_jax.cli.parser import Parser
 
@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
         arguments.out,
         episodes=plan.episodes,
         policy=arguments.policy or _load(arguments.checkpoint, arguments.policy_options),
-        command=WorkerCommand(
-            environment=arguments.environment or benchmark.environment,
+        command=worker_command(
+            arguments.environment or benchmark.environment,
             kwargs={**plan.environment_kwargs, **arguments.environment_kwargs},
             expert=arguments.expert,
             python=arguments.python,

@@ -20,6 +20,7 @@ VERBS = {
     "eval": "evaluate a policy in closed loop",
     "predict": "sample a text-conditioned video from one image",
     "report": "write the HTML report of a work directory",
+    "sim": "install a simulator of others in an environment of its own",
     "convert": "import published weights, export safetensors",
     "compile": "ahead-of-time compile for a TPU topology: memory fit, communication, roofline",
     "bench": "measure speed and memory: data, index, model, act, eval, pytorch, sim",

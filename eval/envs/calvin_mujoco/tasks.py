@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from eval.envs.calvin_mujoco.contacts import Touch
 from eval.envs.calvin_mujoco.rotations import euler_from_matrix
+from eval.envs.calvin_mujoco.task_names import EVALUATION_INSTRUCTIONS
 
 BLOCKS = ("red", "blue", "pink")
 
@@ -189,45 +190,43 @@ class Task:
     evaluation_instruction: str
 
 
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        Task("rotate_red_block_right", rotated("red", -60), "take the red block and rotate it to the right"),
-        Task("rotate_red_block_left", rotated("red", 60), "take the red block and rotate it to the left"),
-        Task("rotate_blue_block_right", rotated("blue", -60), "take the blue block and rotate it to the right"),
-        Task("rotate_blue_block_left", rotated("blue", 60), "take the blue block and rotate it to the left"),
-        Task("rotate_pink_block_right", rotated("pink", -60), "take the pink block and rotate it to the right"),
-        Task("rotate_pink_block_left", rotated("pink", 60), "take the pink block and rotate it to the left"),
-        Task("push_red_block_right", pushed("red", 0.1), "go push the red block right"),
-        Task("push_red_block_left", pushed("red", -0.1), "go push the red block left"),
-        Task("push_blue_block_right", pushed("blue", 0.1), "go push the blue block right"),
-        Task("push_blue_block_left", pushed("blue", -0.1), "go push the blue block left"),
-        Task("push_pink_block_right", pushed("pink", 0.1), "go push the pink block right"),
-        Task("push_pink_block_left", pushed("pink", -0.1), "go push the pink block left"),
-        Task("move_slider_left", joint_moved("slide", 0.15), "push the sliding door to the left side"),
-        Task("move_slider_right", joint_moved("slide", -0.15), "push the sliding door to the right side"),
-        Task("open_drawer", joint_moved("drawer", 0.12), "pull the handle to open the drawer"),
-        Task("close_drawer", joint_moved("drawer", -0.12), "push the handle to close the drawer"),
-        Task("lift_red_block_table", lifted("red", 0.05, "base_link"), "grasp and lift the red block"),
-        Task("lift_red_block_slider", lifted("red", 0.03, "plank_link"), "lift the red block from the sliding cabinet"),
-        Task("lift_red_block_drawer", lifted("red", 0.05, "drawer_link"), "Take the red block from the drawer"),
-        Task("lift_blue_block_table", lifted("blue", 0.05, "base_link"), "grasp and lift the blue block"),
-        Task("lift_blue_block_slider", lifted("blue", 0.03, "plank_link"), "lift the blue block from the sliding cabinet"),
-        Task("lift_blue_block_drawer", lifted("blue", 0.05, "drawer_link"), "Take the blue block from the drawer"),
-        Task("lift_pink_block_table", lifted("pink", 0.05, "base_link"), "grasp and lift the pink block"),
-        Task("lift_pink_block_slider", lifted("pink", 0.03, "plank_link"), "lift the pink block from the sliding cabinet"),
-        Task("lift_pink_block_drawer", lifted("pink", 0.05, "drawer_link"), "Take the pink block from the drawer"),
-        Task("place_in_slider", placed("plank_link"), "store the grasped block in the sliding cabinet"),
-        Task("place_in_drawer", placed("drawer_link"), "store the grasped block in the drawer"),
-        Task("stack_block", stacked, "stack the grasped block"),
-        Task("unstack_block", unstacked, "remove the stacked block"),
-        Task("turn_on_lightbulb", light_switched("bulb", True), "use the switch to turn on the light bulb"),
-        Task("turn_off_lightbulb", light_switched("bulb", False), "use the switch to turn off the light bulb"),
-        Task("turn_on_led", light_switched("led", True), "press the button to turn on the led light"),
-        Task("turn_off_led", light_switched("led", False), "press the button to turn off the led light"),
-        Task("push_into_drawer", pushed_into("drawer_link"), "slide the block that it falls into the drawer"),
-    )
+_PREDICATES: dict[str, Predicate] = {
+    "rotate_red_block_right": rotated("red", -60),
+    "rotate_red_block_left": rotated("red", 60),
+    "rotate_blue_block_right": rotated("blue", -60),
+    "rotate_blue_block_left": rotated("blue", 60),
+    "rotate_pink_block_right": rotated("pink", -60),
+    "rotate_pink_block_left": rotated("pink", 60),
+    "push_red_block_right": pushed("red", 0.1),
+    "push_red_block_left": pushed("red", -0.1),
+    "push_blue_block_right": pushed("blue", 0.1),
+    "push_blue_block_left": pushed("blue", -0.1),
+    "push_pink_block_right": pushed("pink", 0.1),
+    "push_pink_block_left": pushed("pink", -0.1),
+    "move_slider_left": joint_moved("slide", 0.15),
+    "move_slider_right": joint_moved("slide", -0.15),
+    "open_drawer": joint_moved("drawer", 0.12),
+    "close_drawer": joint_moved("drawer", -0.12),
+    "lift_red_block_table": lifted("red", 0.05, "base_link"),
+    "lift_red_block_slider": lifted("red", 0.03, "plank_link"),
+    "lift_red_block_drawer": lifted("red", 0.05, "drawer_link"),
+    "lift_blue_block_table": lifted("blue", 0.05, "base_link"),
+    "lift_blue_block_slider": lifted("blue", 0.03, "plank_link"),
+    "lift_blue_block_drawer": lifted("blue", 0.05, "drawer_link"),
+    "lift_pink_block_table": lifted("pink", 0.05, "base_link"),
+    "lift_pink_block_slider": lifted("pink", 0.03, "plank_link"),
+    "lift_pink_block_drawer": lifted("pink", 0.05, "drawer_link"),
+    "place_in_slider": placed("plank_link"),
+    "place_in_drawer": placed("drawer_link"),
+    "stack_block": stacked,
+    "unstack_block": unstacked,
+    "turn_on_lightbulb": light_switched("bulb", True),
+    "turn_off_lightbulb": light_switched("bulb", False),
+    "turn_on_led": light_switched("led", True),
+    "turn_off_led": light_switched("led", False),
+    "push_into_drawer": pushed_into("drawer_link"),
 }
+TASKS = {name: Task(name, predicate, EVALUATION_INSTRUCTIONS[name]) for name, predicate in _PREDICATES.items()}
 
 
 def get_task(name: str) -> Task:

@@ -8,13 +8,15 @@ sees its own packages only, not the evaluator's. Messages are framed by `protoco
 | command | fields | answer |
 |---|---|---|
 | hello | protocol, render | protocol, environment, environment_version, versions, python, tasks, scenes, action_mode, renderer |
-| reset | task, scene, seed, initial_state {}, render, video_stride | instruction, outcome, initial_state_id, observation if `render` |
-| begin_task | task, render | instruction, outcome, observation if `render`; no reset (the next task of a chain) |
-| advance | actions [k a] — or source 'expert' / 'random', steps, seed — and render | executed, outcome, observation if `render` |
+| reset | task, scene, seed, initial_state, instruction, render, video_stride | instruction, outcome, initial_state_id, observation |
+| begin_task | task, instruction, render | instruction, outcome, observation; no reset (the next task of a chain) |
+| advance | actions [k a] — or source 'expert' / 'random', steps, seed — and render | executed, outcome, observation |
 | recording | first | images {view: uint8 [n h w 3]} from number `first`, steps int [n] since the reset, left: how many follow |
 | close | | the process ends |
 
 With a `video_stride` an image of every camera is recorded every so many control steps, and of the last one.
+
+An `instruction` that is not '' replaces the simulator's own. Answers have an observation if `render`.
 
 `advance` steps the physics without rendering, stops early when the task is solved or the episode ends, and renders at most one
 observation, at the end and only if the task is not finished. A failing command answers {'error': message, 'traceback': text}.
@@ -151,9 +153,10 @@ class Worker:
         }
 
     def reset(
-        self, task: str, scene: str | None, seed: int, initial_state: dict[str, Any], render: bool, video_stride: int
+        self, task: str, scene: str | None, seed: int, initial_state: dict[str, Any], render: bool, video_stride: int, instruction: str = ""
     ) -> dict[str, Any]:
         self.environment.reset(task=task, scene=scene, seed=seed, render=False, **initial_state)
+        self._instruct(instruction)
         self.steps = 0
         self.video_stride = video_stride
         self.recorded.clear()
@@ -164,9 +167,14 @@ class Worker:
         outcome = {"success": False, "done": False}
         return {"instruction": self.environment.instruction, "initial_state_id": digest[:16], **self._result(outcome, render)}
 
-    def begin_task(self, task: str, render: bool) -> dict[str, Any]:
+    def begin_task(self, task: str, render: bool, instruction: str = "") -> dict[str, Any]:
         self.environment.begin_task(task)
+        self._instruct(instruction)
         return {"instruction": self.environment.instruction, **self._result({"success": False, "done": False}, render)}
+
+    def _instruct(self, instruction: str) -> None:
+        if instruction:
+            self.environment.instruction = instruction
 
     def advance(self, render: bool, actions: np.ndarray | None = None, source: str = "", steps: int = 0, seed: int = 0) -> dict[str, Any]:
         if (actions is None) == (not source):

@@ -1,0 +1,152 @@
+"""The original CALVIN simulator (mees/calvin_env, PyBullet) from a checkout, behind the evaluator's interface.
+
+Nothing of calvin_env is contained here: its own configuration files, scenes, robot, cameras and tasks are read from the checkout.
+Blocks of `scene_obs` are in the order of the scene, as in recordings. Episodes start from given states, as CALVIN's protocol does.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+CAMERAS = ("static", "gripper")
+
+
+class Outcome(NamedTuple):
+    """The outcome of one control step, see eval.envs.base."""
+
+    success: bool
+    done: bool
+    steps: int
+    failure: str = ""
+
+
+class CalvinPyBullet:
+    """One process runs one of these; PyBullet keeps global state.
+
+    Args:
+      checkout: directory of calvin_env.
+      renderer: 'egl' (the original's images) or 'tiny' (PyBullet's software renderer, whose images differ).
+      reset_version: what a reset does to the button that switches the LED, whatever the checkout's commit does: 'original' (calvin_env
+        1431a46, which a recursive clone of CALVIN contains) sets it to off, 'fixed' (797142c) to the LED's state.
+      max_steps: control steps until a task ends unsolved.
+    """
+
+    scenes = ("A", "B", "C", "D")
+    action_mode = "relative"
+
+    def __init__(self, checkout: str, renderer: str = "egl", reset_version: str = "original", max_steps: int = 360) -> None:
+        if renderer not in ("egl", "tiny"):
+            raise ValueError(f"renderer must be 'egl' or 'tiny', not {renderer!r}")
+        if reset_version not in ("fixed", "original"):
+            raise ValueError(f"reset_version must be 'fixed' or 'original', not {reset_version!r}")
+        self._conf = Path(checkout) / "conf"
+        if not (self._conf / "tasks" / "new_playtable_tasks.yaml").is_file():
+            raise ValueError(f"{checkout} is no checkout of calvin_env: it has no conf/tasks/new_playtable_tasks.yaml")
+        self._renderer, self._reset_version, self._max_steps = renderer, reset_version, max_steps
+        self.version = f"calvin_env {_commit(checkout)}, reset {reset_version}"
+        self.renderer = f"PyBullet, {renderer}"
+        sys.path.insert(0, str(checkout))
+        import hydra
+
+        self._instantiate = hydra.utils.instantiate
+        self._oracle = self._instantiate(self._load("tasks/new_playtable_tasks"))
+        self.tasks = tuple(self._oracle.tasks)
+        self._environments: dict[str, Any] = {}
+        self._task, self._steps, self.instruction = "", 0, ""
+
+    def reset(
+        self,
+        *,
+        task: str,
+        scene: str | None = None,
+        seed: int | None = None,
+        render: bool = True,
+        robot_obs: Any = None,
+        scene_obs: Any = None,
+    ) -> None:
+        """Starts from a state of CALVIN's protocol: robot_obs [15] and scene_obs [24]."""
+        del seed, render
+        if robot_obs is None or scene_obs is None:
+            raise ValueError("calvin_pybullet starts episodes from given states: run chains (--sequences), not single tasks")
+        self._env = self._environment(scene or "D")
+        self._env.scene.reset(np.asarray(scene_obs, np.float64))
+        for button in self._env.scene.buttons:
+            states = type(button.state)
+            lit = button.light is not None and button.light.get_state() == states.ON.value
+            button.state = states.ON if lit and self._reset_version == "fixed" else states.OFF
+        self._env.robot.reset(np.asarray(robot_obs, np.float64))
+        self._env.p.stepSimulation(physicsClientId=self._env.cid)
+        self.begin_task(task)
+
+    def begin_task(self, task: str) -> None:
+        if task not in self.tasks:
+            raise ValueError(f"unknown task {task!r}; calvin_env has {', '.join(self.tasks)}")
+        self._task, self._steps, self._start = task, 0, self._env.get_info()
+
+    def advance(self, action: np.ndarray) -> Outcome:
+        """As the original's `step`, without the images that it renders in every step."""
+        env = self._env
+        env.robot.apply_action(np.asarray(action, np.float64))
+        for _ in range(env.action_repeat):
+            env.p.stepSimulation(physicsClientId=env.cid)
+        env.scene.step()
+        self._steps += 1
+        success = bool(self._oracle.get_task_info_for_set(self._start, env.get_info(), {self._task}))
+        return Outcome(success, success or self._steps >= self._max_steps, self._steps)
+
+    def observation(self, render: bool = True) -> dict[str, np.ndarray]:
+        """robot_obs float32 [15], scene_obs float32 [24], and images uint8: rgb_static [200 200 3], rgb_gripper [84 84 3]."""
+        found = {name: np.asarray(value, np.float32) for name, value in self._env.get_state_obs().items()}
+        if render:
+            images, _ = self._env.get_camera_obs()
+            found.update({name: np.asarray(image, np.uint8) for name, image in images.items()})
+        return found
+
+    def random_action(self, rng: np.random.Generator) -> np.ndarray:
+        action = rng.uniform(-1.0, 1.0, 7)
+        action[-1] = 1.0 if action[-1] > 0 else -1.0
+        return action
+
+    def close(self) -> None:
+        for environment in self._environments.values():
+            environment.close()
+
+    def _load(self, name: str) -> Any:
+        from omegaconf import OmegaConf
+
+        return OmegaConf.load(self._conf / f"{name}.yaml")
+
+    def _environment(self, scene: str) -> Any:
+        """The original environment of a scene, made when it is first used from the checkout's own files."""
+        if scene not in self.scenes:
+            raise ValueError(f"unknown scene {scene!r}; there are {', '.join(self.scenes)}")
+        if scene not in self._environments:
+            from omegaconf import OmegaConf
+
+            tree = OmegaConf.create(
+                {
+                    "seed": 0,
+                    "use_vr": False,
+                    "data_path": "data",
+                    "cameras": {name: self._load(f"cameras/cameras/{name}") for name in CAMERAS},
+                    "scene": self._load(f"scene/calvin_scene_{scene}"),
+                    "robot": OmegaConf.merge(self._load("robot/panda"), self._load("robot/panda_longer_finger")),
+                    "env": self._load("env/play_table_env"),
+                }
+            )
+            options = {"show_gui": False, "use_vr": False, "use_scene_info": True, "use_egl": self._renderer == "egl"}
+            self._environments[scene] = self._instantiate(tree.env, **options)
+            self._environments[scene].get_camera_obs()  # the first images of a process are lit differently from all later ones
+        return self._environments[scene]
+
+
+def _commit(checkout: str) -> str:
+    command = ["git", "-c", f"safe.directory={os.path.abspath(checkout)}", "-C", str(checkout), "rev-parse", "--short=7", "HEAD"]
+    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    return found.stdout.decode().strip() or "of unknown commit"
