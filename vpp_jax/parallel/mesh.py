@@ -150,7 +150,8 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, batch_size: int | None =
     held = process_rows(mesh, size)
 
     def place(value: np.ndarray) -> jax.Array:
-        def block(index: tuple[slice, ...]) -> np.ndarray:
+        def block(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             start, stop, _ = index[0].indices(size)
             first = int(np.searchsorted(held, start))  # a device's rows are consecutive, so they are among those of its process
             return value[first : first + stop - start]
