@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpp_jax.aot.request import parse_mesh
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
     return 1 if any(report["memory_gib"]["short"] > 0 for report in reports.values()) else 0
 
 
-def _report(program: "Program", level: str, hlo: str | None) -> dict[str, Any]:
+def _report(program: "Program", level: str, hlo: Path | None) -> dict[str, Any]:
     from vpp_jax.aot.program import DoesNotFitError
     from vpp_jax.aot.roofline import analyse, refused, restored
 
