@@ -309,7 +309,7 @@ def inject(options: argparse.Namespace, bucket: str) -> int:
     def run_of(name: str, count: int) -> Run:
         return Run(options.out, bucket, name, count, options.steps)
 
-    for count in COUNTS:
+    for count in options.processes:
         reference = run_of("", count).reference()
         if not reference.finished:
             begin = time.monotonic()
@@ -321,7 +321,8 @@ def inject(options: argparse.Namespace, bucket: str) -> int:
     for _ in range(options.kills):
         number = len(journal.kills)
         made = Counter((k["processes"], k["victim"], k["moment"], k["signal"]) for k in journal.kills)
-        (count, victim), moment, sent = min(PLAN, key=lambda entry: made[(*entry[0], entry[1], entry[2].name)])
+        plan = [entry for entry in PLAN if entry[0][0] in options.processes]
+        (count, victim), moment, sent = min(plan, key=lambda entry: made[(*entry[0], entry[1], entry[2].name)])
         draw = random.Random(f"{options.seed} {number}")
         run = run_of(f"run_{count}_{journal.ended.get(str(count), 0)}", count)
         kill = interrupt(run, moment, sent, victim, draw)
@@ -331,7 +332,7 @@ def inject(options: argparse.Namespace, bucket: str) -> int:
         compare(run, journal, must_be_finished=kill is None)
         journal.write()
     if options.finish:
-        for count in COUNTS:
+        for count in options.processes:
             run = run_of(f"run_{count}_{journal.ended.get(str(count), 0)}", count)
             if run.starts:
                 run.through()
