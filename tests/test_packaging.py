@@ -122,7 +122,7 @@ def test_tools_of_the_checkout_are_declared(project, metadata):
     folders = ("tests", "tools", "benchmarks")
     ours = {canonicalize_name(path.stem) for folder in folders for path in (project / folder).rglob("*") if path.suffix in ("", ".py")}
     found = set().union(*(imported(project / folder) for folder in folders)) - ours - set(folders)
-    transitive = {"packaging", "pytest", "huggingface-hub"}  # come with pytest and tokenizers
+    transitive = {"packaging", "pytest", "huggingface-hub", "tensorstore"}  # come with pytest, tokenizers and Orbax
     assert not found - declared - transitive, sorted(found - declared - transitive)
 
 

@@ -251,8 +251,8 @@ def test_nothing_is_written_to_a_folder_that_is_called_like_a_bucket(argv, tmp_p
     ("workdir", "message"),
     [
         ("gs:/bucket/run", "is a URL, but this command writes to a file system"),
-        ("gs://bucket", "expected a local path, or a folder in a bucket, gs://BUCKET/RUN"),
-        ("s3://bucket/run", "s3://bucket/run cannot hold a run"),
+        ("gs://bucket --config.policy_diffusion.feature_draws=0", "expected a local path, or a folder in a bucket, gs://BUCKET/RUN"),
+        ("s3://bucket/run --config.policy_diffusion.feature_draws=0", "s3://bucket/run cannot hold a run"),
         ("gs://bucket/run --config.policy_diffusion.feature_draws=2", "feature_draws=2 stores features in the work directory"),
     ],
 )

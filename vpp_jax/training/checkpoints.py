@@ -415,11 +415,11 @@ def _restore(path: epath.Path, item: str, index: Mapping[str, list], wanted: Map
     tree = {group: value for group, value in (("large", large), ("packed", vectors)) if value}
     if not tree:
         return {}
-    arguments = ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True)
+    restore_args = ocp.checkpoint_utils.construct_restore_args(tree)
     in_flight: Any = _in_flight(index, wanted) / 1e9  # Orbax says int, and takes fractions of a gigabyte
     options: dict[str, Any] = {"restore_concurrent_gb": in_flight}
     if one_replica_reads([spec.sharding for spec in large.values()]):
-        arguments.restore_args["large"] = {
+        restore_args["large"] = {
             name: ocp.type_handlers.SingleReplicaArrayRestoreArgs(sharding=spec.sharding, global_shape=spec.shape, dtype=spec.dtype)
             for name, spec in large.items()
         }
@@ -427,6 +427,7 @@ def _restore(path: epath.Path, item: str, index: Mapping[str, list], wanted: Map
         options["type_handler_registry"] = ocp.type_handlers.create_type_handler_registry(
             (jax.Array, broadcasting), (np.ndarray, ocp.type_handlers.NumpyHandler())
         )
+    arguments = ocp.args.PyTreeRestore(tree, restore_args=restore_args, partial_restore=True)
     handlers: dict[str, Any] = {item: ocp.PyTreeCheckpointHandler(**options)}
     reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
     with freed_at_once():
