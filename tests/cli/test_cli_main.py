@@ -7,17 +7,23 @@ import sys
 import types
 from pathlib import Path
 
+import jax
 import pytest
 from PIL import Image
 
+from data_pipelines import storage
+from data_pipelines.errors import ReadFailedError, WriteFailedError
+from data_pipelines.storage import Retry
 from vpp_jax.cli import main as cli
 from vpp_jax.cli.config_flag import add_config_flag, load_config, parse
 from vpp_jax.cli.config_help import show
 from vpp_jax.cli.main import VERBS, UsageError, main, paragraph
 from vpp_jax.cli.parser import Parser
+from vpp_jax.cli.train import restart_helps
 from vpp_jax.common.config_fields import settings
 from vpp_jax.common.errors import VppError
 from vpp_jax.config import ConfigError, ExperimentConfig, default_config, from_config_dict, to_json
+from vpp_jax.training.distributed import MissingProcessError
 
 
 @pytest.fixture
@@ -352,3 +358,29 @@ def test_predict_needs_an_image_and_a_checkpoint(tmp_path, capsys):
     Image.new("RGB", (8, 6)).save(image)
     assert main(arguments) == 1
     assert "is not a checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "helps"),
+    [
+        (MissingProcessError("not all processes connected"), True),
+        (ReadFailedError("gs://bucket/shard: reading failed 5 time(s)"), True),
+        (jax.errors.JaxRuntimeError("UNAVAILABLE: device"), True),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), False),
+        (ConfigError("unknown field"), False),
+        (KeyError("a bug"), False),
+    ],
+)
+def test_exit_codes_tell_schedulers_whether_a_restart_helps(error, helps):
+    assert restart_helps(error) == helps
+
+
+def test_a_bucket_that_does_not_answer_is_one_that_may_later(monkeypatch):
+    monkeypatch.setattr(storage, "_bucket", lambda url, act: (_ for _ in ()).throw(TimeoutError()))
+    with pytest.raises(WriteFailedError) as raised:
+        storage.write("gs://bucket/file", b"", Retry(attempts=2, wait_s=0.0))
+    assert restart_helps(raised.value)
+    monkeypatch.setattr(storage, "_bucket", lambda url, act: (_ for _ in ()).throw(PermissionError("no")))
+    with pytest.raises(WriteFailedError) as raised:
+        storage.write("gs://bucket/file", b"")
+    assert not restart_helps(raised.value)
