@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_pipelines.storage import location
 from vpp_jax.cli.main import UsageError
 from vpp_jax.cli.parser import Parser
 
@@ -95,7 +96,9 @@ def _parser() -> Parser:
         help="ignore unexpected tensors whose full name matches this regular expression",
     )
     save = actions.add_parser("export", help="checkpoint -> safetensors", description="checkpoint -> safetensors")
-    save.add_argument("--checkpoint", type=Path, required=True, help="work directory or checkpoint, imported or trained")
+    save.add_argument(
+        "--checkpoint", type=location, required=True, help="work directory or checkpoint, imported or trained; a path or a bucket URL"
+    )
     save.add_output(
         "--out", required=True, metavar="DIR", help="new directory for the folders unet, vae, text_encoder, or for policy.safetensors"
     )

@@ -7,9 +7,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from data_pipelines.storage import Location, location
 from eval.benchmarks.registry import benchmarks, get_benchmark
 from eval.closed_loop import choose_video_episodes, evaluate
 from eval.host_loop import LoopOptions
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _load(checkpoint: Path, options: dict[str, Any]) -> Any:
+def _load(checkpoint: Location, options: dict[str, Any]) -> Any:
     from vpp_jax.serving.policy_runner import load_policy  # imports JAX, which experts and random actions do not need
 
     return load_policy(checkpoint, **options)
@@ -92,7 +92,7 @@ def _parser(argv: Sequence[str]) -> Parser:
 def _add_flags(parser: Parser, environment: str) -> None:
     """The flags that all benchmarks share."""
     policy = parser.add_mutually_exclusive_group()
-    policy.add_argument("--checkpoint", type=Path, help="checkpoint directory of stage `policy`")
+    policy.add_argument("--checkpoint", type=location, help="checkpoint directory of stage `policy`; a path or a bucket URL")
     policy.add_argument("--policy", choices=("expert", "random"), help="run the scripted expert or random actions instead of a checkpoint")
     parser.add_output("--out", metavar="DIR", help="results directory; re-run the command to resume")
     parser.add_argument("--max_steps", type=int, default=0, help="control steps per task; 0: those of the benchmark")

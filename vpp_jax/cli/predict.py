@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_pipelines.storage import location
 from vpp_jax.cli.parser import Parser
 from vpp_jax.common.errors import VppError
 
@@ -16,7 +17,7 @@ class PredictError(VppError):
 
 def main(argv: Sequence[str]) -> int:
     parser = Parser(prog="vpp predict", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="work directory of stage video")
+    parser.add_argument("--checkpoint", type=location, required=True, help="work directory of stage video; a path or a bucket URL")
     parser.add_argument("--image", type=Path, required=True, help="first frame: JPEG, PNG, WebP or BMP; resized to the model's square size")
     parser.add_argument("--instruction", required=True, help='language instruction, e.g. "open the drawer"')
     parser.add_output("--out", required=True, metavar="FILE", help="FILE.mp4; a strip of the frames is written to FILE.png")

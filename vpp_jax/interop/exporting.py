@@ -51,7 +51,7 @@ class Part:
 
 
 def export_published(
-    checkpoint: Path, out: Path, *, item: str = "ema", step: int | str = "latest", log: Callable[[str], None] = lambda line: None
+    checkpoint: str | Path, out: Path, *, item: str = "ema", step: int | str = "latest", log: Callable[[str], None] = lambda line: None
 ) -> list[Path]:
     """Writes the modules of a checkpoint below `out`, a new directory -> the weight files."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -79,7 +79,7 @@ def export_published(
 class _Reader:
     """The published tensors of one module, assembled from ours."""
 
-    def __init__(self, checkpoint: Path, item: str, step: int | str, mappings: Mapping[str, TensorMapping], stored: AbstractParams):
+    def __init__(self, checkpoint: str | Path, item: str, step: int | str, mappings: Mapping[str, TensorMapping], stored: AbstractParams):
         missing = [name for name in mappings if name not in stored]
         if missing:
             raise ConversionError(f"{checkpoint} lacks {len(missing)} tensors of the module, first {missing[0]}")
@@ -141,9 +141,9 @@ def _parts(config: ExperimentConfig, scaling_factor: float | None) -> list[Part]
 # --- files --------------------------------------------------------------------------------------------------------------------------
 
 
-def _layouts(checkpoint: Path, step: int | str) -> dict[str, Any]:
+def _layouts(checkpoint: str | Path, step: int | str) -> dict[str, Any]:
     """The layout of the files that this checkpoint was imported from; {} for a trained one."""
-    path = Path(locate(checkpoint, step)).parent.parent / PUBLISHED
+    path = locate(checkpoint, step).parent.parent / PUBLISHED
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
