@@ -12,6 +12,10 @@ EXCEPTIONS = {
     ("eval/worker/vpp_worker/process.py", "import_module"): "--environment module:Class of the person's own simulator",
     ("eval/experts/registry.py", "import_module"): "scripted experts, from a table",
     ("eval/envs/registry.py", "import_module"): "simulators, from a table",
+    (
+        "eval/benchmarks/registry.py",
+        "import_module",
+    ): "benchmarks, from a table, of installed packages, or the person's own module:attribute",
     ("eval/envs/calvin_mujoco/rendering.py", "import_module"): "the graphics library, of two",
     ("benchmarks/loading/measure.py", "import_module"): "pipelines to compare, from a table",
 }

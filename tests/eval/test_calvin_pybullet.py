@@ -174,7 +174,7 @@ def test_the_command_runs_it_where_it_is_installed(checkout, tmp_path, monkeypat
 def test_only_whole_runs_in_the_original_are_published_numbers():
     from eval.benchmarks.calvin_chains import Chains
 
-    assert Chains(1000).describe("calvin_pybullet", "egl")["published"]
-    assert not Chains(1000).describe("calvin_pybullet", "tiny")["published"]
-    assert not Chains(100).describe("calvin_pybullet", "egl")["published"]
-    assert not Chains(1000).describe("calvin_mujoco")["published"]
+    assert Chains(1000).published("calvin_pybullet", "egl")
+    assert not Chains(1000).published("calvin_pybullet", "tiny")
+    assert not Chains(100).published("calvin_pybullet", "egl")
+    assert not Chains(1000).published("calvin_mujoco", "")

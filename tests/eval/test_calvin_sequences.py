@@ -152,10 +152,9 @@ def test_only_the_whole_protocol_is_called_complete():
     assert not Chains(1000, max_steps=240).complete
     assert "Partial" in Chains(100).note("calvin_mujoco")
     assert "Partial" not in Chains(1000).note("calvin_mujoco")
-    for chains in (Chains(100), Chains(1000)):  # in our simulator neither is a published number
-        described = chains.describe("calvin_mujoco")
-        assert described["published"] is False
-        assert "Simulated in calvin_mujoco, not in the original" in described["note"]
+    described = Chains(10).describe("calvin_mujoco")
+    assert described["published"] is False
+    assert "Simulated in calvin_mujoco, not in the original" in described["note"]
 
 
 def test_metrics_by_hand():

@@ -13,6 +13,7 @@ from pathlib import Path
 from data_pipelines import storage
 from data_pipelines.storage import Location
 from vpp_jax.common.errors import VppError
+from vpp_jax.common.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class Workdir:
         except FileNotFoundError:
             return
         for name in filter(None, names):
-            (self.local / name).write_bytes(storage.read(storage.join(place, name)))
+            write_atomically(self.local / name, storage.read(storage.join(place, name)))
         self._uploaded = self._versions()
 
     def upload(self) -> None:
