@@ -15,7 +15,7 @@ EXCEPTIONS = {
     (
         "eval/benchmarks/registry.py",
         "import_module",
-    ): "benchmarks, from a table, of installed packages, or the person's own module:attribute",
+    ): "benchmarks, from a table or an entry point, or module:attribute of the person",
     ("eval/envs/calvin_mujoco/rendering.py", "import_module"): "the graphics library, of two",
     ("benchmarks/loading/measure.py", "import_module"): "pipelines to compare, from a table",
 }
