@@ -242,6 +242,7 @@ def test_corrupt_shard(run, capsys, tmp_path):
 # --- real robot data ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_video_stage_trains_on_a_real_open_x_shard(bridge_dataset, project, tmp_path):
     """BridgeData V2, 40 steps: the loss falls, and strips of predicted frames are written."""
     data = (f"--config.data.datasets[0].path={bridge_dataset / '1.0.0'}", f"--config.data.index_dir={tmp_path / 'index'}")

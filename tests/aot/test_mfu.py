@@ -11,7 +11,7 @@ from vpp_jax.config import from_config_dict
 from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.stages.specs import example_spec
 
-pytestmark = pytest.mark.medium  # tracing a step takes seconds
+pytestmark = pytest.mark.slow  # tracing a step takes seconds
 
 
 @dataclass

@@ -34,7 +34,7 @@ def test_other_weights_fail(reference_data, capsys):
     assert "unet_out" in out  # what was not recomputed is named, too
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_an_error_that_float64_confirms_is_not_excused_as_rounding(reference_data, tmp_path, capsys, monkeypatch):
     """An array misses its tolerance by little: here because the record is wrong in one number."""
     monkeypatch.setattr(parity, "DRAWS", 2)
@@ -50,7 +50,7 @@ def test_an_error_that_float64_confirms_is_not_excused_as_rounding(reference_dat
     assert lines["vf2d_out"].endswith("  ok")
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_mistake_in_float32_alone_is_not_excused_as_rounding(reference_data, capsys, monkeypatch):
     """Some code runs in float32 only (Winograd's convolutions): float64 agrees with the record then, and float32 is off in every draw."""
 

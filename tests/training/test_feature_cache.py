@@ -159,7 +159,8 @@ def test_two_processes_on_one_mesh_write_what_one_writes(tmp_path, project):
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
 
     def start(directory, process, count):
-        environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+        two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+        environment = os.environ | two_devices | {"PYTHONPATH": str(project)}
         command = [sys.executable, str(PROCESS), str(tmp_path / directory), coordinator, str(process), str(count)]
         return subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

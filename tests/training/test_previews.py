@@ -8,7 +8,7 @@ from vpp_jax.training.previews import PREVIEW_EXAMPLES
 from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.stages.specs import example_spec
 
-pytestmark = pytest.mark.medium  # compiles a sampler
+pytestmark = pytest.mark.slow  # compiles a sampler
 
 
 @pytest.mark.parametrize(("name", "predicted"), [("vae", "reconstructed"), ("video", "predicted"), ("policy", "sampled")])

@@ -95,7 +95,7 @@ def uninterrupted(toy, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("place", ["disk", pytest.param("bucket", marks=pytest.mark.medium)])
+@pytest.mark.parametrize("place", ["disk", pytest.param("bucket", marks=pytest.mark.slow)])
 def test_kill_and_terminate_then_the_same_command(place, toy, start_toy, uninterrupted, tmp_path, request):
     workdir = tmp_path if place == "disk" else epath.Path(request.getfixturevalue("bucket")) / "killed"
     folder = workdir / "checkpoints"
