@@ -159,7 +159,9 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.steps in complete_steps(self.checkpoints)
+        """The last step is saved and, which comes after it, evaluated."""
+        evaluated = {entry["step"] for entry in self.lines(JSON_LINES) if entry["kind"] == "eval"}
+        return self.steps in complete_steps(self.checkpoints) and self.steps in evaluated
 
 
 def wait_for(run: Run, condition: Callable[[], bool]) -> None:
