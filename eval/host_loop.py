@@ -425,9 +425,9 @@ class HostLoop:
             if not self.simulator or self.failed_starts > self.options.retries:
                 raise EvaluationError(f"a simulator process does not start: {summary}") from failure
         self.restarts += 1
-        index = attempt.episode.index if attempt else None
         if self.restart_journal is not None:
-            self.restart_journal.append({"index": index, "worker": slot.number, "reason": summary})
+            interrupted = attempt.episode.index if attempt else None
+            self.restart_journal.append({"index": interrupted, "worker": slot.number, "reason": summary})
         if attempt is not None:
             index = attempt.episode.index
             if attempt.recording is not None:

@@ -166,41 +166,24 @@ def test_missing_dataset(run, capsys, tmp_path):
     assert str(absent) in text
 
 
+def policy_refused(capsys, run, tmp_path, video: str, *overrides: str) -> str:
+    """The error of stage policy on top of work directory `video`."""
+    places = (f"--workdir={tmp_path / 'w'}", f"--config.data.datasets[0].path={run / 'data'}", f"--config.init.video={run / video}")
+    return refused(capsys, "train", f"--config={CONFIGS / 'micro_policy.py'}", *places, *overrides)
+
+
 def test_checkpoint_of_another_stage(run, capsys, tmp_path):
-    text = refused(
-        capsys,
-        "train",
-        f"--config={CONFIGS / 'micro_policy.py'}",
-        f"--workdir={tmp_path / 'w'}",
-        f"--config.data.datasets[0].path={run / 'data'}",
-        f"--config.init.video={run / 'vae'}",
-    )
+    text = policy_refused(capsys, run, tmp_path, "vae")
     assert "holds stage vae, expected video" in text
 
 
 def test_checkpoint_of_a_model_that_computes_something_else(run, capsys, tmp_path):
-    text = refused(
-        capsys,
-        "train",
-        f"--config={CONFIGS / 'micro_policy.py'}",
-        f"--workdir={tmp_path / 'w'}",
-        f"--config.data.datasets[0].path={run / 'data'}",
-        f"--config.init.video={run / 'video'}",
-        "--config.model.vae.norm_groups=2",
-    )
+    text = policy_refused(capsys, run, tmp_path, "video", "--config.model.vae.norm_groups=2")
     assert "model.vae.norm_groups is 2, trained with 4" in text  # every tensor still has its shape
 
 
 def test_a_text_encoder_trained_with_the_unet_is_no_goal_encoder(run, capsys, tmp_path):
-    text = refused(
-        capsys,
-        "train",
-        f"--config={CONFIGS / 'micro_policy.py'}",
-        f"--workdir={tmp_path / 'w'}",
-        f"--config.data.datasets[0].path={run / 'data'}",
-        f"--config.init.video={run / 'video'}",
-        "--config.model.text_trainable=False",
-    )
+    text = policy_refused(capsys, run, tmp_path, "video", "--config.model.text_trainable=False")
     assert f"{run / 'video'} trained its text encoder" in text
     assert "Turn model.text_trainable on" in text
 

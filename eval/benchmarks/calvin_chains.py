@@ -150,7 +150,8 @@ def table(results: Mapping[str, Any]) -> str:
     lines += [f"{count + ' in a row':23}  {rate_text(cell)}" for count, cell in metrics["in_a_row"].items()]
     error = metrics["average_length_error"]
     spread = "" if error is None else f" (standard error {error:.3f})"
-    lines.append(f"average length {metrics['average_length']:.3f}{spread} over {metrics['chains']} chains")
+    average = "-" if metrics["average_length"] is None else f"{metrics['average_length']:.3f}"
+    lines.append(f"average length {average}{spread} over {metrics['chains']} chains")
     if metrics["failures"]:
         lines.append("ended by the simulation: " + ", ".join(f"{name} {count}" for name, count in metrics["failures"].items()))
     return "\n".join(lines)

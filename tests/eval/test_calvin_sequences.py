@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval.benchmarks import calvin_sequences
-from eval.benchmarks.calvin_chains import Chains, summarize_chains
+from eval.benchmarks.calvin_chains import Chains, summarize_chains, table
 from eval.benchmarks.calvin_sequences import (
     CATEGORIES,
     CHAIN_LENGTH,
@@ -172,6 +172,10 @@ def test_metrics_by_hand():
     assert (metrics["tasks"]["turn_on_led"]["successes"], metrics["tasks"]["turn_on_led"]["trials"]) == (0, 3)
     assert metrics["tasks"]["open_drawer"]["trials"] == 10
     assert metrics["failures"] == {"block escaped": 1}
+
+
+def test_a_run_without_a_scored_chain_has_a_table():
+    assert "average length - over 0 chains" in table({"metrics": summarize_chains([])})
 
 
 def test_the_report_shows_chains(tmp_path):

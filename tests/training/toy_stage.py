@@ -95,9 +95,6 @@ class ToyStage:
         self.drawn.append(path.name)
         return {"rows_shown": float(len(batch["x"]))}
 
-    def sampling_errors(self, trainable, frozen, batch, key):
-        raise AssertionError("not asked for")
-
     def final_metadata(self, trainable, frozen, batches):
         return {"latent_scaling_factor": float(frozen["latents/scaling_factor"]), "seen": [int(b["number"].sum()) for b in batches]}
 

@@ -31,7 +31,7 @@ from vpp_jax.training.accumulation import check_micro_batches
 from vpp_jax.training.loop import compile_step
 from vpp_jax.training.optimizers import trained_names
 from vpp_jax.training.previews import PREVIEW_EXAMPLES
-from vpp_jax.training.stage import Stage
+from vpp_jax.training.stage import ActionStage, Stage
 from vpp_jax.training.stages.policy import PolicyStage
 from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.stages.specs import example_spec
@@ -219,7 +219,10 @@ def _with_batch(config: ExperimentConfig, rows: int) -> ExperimentConfig:
 
 def _evaluator(stage: Stage, step: str) -> Callable:
     """The function of (trainable, frozen, batch, key) that an evaluator of the training loop runs (`vpp_jax/training/evaluation.py`)."""
-    return {"evaluation": partial(stage.loss, training=False), "action_mse": stage.sampling_errors, "preview": stage.preview}[step]
+    if step == "action_mse":
+        assert isinstance(stage, ActionStage)  # `steps_of`
+        return stage.sampling_errors
+    return stage.preview if step == "preview" else partial(stage.loss, training=False)
 
 
 def _all_parameters(config: ExperimentConfig) -> AbstractParams:

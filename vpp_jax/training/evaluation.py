@@ -23,7 +23,7 @@ from vpp_jax.config import EvaluatorConfig, ExperimentConfig
 from vpp_jax.functional import Params
 from vpp_jax.parallel.mesh import compiler_options, process_rows, put_batch, replicated
 from vpp_jax.training.random_streams import random_streams
-from vpp_jax.training.stage import Stage, StageSource
+from vpp_jax.training.stage import ActionStage, Stage, StageSource
 
 Metrics = dict[str, float]
 
@@ -78,6 +78,7 @@ class Evaluation:
 
     @cached_property
     def _sampling_errors(self):
+        assert isinstance(self.stage, ActionStage)  # the configuration allows this evaluator in stage policy alone
         return jax.jit(self.stage.sampling_errors, out_shardings=replicated(self.mesh), compiler_options=compiler_options())
 
     def __call__(self, evaluators: Sequence[EvaluatorConfig], params: Params, step: int, stop_asked: Callable[[], bool]) -> Metrics | None:

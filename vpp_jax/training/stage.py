@@ -98,15 +98,17 @@ class Stage(Protocol):
         """
         ...
 
+    def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, Array]]) -> dict[str, Any]:
+        """JSON for the last checkpoint's metadata, e.g. the latent scaling factor, computed with the EMA."""
+        ...
+
+
+@runtime_checkable
+class ActionStage(Stage, Protocol):
+    """A stage whose model samples actions: `policy`."""
+
     def sampling_errors(
         self, trainable: Params, frozen: Params, batch: dict[str, Array], key: jax.Array
     ) -> tuple[dict[str, Float[Array, ""]], Float[Array, ""]]:
-        """Stage policy: sums over the batch of the squared errors of sampled actions, by metric, and the number of values in them. Pure.
-
-        Only the evaluator `action_mse` calls it, which the configuration allows in stage policy alone.
-        """
-        ...
-
-    def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, Array]]) -> dict[str, Any]:
-        """JSON for the last checkpoint's metadata, e.g. the latent scaling factor, computed with the EMA."""
+        """Sums over the batch of the squared errors of sampled actions, by metric, and the number of values in them. Pure."""
         ...

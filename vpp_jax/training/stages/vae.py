@@ -106,9 +106,6 @@ class VAEStage:
         posterior = vae.encode(rearrange(to_float_image(clips), "b t h w c -> (b t) h w c"))
         return to_uint8_image(vae.decode(rearrange(posterior.mean, "(b t) h w c -> b t h w c", b=clips.shape[0])))
 
-    def sampling_errors(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
-        raise NotImplementedError("stage vae samples no actions")
-
     def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         """The factor that gives the latents unit standard deviation, as 0.18215 does for Stability's VAE."""
         encode = jax.jit(

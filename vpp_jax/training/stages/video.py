@@ -158,8 +158,5 @@ class VideoStage:
 
         return map_first_examples(true_and_predicted, batch | {"keys": keys}, PREVIEW_EXAMPLES)
 
-    def sampling_errors(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array):
-        raise NotImplementedError("stage video samples no actions")
-
     def final_metadata(self, trainable: Params, frozen: Params, batches: Iterable[dict[str, jax.Array]]) -> dict[str, float]:
         return {"latent_scaling_factor": float(frozen[SCALING_FACTOR])}
