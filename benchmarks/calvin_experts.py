@@ -19,10 +19,10 @@ from multiprocessing.pool import Pool
 import numpy as np
 
 from eval.benchmarks.calvin_sequences import INITIAL_ROBOT_OBS, Sequence, generate_sequences, initial_scene_obs
+from eval.calvin.scenes import SCENES
+from eval.calvin.tasks import TASKS
 from eval.envs.calvin_mujoco.blocks import has_escaped
 from eval.envs.calvin_mujoco.environment import VERSION, CalvinEnvironment
-from eval.envs.calvin_mujoco.scenes import SCENES
-from eval.envs.calvin_mujoco.tasks import TASKS
 from eval.experts.registry import get_expert
 from eval.statistics import wilson_interval
 from vpp_jax.cli.parser import Parser

@@ -27,10 +27,10 @@ import mujoco
 import numpy as np
 
 from eval.benchmarks.calvin_sequences import TASK_NAMES
+from eval.calvin.rotations import wrap
+from eval.calvin.task_names import FIXTURE_TASKS
+from eval.calvin.tasks import TASKS
 from eval.envs.calvin_mujoco.environment import VERSION, CalvinEnvironment
-from eval.envs.calvin_mujoco.rotations import wrap
-from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
-from eval.envs.calvin_mujoco.tasks import TASKS
 from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 

@@ -21,8 +21,9 @@ ONLY_IMPORTS = {
     "vpp_jax.parallel": {"vpp_jax.common"},
     "data_pipelines.rlds": {"vpp_jax.common", "data_pipelines.cache", "data_pipelines.errors", "data_pipelines.storage"},
     "eval.envs": {"vpp_jax.common", "eval.errors"},
-    "eval.envs.calvin_mujoco": {"vpp_jax.common", "eval.envs", "eval.errors"},
-    "eval.experts.calvin": {"eval.envs", "eval.envs.calvin_mujoco"},  # experts stand above environments
+    "eval.calvin": set(),  # what both simulators share, importable where neither is installed
+    "eval.envs.calvin_mujoco": {"vpp_jax.common", "eval.calvin", "eval.envs", "eval.errors"},
+    "eval.experts.calvin": {"eval.calvin"},  # no simulator: they act in the original one, too
     "eval.worker.vpp_worker": set(),  # runs in interpreters that have NumPy and msgpack only
     "eval.worker.vpp_simulators": set(),  # and those of a simulator of others
 }

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from eval.calvin.scenes import SCENES
+from eval.calvin.tasks import TASKS
 from eval.envs.calvin_mujoco.environment import VERSION, CalvinEnvironment
-from eval.envs.calvin_mujoco.scenes import SCENES
-from eval.envs.calvin_mujoco.tasks import TASKS
 from eval.experts.registry import get_expert
 from vpp_jax.common.files import write_atomically
 

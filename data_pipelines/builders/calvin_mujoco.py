@@ -18,7 +18,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.rlds import images
 from data_pipelines.rlds import schema as rlds
 from data_pipelines.rlds.schema import Feature, Schema
-from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
+from eval.calvin.task_names import FIXTURE_TASKS
 
 ROBOT_OBS, SCENE_OBS, ACTION_WIDTH = 15, 24, 7
 TEXTS = ("scene", "task", "episode_id", "renderer", "environment_version")

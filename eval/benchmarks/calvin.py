@@ -14,7 +14,7 @@ from eval.benchmarks.base import Plan
 from eval.benchmarks.calvin_chains import COMPLETE_STEPS, ORIGINAL, Chains, plan_chains
 from eval.benchmarks.calvin_sequences import TASK_NAMES, dump
 from eval.benchmarks.single_tasks import SingleTasks, chosen_names
-from eval.envs.calvin_mujoco.task_names import EVALUATION_INSTRUCTIONS, FIXTURE_TASKS
+from eval.calvin.task_names import EVALUATION_INSTRUCTIONS, FIXTURE_TASKS
 from eval.errors import EvaluationError
 from eval.host_loop import Interface
 from eval.results import write_json

@@ -143,7 +143,8 @@ def test_settings_are_checked():
 @pytest.mark.medium
 def test_the_real_table_is_recorded_alike_in_every_process(tmp_path):
     from data_pipelines.builders.calvin_mujoco import CalvinMujocoRecipe
-    from eval.envs.calvin_mujoco import instructions, tasks
+    from eval.calvin import tasks
+    from eval.envs.calvin_mujoco import instructions
 
     names = ("turn_on_led", "open_drawer")
     recipe = CalvinMujocoRecipe(Settings(scenes=("B",), tasks=names, episodes=1, static_size=32, gripper_size=32, episodes_per_shard=1))

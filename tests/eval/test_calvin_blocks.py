@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 
 from eval.benchmarks.calvin_sequences import generate_sequences, initial_scene_obs
-from eval.envs.calvin_mujoco.blocks import block_length
+from eval.calvin.scenes import SCENES, block_length
+from eval.calvin.task_names import FIXTURE_TASKS
+from eval.calvin.tasks import TASKS
 from eval.envs.calvin_mujoco.environment import CalvinEnvironment
 from eval.envs.calvin_mujoco.initial_states import sample_initial_state
 from eval.envs.calvin_mujoco.model import compile_scene
-from eval.envs.calvin_mujoco.scenes import SCENES
-from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
-from eval.envs.calvin_mujoco.tasks import TASKS
 from eval.experts.calvin.expert import act
 
 STILL = np.array([0.0] * 6 + [1.0])

@@ -7,14 +7,14 @@ import dm_env
 import numpy as np
 import pytest
 
+from eval.calvin.scenes import SCENES
+from eval.calvin.task_names import FIXTURE_TASKS
+from eval.calvin.tasks import TASKS, TaskState, get_task
 from eval.envs.base import LanguageEnvironment, Outcome
 from eval.envs.calvin_mujoco.environment import CalvinEnvironment
 from eval.envs.calvin_mujoco.initial_states import TCP_NEUTRAL, TCP_SPREAD, sample_initial_state
 from eval.envs.calvin_mujoco.instructions import TRAINING_INSTRUCTIONS, training_instructions
 from eval.envs.calvin_mujoco.lights import Lights
-from eval.envs.calvin_mujoco.scenes import SCENES
-from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
-from eval.envs.calvin_mujoco.tasks import TASKS, TaskState, get_task
 from eval.envs.registry import make_environment
 from eval.experts.calvin.expert import act
 

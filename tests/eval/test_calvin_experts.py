@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from eval.benchmarks.calvin_sequences import INITIAL_ROBOT_OBS, generate_sequences, initial_scene_obs
+from eval.calvin.scenes import SCENES
+from eval.calvin.task_names import FIXTURE_TASKS
+from eval.calvin.tasks import TASKS
 from eval.envs.calvin_mujoco.environment import CalvinEnvironment
-from eval.envs.calvin_mujoco.scenes import SCENES
-from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
-from eval.envs.calvin_mujoco.tasks import TASKS
 from eval.experts.calvin.expert import act, expert_action
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from eval.benchmarks.calvin_sequences import INITIAL_ROBOT_OBS
-from eval.envs.calvin_mujoco import rotations
+from eval.calvin import rotations
+from eval.calvin.scenes import SCENES
 from eval.envs.calvin_mujoco.cameras import project_static
 from eval.envs.calvin_mujoco.controller import _damped_solution
 from eval.envs.calvin_mujoco.environment import CalvinEnvironment
 from eval.envs.calvin_mujoco.model import compile_scene
-from eval.envs.calvin_mujoco.scenes import SCENES
 
 STILL_OPEN = np.array([0.0] * 6 + [1.0])
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from eval.envs.calvin_mujoco.rotations import matrix_from_euler
-from eval.envs.calvin_mujoco.tasks import TASKS, BlockState, TaskState
+from eval.calvin.rotations import matrix_from_euler
+from eval.calvin.tasks import TASKS, BlockState, TaskState
 
 TABLE, PLANK, DRAWER = ("table", "base_link"), ("table", "plank_link"), ("table", "drawer_link")
 ROBOT1, ROBOT2 = ("robot", "finger1"), ("robot", "finger2")

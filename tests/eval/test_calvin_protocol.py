@@ -9,7 +9,7 @@ import pytest
 from eval.benchmarks.calvin import CALVIN
 from eval.benchmarks.registry import get_benchmark
 from eval.benchmarks.single_tasks import SingleTasks, summarize
-from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
+from eval.calvin.task_names import FIXTURE_TASKS
 from eval.errors import EvaluationError
 from eval.statistics import wilson_interval
 
@@ -95,7 +95,7 @@ def test_summary_counts_by_hand():
 
 
 def test_fixture_tasks_are_tasks_and_load_no_simulator():
-    from eval.envs.calvin_mujoco.tasks import TASKS
+    from eval.calvin.tasks import TASKS
 
     assert set(FIXTURE_TASKS) < set(TASKS)
     code = "import sys, eval.benchmarks.calvin, data_pipelines.builders.calvin_mujoco; assert 'mujoco' not in sys.modules"

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
+from eval.calvin.scenes import SCENES, WOODS
 from eval.envs.calvin_mujoco.cameras import STATIC_EYE, project_static, static_axes
 from eval.envs.calvin_mujoco.environment import CalvinEnvironment
-from eval.envs.calvin_mujoco.scenes import SCENES, WOODS
 from eval.envs.calvin_mujoco.textures import wood_texture
 
 NEUTRAL = np.array([0.0] * 6 + [0.08, -1.21779206, 1.03987646, 2.11978261, -2.34205014, -0.87015947, 1.64119093, 0.55344928, 1.0])

@@ -22,7 +22,7 @@ from eval.benchmarks.calvin_sequences import (
     initial_symbolic_states,
     is_valid,
 )
-from eval.envs.calvin_mujoco.tasks import TASKS
+from eval.calvin.tasks import TASKS
 from eval.report.collect import Evaluation, Run
 from eval.report.success import closed_loop
 from eval.statistics import wilson_interval

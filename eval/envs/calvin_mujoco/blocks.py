@@ -4,23 +4,16 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
+from eval.calvin.rotations import quaternion_from_euler
+from eval.calvin.scenes import EDGE, Scene, block_length
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP
 from eval.envs.calvin_mujoco.meshes import MeshBuilder
-from eval.envs.calvin_mujoco.rotations import quaternion_from_euler
-from eval.envs.calvin_mujoco.scenes import Scene
 
 COLOURS = {"red": (1.0, 0.0, 0.0, 1.0), "blue": (0.0, 0.0, 1.0, 1.0), "pink": (1.0, 0.0, 1.0, 1.0)}
 STANDARD_ORDER = ("red", "blue", "pink")  # of scene_obs here; the original's order is the scene's
-EDGE = 0.04
-LENGTHS = (0.04, 0.056, 0.08)  # small, middle, big
 MASS = 1.0
 # Where a block can be without having left the scene [m]: the table with all that hangs over it, and what the hand can carry around it.
 WORLD = (-0.75, -0.75, 0.25), (0.75, 0.45, 1.20)
-
-
-def block_length(scene: Scene, colour: str) -> float:
-    """Length [m] of the block's long side in this scene."""
-    return LENGTHS[scene.block_colours.index(colour)]
 
 
 def add_blocks(spec: mujoco.MjSpec, scene: Scene) -> None:

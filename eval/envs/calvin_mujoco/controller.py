@@ -6,11 +6,11 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
+from eval.calvin.rotations import euler_from_matrix, matrix_from_euler, rotation_vector
+from eval.calvin.situation import FINGER_MAX, POSITION_SCALE, ROTATION_SCALE
 from eval.envs.calvin_mujoco.model import MOTOR_DOFS, SUBSTEPS, SceneModel
-from eval.envs.calvin_mujoco.panda import ARM_JOINTS, FINGER_MAX, NEUTRAL_JOINTS, SOFT_LIMITS
-from eval.envs.calvin_mujoco.rotations import euler_from_matrix, matrix_from_euler, rotation_vector
+from eval.envs.calvin_mujoco.panda import ARM_JOINTS, NEUTRAL_JOINTS, SOFT_LIMITS
 
-POSITION_SCALE, ROTATION_SCALE = 0.02, 0.05  # metres and radians per unit of action
 # The original's iterative solver stops short of the target and closes the gap over the next steps; so do these shares of the error.
 POSITION_SHARE, ROTATION_SHARE = 0.88, 0.95
 SINGULAR, DAMPING = 0.10, 0.01  # singular values below the first are damped, by up to the second

@@ -9,6 +9,10 @@ import mujoco
 import numpy as np
 from dm_env import specs
 
+from eval.calvin.rotations import euler_angles, euler_from_matrix, matrix_from_euler
+from eval.calvin.situation import FINGER_MAX, Hand, Situation
+from eval.calvin.task_names import FIXTURE_TASKS
+from eval.calvin.tasks import TASKS, BlockState, TaskState, get_task
 from eval.envs.base import LanguageEnvironment, Outcome
 from eval.envs.calvin_mujoco.blocks import STANDARD_ORDER, free_joint_values, has_escaped
 from eval.envs.calvin_mujoco.contacts import Touches
@@ -16,12 +20,8 @@ from eval.envs.calvin_mujoco.controller import Controller
 from eval.envs.calvin_mujoco.initial_states import SCENE_OBS_SIZE, InitialState, sample_initial_state
 from eval.envs.calvin_mujoco.lights import Lights
 from eval.envs.calvin_mujoco.model import compile_scene
-from eval.envs.calvin_mujoco.panda import ARM_JOINTS, FINGER_MAX, NEUTRAL_JOINTS
+from eval.envs.calvin_mujoco.panda import ARM_JOINTS, NEUTRAL_JOINTS
 from eval.envs.calvin_mujoco.rendering import renderer_name, scene_renderer
-from eval.envs.calvin_mujoco.rotations import euler_angles, euler_from_matrix, matrix_from_euler
-from eval.envs.calvin_mujoco.situation import Hand, Situation
-from eval.envs.calvin_mujoco.task_names import FIXTURE_TASKS
-from eval.envs.calvin_mujoco.tasks import TASKS, BlockState, TaskState, get_task
 
 VERSION = "4"  # of dynamics, rendering and observations: incremented when recorded episodes no longer match
 ROBOT_OBS_SIZE = 15

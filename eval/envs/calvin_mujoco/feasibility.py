@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from eval.envs.calvin_mujoco.initial_states import BUTTON_CLEARANCE, TABLE_X, open_shelf
-from eval.envs.calvin_mujoco.tasks import BLOCKS, BlockState, TaskState
+from eval.calvin.scenes import TABLE_X, open_shelf
+from eval.calvin.tasks import BLOCKS, BlockState, TaskState
+from eval.envs.calvin_mujoco.initial_states import BUTTON_CLEARANCE
 
 if TYPE_CHECKING:
     from eval.envs.calvin_mujoco.environment import CalvinEnvironment

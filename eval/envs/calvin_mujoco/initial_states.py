@@ -6,10 +6,9 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from eval.envs.calvin_mujoco.blocks import EDGE, STANDARD_ORDER, block_length
+from eval.calvin.scenes import DRAWER_FLOOR, DRAWER_MAX, EDGE, SHELF_TOP, SWITCH_MAX, TABLE_TOP, TABLE_X, Scene, block_length, open_shelf
+from eval.envs.calvin_mujoco.blocks import STANDARD_ORDER
 from eval.envs.calvin_mujoco.lights import SWITCH_ON
-from eval.envs.calvin_mujoco.scenes import DOOR_WIDTH, DRAWER_MAX, SWITCH_MAX, Scene
-from eval.envs.calvin_mujoco.table import DRAWER_FLOOR, SHELF_TOP, TABLE_TOP
 
 TCP_NEUTRAL = np.array([0.02586889, -0.2313129, 0.5712808])
 TCP_EULER_NEUTRAL = np.array([3.09045411, -0.02908596, 1.50013585])
@@ -74,8 +73,7 @@ def sample_initial_state(scene: Scene, task: str, rng: np.random.Generator, bloc
 
 # --- blocks
 
-# x ranges of block centres on the table and in the two halves of the shelf, as in the original's random resets
-TABLE_X = {"A": (-0.20, 0.35), "B": (-0.35, 0.15), "C": (0.00, 0.35), "D": (0.00, 0.35)}
+# x ranges of block centres in the two halves of the shelf, as in the original's random resets
 SHELF_X = {
     "A": ((-0.32, -0.16), (-0.05, 0.13)),
     "B": ((-0.12, 0.06), (0.15, 0.33)),
@@ -85,14 +83,6 @@ SHELF_X = {
 TABLE_Y, SHELF_Y = (-0.15, -0.03), (0.07, 0.105)
 SHELF_DEPTH = (0.047, 0.158)  # y [m] between the door and the back wall, at the height of a block's top
 DOOR_FRONT = -0.02  # y [m] up to which blocks on the table leave room for a finger before the cabinet
-
-
-def open_shelf(scene: Scene, slide: float) -> tuple[float, float]:
-    """x range [m] of the shelf's opening that the door leaves free (the wider side)."""
-    low, high = scene.cavity
-    door_low, door_high = scene.slide_x - slide, scene.slide_x + DOOR_WIDTH - slide
-    left, right = (low, min(max(door_low, low), high)), (max(min(door_high, high), low), high)
-    return left if left[1] - left[0] >= right[1] - right[0] else right
 
 
 def _sample_blocks(

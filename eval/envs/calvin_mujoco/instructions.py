@@ -1,6 +1,6 @@
 """Training instructions for each task, written for this project; used for training data only.
 
-None of them is an evaluation instruction (those are in `tasks.py`), and no two tasks share one.
+None of them is an evaluation instruction (those are in `eval.calvin.tasks`), and no two tasks share one.
 """
 
 _FIXED: dict[str, tuple[str, ...]] = {

@@ -7,7 +7,7 @@ press after a reset with the LED on changes nothing one can see; `fixed` (797142
 
 from dataclasses import dataclass, field
 
-from eval.envs.calvin_mujoco.scenes import BUTTON_MAX, SWITCH_MAX
+from eval.calvin.scenes import BUTTON_MAX, SWITCH_MAX
 
 BUTTON_PRESSED = BUTTON_MAX / 2
 SWITCH_ON = SWITCH_MAX / 2

@@ -7,12 +7,12 @@ from typing import Literal
 import mujoco
 import numpy as np
 
+from eval.calvin.scenes import WOODS, Scene, get_scene
 from eval.envs.calvin_mujoco.blocks import STANDARD_ORDER, add_blocks
 from eval.envs.calvin_mujoco.cameras import add_cameras
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, add_contact_pairs
 from eval.envs.calvin_mujoco.motors import PHYSICS_STEP
 from eval.envs.calvin_mujoco.panda import add_panda
-from eval.envs.calvin_mujoco.scenes import WOODS, Scene, get_scene
 from eval.envs.calvin_mujoco.table import add_button, add_table
 from eval.envs.calvin_mujoco.textures import checker_texture, wood_texture
 

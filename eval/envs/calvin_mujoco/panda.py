@@ -9,6 +9,8 @@ import math
 import mujoco
 import numpy as np
 
+from eval.calvin.rotations import quaternion_from_euler
+from eval.calvin.situation import FINGER_MAX
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, SOLREF
 from eval.envs.calvin_mujoco.meshes import MeshBuilder
 from eval.envs.calvin_mujoco.motors import (
@@ -20,7 +22,6 @@ from eval.envs.calvin_mujoco.motors import (
     add_arm_motor,
     add_finger_motor,
 )
-from eval.envs.calvin_mujoco.rotations import quaternion_from_euler
 
 BASE_POSITION = (-0.34, -0.46, 0.24)
 ARM_JOINTS = 7
@@ -42,7 +43,6 @@ HARD_LIMITS = np.array(
 )
 LINK_MASSES = (2.7, 2.73, 2.04, 2.08, 3.0, 1.3, 0.2)
 NEUTRAL_JOINTS = np.array([-1.21779206, 1.03987646, 2.11978261, -2.34205014, -0.87015947, 1.64119353, 0.55344866])
-FINGER_MAX = 0.04
 WHITE = (0.97, 0.97, 0.98, 1.0)
 DARK = (0.42, 0.42, 0.45, 1.0)
 FINGER_GRAY = (0.98, 0.98, 0.98, 1.0)

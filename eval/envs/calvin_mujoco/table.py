@@ -8,19 +8,17 @@ import math
 import mujoco
 import numpy as np
 
+from eval.calvin.rotations import quaternion_from_euler
+from eval.calvin.scenes import BUTTON_MAX, DRAWER_FLOOR, DRAWER_MAX, SHELF_TOP, SWITCH_MAX, Scene
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, SOLREF
 from eval.envs.calvin_mujoco.meshes import MeshBuilder
 from eval.envs.calvin_mujoco.motors import add_motor
-from eval.envs.calvin_mujoco.rotations import quaternion_from_euler
-from eval.envs.calvin_mujoco.scenes import BUTTON_MAX, DRAWER_MAX, SWITCH_MAX, Scene
 
 JOINT_FRICTION = 4.0  # N, Coulomb: the original holds these joints with a velocity motor of target 0 and at most 4 N
 BUTTON_MASS = 0.1538  # kg
 GRAY = (0.40, 0.40, 0.40, 1.0)
 SLOPE = math.radians(60.0)  # the cabinet's inclined front
 FRICTION_SOLIMP = [0.9999, 0.9999, 0.001, 0.5, 2.0]
-
-TABLE_TOP, SHELF_TOP, DRAWER_FLOOR = 0.44, 0.441, 0.3423  # what blocks rest on [m]: collision hulls of shelf and drawer stand out
 
 Range = tuple[float, float]
 

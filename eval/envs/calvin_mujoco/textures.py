@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import UInt8
 
-from eval.envs.calvin_mujoco.scenes import Wood
+from eval.calvin.scenes import Wood
 
 
 def wood_texture(wood: Wood, size: int = 256, seed: int = 0) -> UInt8[np.ndarray, "size size 3"]:

@@ -5,11 +5,9 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from eval.envs.calvin_mujoco.blocks import EDGE, block_length
-from eval.envs.calvin_mujoco.scenes import DOOR_WIDTH
-from eval.envs.calvin_mujoco.situation import Situation
-from eval.envs.calvin_mujoco.table import TABLE_TOP
-from eval.envs.calvin_mujoco.tasks import BLOCKS, BlockState
+from eval.calvin.scenes import DOOR_WIDTH, EDGE, TABLE_TOP, block_length
+from eval.calvin.situation import Situation
+from eval.calvin.tasks import BLOCKS, BlockState
 from eval.experts.calvin.servo import length
 
 NOTHING = 0.035  # gripper width [m] at which there is no block between closed fingers

@@ -5,14 +5,10 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from eval.envs.calvin_mujoco.blocks import EDGE, block_length
-from eval.envs.calvin_mujoco.controller import ROTATION_SCALE
-from eval.envs.calvin_mujoco.initial_states import open_shelf
-from eval.envs.calvin_mujoco.rotations import euler_from_matrix, wrap
-from eval.envs.calvin_mujoco.scenes import DOOR_WIDTH
-from eval.envs.calvin_mujoco.situation import Situation
-from eval.envs.calvin_mujoco.table import DRAWER_FLOOR, SHELF_TOP, TABLE_TOP
-from eval.envs.calvin_mujoco.tasks import BLOCKS
+from eval.calvin.rotations import euler_from_matrix, wrap
+from eval.calvin.scenes import DOOR_WIDTH, DRAWER_FLOOR, EDGE, SHELF_TOP, TABLE_TOP, block_length, open_shelf
+from eval.calvin.situation import ROTATION_SCALE, Situation
+from eval.calvin.tasks import BLOCKS
 from eval.experts.calvin.block_scene import BlockScene, door_handle
 from eval.experts.calvin.grips import level_pitch
 from eval.experts.calvin.motions import (

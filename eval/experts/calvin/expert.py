@@ -4,16 +4,17 @@ A policy is to imitate it, so each program is a pure function of the current sta
 hidden phase and draws no random numbers, and a policy has one answer per state to learn.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
-from eval.envs.calvin_mujoco.environment import CalvinEnvironment
-from eval.envs.calvin_mujoco.situation import Situation
+from eval.calvin.situation import Situation
 from eval.experts.calvin.blocks import block_action, free_hand
 from eval.experts.calvin.strokes import FIXTURE_PROGRAMS, fixture_action
 
 
-def act(environment: CalvinEnvironment, rng: np.random.Generator | None = None) -> Float[np.ndarray, "7"]:
+def act(environment: Any, rng: np.random.Generator | None = None) -> Float[np.ndarray, "7"]:
     """The action for the environment's current task and state, float32; see `eval.experts.registry`."""
     del rng
     return expert_action(environment.task, environment.situation())

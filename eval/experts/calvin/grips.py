@@ -5,11 +5,10 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from eval.envs.calvin_mujoco.panda import FINGER_MAX
-from eval.envs.calvin_mujoco.rotations import wrap
-from eval.envs.calvin_mujoco.scenes import DOOR_WIDTH
-from eval.envs.calvin_mujoco.table import TABLE_TOP
-from eval.envs.calvin_mujoco.tasks import BLOCKS
+from eval.calvin.rotations import wrap
+from eval.calvin.scenes import DOOR_WIDTH, TABLE_TOP
+from eval.calvin.situation import FINGER_MAX
+from eval.calvin.tasks import BLOCKS
 from eval.experts.calvin.block_scene import BlockScene, door_handle
 from eval.experts.calvin.servo import length, smoothstep
 

@@ -8,11 +8,9 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from eval.envs.calvin_mujoco.blocks import EDGE, block_length
-from eval.envs.calvin_mujoco.initial_states import TABLE_X
-from eval.envs.calvin_mujoco.rotations import wrap
-from eval.envs.calvin_mujoco.table import TABLE_TOP
-from eval.envs.calvin_mujoco.tasks import BLOCKS
+from eval.calvin.rotations import wrap
+from eval.calvin.scenes import EDGE, TABLE_TOP, TABLE_X, block_length
+from eval.calvin.tasks import BLOCKS
 from eval.experts.calvin.block_scene import NOTHING, BlockScene, door_handle
 from eval.experts.calvin.grips import grip_shift, grip_slack, grip_yaw, level_pitch, reach_tilt
 from eval.experts.calvin.servo import (

@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from eval.envs.calvin_mujoco.controller import POSITION_SCALE, ROTATION_SCALE
-from eval.envs.calvin_mujoco.rotations import wrap
-from eval.envs.calvin_mujoco.situation import Hand, Situation
+from eval.calvin.rotations import wrap
+from eval.calvin.situation import POSITION_SCALE, ROTATION_SCALE, Hand, Situation
 
 SERVO_GAIN = 0.35  # share of the distance to the goal commanded per control step
 TOOL_EULER = np.array([math.pi, 0.0, math.pi / 2])  # fingers straight down, opening along world x

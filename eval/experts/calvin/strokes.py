@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from eval.envs.calvin_mujoco.situation import Situation
+from eval.calvin.situation import Situation
 from eval.experts.calvin.servo import TIP, Stroke, X, Y, Z, keep_clear, stroke_motion
 
 # The switch is at the end of the arm's reach for a vertical hand: there the fingers point at the cabinet's inclined face.

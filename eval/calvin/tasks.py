@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from eval.envs.calvin_mujoco.contacts import Touch
-from eval.envs.calvin_mujoco.rotations import euler_from_matrix
-from eval.envs.calvin_mujoco.task_names import EVALUATION_INSTRUCTIONS
+from eval.calvin.rotations import euler_from_matrix
+from eval.calvin.task_names import EVALUATION_INSTRUCTIONS
 
 BLOCKS = ("red", "blue", "pink")
+Touch = tuple[str, str]  # (body, link)
 
 
 class BlockState(NamedTuple):

@@ -1,12 +1,15 @@
-"""The privileged state: everything that a scripted expert may read, as plain data."""
+"""The privileged state: everything that a scripted expert may read, as plain data; and the units of what it answers."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from eval.envs.calvin_mujoco.scenes import Scene
-from eval.envs.calvin_mujoco.tasks import TaskState
+from eval.calvin.scenes import Scene
+from eval.calvin.tasks import TaskState
+
+POSITION_SCALE, ROTATION_SCALE = 0.02, 0.05  # metres and radians per unit of a relative action
+FINGER_MAX = 0.04  # m, of each finger
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,10 @@ DOOR_WIDTH = 0.28
 DRAWER_MAX = 0.22
 BUTTON_MAX = 0.02
 SWITCH_MAX = 0.088
+TABLE_TOP, SHELF_TOP, DRAWER_FLOOR = 0.44, 0.441, 0.3423  # what blocks rest on [m]: collision hulls of shelf and drawer stand out
+EDGE = 0.04  # of blocks, but for their long side
+LENGTHS = (0.04, 0.056, 0.08)  # small, middle, big
+TABLE_X = {"A": (-0.20, 0.35), "B": (-0.35, 0.15), "C": (0.00, 0.35), "D": (0.00, 0.35)}  # of blocks on the table in random resets [m]
 
 
 def get_scene(name: str) -> Scene:
@@ -137,3 +141,16 @@ def get_scene(name: str) -> Scene:
     if name not in SCENES:
         raise ValueError(f"unknown CALVIN scene {name!r}: expected one of {', '.join(SCENES)}")
     return SCENES[name]
+
+
+def block_length(scene: Scene, colour: str) -> float:
+    """Length [m] of the block's long side in this scene."""
+    return LENGTHS[scene.block_colours.index(colour)]
+
+
+def open_shelf(scene: Scene, slide: float) -> tuple[float, float]:
+    """x range [m] of the shelf's opening that the door leaves free (the wider side)."""
+    low, high = scene.cavity
+    door_low, door_high = scene.slide_x - slide, scene.slide_x + DOOR_WIDTH - slide
+    left, right = (low, min(max(door_low, low), high)), (max(min(door_high, high), low), high)
+    return left if left[1] - left[0] >= right[1] - right[0] else right

@@ -1,0 +1,1 @@
+"""What CALVIN is in any simulator: scenes, the privileged state, tasks and their predicates. Needs NumPy and jaxtyping only."""
