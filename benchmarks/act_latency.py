@@ -78,8 +78,8 @@ def measure(config, batch: int, calls: int) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("--config", default="configs/tiny_calvin_policy.py", help="configuration of a stage policy")
-    parser.add_argument("--batch", type=int, default=1, help="observations per call")
-    parser.add_argument("--calls", type=int, default=50, help="timed calls per part")
+    parser.add_number("--batch", int, 1, "observations per call", at_least=1, at_most=65_536)
+    parser.add_number("--calls", int, 50, "timed calls per part", at_least=1, at_most=1_000_000)
     parser.add_output("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     restart_with_huge_pages()  # as `vpp eval` and `vpp train` do

@@ -82,7 +82,7 @@ def run_random(cell: tuple[str, int, int]) -> tuple[str, Counter]:
 
 def report_tasks(arguments: argparse.Namespace, pool: Pool) -> dict:
     tasks = list(TASKS) if arguments.tasks == "all" else arguments.tasks.split(",")
-    cells = [(scene, task, arguments.seed, arguments.episodes) for scene in arguments.scenes.split(",") for task in tasks]
+    cells = [(scene, task, arguments.seed, arguments.episodes) for scene in arguments.scenes for task in tasks]
     rates, solved, total = {}, 0, 0
     for scene, task, results in pool.imap(run_cell, cells):
         successes = [steps for _, success, steps, _ in results if success]
@@ -110,7 +110,7 @@ def report_chains(arguments: argparse.Namespace, pool: Pool) -> dict:
 
 
 def report_random(arguments: argparse.Namespace, pool: Pool) -> dict:
-    cells = [(scene, arguments.seed, arguments.steps) for scene in arguments.scenes.split(",")]
+    cells = [(scene, arguments.seed, arguments.steps) for scene in arguments.scenes]
     results = {scene: dict(seen) for scene, seen in pool.imap(run_random, cells)}
     for scene, seen in results.items():
         print(f"{scene}: {arguments.steps} random steps; episodes ended: {seen}")
@@ -123,13 +123,13 @@ def main() -> None:
     parser.add_argument(
         "what", choices=("tasks", "chains", "random"), help="tasks: success per task; chains: chains of five; random: random actions"
     )
-    parser.add_argument("--scenes", default=",".join(SCENES), help="scenes, comma-separated")
+    parser.add_names("--scenes", tuple(SCENES), SCENES, "scenes, comma-separated")
     parser.add_argument("--tasks", default="all", help="'all' or tasks, comma-separated")
-    parser.add_argument("--episodes", type=int, default=50, help="per scene and task")
-    parser.add_argument("--sequences", type=int, default=100, help="chains of five tasks")
-    parser.add_argument("--steps", type=int, default=10_000, help="random actions per scene")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the initial states")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_number("--episodes", int, 50, "per scene and task", at_least=1, at_most=1_000_000)
+    parser.add_number("--sequences", int, 100, "chains of five tasks", at_least=1, at_most=100_000)
+    parser.add_number("--steps", int, 10_000, "random actions per scene", at_least=1, at_most=1_000_000)
+    parser.add_number("--seed", int, 0, "seed of the initial states", at_least=0)
+    parser.add_number("--workers", int, os.cpu_count() or 1, "processes", at_least=1, at_most=1024)
     parser.add_output("--json", help="also write the figures there")
     arguments = parser.parse_args()
     started = time.perf_counter()

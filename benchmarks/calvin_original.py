@@ -197,7 +197,7 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("--recordings", type=Path, required=True, help="directory with the files above")
     parser.add_argument("--what", type=measurements, default=",".join(FILES), help="what is measured, comma-separated")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_number("--workers", int, 1, "processes", at_least=1, at_most=1024)
     parser.add_output("--json", help="also write the figures there")
     arguments = parser.parse_args()
     started = time.perf_counter()

@@ -105,8 +105,8 @@ def cases(views: int):
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--views", type=int, default=2, help="views of an observation")
-    parser.add_argument("--repeats", type=int, default=3, help="measurements of each form")
+    parser.add_number("--views", int, 2, "views of an observation", at_least=1, at_most=64)
+    parser.add_number("--repeats", int, 3, "measurements of each form", at_least=1, at_most=1_000_000)
     parser.add_output("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     about = {"device": device_name(), "versions": library_versions(), "views": options.views, "repeats": options.repeats}

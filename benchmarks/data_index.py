@@ -46,14 +46,14 @@ SCHEMA = Schema(
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--shards", default="1000,50000", help="numbers of small shards, at most 60000 each (links to one file)")
-    parser.add_argument("--episodes", type=int, default=50, help="episodes per shard")
-    parser.add_argument("--shard_mb", type=int, default=100, help="megabytes of the large shard; 0: none")
+    parser.add_numbers("--shards", int, "1000,50000", "numbers of small shards (links to one file)", at_least=1, at_most=60_000)
+    parser.add_number("--episodes", int, 50, "episodes per shard", at_least=1, at_most=1_000_000)
+    parser.add_number("--shard_mb", int, 100, "megabytes of the large shard; 0: none", at_least=0, at_most=1_000_000)
     parser.add_output("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     results = {"device": device_name(), "versions": library_versions(), "episodes_per_shard": options.episodes}
     with tempfile.TemporaryDirectory() as folder:
-        for shards in map(int, options.shards.split(",")):
+        for shards in options.shards:
             results[f"{shards} small shards"] = many_shards(Path(folder) / str(shards), shards, options.episodes)
         if options.shard_mb:
             results[f"a shard of {options.shard_mb} MB"] = large_shard(Path(folder) / "large", options.shard_mb << 20, options.episodes)

@@ -82,9 +82,9 @@ def episodes_per_second(directory: Path, policy: TimedPolicy, workers: int, batc
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--episodes", type=int, default=16, help="episodes to run")
-    parser.add_argument("--workers", type=int, default=4, help="simulator processes")
-    parser.add_argument("--policy_ms", type=float, default=60.0, help="milliseconds per call of the stand-in policy")
+    parser.add_number("--episodes", int, 16, "episodes to run", at_least=1, at_most=1_000_000)
+    parser.add_number("--workers", int, 4, "simulator processes", at_least=1, at_most=1024)
+    parser.add_number("--policy_ms", float, 60.0, "milliseconds per call of the stand-in policy", at_least=0, at_most=1_000_000)
     options = parser.parse_args()
     print(device_description(), {name: version for name, version in library_versions().items() if name in ("python", "numpy")})
     with tempfile.TemporaryDirectory() as name:

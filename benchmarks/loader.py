@@ -30,13 +30,13 @@ EPISODES, STEPS = {"256x256": 64, "480x640": 32, "720x1280": 16, "latents": 64},
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--only", default=",".join(EPISODES), help="cases, of " + ", ".join(EPISODES))
-    parser.add_argument("--image_size", type=int, default=256, help="side of the images, pixels")
-    parser.add_argument("--batch_size", type=int, default=16, help="examples per batch")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="reader threads")
-    parser.add_argument("--workers", type=int, default=0, help="worker processes instead of threads (ours)")
-    parser.add_argument("--shuffle_buffer", type=int, default=1000, help="windows in tf.data's shuffle buffer")
-    parser.add_argument("--seconds", type=float, default=4.0, help="per case and pipeline")
+    parser.add_names("--only", tuple(EPISODES), EPISODES, "cases, comma-separated")
+    parser.add_number("--image_size", int, 256, "side of the images, pixels", at_least=1, at_most=4096)
+    parser.add_number("--batch_size", int, 16, "examples per batch", at_least=1, at_most=65_536)
+    parser.add_number("--threads", int, os.cpu_count() or 1, "reader threads", at_least=0, at_most=1024)
+    parser.add_number("--workers", int, 0, "worker processes instead of threads (ours)", at_least=0, at_most=1024)
+    parser.add_number("--shuffle_buffer", int, 1000, "windows in tf.data's shuffle buffer", at_least=1, at_most=1_000_000)
+    parser.add_number("--seconds", float, 4.0, "per case and pipeline", more_than=0, at_most=86_400)
     parser.add_output("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     pipelines = ("tf_data", "windows") if importlib.util.find_spec("tensorflow") else ("windows",)
@@ -47,7 +47,7 @@ def main() -> None:
     )
     print(f"{'case':<10} {'pipeline':<8} windows/s  cpu ms/window  cores  first batch s  memory MiB")
     results = {}
-    for case in options.only.split(","):
+    for case in options.only:
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder) / "1.0.0"
             make(case, directory, options.image_size)

@@ -19,6 +19,7 @@ import mujoco
 import numpy as np
 
 from eval.envs.calvin_mujoco.environment import VERSION, CalvinEnvironment
+from eval.envs.calvin_mujoco.limits import MAX_IMAGE, MIN_IMAGE, SCENES
 from eval.envs.calvin_mujoco.rendering import renderer_name
 from eval.experts.registry import get_expert
 from vpp_jax.cli.parser import Parser
@@ -99,14 +100,16 @@ def scaling(arguments: tuple[str, float, tuple[int, int], bool]) -> dict[str, fl
 def main() -> None:
     """Command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--scene", default="D", help="scene of the table, A to D")
-    parser.add_argument("--seconds", type=float, default=5.0, help="time per measurement")
-    parser.add_argument("--sizes", default="200,84", help="static and gripper image size")
-    parser.add_argument("--processes", default="1,2", help="numbers of processes to run at the same time")
+    parser.add_argument("--scene", default="D", choices=SCENES, help="scene of the table")
+    parser.add_number("--seconds", float, 5.0, "time per measurement", more_than=0, at_most=86_400)
+    parser.add_numbers("--sizes", int, "200,84", "static and gripper image size", at_least=MIN_IMAGE, at_most=MAX_IMAGE)
+    parser.add_numbers("--processes", int, "1,2", "numbers of processes to run at the same time", at_least=1, at_most=1024)
     parser.add_argument("--empty", action="store_true", help="without blocks")
     parser.add_output("--json", help="also write the figures there")
     arguments = parser.parse_args()
-    static, gripper = (int(size) for size in arguments.sizes.split(","))
+    if len(arguments.sizes) != 2:
+        parser.error(f"--sizes: expected two sizes, STATIC,GRIPPER, got {len(arguments.sizes)}")
+    static, gripper = arguments.sizes
     sizes = (static, gripper)
     results = benchmark(arguments.scene, arguments.seconds, sizes, not arguments.empty)
     about = {
@@ -126,7 +129,7 @@ def main() -> None:
         ratio = f"   {figures['per_second'] / reference:5.1f} x PyBullet" if reference else ""
         print(f"{name:45s} {figures['per_second']:9.1f} steps/s   {figures['cpu_ms']:7.3f} cpu-ms/step{ratio}")
     processes = {}
-    for count in map(int, arguments.processes.split(",")):
+    for count in arguments.processes:
         with multiprocessing.get_context("spawn").Pool(count) as pool:
             job = (arguments.scene, arguments.seconds, sizes, not arguments.empty)
             parts = pool.map(scaling, [job] * count, chunksize=1)

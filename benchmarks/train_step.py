@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--config", nargs="+", default=TINY, help="configurations, one or more")
     parser.add_argument("--data", type=Path, help="TFDS/RLDS directory")
     parser.add_argument("--name", default="calvin_mujoco", help="its row of the registry")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps")
+    parser.add_number("--steps", int, 20, "timed steps", at_least=1, at_most=1_000_000)
     parser.add_output("--json", metavar="FILE", help="also write the figures there")
     options = parser.parse_args()
     restart_with_huge_pages()  # as `vpp eval` and `vpp train` do

@@ -75,8 +75,8 @@ class LoopOptions:
     video_stride: int = 2  # control steps per video frame
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.max_steps < 1 or self.video_stride < 1 or self.retries < 0:
-            raise EvaluationError("workers, max_steps and video_stride must be at least 1, retries at least 0")
+        if min(self.workers, self.max_steps, self.video_stride) < 1 or min(self.retries, self.n_action_steps) < 0:
+            raise EvaluationError("workers, max_steps and video_stride must be at least 1, retries and n_action_steps at least 0")
         if not 0 <= self.batch_size <= self.workers:
             raise EvaluationError(f"batch_size={self.batch_size} must be between 1 and workers={self.workers} (0: number of workers)")
 

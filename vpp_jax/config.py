@@ -387,9 +387,12 @@ def to_config_dict(config: Any) -> ConfigDict:
     return tree
 
 
-def from_config_dict(tree: ConfigDict | Mapping[str, Any]) -> ExperimentConfig:
-    """The checked dataclasses; fields that are absent take their defaults. ConfigError names the field and the nearest valid name."""
-    return build(ExperimentConfig, tree if isinstance(tree, Mapping) else tree.to_dict())
+def from_config_dict(tree: ConfigDict | Mapping[str, Any] | Any) -> ExperimentConfig:
+    """The checked dataclasses; fields that are absent take their defaults.
+
+    ConfigError names the field and the nearest valid name, and refuses what is not a tree of fields.
+    """
+    return build(ExperimentConfig, tree.to_dict() if isinstance(tree, ConfigDict) else tree)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -405,10 +408,10 @@ def from_json(text: str, origin: str = "configuration") -> ExperimentConfig:
     """The inverse of `to_json`; `origin` names the file in errors."""
     try:
         return from_config_dict(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{origin} is not JSON: {error}") from None
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{origin} is not JSON: {error}") from None
 
 
 # --- resuming ---------------------------------------------------------------------------------------------------------------------

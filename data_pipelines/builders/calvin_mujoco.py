@@ -18,8 +18,12 @@ from data_pipelines.errors import DataError
 from data_pipelines.rlds import images
 from data_pipelines.rlds import schema as rlds
 from data_pipelines.rlds.schema import Feature, Schema
-from eval.calvin.task_names import FIXTURE_TASKS
+from eval.calvin.task_names import EVALUATION_INSTRUCTIONS, FIXTURE_TASKS
+from eval.envs.calvin_mujoco.limits import MAX_IMAGE, MIN_IMAGE, QUALITIES, SCENES
+from vpp_jax.common.config_fields import check_ranges, setting
+from vpp_jax.common.errors import nearest
 
+MAX_EPISODES = 1_000_000  # all are listed before the first one is recorded
 ROBOT_OBS, SCENE_OBS, ACTION_WIDTH = 15, 24, 7
 TEXTS = ("scene", "task", "episode_id", "renderer", "environment_version")
 
@@ -35,58 +39,52 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """What to record; the bytes written depend on these settings only.
+    """What to record; the bytes written depend on these settings only."""
 
-    Attributes:
-      episodes, val_episodes: per scene and task.
-      action_noise: standard deviation of the noise on the executed xyz action, in action units (1 = 2 cm per step).
-      noise_memory: autocorrelation of the noise from one step to the next.
-      hold_steps: steps recorded after success with the arm held still, so that action chunks end at rest.
-      max_attempts: attempts per episode, each with its own seed, before the episode is given up.
-      max_steps: limit of an attempt.
-      static_size, gripper_size, jpeg_quality, quality: images; `quality` is the environment's rendering preset.
-      blocks: put the blocks on the table; without them, only tasks without blocks are possible.
-      hours: if positive, record this many simulated hours of play instead of single episodes, see `calvin_play`.
-    """
-
-    scenes: tuple[str, ...] = ("A", "B", "C")
-    tasks: tuple[str, ...] = FIXTURE_TASKS
-    episodes: int = 10
-    val_episodes: int = 0
-    seed: int = 0
-    action_noise: float = 0.3
-    noise_memory: float = 0.8
-    hold_steps: int = 3
-    max_attempts: int = 5
-    max_steps: int = 360
-    static_size: int = 200
-    gripper_size: int = 84
-    jpeg_quality: int = 95
-    quality: str = "fast"
-    blocks: bool = False
-    hours: float = 0.0
-    episodes_per_shard: int = 16
+    scenes: tuple[str, ...] = setting(("A", "B", "C"), "scenes, comma-separated", choices=SCENES)
+    tasks: tuple[str, ...] = setting(FIXTURE_TASKS, "tasks, comma-separated")
+    episodes: int = setting(10, "train episodes per scene and task", at_least=1, at_most=MAX_EPISODES)
+    val_episodes: int = setting(0, "val episodes per scene and task (play: val runs per scene)", at_least=0, at_most=MAX_EPISODES)
+    seed: int = setting(0, "seed of initial states, noise and instructions", at_least=0)
+    action_noise: float = setting(
+        0.3, "standard deviation of the noise on the executed xyz action (1 = 2 cm per step)", at_least=0, at_most=10
+    )
+    noise_memory: float = setting(0.8, "autocorrelation of the noise from one step to the next", at_least=0, less_than=1)
+    hold_steps: int = setting(
+        3, "steps recorded after success with the arm held still, so that action chunks end at rest", at_least=0, at_most=1000
+    )
+    max_attempts: int = setting(5, "attempts per episode, each with its own seed, before it is given up", at_least=1, at_most=1000)
+    max_steps: int = setting(360, "steps per attempt", at_least=1, at_most=100_000)
+    static_size: int = setting(200, "image size of the static camera in pixels", at_least=MIN_IMAGE, at_most=MAX_IMAGE)
+    gripper_size: int = setting(84, "image size of the gripper camera in pixels", at_least=MIN_IMAGE, at_most=MAX_IMAGE)
+    jpeg_quality: int = setting(95, "JPEG quality", at_least=1, at_most=100)
+    quality: str = setting("fast", "rendering preset of the environment", choices=QUALITIES)
+    blocks: bool = setting(False, "put the blocks on the table (play always does); without them, only tasks without blocks are possible")
+    hours: float = setting(
+        0.0,
+        "if positive: record this many simulated hours of play over all scenes instead of single episodes",
+        at_least=0,
+        at_most=10_000,
+    )
+    episodes_per_shard: int = setting(16, "episodes per file", at_least=1)
 
     def __post_init__(self):
+        check_ranges(self)
         if not self.scenes or not self.tasks:
             raise DataError("a build needs at least one scene and one task")
-        for name, least in (
-            ("episodes", 1),
-            ("val_episodes", 0),
-            ("seed", 0),
-            ("action_noise", 0),
-            ("hold_steps", 0),
-            ("max_attempts", 1),
-            ("hours", 0),
-            ("max_steps", 1),
-            ("static_size", 8),
-            ("gripper_size", 8),
-            ("episodes_per_shard", 1),
-        ):
-            if getattr(self, name) < least:
-                raise DataError(f"--{name} is {getattr(self, name)}, expected at least {least}")
-        if not 0 <= self.noise_memory < 1 or not 1 <= self.jpeg_quality <= 100:
-            raise DataError(f"noise_memory {self.noise_memory} must be in [0, 1), jpeg_quality {self.jpeg_quality} in [1, 100]")
+        for name in ("scenes", "tasks"):
+            given = getattr(self, name)
+            if len(set(given)) < len(given):
+                raise DataError(f"--{name}={','.join(given)} names one twice")
+
+
+def check_tasks(settings: Settings) -> None:
+    """DataError for tasks that the simulator does not have, before it is started."""
+    known = tuple(EVALUATION_INSTRUCTIONS) if settings.blocks or settings.hours else FIXTURE_TASKS
+    for task in settings.tasks:
+        if task not in known:
+            hint = "; tasks with blocks need --blocks" if task in EVALUATION_INSTRUCTIONS else nearest(task, known)
+            raise DataError(f"--tasks names '{task}'{hint}; expected tasks among {', '.join(known)}")
 
 
 def real_environment(settings: Settings):

@@ -20,6 +20,7 @@ from data_pipelines.builders.sharded import Recorded
 from data_pipelines.errors import DataError
 from data_pipelines.rlds import images
 from data_pipelines.rlds.schema import Schema
+from vpp_jax.common.config_fields import check_ranges, setting
 from vpp_jax.common.object_array import read_object_array
 
 STATIC_SIZE, GRIPPER_SIZE = 200, 84
@@ -48,27 +49,19 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordedSettings:
-    """What to convert.
+    """What to convert."""
 
-    Attributes:
-      source: directory of the dataset, with `training` and `validation`.
-      language: directory of the annotations in each of them.
-      scene: scene of frames that `scene_info.npy` does not list (validation is always scene D).
-      limit: maximum number of windows per split; 0: all.
-    """
-
-    source: str = ""
-    language: str = "lang_annotations"
-    scene: str = "D"
-    limit: int = 0
-    jpeg_quality: int = 95
-    episodes_per_shard: int = 64
+    source: str = setting("", "directory of the source dataset, with training and validation")
+    language: str = setting("lang_annotations", "directory of the annotations within training and validation")
+    scene: str = setting(
+        "D", "scene of training frames that scene_info.npy does not list (validation is always scene D)", choices=tuple(BLOCK_ORDER)
+    )
+    limit: int = setting(0, "maximum number of windows per split; 0: all", at_least=0)
+    jpeg_quality: int = setting(95, "JPEG quality", at_least=1, at_most=100)
+    episodes_per_shard: int = setting(64, "episodes per file", at_least=1)
 
     def __post_init__(self):
-        if self.scene not in BLOCK_ORDER:
-            raise DataError(f"--scene is {self.scene!r}, expected one of {', '.join(BLOCK_ORDER)}")
-        if self.limit < 0 or self.episodes_per_shard < 1 or not 1 <= self.jpeg_quality <= 100:
-            raise DataError(f"limit {self.limit} must not be negative, episodes_per_shard at least 1, jpeg_quality in [1, 100]")
+        check_ranges(self)
         if not self.source or not any((Path(self.source) / folder).is_dir() for folder in FOLDERS.values()):
             raise DataError(
                 f"--source is {self.source!r}: expected the directory of the CALVIN dataset, with {' and '.join(FOLDERS.values())}"

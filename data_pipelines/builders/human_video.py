@@ -25,10 +25,12 @@ from data_pipelines.rlds.latents import LATENTS, LatentsInfo, mean_of
 from data_pipelines.rlds.schema import IS_FIRST, IS_LAST, IS_TERMINAL, LANGUAGE_INSTRUCTION, Feature, Schema
 from data_pipelines.rlds.windows import whole_clip
 from data_pipelines.transforms import resize, resize_short_side
+from vpp_jax.common.config_fields import check_ranges, setting
 from vpp_jax.common.errors import FileFormatError
 from vpp_jax.common.torch_archive import read_tensor
 
 CAMERA = "observation/image"
+MAX_SIZE = 4096  # pixels
 CONTENTS, RESIZE_MODES = ("video", "latents"), ("square", "short_side")
 # The recorded latents are samples from the posterior of Stable Video Diffusion's VAE, times its scaling factor (step1_prepare_latent.py).
 RECORDED_CHANNELS, RECORDED_DOWNSCALE, RECORDED_FACTOR = 4, 8, 0.18215
@@ -36,41 +38,37 @@ RECORDED_CHANNELS, RECORDED_DOWNSCALE, RECORDED_FACTOR = 4, 8, 0.18215
 
 @dataclass(frozen=True)
 class HumanVideoSettings:
-    """What to convert, and how; `vpp data build human_video --help` describes the fields."""
+    """What to convert, and how."""
 
-    source: str = ""
-    layout: str = "something_something"
-    captions: str = ""
-    annotations: str = "annotation"
-    content: str = "video"
-    vae: str = ""
-    size: int = 256
-    resize_mode: str = "square"
-    fps: float = 0.0
-    num_frames: int = 0
-    max_video_frames: int = 0
-    val_fraction: float = 0.0
-    limit: int = 0
-    on_bad_video: str = "fail"
-    jpeg_quality: int = 95
-    episodes_per_shard: int = 256
+    source: str = setting("", "directory of the videos")
+    layout: str = setting(
+        "something_something",
+        "something_something: webm files and label files; folder: videos with captions; vpp: annotation/SPLIT/ID.json",
+        choices=tuple(LAYOUTS),
+    )
+    captions: str = setting(
+        "",
+        "folder: caption table below the source (default: captions.json, .jsonl or .csv, else NAME.txt next to NAME.mp4); "
+        "something_something: directory of the label files",
+    )
+    annotations: str = setting("annotation", "vpp: directory of the annotations")
+    content: str = setting("video", "video, or the recorded latents of layout vpp", choices=CONTENTS)
+    vae: str = setting("", "latents: identity of the VAE that made them, as `vpp data latents --identity` prints it")
+    size: int = setting(256, "image size in pixels; 0: the size of the video", at_least=0, at_most=MAX_SIZE)
+    resize_mode: str = setting("square", "both sides resized to --size, as in training, or the short side only", choices=RESIZE_MODES)
+    fps: float = setting(0.0, "if positive: subsample to at most this frame rate", at_least=0, at_most=1000)
+    num_frames: int = setting(0, "if positive: take this many frames, spread evenly over the video", at_least=0)
+    max_video_frames: int = setting(0, "if positive: skip videos with more frames (the published mixture: 100)", at_least=0)
+    val_fraction: float = setting(
+        0.0, "folder: fraction of the videos that go to split val, where the caption table does not name a split", at_least=0, less_than=1
+    )
+    limit: int = setting(0, "maximum number of episodes per split; 0: all", at_least=0)
+    on_bad_video: str = setting("fail", "fail, or skip, count and list it", choices=("fail", "skip"))
+    jpeg_quality: int = setting(95, "JPEG quality", at_least=1, at_most=100)
+    episodes_per_shard: int = setting(256, "episodes per file", at_least=1)
 
     def __post_init__(self):
-        for name, allowed in (
-            ("layout", tuple(LAYOUTS)),
-            ("content", CONTENTS),
-            ("resize_mode", RESIZE_MODES),
-            ("on_bad_video", ("fail", "skip")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise DataError(f"--{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
-        for name in ("size", "fps", "num_frames", "max_video_frames", "limit"):
-            if getattr(self, name) < 0:
-                raise DataError(f"--{name} is {getattr(self, name)}, expected at least 0")
-        if self.episodes_per_shard < 1:
-            raise DataError(f"--episodes_per_shard is {self.episodes_per_shard}, expected at least 1")
-        if not 1 <= self.jpeg_quality <= 100 or not 0 <= self.val_fraction < 1:
-            raise DataError(f"--jpeg_quality {self.jpeg_quality} must be in [1, 100], --val_fraction {self.val_fraction} in [0, 1)")
+        check_ranges(self)
         if not self.source or not Path(self.source).is_dir():
             raise DataError(f"--source is {self.source!r}: expected the directory of the videos")
         fits = self.layout == "vpp" and not self.fps and self.size and self.size % RECORDED_DOWNSCALE == 0

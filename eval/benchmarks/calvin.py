@@ -15,11 +15,11 @@ from eval.benchmarks.calvin_chains import COMPLETE_STEPS, ORIGINAL, Chains, plan
 from eval.benchmarks.calvin_sequences import TASK_NAMES, dump
 from eval.benchmarks.single_tasks import SingleTasks, chosen_names
 from eval.calvin.task_names import EVALUATION_INSTRUCTIONS, FIXTURE_TASKS
+from eval.envs.calvin_mujoco.limits import SCENES
 from eval.errors import EvaluationError
 from eval.host_loop import Interface
 from eval.results import write_json
 
-SCENES = ("A", "B", "C", "D")
 TASKS = TASK_NAMES  # all 34
 SINGLE_TASK_STEPS = 120  # default control steps per episode
 INTERFACE = Interface(
@@ -48,7 +48,9 @@ class CalvinBenchmark:
             "With --sequences: CALVIN's chains of five tasks in scene D. Without: single tasks from random initial states, a partial "
             "protocol whose success rates are not comparable with CALVIN's average length."
         )
-        parser.add_argument("--sequences", type=int, default=0, help="chains of five tasks in scene D; 1000 is the published protocol")
+        parser.add_number(
+            "--sequences", int, 0, "chains of five tasks in scene D; 1000 is the published protocol", at_least=0, at_most=100_000
+        )
         parser.add_output(
             "--dump", metavar="FILE", help="write the chains of --sequences and their initial states to this JSON file and exit"
         )

@@ -71,7 +71,7 @@ def add_flags(parser: Any, scenes: Sequence[str], known: Sequence[str], tasks: s
         "--scenes", type=lambda text: tuple(text.split(",")), default=tuple(scenes), help=f"comma-separated, of {','.join(known)}"
     )
     parser.add_argument("--tasks", default=tasks, help=f"tasks: {tasks_help}")
-    parser.add_argument("--episodes", type=int, default=10, help="episodes per scene and task")
+    parser.add_number("--episodes", int, 10, "episodes per scene and task", at_least=1, at_most=100_000)
 
 
 def chosen_names(kind: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

@@ -204,7 +204,7 @@ def test_wrong_overrides(config_file, flags, kind, message):
         (["data", "build", "calvin", "--out=d", "--limt=3"], "no flag --limt, did you mean '--limit'? `vpp data build calvin --help`"),
         (["data", "build", "calvin_mujoco", "--out=d", "--blocks=x"], "'x' is neither true nor false"),
         (["data", "stats", "DIR", "--index-dir=x"], "there is no flag --index-dir, did you mean '--index_dir'?"),
-        (["data", "latents", "--config=c", "--batch=x"], "argument --batch: invalid int value: 'x'"),
+        (["data", "latents", "--config=c", "--batch=x"], "argument --batch: 'x' is not a whole number"),
         (["eval", "calvin", "--num-videos", "3"], "there is no flag --num-videos, did you mean '--num_videos'?"),
         (["eval", "calvin", "--checkpoint=c", "--policy=random"], "not allowed with argument --checkpoint"),
         (["predict", "--chekpoint=c"], "there is no flag --chekpoint, did you mean '--checkpoint'?"),
@@ -215,7 +215,7 @@ def test_wrong_overrides(config_file, flags, kind, message):
         (["bench", "modle"], "there is no benchmark 'modle', did you mean 'model'?"),
         (["bench", "data", "--shard-mb=3"], "there is no flag --shard-mb"),
         (["demo", "--minuts=3"], "did you mean '--minutes'?"),
-        (["demo", "--minutes=0"], "--minutes must be positive"),
+        (["demo", "--minutes=0"], "argument --minutes: '0' is out of range, expected more than 0"),
         (["report", "a", "b"], "unexpected argument 'b'"),
     ],
 )

@@ -12,6 +12,7 @@ from data_pipelines.builders import sharded
 from data_pipelines.builders.calvin_mujoco import Job, Settings, real_environment, record_attempt
 from data_pipelines.errors import DataError
 from data_pipelines.rlds.dataset import RLDSDataset
+from vpp_jax.common.errors import ConfigError
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -133,7 +134,7 @@ def test_unsolvable_task_is_an_error(recipe, tmp_path):
 
 
 def test_settings_are_checked():
-    with pytest.raises(DataError, match="--episodes is 0"):
+    with pytest.raises(ConfigError, match="episodes is 0, expected at least 1"):
         Settings(episodes=0)
     with pytest.raises(DataError, match=r"stack_block, expected tasks among open_drawer.*blocks need --blocks"):
         real_environment(Settings(tasks=("open_drawer", "stack_block")))

@@ -398,13 +398,13 @@ def test_other_captions_are_another_build(tmp_path):
 
 def test_settings_that_contradict(tmp_path):
     wrongs = (
-        ({"layout": "ssv2"}, "--layout is 'ssv2', expected one of something_something, folder, vpp"),
+        ({"layout": "ssv2"}, "layout is 'ssv2', expected one of something_something, folder, vpp"),
         ({"content": "latents"}, "needs --layout=vpp"),
-        ({"size": -1}, "--size is -1"),
-        ({"val_fraction": 1.0}, "--val_fraction"),
+        ({"size": -1}, "size is -1"),
+        ({"val_fraction": 1.0}, "val_fraction is 1.0, expected at least 0 and less than 1"),
     )
     for wrong, message in wrongs:
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(ValueError, match=message):
             HumanVideoSettings(source=str(tmp_path), **wrong)
     with pytest.raises(DataError, match="expected the directory of the videos"):
         HumanVideoSettings(source=str(tmp_path / "absent"))

@@ -41,11 +41,8 @@ def compile_parser() -> Parser:
         help="what is compiled: the training step; an evaluation's loss, error of sampled actions (stage policy) or preview; the video "
         "model alone, or images to actions (stage policy); initialisation; the state that a checkpoint is read into; or all of these",
     )
-    parser.add_argument(
-        "--per_chip",
-        type=float,
-        help="examples per chip and step, below 1 if tensor > 1; without it the configuration's data.batch_size, for act and features one",
-    )
+    text = "examples per chip and step, below 1 if tensor > 1; without it the configuration's data.batch_size, for act and features one"
+    parser.add_number("--per_chip", float, None, text, more_than=0, at_most=65_536)
     parser.add_argument("--mesh", metavar="data=N,fsdp=N", help="mesh, instead of the configuration's; -1 takes the remaining devices")
     parser.add_argument(
         "--optimisation",

@@ -4,12 +4,11 @@ import argparse
 import ast
 import importlib.util
 import re
+import traceback
 from collections.abc import Sequence
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
-
-from ml_collections import ConfigDict
 
 from data_pipelines.openx.mixtures import expand
 from vpp_jax.cli.main import UsageError
@@ -81,12 +80,12 @@ def override(config: ExperimentConfig, overrides: Overrides) -> dict[str, Any]:
         except (ValueError, argparse.ArgumentTypeError):
             raise UsageError(f"{PREFIX}{name}={text}: expected {type_name(kind)}") from None
         place: Any = tree
-        *above, last = [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", name)]
+        *above, last = [int(part) if re.fullmatch("[0-9]{1,9}", part) else part for part in re.findall(r"[^.\[\]]+", name)]
         try:
             for part in above:
                 place = place[part]
             place[last] = value
-        except (IndexError, TypeError):
+        except (IndexError, KeyError, TypeError):
             raise ConfigError(f"{PREFIX}{name}: the sequence has no such entry; entries are added in the configuration file") from None
     return tree
 
@@ -108,7 +107,7 @@ def _literal(text: str) -> list[Any] | None:
     """The entries of a Python tuple or list; None where the text is something else, say a regular expression in brackets."""
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: brackets in brackets
         return None
     return list(value) if isinstance(value, tuple | list) else None
 
@@ -129,7 +128,7 @@ def load_config(name: str) -> ExperimentConfig:
         raise ConfigError(f"{name}: {error}") from None
 
 
-def _run(path: Path) -> ConfigDict | dict[str, Any]:
+def _run(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert spec, path
     assert spec.loader, path  # the suffix is .py
@@ -140,8 +139,12 @@ def _run(path: Path) -> ConfigDict | dict[str, Any]:
     except AttributeError as error:  # a ConfigDict is locked: a misspelt field is an AttributeError with a suggestion
         problem = str(error).strip("\"'").replace("\\'", "'").replace("\\n", " ").replace("\n", " ")
         raise ConfigError(f"no such field or function: {problem}{_derived(problem)}") from None
-    except (KeyError, TypeError, SyntaxError) as error:
-        raise ConfigError(f"{type(error).__name__}: {error}{_derived(str(error))}") from None
+    except VppError:
+        raise
+    except Exception as error:  # of code that its user wrote
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f"line {lines[-1]}: " if lines else ""
+        raise ConfigError(f"{where}{type(error).__name__}: {error}{_derived(str(error))}") from None
 
 
 def _derived(problem: str) -> str:

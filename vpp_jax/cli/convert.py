@@ -103,5 +103,5 @@ def _parser() -> Parser:
         "--out", required=True, metavar="DIR", help="new directory for the folders unet, vae, text_encoder, or for policy.safetensors"
     )
     save.add_argument("--item", choices=("ema", "params"), default="ema", help="EMA of the parameters (if stored), or the parameters")
-    save.add_argument("--step", type=int, help="step of the checkpoint (default: the newest)")
+    save.add_number("--step", int, None, "step of the checkpoint (default: the newest)", at_least=0)
     return parser

@@ -6,25 +6,28 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, asdict, fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
 
 from data_pipelines.builders import sharded
-from data_pipelines.builders.calvin_mujoco import CalvinMujocoRecipe, Settings
+from data_pipelines.builders.calvin_mujoco import CalvinMujocoRecipe, Settings, check_tasks
 from data_pipelines.builders.calvin_play import CalvinPlayRecipe
 from data_pipelines.builders.calvin_recorded import CalvinRecordedRecipe, RecordedSettings
 from data_pipelines.builders.human_video import HumanVideoRecipe, HumanVideoSettings
 from data_pipelines.errors import DataError, DatasetNotFoundError
 from data_pipelines.storage import Location, location
 from vpp_jax.cli.main import UsageError
-from vpp_jax.cli.parser import Parser, boolean, words
+from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.progress import ProgressBar
 
+WORKERS = {"at_least": 1, "at_most": 1024}
+
 
 def _calvin_mujoco(settings: Settings) -> CalvinMujocoRecipe | CalvinPlayRecipe:
+    check_tasks(settings)
     return CalvinPlayRecipe(settings) if settings.hours else CalvinMujocoRecipe(settings)
 
 
@@ -33,42 +36,6 @@ RECIPES = {
     "calvin_mujoco": (_calvin_mujoco, Settings, CalvinMujocoRecipe.description.splitlines()[0]),
     "calvin": (CalvinRecordedRecipe, RecordedSettings, CalvinRecordedRecipe.description.splitlines()[0]),
     "human_video": (HumanVideoRecipe, HumanVideoSettings, HumanVideoRecipe.description.splitlines()[0]),
-}
-HELP = {
-    "scenes": "scenes, comma-separated",
-    "tasks": "tasks, comma-separated",
-    "episodes": "train episodes per scene and task",
-    "val_episodes": "val episodes per scene and task (play: val runs per scene)",
-    "seed": "seed of initial states, noise and instructions",
-    "action_noise": "standard deviation of the noise on the executed xyz action (1 = 2 cm per step)",
-    "noise_memory": "autocorrelation of the noise from one step to the next, in [0, 1)",
-    "hold_steps": "steps recorded after success with the arm held still",
-    "max_attempts": "attempts per episode before it is given up",
-    "max_steps": "steps per attempt",
-    "static_size": "image size of the static camera in pixels",
-    "gripper_size": "image size of the gripper camera in pixels",
-    "jpeg_quality": "JPEG quality, 1 to 100",
-    "quality": "rendering preset of the environment",
-    "episodes_per_shard": "episodes per file",
-    "blocks": "put the blocks on the table (play always does)",
-    "hours": "if positive: record this many simulated hours of play over all scenes instead of single episodes",
-    "source": "directory of the source dataset",
-    "language": "directory of the annotations within training and validation",
-    "scene": "scene of training frames that scene_info.npy does not list",
-    "limit": "maximum number of episodes per split; 0: all",
-    "layout": "something_something (webm files and label files), folder (videos with captions) or vpp (annotation/SPLIT/ID.json)",
-    "captions": "folder: caption table below the source (default: captions.json, .jsonl or .csv, else NAME.txt next to NAME.mp4); "
-    "something_something: directory of the label files",
-    "annotations": "vpp: directory of the annotations",
-    "content": "video, or latents: the recorded latents of layout vpp",
-    "vae": "latents: identity of the VAE that made them, as `vpp data latents --identity` prints it",
-    "size": "image size in pixels; 0: the size of the video",
-    "resize_mode": "square (both sides resized to --size, as in training) or short_side (aspect ratio is preserved)",
-    "fps": "if positive: subsample to at most this frame rate",
-    "num_frames": "if positive: take this many frames, spread evenly over the video",
-    "max_video_frames": "if positive: skip videos with more frames (the published mixture: 100)",
-    "val_fraction": "folder: fraction of the videos that go to split val, where the caption table does not name a split",
-    "on_bad_video": "fail, or skip: skip, count and list it",
 }
 
 
@@ -91,27 +58,8 @@ def _parser() -> Parser:
     for name, (_, settings, text) in RECIPES.items():
         one = names.add_parser(name, help=text, description=text)
         one.add_output("--out", bucket=True, required=True, metavar="DIR", help="output directory; a path or a bucket URL")
-        one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="worker processes; the result does not depend on them")
-        for field in fields(settings):
-            assert field.default is not MISSING
-            many = isinstance(field.default, tuple)
-            if isinstance(field.default, bool):
-                one.add_argument(
-                    f"--{field.name}",
-                    type=boolean,
-                    nargs="?",
-                    const=True,
-                    metavar="true|false",
-                    help=HELP[field.name],
-                    default=field.default,
-                )
-                continue
-            one.add_argument(
-                f"--{field.name}",
-                type=words if many else type(field.default),
-                help=HELP[field.name],
-                default=",".join(field.default) if many else field.default,
-            )
+        one.add_number("--workers", int, os.cpu_count() or 1, "worker processes; the result does not depend on them", **WORKERS)
+        one.add_settings(settings)
         one.set_defaults(run=_build)
 
     verbs.add_parser("latents", help="encode a dataset's images with the VAE of stage video, once (`vpp data latents --help`)")
@@ -126,28 +74,27 @@ def _parser() -> Parser:
         return one
 
     index = reader("index", _index, "build the record index of every split; re-run the command to resume an interrupted build")
-    index.add_argument("--workers", type=int, default=8, help="threads, each reading one file")
+    index.add_number("--workers", int, 8, "threads, each reading one file", **WORKERS)
     _add_shard_flags(index, "index only every N-th file, from number K on")
     index.add_argument("--headers_only", action="store_true", help="read record headers only: offsets without step counts and checksums")
     stats = reader("stats", _stats, "compute action and proprio statistics of the training split", nargs="+")
     stats.add_argument("--split", default="train", help="training split")
     stats.add_argument("--on_bad_record", choices=("fail", "skip"), default="fail", help="skip: skip damaged records, count and list them")
-    stats.add_argument(
-        "--quantiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the two quantiles to store (default: those of the registry row)"
-    )
+    text = "the two quantiles to store (default: those of the registry row)"
+    stats.add_number("--quantiles", float, None, text, at_least=0, at_most=1, nargs=2, metavar=("LOW", "HIGH"))
     _add_shard_flags(stats, "read only part K of N equal parts of the episodes")
     inspect = reader("inspect", _inspect, "report contents and defects of a dataset, or of each dataset in a directory")
     inspect.add_argument("--mixture", metavar="NAME", help="DIR holds many datasets: check those of this mixture")
     inspect.add_output("--json", metavar="FILE", help="write the report as JSON")
     inspect.add_output("--png", metavar="FILE", help="draw episodes with their instructions and actions")
-    inspect.add_argument("--images", type=int, default=1, help="images decoded per camera and episode")
+    inspect.add_number("--images", int, 1, "images decoded per camera and episode", at_least=0)
     return parser
 
 
 def _add_shard_flags(parser: Parser, text: str) -> None:
-    parser.add_argument("--shard_index", type=int, default=0, metavar="K", help=f"{text}, 0 to N-1")
+    parser.add_number("--shard_index", int, 0, f"{text}, 0 to N-1", at_least=0, metavar="K")
     text = "number of hosts that share the work; afterwards, run once without these two flags to merge the parts"
-    parser.add_argument("--num_shards", type=int, default=1, metavar="N", help=text)
+    parser.add_number("--num_shards", int, 1, text, at_least=1, metavar="N")
 
 
 def _shard_of(arguments: argparse.Namespace) -> tuple[int, int]:

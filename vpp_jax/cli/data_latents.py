@@ -43,9 +43,9 @@ def _parser() -> Parser:
     parser.add_argument("--name", default="", help="row of data_pipelines/openx/registry.py (default: the dataset's own name)")
     parser.add_argument("--views", type=words, default=(), help="views to encode, comma-separated (default: the registry row's clip_views)")
     parser.add_argument("--splits", type=words, default=(), help="splits to encode, comma-separated (default: every complete split)")
-    parser.add_argument("--batch", type=int, default=64, help="frames per encoder call, over all devices of the process")
-    parser.add_argument("--shard_index", type=int, default=0, help="number of this process, from 0")
-    parser.add_argument("--num_shards", type=int, default=1, help="number of processes")
+    parser.add_number("--batch", int, 64, "frames per encoder call, over all devices of the process", at_least=1, at_most=65_536)
+    parser.add_number("--shard_index", int, 0, "number of this process", at_least=0)
+    parser.add_number("--num_shards", int, 1, "number of processes", at_least=1)
     return parser
 
 

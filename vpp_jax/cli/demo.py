@@ -13,7 +13,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from vpp_jax.cli.main import UsageError
 from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 
@@ -116,10 +115,9 @@ def run_step(step: Step, timing_path: Path) -> int:
 def main(argv: list[str]) -> int:
     parser = Parser(prog="vpp demo", description=__doc__)
     parser.add_output("--workdir", metavar="DIR", default=Path("runs/demo"), help="directory for datasets, stages, results and the report")
-    parser.add_argument("--minutes", type=float, default=REFERENCE_MINUTES, help="budget on two cores; scales steps and samples")
+    text = "budget on two cores; scales steps and samples"
+    parser.add_number("--minutes", float, REFERENCE_MINUTES, text, more_than=0, at_most=10_000)
     options = parser.parse_args(argv)
-    if options.minutes <= 0:
-        raise UsageError(f"--minutes must be positive, got {options.minutes}")
     options.workdir.mkdir(parents=True, exist_ok=True)
     timing_path = options.workdir / "timing.json"
     steps = demo_steps(options.workdir, options.minutes)

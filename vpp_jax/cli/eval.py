@@ -3,7 +3,6 @@
 BENCHMARK is `calvin`, a name that an installed package registers, or module:attribute of a benchmark of your own.
 """
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from eval.closed_loop import choose_video_episodes, evaluate
 from eval.host_loop import LoopOptions
 from eval.simulators import worker_command
 from vpp_jax.cli.main import UsageError
-from vpp_jax.cli.parser import Parser
+from vpp_jax.cli.parser import Parser, json_object
 
 
 def main(argv: Sequence[str]) -> int:
@@ -95,28 +94,22 @@ def _add_flags(parser: Parser, environment: str) -> None:
     policy.add_argument("--checkpoint", type=location, help="checkpoint directory of stage `policy`; a path or a bucket URL")
     policy.add_argument("--policy", choices=("expert", "random"), help="run the scripted expert or random actions instead of a checkpoint")
     parser.add_output("--out", metavar="DIR", help="results directory; re-run the command to resume")
-    parser.add_argument("--max_steps", type=int, default=0, help="control steps per task; 0: those of the benchmark")
-    parser.add_argument(
-        "--n_action_steps", type=int, default=0, help="control steps executed per predicted action chunk; 0: the policy's n_action_steps"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the initial states and of the policy's noise")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="simulator processes")
-    parser.add_argument("--batch_size", type=int, default=0, help="batch size of the policy; 0: number of workers")
-    parser.add_argument(
-        "--num_videos", type=int, default=0, help="videos of the first N episodes; they cover every scene and task before any is repeated"
-    )
-    parser.add_argument(
-        "--num_failure_videos",
-        type=int,
-        default=0,
-        help="videos of the first N episodes that are not solved; until there are N, all episodes are recorded, which takes time",
-    )
-    parser.add_argument("--video_stride", type=int, default=2, help="control steps per video frame")
-    parser.add_argument("--retries", type=int, default=2, help="retries of an episode whose simulator process failed")
-    parser.add_argument("--timeout", type=float, default=60.0, help="timeout of one simulator request, in seconds")
+    parser.add_number("--max_steps", int, 0, "control steps per task; 0: those of the benchmark", at_least=0, at_most=1_000_000)
+    text = "control steps executed per predicted action chunk; 0: the policy's n_action_steps"
+    parser.add_number("--n_action_steps", int, 0, text, at_least=0)
+    parser.add_number("--seed", int, 0, "seed of the initial states and of the policy's noise", at_least=0)
+    parser.add_number("--workers", int, os.cpu_count() or 1, "simulator processes", at_least=1, at_most=1024)
+    parser.add_number("--batch_size", int, 0, "batch size of the policy; 0: number of workers", at_least=0)
+    text = "videos of the first N episodes; they cover every scene and task before any is repeated"
+    parser.add_number("--num_videos", int, 0, text, at_least=0)
+    text = "videos of the first N episodes that are not solved; until there are N, all episodes are recorded, which takes time"
+    parser.add_number("--num_failure_videos", int, 0, text, at_least=0)
+    parser.add_number("--video_stride", int, 2, "control steps per video frame", at_least=1, at_most=1_000_000)
+    parser.add_number("--retries", int, 2, "retries of an episode whose simulator process failed", at_least=0)
+    parser.add_number("--timeout", float, 60.0, "timeout of one simulator request, in seconds", more_than=0, at_most=86_400)
     parser.add_argument("--environment", default="", help=f"name of a registered simulator, or module:Class (default: {environment})")
-    parser.add_argument("--environment_kwargs", type=json.loads, default={}, help="keyword arguments of the simulator, as a JSON object")
+    parser.add_argument("--environment_kwargs", type=json_object, default={}, help="keyword arguments of the simulator, as a JSON object")
     parser.add_argument("--expert", default="", help="name of a registered expert, or module:function; empty: the simulator's own")
-    parser.add_argument("--policy_options", type=json.loads, default={}, help="keyword arguments of load_policy, as a JSON object")
+    parser.add_argument("--policy_options", type=json_object, default={}, help="keyword arguments of load_policy, as a JSON object")
     parser.add_argument("--python", default=sys.executable, help="Python interpreter of the simulator processes")
     parser.add_argument("--python_path", default="", help="PYTHONPATH of the simulator processes, e.g. the directory of module:Class")

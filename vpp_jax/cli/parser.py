@@ -5,17 +5,23 @@ code 2 and one paragraph that names the nearest flag.
 """
 
 import argparse
+import dataclasses
+import json
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 from data_pipelines.storage import Location, location
 from vpp_jax.cli.main import UsageError, paragraph
+from vpp_jax.common.config_fields import Declaration
 from vpp_jax.common.errors import VppError, nearest
 from vpp_jax.common.files import local_path
+
+KINDS = {int: "a whole number", float: "a number"}
+RANGES = ("at_least", "more_than", "at_most", "less_than")
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,6 +33,35 @@ class Parser(argparse.ArgumentParser):
     def add_output(self, flag: str, *, bucket: bool = False, **options: Any) -> None:
         """A flag that names a file or directory to write: a local path, see `local_path`; with `bucket`, or a URL."""
         self.add_argument(flag, type=partial(_path_or_url if bucket else local_path, flag), **options)
+
+    def add_number(self, flag: str, kind: type[int] | type[float], default: float | None, help: str, **options: Any) -> None:
+        """A flag for a number, with the ranges (`at_least`, ...) and checks of a configuration field."""
+        ranges = {name: options.pop(name) for name in RANGES if name in options}
+        self._add_declared(flag, kind, default, Declaration(help, **ranges), **options)
+
+    def add_numbers(self, flag: str, kind: type[int] | type[float], default: str, help: str, **ranges: float) -> None:
+        """The same for several numbers, comma-separated."""
+        self._add_declared(flag, lambda text: tuple(map(kind, text.split(","))), default, Declaration(help, **ranges))
+
+    def add_names(self, flag: str, default: Sequence[str], choices: Iterable[str], help: str) -> None:
+        """A flag for several names of `choices`, comma-separated."""
+        self._add_declared(flag, words, ",".join(default), Declaration(help, choices=tuple(choices)))
+
+    def add_settings(self, settings: type) -> None:
+        """A flag for each field of a dataclass of `setting` fields, declared there."""
+        for field in dataclasses.fields(settings):
+            flag, default, declaration = f"--{field.name}", field.default, field.metadata["declaration"]
+            if isinstance(default, bool):
+                options = {"nargs": "?", "const": True, "metavar": "true|false"}
+                self.add_argument(flag, type=boolean, default=default, help=declaration.description, **options)
+            elif isinstance(default, tuple):
+                self._add_declared(flag, words, ",".join(default), declaration)
+            else:
+                self._add_declared(flag, type(default), default, declaration)
+
+    def _add_declared(self, flag: str, convert: Callable[[str], Any], default: Any, declaration: Declaration, **options: Any) -> None:
+        text = "; ".join(filter(None, (declaration.description, declaration.range)))
+        self.add_argument(flag, type=partial(_declared, convert, declaration), default=default, help=text, **options)
 
     def parse_known_args(self, args=None, namespace=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Refuses what it does not know here, where the flags of this subcommand are known."""
@@ -71,6 +106,28 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def _path_or_url(flag: str, value: str) -> Location:
     return location(value) if "://" in value else local_path(flag, value)
+
+
+def _declared(convert: Callable[[str], Any], declaration: Declaration, text: str) -> Any:
+    """`text` as a value that `declaration` allows."""
+    try:
+        value = convert(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not {KINDS.get(convert, 'a list of numbers')}") from None
+    if not declaration.allows(value):
+        raise argparse.ArgumentTypeError(f"'{text}' is out of range, {declaration.expected(value)}")
+    return value
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The type of a flag that is a JSON object."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a JSON object: {{\"NAME\": VALUE, ...}}")
+    return value
 
 
 def boolean(text: str) -> bool:

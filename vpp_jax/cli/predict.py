@@ -21,8 +21,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--image", type=Path, required=True, help="first frame: JPEG, PNG, WebP or BMP; resized to the model's square size")
     parser.add_argument("--instruction", required=True, help='language instruction, e.g. "open the drawer"')
     parser.add_output("--out", required=True, metavar="FILE", help="FILE.mp4; a strip of the frames is written to FILE.png")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampler's noise")
-    parser.add_argument("--fps", type=float, default=8.0, help="frames per second of the video file")
+    parser.add_number("--seed", int, 0, "seed of the sampler's noise", at_least=0)
+    parser.add_number("--fps", float, 8.0, "frames per second of the video file", at_least=0.1, at_most=240)
     options = parser.parse_args(argv)
     if options.out.suffix != ".mp4":
         raise PredictError(f"--out={options.out}: expected a name that ends in .mp4")

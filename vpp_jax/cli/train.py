@@ -143,7 +143,8 @@ def _processes(arguments: argparse.Namespace) -> tuple[str, int, int]:
     if not any(given):
         return "", 0, 1
     coordinator, index, count = given
-    if not (":" in coordinator and index.isdigit() and count.isdigit() and int(index) < int(count)):
+    numbers = all(re.fullmatch(r"[0-9]{1,9}", number) for number in (index, count))
+    if not (":" in coordinator and numbers and int(index) < int(count)):
         raise UsageError(f"several processes need --coordinator=HOST:PORT, --shard_index and --num_shards, below it; got {given}")
     return coordinator, int(index), int(count)
 

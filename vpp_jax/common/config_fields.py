@@ -34,6 +34,7 @@ class OnResume(StrEnum):
 
 
 FREE, ANNOUNCED, FIXED = OnResume
+LARGEST = 2**31 - 1  # of any number: seeds fit into 32 bits, and no wait overflows a clock
 
 
 class FieldError(ConfigError):
@@ -59,12 +60,19 @@ class Declaration:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         bounds = (("at least", self.at_least), ("more than", self.more_than), ("at most", self.at_most), ("less than", self.less_than))
-        return " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+        return " and ".join(f"{words} {bound:.10g}" for words, bound in bounds if bound is not None)
+
+    def expected(self, value: Any) -> str:
+        """What `value` should have been, for an error: it is not allowed."""
+        entries, each = (value, "every entry to be ") if isinstance(value, tuple) else ((value,), "")
+        large = any(isinstance(entry, int | float) and LARGEST < abs(entry) < math.inf for entry in entries)
+        hint = nearest(value, self.choices) if isinstance(value, str) else ""
+        return f"expected {each}{self.range or 'a finite number'}{f', and none above {LARGEST}' if large else ''}{hint}"
 
     def allows(self, value: Any) -> bool:
         if isinstance(value, tuple):
             return all(map(self.allows, value))
-        if isinstance(value, float) and not math.isfinite(value):
+        if isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:  # NaN is not
             return False
         return (
             (not self.choices or value in self.choices)
@@ -140,12 +148,7 @@ def check_ranges(config: Any) -> None:
             continue
         if value is None or not declaration.allows(value):
             shown = f"'{value}'" if isinstance(value, str) else value
-            hint = nearest(value, declaration.choices) if isinstance(value, str) else ""
-            raise FieldError(f"{entry.name} is {shown}, expected {_each(value)}{declaration.range or 'a finite number'}{hint}")
-
-
-def _each(value: Any) -> str:
-    return "every entry to be " if isinstance(value, tuple) else ""
+            raise FieldError(f"{entry.name} is {shown}, {declaration.expected(value)}")
 
 
 # --- walking ----------------------------------------------------------------------------------------------------------------------

@@ -5,13 +5,12 @@ others cannot be set.
 """
 
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-from vpp_jax.common.config_fields import FieldError, type_name
+from vpp_jax.common.config_fields import LARGEST, FieldError, type_name
 from vpp_jax.common.errors import ConfigError, nearest
 
 
@@ -94,8 +93,8 @@ def _convert(expected: Any, value: Any, path: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _convert(next(option for option in arguments if option is not type(None)), value, path)
     if expected is float and type(value) in (int, float):
-        if not math.isfinite(value):
-            raise ConfigError(f"{path} is {value}, expected a finite number")
+        if not -LARGEST <= value <= LARGEST:
+            raise ConfigError(f"{path} is {value}, expected a finite number, and none above {LARGEST}")
         return float(value)
     if type(value) is not expected:
         raise ConfigError(f"{path} is {_show(value)}, expected {type_name(expected)}")

@@ -11,6 +11,7 @@ from eval.calvin.scenes import WOODS, Scene, get_scene
 from eval.envs.calvin_mujoco.blocks import STANDARD_ORDER, add_blocks
 from eval.envs.calvin_mujoco.cameras import add_cameras
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, add_contact_pairs
+from eval.envs.calvin_mujoco.limits import MAX_IMAGE, QUALITIES
 from eval.envs.calvin_mujoco.motors import PHYSICS_STEP
 from eval.envs.calvin_mujoco.panda import add_panda
 from eval.envs.calvin_mujoco.table import add_button, add_table
@@ -19,7 +20,6 @@ from eval.envs.calvin_mujoco.textures import checker_texture, wood_texture
 Quality = Literal["fast", "faithful"]
 SUBSTEPS = 8
 MOTOR_DOFS = 10  # arm 7, fingers 2, button 1: the leading joints, all driven by motors
-MAX_IMAGE = 512
 # Light from straight above, a little from the robot's side; fitted to the shading of the original's faces (top, inclined, front). Its
 # shadows are faint: they take only SHADOW of the light.
 AMBIENT, DIFFUSE, SHADOW = 0.67, 0.335, 0.15
@@ -46,8 +46,8 @@ class SceneModel:
 @functools.lru_cache(maxsize=16)
 def compile_scene(name: str, quality: str = "fast", blocks: bool = True) -> SceneModel:
     """The compiled scene `name`; the same object for the same arguments. Environments share it and must not change it."""
-    if quality not in ("fast", "faithful"):
-        raise ValueError(f"quality must be 'fast' or 'faithful', not {quality!r}")
+    if quality not in QUALITIES:
+        raise ValueError(f"quality must be {' or '.join(map(repr, QUALITIES))}, not {quality!r}")
     scene = get_scene(name)
     model = build_spec(scene, quality, blocks).compile()
     model.stat.extent = 1.0  # clip planes and the shadow's reach are multiples of it

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from eval.envs.calvin_mujoco.cameras import FAR
-from eval.envs.calvin_mujoco.model import MAX_IMAGE, SceneModel
+from eval.envs.calvin_mujoco.limits import MAX_IMAGE, MIN_IMAGE
+from eval.envs.calvin_mujoco.model import SceneModel
 
 INSTALL_HINT = "apt-get install -y --no-install-recommends libegl1 libgl1"
 
@@ -101,8 +102,8 @@ class SceneRenderer:
         return np.minimum(near / (1.0 - z[::-1].astype(np.float64) * (1.0 - near / far)), FAR[camera]).astype(np.float32)
 
     def _render(self, data: mujoco.MjData, camera: str, size: int) -> mujoco.MjrRect:
-        if not 8 <= size <= MAX_IMAGE:
-            raise ValueError(f"image size must be 8...{MAX_IMAGE} pixels, not {size}")
+        if not MIN_IMAGE <= size <= MAX_IMAGE:
+            raise ValueError(f"image size must be {MIN_IMAGE}...{MAX_IMAGE} pixels, not {size}")
         self._camera.fixedcamid = self.model.camera(camera).id
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = int(_sees_sky(self.model, data, self._camera.fixedcamid))
         mujoco.mjv_updateCamera(self.model, data, self._camera, self._scene)
