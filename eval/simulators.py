@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import EvaluationError
+from eval.experts.registry import EXPERTS
 from eval.worker_process import WorkerCommand
 from vpp_jax.common.files import write_atomically
 
@@ -20,7 +21,8 @@ class Simulator:
       environment: module:Class of its adapter, in eval/worker/vpp_simulators.
       source: its repository. proof: a file that a checkout of it has.
       python: version that its packages have wheels for.
-      requirements: packages of its environment. modules: what must be importable afterwards.
+      requirements: packages of its environment, with those of the worker (NumPy, msgpack) and of experts (jaxtyping).
+      modules: what must be importable afterwards.
     """
 
     environment: str
@@ -48,8 +50,9 @@ SIMULATORS: Mapping[str, Simulator] = {
             "opencv-python-headless",
             "gitpython",
             "scipy",
+            "jaxtyping",
         ),
-        modules=("pybullet", "gym", "hydra", "quaternion", "cv2", "git", "scipy", "msgpack"),
+        modules=("pybullet", "gym", "hydra", "quaternion", "cv2", "git", "scipy", "msgpack", "jaxtyping"),
     )
 }
 
@@ -85,4 +88,11 @@ def worker_command(name: str, kwargs: Mapping[str, Any], expert: str, python: st
     if not path.is_file():
         raise EvaluationError(f"{name} is not installed (no {path}): run `vpp sim install {name} --checkout=DIR` first")
     installed = Installed(**json.loads(path.read_text()))
-    return WorkerCommand(SIMULATORS[name].environment, {"checkout": installed.checkout, **kwargs}, expert, installed.python, variables)
+    return WorkerCommand(
+        SIMULATORS[name].environment,
+        {"checkout": installed.checkout, **kwargs},
+        expert or (name if name in EXPERTS else ""),
+        installed.python,
+        variables,
+        own_experts=True,
+    )

@@ -35,6 +35,7 @@ class WorkerCommand:
       expert: name in `eval.experts.registry`, or module:function; '': the registered expert of the environment.
       python: interpreter. A different one than this process's sees its own packages only: it inherits neither PYTHONPATH nor PYTHONHOME.
       variables: environment variables in addition to this process's own.
+      own_experts: whether another interpreter can import this project's experts: it has jaxtyping.
     """
 
     environment: str
@@ -42,11 +43,15 @@ class WorkerCommand:
     expert: str = ""
     python: str = sys.executable
     variables: Mapping[str, str] = field(default_factory=dict)
+    own_experts: bool = False
 
     def arguments(self) -> list[str]:
         chosen = ["--environment", self.environment, "--kwargs", json.dumps(dict(self.kwargs)), "--expert", self.expert]
-        # our environments may come from a checkout that is not installed; at the end of the path it shadows nothing
-        return [self.python, str(_WORKER), *chosen, *(["--path", str(_PROJECT)] if self._own_interpreter() else [])]
+        if self._own_interpreter():  # may be of a checkout that is not installed; at the end of the path it shadows nothing
+            chosen += ["--path", str(_PROJECT)]
+        elif self.own_experts:
+            chosen += ["--package", str(_WORKER.parent)]
+        return [self.python, str(_WORKER), *chosen]
 
     def process_environment(self) -> dict[str, str]:
         inherited = dict(os.environ)

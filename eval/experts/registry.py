@@ -1,4 +1,4 @@
-"""Scripted experts by name. Experts import environments, environments do not import experts."""
+"""Scripted experts by name. Neither environments nor experts import each other."""
 
 import importlib
 from collections.abc import Callable
@@ -12,6 +12,7 @@ Expert = Callable[[Any, np.random.Generator], np.ndarray | None]
 # name, that of the environment which the expert acts in -> (module, function)
 EXPERTS: dict[str, tuple[str, str]] = {
     "calvin_mujoco": ("eval.experts.calvin.expert", "act"),
+    "calvin_pybullet": ("eval.experts.calvin.expert", "act_in_original"),
 }
 
 

@@ -2,13 +2,18 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from eval.envs.calvin_mujoco.environment import CalvinEnvironment
 from eval.errors import EvaluationError
+from eval.experts.registry import get_expert
+from eval.worker_process import WorkerCommand
 from vpp_jax.cli.eval import main
 from vpp_jax.cli.main import main as vpp
 
@@ -29,13 +34,18 @@ class OmegaConf:
     merge = staticmethod(lambda one, other: one | other)
 """
 HYDRA = """
-import enum, sys, types
+import enum, types
 import numpy as np
 
 class State(enum.Enum):
     ON = 1
     OFF = 0
 
+def instantiate(tree, **options):
+    return Tasks(tree["tasks"]) if tree["_target_"] == "tasks" else Environment(tree, **options)
+
+"""
+DRAWER = """
 class Environment:
     '''The drawer moves by the first number of each action; all 34 tasks are solved by moving it 0.1 m.'''
     cid, action_repeat = 0, 8
@@ -73,14 +83,77 @@ class Tasks:
     def get_task_info_for_set(self, start, end, names):
         assert (end["steps"] - start["steps"]) % 8 == 0
         return names if abs(end["drawer"] - start["drawer"]) > 0.1 else set()
+"""
 
-def instantiate(tree, **options):
-    return Tasks(tree["tasks"]) if tree["_target_"] == "tasks" else Environment(tree, **options)
+# The MuJoCo table in the clothes of the original: body and link numbers, contacts as tuples, its objects for scene and robot.
+PORT = """
+from eval.calvin.tasks import TASKS
+from eval.envs.calvin_mujoco.environment import CalvinEnvironment
+
+TABLE_LINKS = {name: number for number, name in enumerate(("base_link", "button_link", "switch_link", "slide_link", "drawer_link"), -1)}
+TABLE_LINKS["plank_link"] = 6
+ROBOT_LINKS = {"hand": 8, "finger1": 10, "finger2": 11, "link7": 7}
+
+class Environment:
+    cid, action_repeat = 0, 8
+    def __init__(self, tree, **options):
+        self.port = CalvinEnvironment(tree["scene"]["name"], block_order="original", max_steps=10**6)
+        self.blocks = self.port.compiled.scene.block_order
+        self.button = types.SimpleNamespace(light=types.SimpleNamespace(get_state=lambda: int(self.port.lights.led)), state=None)
+        self.scene = types.SimpleNamespace(buttons=[self.button], reset=self.reset_scene, step=self.step)
+        self.robot = types.SimpleNamespace(reset=self.reset_robot, apply_action=lambda action: setattr(self, "action", action))
+        self.p = types.SimpleNamespace(stepSimulation=lambda physicsClientId: None)
+    def reset_scene(self, scene_obs):
+        self.button.state, self.scene_obs = State.OFF, scene_obs
+    def reset_robot(self, robot_obs):
+        self.port.reset(task="open_drawer", robot_obs=robot_obs, scene_obs=self.scene_obs, render=False)
+        self.tell()
+    def step(self):
+        self.port.begin_task("open_drawer")  # which this task is and whether it is solved does not matter
+        self.port.advance(self.action)
+        self.tell()
+    def tell(self):
+        self.robot.target_pos, self.robot.target_orn = self.port.controller.target_position, self.port.controller.target_euler
+        self.button.prev_is_pressed = self.port.lights.button_pressed
+    def number(self, touch):
+        body, link = touch
+        if body == "robot":
+            return (0, 0, 0, 0, ROBOT_LINKS[link])
+        if body == "table":
+            return (0, 0, 5, 0, TABLE_LINKS[link])
+        return (0, 0, 2 + self.blocks.index(body) if body in self.blocks else 6, 0, -1)
+    def get_info(self):
+        state = self.port.task_state()
+        blocks = {}
+        for number, colour in enumerate(self.blocks):
+            block = state.blocks[colour]
+            blocks[f"block_{colour}"] = {
+                "uid": 2 + number,
+                "contacts": [self.number(touch) for touch in block.touches],
+                "current_lin_vel": block.linear_velocity,
+                "current_ang_vel": block.angular_velocity,
+            }
+        table = {"uid": 5, "links": TABLE_LINKS}
+        robot = {"uid": 0, "contacts": [self.number(touch) for touch in state.robot_touches]}
+        return {"state": state, "robot_info": robot, "scene_info": {"fixed_objects": {"table": table}, "movable_objects": blocks}}
+    def get_state_obs(self):
+        return {"robot_obs": self.port.robot_obs(), "scene_obs": self.port.scene_obs()}
+
+class Tasks:
+    def __init__(self, names):
+        self.tasks = dict.fromkeys(names)
+    def get_task_info_for_set(self, start, end, names):
+        return {name for name in names if TASKS[name].predicate(start["state"], end["state"])}
 """
 
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch) -> Path:
+    return made_up_checkout(tmp_path, monkeypatch, DRAWER)
+
+
+def made_up_checkout(tmp_path: Path, monkeypatch, simulator: str) -> Path:
+    """A folder that looks like a checkout, and stand-ins for hydra and omegaconf on the path, with this simulator."""
     from eval.benchmarks.calvin_sequences import TASK_NAMES
 
     folder = tmp_path / "calvin_env"
@@ -91,7 +164,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
     packages = tmp_path / "packages"
     (packages / "hydra").mkdir(parents=True)
     (packages / "hydra" / "__init__.py").write_text("from hydra import utils\n")
-    (packages / "hydra" / "utils.py").write_text(HYDRA)
+    (packages / "hydra" / "utils.py").write_text(HYDRA + simulator)
     (packages / "omegaconf.py").write_text(OMEGACONF)
     monkeypatch.syspath_prepend(str(packages))
     for name in ("hydra", "hydra.utils", "omegaconf"):
@@ -178,3 +251,62 @@ def test_only_whole_runs_in_the_original_are_published_numbers():
     assert not Chains(1000).published("calvin_pybullet", "tiny")
     assert not Chains(100).published("calvin_pybullet", "egl")
     assert not Chains(1000).published("calvin_mujoco", "")
+
+
+@pytest.mark.medium
+def test_experts_act_in_the_original_as_in_the_port(adapter, tmp_path, monkeypatch):
+    """The port behind the adapter: what experts are told there (bodies and links by number, Euler angles) leads to the same chain."""
+    adapted = adapter(str(made_up_checkout(tmp_path, monkeypatch, PORT)), reset_version="fixed")
+    port = CalvinEnvironment("A", block_order="original")  # the scene whose blocks are in an order of their own
+    rng = np.random.default_rng(0)
+    port.reset(task="turn_on_led", seed=3, render=False)
+    start = {"robot_obs": port.robot_obs(), "scene_obs": port.scene_obs()}
+    port.reset(task="turn_on_led", render=False, **start)
+    adapted.reset(task="turn_on_led", scene="A", **start)
+    for task in ("turn_on_led", "lift_blue_block_table", "stack_block"):
+        port.begin_task(task)
+        adapted.begin_task(task)
+        outcome = None
+        while outcome is None or not outcome.done:
+            told, seen = get_expert("calvin_pybullet")(adapted, rng), get_expert("calvin_mujoco")(port, rng)
+            np.testing.assert_allclose(told, seen, atol=1e-4)  # Euler angles and back, in float32
+            outcome = adapted.advance(seen)
+            assert port.advance(seen).success == outcome.success
+        assert outcome.success
+
+
+@pytest.mark.medium
+def test_the_command_runs_experts_there(tmp_path, monkeypatch, project):
+    checkout = made_up_checkout(tmp_path, monkeypatch, PORT)
+    monkeypatch.setenv("VPP_SIMULATORS", str(tmp_path))
+    (tmp_path / "calvin_pybullet.json").write_text(
+        json.dumps({"name": "calvin_pybullet", "python": sys.executable, "checkout": str(checkout)})
+    )
+    out = tmp_path / "out"
+    command = ["calvin", "--environment=calvin_pybullet", "--policy=expert", "--sequences=1", "--workers=1", f"--out={out}"]
+    assert main([*command, f"--python_path={tmp_path / 'packages'}:{project}"]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["config"]["environment"]["expert"] == "calvin_pybullet"
+    assert results["metrics"]["average_length"] >= 1
+
+
+def test_experts_load_no_simulator(tmp_path, project):
+    """In the interpreter of the original simulator there is neither MuJoCo nor the rest of this project."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(project / "eval" / "worker")!r})
+from vpp_worker.process import find_expert, import_package
+import_package({str(project / "eval")!r})
+find_expert("calvin_pybullet")
+print(*sorted({{name.split(".")[0] for name in sys.modules}} & {{"mujoco", "dm_env", "jax", "vpp_jax", "data_pipelines", "eval"}}))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["eval"], done.stderr
+
+
+def test_another_interpreter_gets_the_experts(tmp_path):
+    command = WorkerCommand("module:Class", python="/somewhere/python", own_experts=True)
+    assert command.arguments()[-2] == "--package"
+    assert command.arguments()[-1].endswith("eval")
+    assert "--package" not in WorkerCommand("module:Class", python="/somewhere/python").arguments()

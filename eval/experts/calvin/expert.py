@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from eval.calvin.situation import Situation
+from eval.calvin.situation import Observed, Situation, observed_situation
 from eval.experts.calvin.blocks import block_action, free_hand
 from eval.experts.calvin.strokes import FIXTURE_PROGRAMS, fixture_action
 
@@ -18,6 +18,14 @@ def act(environment: Any, rng: np.random.Generator | None = None) -> Float[np.nd
     """The action for the environment's current task and state, float32; see `eval.experts.registry`."""
     del rng
     return expert_action(environment.task, environment.situation())
+
+
+def act_in_original(environment: Any, rng: np.random.Generator | None = None) -> Float[np.ndarray, "7"]:
+    """The same for the adapter to the original simulator, which knows nothing of this project and tells its state as plain arrays."""
+    del rng
+    told = environment.privileged_state()
+    start, now = (Observed(**told.pop(moment)) for moment in ("start", "now"))
+    return expert_action(environment.task, observed_situation(start=start, now=now, **told))
 
 
 def expert_action(task: str, situation: Situation) -> Float[np.ndarray, "7"]:

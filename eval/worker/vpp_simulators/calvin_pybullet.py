@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 CAMERAS = ("static", "gripper")
+ROBOT_LINKS = {8: "hand", 9: "finger1", 10: "finger1", 11: "finger2", 12: "finger2"}  # of panda_longer_finger.urdf
 
 
 class Outcome(NamedTuple):
@@ -58,7 +59,8 @@ class CalvinPyBullet:
         self._oracle = self._instantiate(self._load("tasks/new_playtable_tasks"))
         self.tasks = tuple(self._oracle.tasks)
         self._environments: dict[str, Any] = {}
-        self._task, self._steps, self.instruction = "", 0, ""
+        self._lit: set[str] = set()  # scenes that have rendered
+        self.task, self._steps, self.instruction = "", 0, ""
 
     def reset(
         self,
@@ -74,7 +76,8 @@ class CalvinPyBullet:
         del seed, render
         if robot_obs is None or scene_obs is None:
             raise ValueError("calvin_pybullet starts episodes from given states: run chains (--sequences), not single tasks")
-        self._env = self._environment(scene or "D")
+        self.scene = scene or "D"
+        self._env = self._environment(self.scene)
         self._env.scene.reset(np.asarray(scene_obs, np.float64))
         for button in self._env.scene.buttons:
             states = type(button.state)
@@ -87,7 +90,8 @@ class CalvinPyBullet:
     def begin_task(self, task: str) -> None:
         if task not in self.tasks:
             raise ValueError(f"unknown task {task!r}; calvin_env has {', '.join(self.tasks)}")
-        self._task, self._steps, self._start = task, 0, self._env.get_info()
+        self.task, self._steps = task, 0
+        self._start, self._start_obs = self._env.get_info(), self._env.get_state_obs()
 
     def advance(self, action: np.ndarray) -> Outcome:
         """As the original's `step`, without the images that it renders in every step."""
@@ -97,16 +101,31 @@ class CalvinPyBullet:
             env.p.stepSimulation(physicsClientId=env.cid)
         env.scene.step()
         self._steps += 1
-        success = bool(self._oracle.get_task_info_for_set(self._start, env.get_info(), {self._task}))
+        success = bool(self._oracle.get_task_info_for_set(self._start, env.get_info(), {self.task}))
         return Outcome(success, success or self._steps >= self._max_steps, self._steps)
 
     def observation(self, render: bool = True) -> dict[str, np.ndarray]:
         """robot_obs float32 [15], scene_obs float32 [24], and images uint8: rgb_static [200 200 3], rgb_gripper [84 84 3]."""
         found = {name: np.asarray(value, np.float32) for name, value in self._env.get_state_obs().items()}
         if render:
+            if self.scene not in self._lit:  # the first images of a scene are lit differently from all later ones
+                self._env.get_camera_obs()
+                self._lit.add(self.scene)
             images, _ = self._env.get_camera_obs()
             found.update({name: np.asarray(image, np.uint8) for name, image in images.items()})
         return found
+
+    def privileged_state(self) -> dict[str, Any]:
+        """What scripted experts see: the state when the task began and now, and the robot's stored target pose [m, rad]."""
+        robot = self._env.robot
+        return {
+            "scene": self.scene,
+            "start": _observed(self._start, self._start_obs),
+            "now": _observed(self._env.get_info(), self._env.get_state_obs()),
+            "target_position": np.array(robot.target_pos, np.float64),
+            "target_euler": np.array(robot.target_orn, np.float64),
+            "button_pressed": bool(self._env.scene.buttons[0].prev_is_pressed),
+        }
 
     def random_action(self, rng: np.random.Generator) -> np.ndarray:
         action = rng.uniform(-1.0, 1.0, 7)
@@ -142,8 +161,33 @@ class CalvinPyBullet:
             )
             options = {"show_gui": False, "use_vr": False, "use_scene_info": True, "use_egl": self._renderer == "egl"}
             self._environments[scene] = self._instantiate(tree.env, **options)
-            self._environments[scene].get_camera_obs()  # the first images of a process are lit differently from all later ones
         return self._environments[scene]
+
+
+def _observed(info: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    """One time step: robot_obs [15], scene_obs [24], velocities of the blocks [n 6], and body -> the (body, link) that it touches.
+
+    Bodies are 'robot', 'table', 'floor' and the colours of blocks. A finger and its tip are one link, as is a block.
+    """
+    robot, table = info["robot_info"], info["scene_info"]["fixed_objects"]["table"]
+    blocks = {name.replace("block_", ""): block for name, block in info["scene_info"]["movable_objects"].items()}
+    colours = {block["uid"]: colour for colour, block in blocks.items()}
+    table_links = {number: name for name, number in table["links"].items()}
+
+    def touch(point: Any) -> tuple[str, str]:
+        body, link = point[2], point[4]
+        if body == robot["uid"]:
+            return "robot", ROBOT_LINKS.get(link, f"link{link}")
+        if body == table["uid"]:
+            return "table", table_links[link]
+        return (colours[body], "block") if body in colours else ("floor", "")
+
+    return {
+        "robot_obs": np.asarray(state["robot_obs"], np.float64),
+        "scene_obs": np.asarray(state["scene_obs"], np.float64),
+        "velocities": np.array([(*block["current_lin_vel"], *block["current_ang_vel"]) for block in blocks.values()]),
+        "touches": {name: {touch(point) for point in body["contacts"]} for name, body in {"robot": robot, **blocks}.items()},
+    }
 
 
 def _commit(checkout: str) -> str:

@@ -29,6 +29,7 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 import os
@@ -55,6 +56,16 @@ def build_environment(name: str, kwargs: dict[str, Any]) -> Any:
 def find_expert(name: str) -> Callable[[Any, np.random.Generator], np.ndarray | None]:
     """`name` is `module:function` or a name of `eval.experts.registry`."""
     return _imported(name) if ":" in name else _registry("eval.experts.registry", name).get_expert(name)
+
+
+def import_package(directory: str) -> None:
+    """Imports the package in `directory`, but for which nothing of its parent directory can be imported then."""
+    name = os.path.basename(directory)
+    spec = importlib.util.spec_from_file_location(name, os.path.join(directory, "__init__.py"), submodule_search_locations=[directory])
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
 
 
 def _imported(name: str) -> Any:
@@ -246,9 +257,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kwargs", type=json.loads, default={}, help="constructor arguments, as a JSON object")
     parser.add_argument("--expert", default="", help="name in eval.experts.registry, or module:function (default: the environment's own)")
     parser.add_argument("--path", help="directory to add at the end of the module path")
+    parser.add_argument("--package", help="directory of a package to make importable, without what stands beside it")
     arguments = parser.parse_args(argv)
     if arguments.path:
         sys.path.append(arguments.path)
+    if arguments.package:
+        import_package(arguments.package)
     # The pipes carry the protocol: what the simulator prints, from Python or C, goes to stderr.
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
