@@ -210,7 +210,7 @@ def ghostscript(tmp_path, monkeypatch, payload):
 def test_images_never_start_ghostscript(payload, tmp_path):
     with pytest.raises(ValueError, match=r"not an image"):
         images.size(EPS)
-    with pytest.raises(ValueError, match="neither JPEG nor PNG"):
+    with pytest.raises(ValueError, match="of none of the types JPEG, PNG"):
         images.decode(EPS)
     (tmp_path / "scene.png").write_bytes(EPS)
     with pytest.raises(PredictError, match="is not an image of type JPEG, PNG"):

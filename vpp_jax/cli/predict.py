@@ -8,8 +8,6 @@ from data_pipelines.storage import location
 from vpp_jax.cli.parser import Parser
 from vpp_jax.common.errors import VppError
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # Pillow knows more, and starts other programs for some of them
-
 
 class PredictError(VppError):
     """An input that no video can be predicted from."""
@@ -18,7 +16,7 @@ class PredictError(VppError):
 def main(argv: Sequence[str]) -> int:
     parser = Parser(prog="vpp predict", description=__doc__)
     parser.add_argument("--checkpoint", type=location, required=True, help="work directory of stage video; a path or a bucket URL")
-    parser.add_argument("--image", type=Path, required=True, help="first frame: JPEG, PNG, WebP or BMP; resized to the model's square size")
+    parser.add_argument("--image", type=Path, required=True, help="first frame: JPEG, PNG, WebP, BMP or TIFF; resized to the model's size")
     parser.add_argument("--instruction", required=True, help='language instruction, e.g. "open the drawer"')
     parser.add_output("--out", required=True, metavar="FILE", help="FILE.mp4; a strip of the frames is written to FILE.png")
     parser.add_number("--seed", int, 0, "seed of the sampler's noise", at_least=0)
@@ -43,12 +41,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read_image(path: Path):
-    """uint8 [h w 3], RGB. PredictError where the file is not an image."""
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    """uint8 [h w 3], RGB. PredictError where the file is not an image that can be shown; OSError where it cannot be read."""
+    from data_pipelines.rlds.images import STILL_FORMATS, decode
 
+    if path.exists() and not path.is_file():  # a device or a pipe may never end
+        raise PredictError(f"--image={path} is not a file")
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            return np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError:
-        raise PredictError(f"{path} is not an image of type {', '.join(IMAGE_FORMATS)}") from None
+        return decode(path.read_bytes(), STILL_FORMATS)
+    except ValueError as error:
+        raise PredictError(f"--image={path}: {error}") from None
