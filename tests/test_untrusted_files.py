@@ -213,7 +213,7 @@ def test_images_never_start_ghostscript(payload, tmp_path):
     with pytest.raises(ValueError, match="of none of the types JPEG, PNG"):
         images.decode(EPS)
     (tmp_path / "scene.png").write_bytes(EPS)
-    with pytest.raises(PredictError, match="is not an image of type JPEG, PNG"):
+    with pytest.raises(PredictError, match="of none of the types JPEG, PNG"):
         read_image(tmp_path / "scene.png")
     run = tmp_path / "run"
     (run / "video").mkdir(parents=True)

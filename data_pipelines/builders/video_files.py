@@ -15,6 +15,8 @@ SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 # A video is truncated if more than this fraction of its declared length (and more than two frames) is missing; containers round lengths.
 MAX_MISSING = 0.1
+EBML_MAGIC, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska and WebM
+TAIL = 64  # bytes at the end of a file; all zero where it was allocated and never filled
 
 
 class BadVideoError(DataError):
@@ -43,13 +45,14 @@ def read_frames(path: Path, fps: float = 0.0) -> Iterator[tuple[float, UInt8[np.
 def _frames(path: Path, container, stream, fps: float) -> Iterator[tuple[float, np.ndarray]]:
     stream.codec_context.thread_count = 1  # one video per worker process; and errors are deterministic
     period = 1.0 / float(stream.average_rate or 25)
-    first, seconds, count, tick = None, 0.0, 0, 0
+    first, seconds, held, count, tick = None, 0.0, period, 0, 0
     for frame in container.decode(stream):
         if frame.is_corrupt:
             raise BadVideoError(f"{path}: frame {count} is damaged")
         time = frame.time if frame.time is not None else count * period
         first = time if first is None else first
         seconds, count = time - first, count + 1
+        held = max(period, float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0)
         if fps and seconds < tick / fps - 1e-3:
             continue
         tick = int(seconds * fps + 1e-3) + 1
@@ -57,8 +60,36 @@ def _frames(path: Path, container, stream, fps: float) -> Iterator[tuple[float, 
     declared = _declared_seconds(container, stream)
     if not count:
         raise BadVideoError(f"{path}: has no frames")
-    if declared - (seconds + period) > max(MAX_MISSING * declared, 2 * period):
-        raise BadVideoError(f"{path}: is truncated, its {count} frames end at {seconds + period:.2f} s of {declared:.2f} s")
+    if declared - (seconds + held) > max(MAX_MISSING * declared, 2 * period) and not _holds_its_last_frame(path, stream, count):
+        raise BadVideoError(f"{path}: is truncated, its {count} frames end at {seconds + held:.2f} s of {declared:.2f} s")
+
+
+def _holds_its_last_frame(path: Path, stream, count: int) -> bool:
+    """Whether a video that ends long after its last frame is complete all the same: variable frame rates may hold it.
+
+    MP4 lists its frames; Matroska, WebM and AVI say how long the file is.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(1 << 12)
+        file.seek(max(size - TAIL, 0))
+        filled = any(file.read(TAIL))
+    if head.startswith(b"RIFF"):
+        return filled and 0 < int.from_bytes(head[4:8], "little") <= size - 8
+    if head.startswith(EBML_MAGIC):
+        end = _segment_end(head)
+        return filled and end is not None and end <= size
+    return 0 < stream.frames <= count
+
+
+def _segment_end(head: bytes) -> int | None:
+    """Offset of the end of a Matroska segment; None where it was written without a length, as a stream."""
+    start = head.find(SEGMENT) + len(SEGMENT)
+    if start < len(SEGMENT) or start >= len(head) or not head[start]:
+        return None
+    length = 9 - head[start].bit_length()  # of the number itself: as many bytes as its first one has leading zeros, and one
+    number = int.from_bytes(head[start : start + length], "big") - (1 << 7 * length)
+    return None if number == (1 << 7 * length) - 1 else start + length + number
 
 
 def _declared_seconds(container, stream) -> float:

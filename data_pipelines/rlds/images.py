@@ -1,6 +1,7 @@
 """JPEG and PNG decoding, JPEG encoding. The format is detected from the first bytes, since features.json does not always name it.
 
-Every image becomes 8-bit RGB as a viewer shows it: EXIF orientation is applied, transparency is laid over white, CMYK is converted. 16-bit grey is scaled from its range, floating-point grey from [0, 1]; what has no such range is refused.
+Every image becomes 8-bit RGB as a viewer shows it: EXIF orientation is applied, transparency is laid over white, CMYK is converted. 16-bit
+grey is scaled from its range, floating-point grey from [0, 1]; what has no such range is refused.
 """
 
 import io

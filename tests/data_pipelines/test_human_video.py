@@ -5,6 +5,7 @@ import json
 import shutil
 import struct
 import zipfile
+from fractions import Fraction
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -312,6 +313,51 @@ def test_truncated_files_are_always_detected(tmp_path, suffix, share):
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(BadVideoError, match=rf"a\{suffix}"):
         list(read_frames(path))
+
+
+def write_held(path: Path, seconds: int = 5) -> bytes:
+    """Ten frames, 0.1 s apart; the last one is shown for `seconds`."""
+    milliseconds = Fraction(1, 1000)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(CODECS.get(path.suffix, "mpeg4"), rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = 64, 48, "yuv420p", milliseconds
+        stream.codec_context.time_base = milliseconds
+        packets = []
+        for number in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = 100 * number, milliseconds
+            packets += stream.encode(frame)
+        packets += stream.encode(None)
+        for packet in packets:
+            packet.duration = 1000 * seconds if packet.pts == 900 else 100
+            container.mux(packet)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".webm", ".mkv", ".avi"])
+def test_a_held_last_frame_is_no_truncation(tmp_path, suffix):
+    """Screen recorders and phones write variable frame rates: the file is seconds longer than its last frame's time."""
+    data = write_held(tmp_path / f"a{suffix}")
+    assert [round(seconds, 3) for seconds, _ in read_frames(tmp_path / f"a{suffix}")] == [k / 10 for k in range(10)]
+    assert len(list(read_frames(tmp_path / f"a{suffix}", fps=5))) == 5
+    (tmp_path / f"b{suffix}").write_bytes(data[: int(0.6 * len(data))])
+    with pytest.raises(BadVideoError, match=rf"b\{suffix}"):
+        list(read_frames(tmp_path / f"b{suffix}"))
+
+
+def test_a_held_last_frame_whose_block_has_no_duration(tmp_path):
+    """Only the header says so, as some programs write it; a cut or an unfilled file is refused all the same."""
+    path = write_video(tmp_path / "a.webm", frames=10, rate=10)
+    data = path.read_bytes()
+    place = data.index(b"\x44\x89\x88") + 3  # Duration, a double
+    (milliseconds,) = struct.unpack_from(">d", data, place)
+    held = data[:place] + struct.pack(">d", milliseconds + 5000) + data[place + 8 :]
+    path.write_bytes(held)
+    assert len(list(read_frames(path))) == 10
+    for broken in (held[:-20], held[:-100] + bytes(100), held[: len(held) // 2]):
+        path.write_bytes(broken)
+        with pytest.raises(BadVideoError, match=r"a\.webm"):
+            list(read_frames(path))
 
 
 def test_files_that_are_no_videos(tmp_path):
