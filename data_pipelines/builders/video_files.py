@@ -8,6 +8,7 @@ import numpy as np
 from av.error import FFmpegError
 from jaxtyping import UInt8
 
+from data_pipelines.builders.video_containers import count_frames
 from data_pipelines.errors import DataError
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
@@ -15,8 +16,6 @@ SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 # A video is truncated if more than this fraction of its declared length (and more than two frames) is missing; containers round lengths.
 MAX_MISSING = 0.1
-EBML_MAGIC, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # Matroska and WebM
-TAIL = 64  # bytes at the end of a file; all zero where it was allocated and never filled
 
 
 class BadVideoError(DataError):
@@ -65,31 +64,8 @@ def _frames(path: Path, container, stream, fps: float) -> Iterator[tuple[float, 
 
 
 def _holds_its_last_frame(path: Path, stream, count: int) -> bool:
-    """Whether a video that ends long after its last frame is complete all the same: variable frame rates may hold it.
-
-    MP4 lists its frames; Matroska, WebM and AVI say how long the file is.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        head = file.read(1 << 12)
-        file.seek(max(size - TAIL, 0))
-        filled = any(file.read(TAIL))
-    if head.startswith(b"RIFF"):
-        return filled and 0 < int.from_bytes(head[4:8], "little") <= size - 8
-    if head.startswith(EBML_MAGIC):
-        end = _segment_end(head)
-        return filled and end is not None and end <= size
-    return 0 < stream.frames <= count
-
-
-def _segment_end(head: bytes) -> int | None:
-    """Offset of the end of a Matroska segment; None where it was written without a length, as a stream."""
-    start = head.find(SEGMENT) + len(SEGMENT)
-    if start < len(SEGMENT) or start >= len(head) or not head[start]:
-        return None
-    length = 9 - head[start].bit_length()  # of the number itself: as many bytes as its first one has leading zeros, and one
-    number = int.from_bytes(head[start : start + length], "big") - (1 << 7 * length)
-    return None if number == (1 << 7 * length) - 1 else start + length + number
+    """Whether a video that ends long after its last frame has all its frames: variable frame rates may hold the last one."""
+    return 0 < (count_frames(path) or stream.frames) <= count
 
 
 def _declared_seconds(container, stream) -> float:
