@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from eval.conditions import conditions
 from eval.errors import EvaluationError
 from eval.host_loop import Episode, HostLoop, Interface, LoopOptions, LoopReport, Recording
 from eval.policies import Policy
@@ -30,6 +31,7 @@ def evaluate(
     protocol: Mapping[str, Any],
     summarize: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, Any]],
     interface: Interface,
+    published: bool = False,
     argv: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Runs `episodes` with `policy` (a policy, 'expert' or 'random') and returns the content of `results.json`.
@@ -38,6 +40,7 @@ def evaluate(
       protocol: describes what is measured; a resumed run must have the same protocol, policy and simulator.
       summarize: journal lines -> metrics.
       interface: how the simulator names what the policy sees, and its control rate.
+      published: whether the result, once it is complete, may stand beside published ones.
     """
     started = time.time()
     loop_identity = {"n_action_steps": options.n_action_steps, "max_steps": options.max_steps}
@@ -71,6 +74,7 @@ def evaluate(
             restarts=restarts,
         )
         report = loop.run(episodes)
+        simulator = report.simulator or identity.simulator()
         records = sorted(journal.records, key=lambda record: record["index"])
     complete = len(records) == len(episodes)
     previous = read_json(out / "results.json") if (out / "results.json").exists() and continued == len(episodes) else None
@@ -80,7 +84,9 @@ def evaluate(
         "complete": complete,
         "episodes": len(records),
         "continued_episodes": continued,
-        "simulator": report.simulator,
+        "published": published and complete,
+        "conditions": conditions(protocol.get("simulator", command.environment), simulator, protocol),
+        "simulator": simulator,
         "workers": {"processes": options.workers, "batch_size": loop.batch_size, "python": command.python},
         "failures": {
             "worker_restarts": report.restarts,
@@ -125,6 +131,10 @@ class _Identity:
             )
         else:
             self._compare(read_json(path), config, ("simulator",))
+
+    def simulator(self) -> dict[str, Any]:
+        """The simulator of the finished episodes, where no other one was needed."""
+        return read_json(self._path).get("simulator") or {}
 
     def check_simulator(self, hello: Mapping[str, Any]) -> None:
         simulator = {name: hello[name] for name in ("environment", "environment_version", "renderer", "versions")}

@@ -25,6 +25,7 @@ class Plan:
       summarize: journal lines -> metrics.
       table: results.json -> text for a terminal.
       environment_kwargs: of the simulator, unless the command line gives others.
+      published: whether the result of all episodes may stand beside published ones.
       write_more: (directory, results) -> further files, e.g. results in the format of other tools.
     """
 
@@ -34,6 +35,7 @@ class Plan:
     summarize: Callable[[Records], Mapping[str, Any]]
     table: Callable[[Mapping[str, Any]], str]
     environment_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    published: bool = False
     write_more: Callable[[Path, Mapping[str, Any]], Sequence[Path]] = lambda directory, results: ()
 
 

@@ -76,12 +76,15 @@ def _single_tasks(arguments: argparse.Namespace) -> Plan:
         chosen_names("scene", arguments.scenes, SCENES), chosen_names("task", tasks, TASKS), arguments.episodes, arguments.seed
     )
     steps = arguments.max_steps or SINGLE_TASK_STEPS
-    return single_tasks.plan(chosen, "calvin", steps, PARTIAL_NOTE, partial=True, **_environment_choices(arguments))
+    return single_tasks.plan(
+        chosen, "calvin", steps, PARTIAL_NOTE, partial=True, simulator=OUR_SIMULATOR, **_environment_choices(arguments)
+    )
 
 
 def _chains(arguments: argparse.Namespace) -> Plan:
     chains = Chains(arguments.sequences, arguments.max_steps or COMPLETE_STEPS, arguments.seed)
-    return plan_chains(chains, arguments.environment or OUR_SIMULATOR, **_environment_choices(arguments))
+    of_policy = not arguments.policy
+    return plan_chains(chains, arguments.environment or OUR_SIMULATOR, of_policy=of_policy, **_environment_choices(arguments))
 
 
 def _environment_choices(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from eval.benchmarks.base import Plan
 from eval.benchmarks.calvin_sequences import CHAIN_LENGTH, INITIAL_ROBOT_OBS, digest, generate_sequences, initial_scene_obs
 from eval.benchmarks.single_tasks import episode_seed, rate_text
+from eval.conditions import conditions_text
 from eval.errors import EvaluationError
 from eval.host_loop import Episode
 from eval.results import write_json
@@ -77,8 +78,8 @@ class Chains:
         return {
             "benchmark": "calvin",
             "kind": "chains",
+            "simulator": simulator,
             "partial": not self.complete,
-            "published": self.published(simulator, renderer),
             "note": self.note(simulator, renderer),
             "scenes": (SCENE,),
             "sequences": self.sequences,
@@ -119,14 +120,22 @@ def summarize_chains(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def plan_chains(chains: Chains, simulator: str, **more: Any) -> Plan:
-    """`more`: further entries of the description."""
+def plan_chains(chains: Chains, simulator: str, *, of_policy: bool, **more: Any) -> Plan:
+    """`of_policy`: not of the scripted expert or of random actions. `more`: further entries of the description."""
 
     def write_more(directory: Path, results: Mapping[str, Any]) -> list[Path]:
         return [write_json(directory / "calvin_results.json", as_calvin_results(results))]
 
-    description = chains.describe(simulator, more.get("renderer", "")) | more
-    return Plan(chains.all_episodes(), chains.max_steps, description, summarize_chains, table, write_more=write_more)
+    renderer = more.get("renderer", "")
+    return Plan(
+        chains.all_episodes(),
+        chains.max_steps,
+        chains.describe(simulator, renderer) | more,
+        summarize_chains,
+        table,
+        published=of_policy and chains.published(simulator, renderer),
+        write_more=write_more,
+    )
 
 
 def as_calvin_results(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,6 +146,7 @@ def as_calvin_results(results: Mapping[str, Any]) -> dict[str, Any]:
         str(step or 0): {
             "avg_seq_len": metrics["average_length"],
             "chain_sr": {count: cell["rate"] for count, cell in metrics["in_a_row"].items()},
+            "conditions": conditions_text(results),
             "task_info": {name: {"success": cell["successes"], "total": cell["trials"]} for name, cell in metrics["tasks"].items()},
         }
     }

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from eval.conditions import conditions_text
 from eval.report.collect import POLICIES, Evaluation, Run
 from eval.report.wording import POLICY_TITLES, absent, duration, interval_text, percent
 
@@ -30,10 +31,12 @@ def _scene_tile(run: Run, scene: str) -> str:
         apart = cells["policy"]["low"] > cells["random"]["high"]
         verdict = f"<p>95% intervals of policy and random actions {'do not overlap' if apart else 'overlap'}.</p>"
     cell = cells[main]
+    where = conditions_text(run.evaluations[main].results)
     return (
         f'<div class="card tile" data-scene="{escape(scene)}"><div class="label">Scene {escape(scene)}{_seen(run, scene)}, '
         f'{escape(POLICY_TITLES.get(main, main))}</div><div class="big {escape(main)}">{percent(cell["rate"])}</div>'
         f"<p>{cell['successes']} of {cell['trials']} tasks solved, 95% interval {interval_text(cell)}</p>"
+        + (f'<p class="soft">{escape(where)}</p>' if where else "")
         + (f'<p class="soft">{escape(others)}</p>' if others else "")
         + f"{verdict}</div>"
     )
@@ -43,6 +46,7 @@ def closed_loop(run: Run) -> str:
     if not run.evaluations:
         return absent("closed-loop evaluation", "eval/*/results.json")
     parts = [f'<p class="note">{escape(note)}</p>' for note in _notes(run.evaluations.values())]
+    parts += [f'<p class="note">{escape(line)}</p>' for line in _measured_in(run)]
     missing = [name for name in POLICIES if name not in run.evaluations]
     parts += [absent(f"evaluation of {POLICY_TITLES[name]}", f"eval/{name}/results.json") for name in missing]
     keys = "".join(f'<li><span class="key {escape(name)}"></span>{escape(POLICY_TITLES.get(name, name))}</li>' for name in run.evaluations)
@@ -64,10 +68,27 @@ def _chains(evaluation: Evaluation) -> str:
         f'<td class="soft">{interval_text(cell)}</td></tr>'
         for count, cell in metrics["in_a_row"].items()
     )
+    average = "–" if metrics["average_length"] is None else f"{metrics['average_length']:.2f}"
     return (
         f'<div class="card" data-chains="{escape(evaluation.name)}"><h3>Chains of tasks, {title}: average length '
-        f'{metrics["average_length"]:.2f} over {metrics["chains"]} chains</h3><table class="rates"><tbody>{rows}</tbody></table></div>'
+        f"{average} over {metrics['chains']} chains</h3><p>{escape(_standing(evaluation))}</p>"
+        f'<table class="rates"><tbody>{rows}</tbody></table></div>'
     )
+
+
+def _standing(evaluation: Evaluation) -> str:
+    """Whether the average length may stand beside published ones, and in what it was measured."""
+    published = evaluation.results.get("published", False)
+    kind = "Comparable with published average lengths" if published else "Not comparable with published average lengths"
+    return f"{kind}. Measured in {conditions_text(evaluation.results) or 'unknown conditions'}."
+
+
+def _measured_in(run: Run) -> list[str]:
+    """The conditions of every evaluation; one line where they are the same."""
+    titles: dict[str, list[str]] = {}
+    for name, evaluation in run.evaluations.items():
+        titles.setdefault(conditions_text(evaluation.results), []).append(POLICY_TITLES.get(name, name))
+    return [f"Measured in {where} ({', '.join(names)})." for where, names in titles.items() if where]
 
 
 def _notes(evaluations: Iterable[Evaluation]) -> list[str]:

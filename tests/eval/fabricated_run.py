@@ -52,6 +52,7 @@ def evaluation(directory: Path, policy: str, videos: int, episodes: int = 6) -> 
         seconds=30.0,
         command=["vpp", "eval", "calvin"],
         complete=True,
+        conditions={"simulator": "calvin_mujoco", "version": "1", "renderer": "egl", "quality": "some", "reset_version": "fixed"},
         simulator={"environment": "calvin_mujoco", "environment_version": "1", "renderer": "egl", "versions": {"mujoco": "3.17.0"}},
     )
 

@@ -153,7 +153,6 @@ def test_only_the_whole_protocol_is_called_complete():
     assert "Partial" in Chains(100).note("calvin_mujoco")
     assert "Partial" not in Chains(1000).note("calvin_mujoco")
     described = Chains(10).describe("calvin_mujoco")
-    assert described["published"] is False
     assert "Simulated in calvin_mujoco, not in the original" in described["note"]
 
 

@@ -200,6 +200,7 @@ def whole(out: Path, policy="expert", episodes=EPISODES, environment=None, proto
         command=command(**(environment or {})),
         options=LoopOptions(**{"workers": 2, "max_steps": 40} | options),
         protocol=protocol or {"benchmark": "counting"},
+        published=True,
         summarize=lambda records: {"solved": sum(record["solved"] for record in records), "of": len(records)},
         interface=INTERFACE,
         argv=["vpp", "eval", "counting"],
@@ -217,6 +218,8 @@ def test_directory_of_an_evaluation(tmp_path):
     assert results["metrics"] == {"solved": 7, "of": 7}
     assert results == read_json(tmp_path / "results.json")
     assert results["simulator"]["environment_version"] == "fake-1"
+    assert results["conditions"] == {"simulator": "fake_simulator:Counter", "version": "fake-1", "renderer": "none"}
+    assert results["published"]
     videos = [json.loads(line).get("video") for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
     assert sorted(filter(None, videos)) == ["videos/00000_A_count_up.mp4", "videos/00001_A_count_up.mp4"]
     first = (tmp_path / "results.json").read_bytes()
@@ -249,6 +252,15 @@ def test_a_stopped_evaluation_continues(reference, tmp_path):
     results = whole(tmp_path, Drifting())
     assert results["continued_episodes"] == finished
     assert comparable(journal_lines(tmp_path)) == reference
+
+
+def test_results_lost_after_the_last_episode_name_the_simulator_again(tmp_path):
+    before = whole(tmp_path)
+    (tmp_path / "results.json").unlink()
+    again = whole(tmp_path)
+    assert again["continued_episodes"] == again["episodes"] == 7
+    assert again["conditions"] == before["conditions"]
+    assert again["simulator"]["environment_version"] == "fake-1"
 
 
 def test_another_configuration_is_refused(tmp_path):
@@ -360,6 +372,7 @@ def test_unscored_episodes_make_the_results_incomplete_and_are_tried_again(tmp_p
     trouble = {"trouble": {"raise": 103}, "once": ""}
     results = whole(tmp_path, environment=trouble, retries=0)
     assert not results["complete"]
+    assert not results["published"]
     assert results["metrics"] == {"solved": 6, "of": 6}
     assert list(results["failures"]["unscored"]) == ["3"]
     assert whole(tmp_path, environment=trouble, retries=0)["continued_episodes"] == 6

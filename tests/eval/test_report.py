@@ -12,6 +12,7 @@ from fabricated_run import NASTY, fabricate
 from playwright.sync_api import sync_playwright
 
 from eval.benchmarks.calvin import TASKS
+from eval.benchmarks.calvin_chains import summarize_chains
 from eval.errors import EvaluationError
 from eval.recording import side_by_side, write_video
 from eval.report.charts import draw_losses, loss_curves, thin
@@ -198,6 +199,21 @@ def test_every_part_may_be_missing(run_directory, tmp_path):
         collect(tmp_path / "empty")
     with pytest.raises(EvaluationError, match="no run directory"):
         collect(tmp_path / "nowhere")
+
+
+def test_scores_stand_beside_what_they_were_measured_in(run_directory, tmp_path, report):
+    where = "calvin_mujoco, version 1, quality some, reset fixed, renderer egl"
+    assert f"Measured in {where} (policy, random actions, scripted expert)." in report.read_text()
+    shutil.copytree(run_directory / "eval", tmp_path / "eval")
+    path = tmp_path / "eval" / "policy" / "results.json"
+    results = json.loads(path.read_text())
+    chains = [{"index": number, "solved": 0, "tasks": [{"task": "open_drawer", "success": False, "steps": 1}]} for number in range(2)]
+    for published, scored, words in ((False, chains, "Not comparable with"), (True, chains, "Comparable with"), (False, [], "length –")):
+        path.write_text(json.dumps(results | {"published": published, "metrics": summarize_chains(scored)}))
+        page = render(collect(tmp_path))
+        assert words in page
+        assert f"published average lengths. Measured in {where}." in page
+    assert f"Measured in {where} (random actions, scripted expert)." in page.replace("policy, ", "")
 
 
 def test_an_incomplete_evaluation_says_so(run_directory, tmp_path):

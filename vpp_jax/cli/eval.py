@@ -11,6 +11,7 @@ from typing import Any
 from data_pipelines.storage import Location, location
 from eval.benchmarks.registry import benchmarks, get_benchmark
 from eval.closed_loop import choose_video_episodes, evaluate
+from eval.conditions import conditions_text
 from eval.host_loop import LoopOptions
 from eval.simulators import worker_command
 from vpp_jax.cli.main import UsageError
@@ -54,9 +55,10 @@ def main(argv: Sequence[str]) -> int:
         protocol=plan.description,
         summarize=plan.summarize,
         interface=benchmark.interface,
+        published=plan.published,
         argv=["vpp", "eval", *argv],
     )
-    print(plan.table(results))
+    print(f"{plan.table(results)}\nmeasured in {conditions_text(results)}")
     if ended := results["failures"]["ended_by_simulator"]:
         print(f"{ended} tasks were ended, unsolved, by the simulator before {plan.max_steps} steps", file=sys.stderr)
     for path in (arguments.out / "results.json", *plan.write_more(arguments.out, results)):
