@@ -49,6 +49,7 @@ def test_an_initial_state_does_not_depend_on_what_else_is_evaluated():
 )
 def test_unknown_names_are_refused_with_the_known_ones(flags, message):
     given = {"dump": "", "sequences": 0, "scenes": ("A",), "tasks": "fixtures", "episodes": 1, "seed": 0, "max_steps": 0}
+    given |= {"states": None}
     arguments = Namespace(**given | {"environment": "", "environment_kwargs": {}} | flags)
     with pytest.raises(EvaluationError, match=message):
         CALVIN.plan(arguments)

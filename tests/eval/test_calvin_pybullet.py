@@ -229,7 +229,7 @@ def test_the_command_runs_it_where_it_is_installed(checkout, tmp_path, monkeypat
     command = ["calvin", "--environment=calvin_pybullet", "--policy=random", f"--out={out}", "--workers=1", "--max_steps=3"]
     with pytest.raises(EvaluationError, match=r"not installed .*run `vpp sim install calvin_pybullet --checkout=DIR` first"):
         main([*command, "--sequences=2"])
-    with pytest.raises(EvaluationError, match="calvin_pybullet runs chains"):
+    with pytest.raises(EvaluationError, match="calvin_pybullet starts from given states"):
         main(command)
     (tmp_path / "simulators").mkdir()
     installed = {"name": "calvin_pybullet", "python": sys.executable, "checkout": str(checkout)}

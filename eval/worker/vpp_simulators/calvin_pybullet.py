@@ -75,7 +75,7 @@ class CalvinPyBullet:
         """Starts from a state of CALVIN's protocol: robot_obs [15] and scene_obs [24]."""
         del seed, render
         if robot_obs is None or scene_obs is None:
-            raise ValueError("calvin_pybullet starts episodes from given states: run chains (--sequences), not single tasks")
+            raise ValueError("calvin_pybullet starts episodes from given states: run chains (--sequences) or recorded states (--states)")
         self.scene = scene or "D"
         self._env = self._environment(self.scene)
         self._env.scene.reset(np.asarray(scene_obs, np.float64))
