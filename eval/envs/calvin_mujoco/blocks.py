@@ -1,5 +1,7 @@
 """The three coloured blocks: 1 kg boxes whose long side is their x axis; which colour has which size depends on the scene."""
 
+import math
+
 import mujoco
 import numpy as np
 from jaxtyping import Float
@@ -31,7 +33,7 @@ def add_blocks(spec: mujoco.MjSpec, scene: Scene) -> None:
             conaffinity=0,
             mass=MASS,
         )
-        MeshBuilder().box(*[(-h, h) for h in half]).add_to(spec, body, f"block_{colour}", material="plain", rgba=COLOURS[colour])
+        MeshBuilder().pillow(half).add_to(spec, body, f"block_{colour}", material="plain", rgba=COLOURS[colour], crease=math.pi)
 
 
 def free_joint_values(pose: Float[np.ndarray, "6"]) -> Float[np.ndarray, "7"]:

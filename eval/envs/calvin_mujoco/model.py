@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Literal
 
 import mujoco
@@ -12,6 +13,7 @@ from eval.envs.calvin_mujoco.blocks import STANDARD_ORDER, add_blocks
 from eval.envs.calvin_mujoco.cameras import add_cameras
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, add_contact_pairs
 from eval.envs.calvin_mujoco.limits import MAX_IMAGE, QUALITIES
+from eval.envs.calvin_mujoco.meshes import MeshBuilder, disc
 from eval.envs.calvin_mujoco.motors import PHYSICS_STEP
 from eval.envs.calvin_mujoco.panda import add_panda
 from eval.envs.calvin_mujoco.table import add_button, add_table
@@ -20,10 +22,10 @@ from eval.envs.calvin_mujoco.textures import checker_texture, wood_texture
 Quality = Literal["fast", "faithful"]
 SUBSTEPS = 8
 MOTOR_DOFS = 10  # arm 7, fingers 2, button 1: the leading joints, all driven by motors
-# Light from straight above, a little from the robot's side; fitted to the shading of the original's faces (top, inclined, front). Its
-# shadows are faint: they take only SHADOW of the light.
-AMBIENT, DIFFUSE, SHADOW = 0.67, 0.335, 0.15
-LIGHT_DIRECTION = (0.0, 0.14, -0.990)
+# The original's light comes from far away in the direction SUN. A surface whose normal has the cosine c to it shows this part of its colour:
+# 1/2 + (1 + c)/4 (LIT + (1 - LIT) v), where v is 1 in the light and 0 in shadow or on the far side.
+SUN = np.array([-5.0, -40.0, 200.0]) / np.linalg.norm([-5.0, -40.0, 200.0])
+LIT = 0.7
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,27 +107,17 @@ def _add_looks(spec: mujoco.MjSpec, scene: Scene, quality: Quality) -> None:
     visual.quality.offsamples = 0
     visual.quality.shadowsize = 1024 if quality == "faithful" else 0
     visual.map.znear, visual.map.zfar, visual.map.shadowclip = 0.01, 40.0, 1.2
-    visual.headlight.ambient, visual.headlight.diffuse, visual.headlight.specular = [AMBIENT] * 3, [0.0] * 3, [0.0] * 3
-    direction = np.array(LIGHT_DIRECTION)
-    parts = {"sun": (DIFFUSE - SHADOW, False), "shadow_sun": (SHADOW, True)} if quality == "faithful" else {"sun": (DIFFUSE, False)}
-    for name, (strength, shadow) in parts.items():
-        spec.worldbody.add_light(
-            name=name,
-            type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
-            dir=direction.tolist(),
-            pos=(np.array([0.0, -0.1, 0.4]) - 3 * direction).tolist(),
-            ambient=[0.0] * 3,
-            diffuse=[strength] * 3,
-            specular=[0.0] * 3,
-            castshadow=shadow,
-        )
+    shade, shadow = LIT / 4, (1 - LIT) / 4
+    visual.headlight.ambient = [0.5 + shade] * 3
+    visual.headlight.diffuse = visual.headlight.specular = [0.0] * 3
+    _add_sun(spec, "sun", SUN, diffuse=shade)
+    _add_sun(spec, "far_side", -SUN, diffuse=-shade)  # negative: what it shines on is darker than what no light reaches
+    _add_sun(spec, "shadow_sun", SUN, diffuse=shadow, ambient=shadow, castshadow=quality == "faithful")
     _texture(spec, "wood", wood_texture(WOODS[scene.wood], seed=1))
     _texture(spec, "panel", wood_texture(WOODS[scene.panel_wood], seed=2))
     _texture(spec, "floor", checker_texture(size=512))
-    for name, repeat in (("wood", 1.0), ("panel", 1.0), ("floor", 0.5)):
-        material = spec.add_material(
-            name=name, specular=0.0, shininess=0.0, reflectance=0.0, texrepeat=[repeat, repeat], texuniform=name == "floor"
-        )
+    for name in ("wood", "panel", "floor"):
+        material = spec.add_material(name=name, specular=0.0, shininess=0.0, reflectance=0.0)
         textures = material.textures
         textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
         material.textures = textures
@@ -139,26 +131,28 @@ def _add_looks(spec: mujoco.MjSpec, scene: Scene, quality: Quality) -> None:
         rgb1=[1, 1, 1],
         rgb2=[1, 1, 1],
     )
-    spec.worldbody.add_geom(
-        name="floor",
-        type=mujoco.mjtGeom.mjGEOM_PLANE,
-        size=[20.0, 20.0, 1.0],
-        material="floor",
-        contype=0,
-        conaffinity=0,
-    )
+    corners = np.array([(-15.0, -15.0, 0.0), (15.0, -15.0, 0.0), (15.0, 15.0, 0.0), (-15.0, 15.0, 0.0)])
+    MeshBuilder(texture_metres=1.0).polygon(corners).add_to(spec, spec.worldbody, "floor", material="floor")
     spec.worldbody.add_geom(
         name="floor_contact", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[20.0, 20.0, 1.0], group=CONTACT_GROUP, contype=0, conaffinity=0
     )
-    spec.worldbody.add_geom(
-        name="pedestal",
-        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
-        pos=[-0.39, -0.46, 0.12],
-        size=[0.13, 0.12, 0.0],
-        material="plain",
-        rgba=[0.97, 0.97, 0.97, 1.0],
-        contype=0,
-        conaffinity=0,
+    outline = [(0.0, 0.13), (0.24, 0.13), (0.24, 0.065)]
+    pedestal = MeshBuilder().loft([disc("z", z, (-0.39, -0.46), radius, slices=20) for z, radius in outline])
+    pedestal.add_to(spec, spec.worldbody, "pedestal", material="plain", crease=math.pi)
+
+
+def _add_sun(
+    spec: mujoco.MjSpec, name: str, towards: np.ndarray, *, diffuse: float, ambient: float = 0.0, castshadow: bool = False
+) -> None:
+    spec.worldbody.add_light(
+        name=name,
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+        dir=(-towards).tolist(),
+        pos=(np.array([0.0, -0.1, 0.4]) + 3 * towards).tolist(),
+        ambient=[ambient] * 3,
+        diffuse=[diffuse] * 3,
+        specular=[0.0] * 3,
+        castshadow=castshadow,
     )
 
 

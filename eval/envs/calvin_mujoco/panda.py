@@ -12,7 +12,8 @@ import numpy as np
 from eval.calvin.rotations import quaternion_from_euler
 from eval.calvin.situation import FINGER_MAX
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, SOLREF
-from eval.envs.calvin_mujoco.meshes import MeshBuilder
+from eval.envs.calvin_mujoco.cameras import GRIPPER_POSITION, GRIPPER_RIGHT, GRIPPER_UP
+from eval.envs.calvin_mujoco.meshes import MeshBuilder, disc, oval
 from eval.envs.calvin_mujoco.motors import (
     ARM_DAMPING,
     ARMATURE,
@@ -43,17 +44,15 @@ HARD_LIMITS = np.array(
 )
 LINK_MASSES = (2.7, 2.73, 2.04, 2.08, 3.0, 1.3, 0.2)
 NEUTRAL_JOINTS = np.array([-1.21779206, 1.03987646, 2.11978261, -2.34205014, -0.87015947, 1.64119353, 0.55344866])
-WHITE = (0.97, 0.97, 0.98, 1.0)
-DARK = (0.42, 0.42, 0.45, 1.0)
-FINGER_GRAY = (0.98, 0.98, 0.98, 1.0)
+WHITE = (1.0, 1.0, 1.0, 1.0)
+DARK = (0.50, 0.50, 0.54, 1.0)
 
 
 def add_panda(spec: mujoco.MjSpec) -> None:
     """Adds the arm, hand, fingers, TCP site and gripper camera frame to the world body."""
     base = spec.worldbody.add_body(name="panda_link0", pos=list(BASE_POSITION))
-    MeshBuilder().tube((-0.05, 0, 0.055), (0.02, 0, 0.06), 0.075, round_ends=3).tube((0, 0, 0.0), (0, 0, 0.19), 0.105, 0.065).add_to(
-        spec, base, "link0", material="plain", rgba=WHITE
-    )
+    foot = oval("z", 0.0, (-0.154, 0.0716), (-0.0945, 0.0945), power=2.6)
+    MeshBuilder().loft([foot, disc("z", 0.14, (0.0, 0.0), 0.0557)]).add_to(spec, base, "link0", material="plain", rgba=WHITE)
     body = base
     for i, (origin, roll) in enumerate(JOINT_ORIGINS):
         body = body.add_body(name=f"panda_link{i + 1}", pos=list(origin), quat=quaternion_from_euler(roll, 0.0, 0.0))
@@ -87,35 +86,117 @@ def _link_meshes(link: int) -> list[tuple[str, MeshBuilder, tuple[float, ...]]]:
     """White body and dark trim of one arm link, in its own frame (z is the joint's axis)."""
     white, dark = MeshBuilder(), MeshBuilder()
     if link == 1:
-        white.tube((0, 0, -0.145), (0, 0, -0.04), 0.064, 0.066).tube((0, -0.075, 0), (0, 0.0, 0), 0.062, round_ends=2)
-        dark.tube((0, 0, -0.150), (0, 0, -0.144), 0.066)
+        white.loft([disc("z", z, (0, 0), 0.055) for z in (-0.192, -0.05)]).loft([disc("y", y, (0, 0), 0.055) for y in (-0.1294, 0.0)])
     elif link == 2:
-        white.tube((0, 0, -0.02), (0, 0, 0.075), 0.062, round_ends=2).tube((0, -0.02, 0), (0, -0.17, 0.0), 0.062, 0.060)
-        dark.tube((0, -0.17, 0), (0, -0.19, 0), 0.0605)
+        white.loft([disc("z", z, (0, 0), 0.055) for z in (0.0, 0.1294)]).loft([disc("y", y, (0, 0), 0.055) for y in (-0.194, 0.0)])
     elif link == 3:
-        white.tube((0, 0, -0.125), (0, 0, -0.03), 0.062, 0.058, round_ends=2).tube(
-            (0.0825, -0.06, 0), (0.0825, 0.055, 0), 0.055, round_ends=2
-        )
-        white.tube((0, 0, -0.04), (0.0825, 0, 0), 0.056, 0.05)
+        white.loft([disc("z", z, (0, 0), 0.055) for z in (-0.121, -0.03)])
+        white.loft([disc("y", *end) for end in ((-0.055, (0, 0.0825), 0.04), (-0.02, (0, 0.0825), 0.055), (0.055, (0, 0.0825), 0.055))])
+        white.tube((0, 0, -0.04), (0.0825, 0, 0), 0.052)
+        dark.loft([disc("y", *end) for end in ((0.055, (0, 0.0825), 0.0525), (0.085, (0, 0.0825), 0.048), (0.101, (0, 0.0825), 0.036))])
     elif link == 4:
-        white.tube((0, 0, -0.055), (0, 0, 0.055), 0.055, round_ends=2).tube((0, 0, 0), (-0.0825, 0.10, 0), 0.054, 0.058, round_ends=2)
-        dark.tube((-0.0825, 0.10, 0), (-0.0825, 0.128, 0), 0.059)
+        white.loft([disc("z", z, (0, 0), r) for z, r in ((-0.03, 0.045), (0.0, 0.055), (0.06, 0.0515))])
+        white.loft([disc("y", y, (0, -0.0825), r) for y, r in ((0.0, 0.04), (0.03, 0.0457), (0.06, 0.05), (0.124, 0.055))])
+        white.tube((-0.0825, 0.07, 0.0), (0.0, 0.0, 0.02), 0.05, 0.05)
+        white.loft([disc("z", z, (0, 0), r) for z, r in ((0.1, 0.0346), (0.107, 0.024), (0.111, 0.011))])
+        dark.loft([disc("z", z, (0, 0), r) for z, r in ((0.058, 0.0525), (0.07, 0.0517), (0.08, 0.0497), (0.09, 0.0468), (0.1, 0.0378))])
     elif link == 5:
-        white.tube((0, 0, -0.255), (0, 0.03, -0.20), 0.058, 0.055, round_ends=2).tube((0, 0.04, -0.20), (0, 0.078, -0.06), 0.045, 0.035)
-        white.tube((0, 0.07, -0.06), (0, 0.03, -0.005), 0.046, round_ends=2)
-        white.tube((0, 0.02, 0), (0, 0.075, 0), 0.05, round_ends=2)
+        white.loft([oval("z", z, (-w, w), y, power=p) for z, w, y, p in _FOREARM])
+        white.loft([disc("y", y, (0.0, 0.0), 0.0479) for y in (0.0158, 0.09)])
+        white.loft([oval("z", z, (-w, w), y, power=p) for z, w, y, p in _FOREARM_FACE])
+        dark.loft([oval("z", z, (-w, w), y, power=p) for z, w, y, p in _FOREARM_COVER])
     elif link == 6:
-        white.tube((0, 0, -0.055), (0, 0, 0.055), 0.055).tube((0, 0, 0), (0.088, 0, 0), 0.052, 0.050, caps=False)
-        white.tube((0.088, -0.045, 0), (0.088, 0.072, 0), 0.051)
-        dark.tube((0, 0, 0.0552), (0, 0, 0.057), 0.055, inner=0.042).tube((0, 0, 0.0552), (0, 0, 0.057), 0.018, slices=8)
-        dark.tube((0.088, 0.0722, 0), (0.088, 0.074, 0), 0.04, inner=0.03, slices=10)
+        white.loft([oval("x", x, y, z, power=p) for x, y, z, p in _WRIST_NECK])
+        tip = oval("y", 0.0717, (-0.036, 0.036), (0.05, 0.124), power=2.2)
+        tip[:, 1] -= 0.2 * (tip[:, 0] - 0.088)  # the buttons face the arm
+        white.loft([*(disc("y", y, (0.0, 0.0882), r) for y, r in _WRIST), tip])
+        face = tip.mean(0) + np.array([0.0, 0.004, 0.0])
+        dark.loft([tip, face + 0.95 * (tip - tip.mean(0))])
+        dark.loft([oval("z", z, x, (-y, y), power=2.3, lean=0.06) for z, x, y in _WRIST_COVER])
+        white.loft(
+            [oval("z", z, x, (-y, y), power=2.4) for z, x, y in ((0.055, (-0.022, 0.051), 0.0255), (0.0564, (-0.018, 0.047), 0.023))]
+        )
+        dark.loft([disc("z", z, (0.0, 0.0), 0.0163) for z in (0.056, 0.0568)])
     else:
-        white.tube((0, 0, -0.01), (0, 0, 0.085), 0.046, 0.043)
-        dark.tube((0, 0, 0.085), (0, 0, 0.107), 0.034)
+        white.loft(_flange_rings())
     meshes = [(f"link{link}", white, WHITE)]
-    if link in (1, 2, 4, 6, 7):
+    if link in (3, 4, 5, 6):
         meshes.append((f"link{link}_trim", dark, DARK))
     return meshes
+
+
+# Outlines of the white body of link 5 from its joint 5 end to the wrist, of the white face of its cover, and of the cover itself:
+# z, half width along x, range along y, power (see `oval`)
+_FOREARM = (
+    (-0.259, 0.055, (-0.055, 0.055), 2.0),
+    (-0.23, 0.0536, (-0.0535, 0.0605), 2.0),
+    (-0.21, 0.0507, (-0.0502, 0.0722), 2.2),
+    (-0.19, 0.0462, (-0.036, 0.0864), 2.4),
+    (-0.17, 0.0391, (-0.0015, 0.0924), 2.5),
+    (-0.15, 0.0336, (0.0447, 0.0955), 2.8),
+    (-0.13, 0.0310, (0.0620, 0.0990), 3.0),
+    (-0.09, 0.0308, (0.0702, 0.1050), 3.0),
+    (-0.055, 0.0315, (0.0754, 0.1100), 3.0),
+    (-0.03, 0.0390, (0.060, 0.1000), 2.5),
+)
+_FOREARM_FACE = (
+    (-0.185, 0.013, (0.070, 0.0886), 2.5),
+    (-0.13, 0.016, (0.080, 0.1022), 2.5),
+    (-0.07, 0.0175, (0.090, 0.1122), 2.5),
+    (-0.05, 0.021, (0.090, 0.1168), 2.5),
+    (-0.02, 0.030, (0.090, 0.1266), 2.5),
+    (0.0, 0.032, (0.090, 0.1300), 2.5),
+    (0.02, 0.029, (0.090, 0.1283), 2.5),
+    (0.033, 0.016, (0.090, 0.1225), 2.5),
+)
+_FOREARM_COVER = (
+    (-0.213, 0.008, (0.070, 0.0750), 2.5),
+    (-0.2, 0.0259, (0.0734, 0.0847), 2.5),
+    (-0.17, 0.0313, (0.0787, 0.0934), 2.8),
+    (-0.13, 0.0312, (0.0858, 0.1014), 3.0),
+    (-0.07, 0.0313, (0.0960, 0.1110), 3.0),
+    (-0.05, 0.0330, (0.0963, 0.1150), 3.0),
+    (-0.03, 0.0411, (0.0911, 0.1200), 3.0),
+    (0.0, 0.0504, (0.0816, 0.1260), 3.0),
+    (0.03, 0.0419, (0.0717, 0.1247), 2.6),
+    (0.045, 0.0250, (0.0720, 0.1100), 2.4),
+    (0.052, 0.0080, (0.0720, 0.0920), 2.2),
+)
+# Link 6 from joint 6 (along z at the origin) to joint 7 (along y at x = 0.088): x, ranges along y and z, power; y and radius of the
+# cylinder; z, range along x, half width along y of the dark cover
+_WRIST_NECK = (
+    (-0.0478, (-0.008, 0.008), (0.006, 0.028), 3.0),
+    (-0.04, (-0.0262, 0.0262), (0.0038, 0.0344), 4.0),
+    (-0.02, (-0.0434, 0.0434), (0.0038, 0.0375), 5.0),
+    (0.0, (-0.0478, 0.0505), (-0.0052, 0.039), 6.0),
+    (0.02, (-0.0455, 0.0585), (-0.0142, 0.0405), 5.0),
+    (0.04, (-0.0420, 0.0692), (-0.0175, 0.0420), 4.0),
+    (0.05, (-0.0450, 0.0763), (-0.0226, 0.0430), 3.5),
+    (0.06, (-0.0512, 0.0770), (-0.0340, 0.0430), 3.5),
+    (0.07, (-0.0512, 0.0740), (-0.0390, 0.0410), 3.0),
+)
+_WRIST = ((-0.0512, 0.044), (-0.045, 0.0433), (-0.03, 0.0401), (-0.01, 0.0434), (0.01, 0.0438), (0.04, 0.0417), (0.055, 0.0396))
+_WRIST_COVER = (
+    (0.0330, (-0.0478, 0.0620), 0.0436),
+    (0.0400, (-0.0440, 0.0640), 0.0415),
+    (0.0450, (-0.0370, 0.0620), 0.0380),
+    (0.0500, (-0.0290, 0.0575), 0.0330),
+    (0.0548, (-0.0215, 0.0500), 0.0280),
+)
+
+
+def _flange_rings() -> list[np.ndarray]:
+    """Link 7: a flat drum whose side stands out towards the hand's +y, the diagonal of x and y here."""
+    angles = 2 * np.pi * (np.arange(24) + 0.5) / 24
+    direction = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    along, side = direction @ [0.5**0.5, 0.5**0.5], np.abs(direction @ [0.5**0.5, -(0.5**0.5)])
+
+    def ring(z: float, radius: float, reach: float) -> np.ndarray:
+        box = np.minimum(reach / np.maximum(along, 1e-6), 0.95 * radius / np.maximum(side, 1e-6))  # distance to a box's outline
+        distance = np.where(along > 0, np.maximum(radius, box), radius)
+        return np.concatenate([direction * distance[:, None], np.full((24, 1), z)], axis=1)
+
+    return [ring(0.052, 0.044, 0.044), ring(0.08, 0.044, 0.087), ring(0.095, 0.044, 0.085), ring(0.1068, 0.033, 0.035)]
 
 
 def _add_hand(spec: mujoco.MjSpec, flange_parent: mujoco.MjsBody) -> None:
@@ -123,11 +204,7 @@ def _add_hand(spec: mujoco.MjSpec, flange_parent: mujoco.MjsBody) -> None:
     hand.explicitinertial, hand.gravcomp = True, 1.0
     hand.mass, hand.ipos = LINK_WEIGHT * (0.81 + 0.2), [-0.02, 0, 0.03]
     hand.inertia = [LINK_WEIGHT * moment for moment in (0.004, 0.003, 0.003)]
-    body_mesh = MeshBuilder().tube((0, 0, -0.02), (0, 0, -0.01), 0.034, 0.034)
-    body_mesh.frustum((0.030, 0.085), (0.0316, 0.100), (-0.012, 0.022)).frustum((0.0316, 0.100), (0.027, 0.098), (0.022, 0.046))
-    body_mesh.frustum((0.027, 0.098), (0.0135, 0.093), (0.046, 0.066))
-    body_mesh.box((-0.108, -0.092), (-0.045, 0.045), (-0.0125, 0.0125))  # the camera: seen from inside its faces are culled
-    body_mesh.add_to(spec, hand, "hand", material="plain", rgba=WHITE)
+    _hand_shapes(spec, hand)
     _contact(hand, "hand_upper_contact", mujoco.mjtGeom.mjGEOM_BOX, pos=[0, -0.002, 0.008], size=[0.0316, 0.102, 0.034])
     _contact(hand, "hand_lower_contact", mujoco.mjtGeom.mjGEOM_BOX, pos=[0, -0.002, 0.054], size=[0.018, 0.095, 0.012])
     hand.add_site(name="tcp", pos=[0, 0, 0.14])
@@ -158,16 +235,54 @@ def _add_hand(spec: mujoco.MjSpec, flange_parent: mujoco.MjsBody) -> None:
     )
 
 
-def _finger_shapes(spec: mujoco.MjSpec, finger: mujoco.MjsBody, name: str, sign: int) -> None:
-    def section(y0: float, y1: float, z: float) -> np.ndarray:
-        low, high = sorted((sign * y0, sign * y1))
-        return np.array([(-0.0105, low, z), (0.0105, low, z), (0.0105, high, z), (-0.0105, high, z)])
+def _hand_shapes(spec: mujoco.MjSpec, hand: mujoco.MjsBody) -> None:
+    white, dark = MeshBuilder(), MeshBuilder()
+    white.loft([oval("z", z, (-x, x), (-y, y), power=7.0, slices=24) for z, x, y in _HAND])
+    white.loft(
+        [
+            oval("z", z, (-x, x), (0.027, y), power=7.0)
+            for z, x, y in ((-0.007, 0.0270, 0.084), (0.0, 0.0286, 0.0905), (0.004, 0.026, 0.093))
+        ]
+    )
+    white.box((-0.018, 0.018), (-0.096, -0.027), (-0.007, 0.004)).loft([disc("z", z, (0.0, 0.0), 0.0313) for z in (-0.0025, 0.0101)])
+    dark.loft([oval("z", z, (-x, x), (-0.072, 0.072), power=20.0) for z, x in ((0.0160, 0.0243), (0.0220, 0.0236))])
+    dark.tube((0.0, -0.089, -0.0205), (0.0, -0.0455, -0.0205), 0.0055, slices=8)
+    camera, up, forward = np.array(GRIPPER_POSITION), GRIPPER_UP, np.cross(GRIPPER_UP, GRIPPER_RIGHT)
+    corners = [camera + 0.04 * i * GRIPPER_RIGHT + 0.005 * j * up for i, j in ((-1, -1), (-1, 1), (1, 1), (1, -1))]
+    white.loft([np.array(corners) + 0.0125 * k * forward for k in (-1, 1)])  # the camera looks through it: faces are culled from inside
+    white.add_to(spec, hand, "hand", material="plain", rgba=WHITE)
+    dark.add_to(spec, hand, "hand_trim", material="plain", rgba=DARK)
 
-    levels = (section(0.0039, 0.027, 0.0), section(0.0039, 0.024, 0.035), section(0.0039, 0.0068, 0.0964))
-    mesh = MeshBuilder().hexahedron(levels[0], levels[1]).hexahedron(levels[1], levels[2])
+
+_HAND = (  # z, half widths
+    (0.0, 0.0180, 0.0860),
+    (0.005, 0.0254, 0.0934),
+    (0.02, 0.0234, 0.0973),
+    (0.04, 0.0211, 0.0998),
+    (0.055, 0.0190, 0.1002),
+    (0.062, 0.0176, 0.0980),
+    (0.066, 0.0145, 0.0920),
+)
+
+
+def _finger_shapes(spec: mujoco.MjSpec, finger: mujoco.MjsBody, name: str, sign: int) -> None:
+    mesh = MeshBuilder()
+    for section, x in _FINGER:
+        corners = section if sign > 0 else [(-y, z) for y, z in reversed(section)]
+        mesh.prism(corners, x if sign > 0 else (-x[1], -x[0]))
     low, high = sorted((sign * 0.0009, sign * 0.0049))
     mesh.box((-0.0083, 0.0102), (low, high), (0.0707, 0.0957))
-    mesh.add_to(spec, finger, name, material="plain", rgba=FINGER_GRAY)
+    mesh.add_to(spec, finger, name, material="plain", rgba=WHITE)
     # the pads' collision hulls stand out: a 0.04 block stops the original's gripper at a width of 0.0407
     _contact(finger, f"{name}_pad", mujoco.mjtGeom.mjGEOM_BOX, pos=[0.0, sign * 0.00405, 0.0707], size=[0.0105, 0.0044, 0.0257])
     _contact(finger, f"{name}_root", mujoco.mjtGeom.mjGEOM_BOX, pos=[0.0, sign * 0.0135, 0.0225], size=[0.0105, 0.0096, 0.0225])
+
+
+# The longer finger from its root to its tip: convex (y, z) sections, counter-clockwise, and their ranges along x
+_FINGER = (
+    (((0.0027, 0.0), (0.0285, 0.0), (0.0285, 0.0035), (0.0027, 0.0035)), (-0.0097, 0.0114)),
+    (((0.0125, 0.0035), (0.0265, 0.0035), (0.0265, 0.0190), (0.0125, 0.0190)), (-0.0097, 0.0112)),
+    (((0.0185, 0.0190), (0.0265, 0.0190), (0.0155, 0.0370), (0.0090, 0.0365)), (-0.0090, 0.0104)),
+    (((0.0035, 0.0365), (0.0152, 0.0365), (0.0147, 0.0530), (0.0035, 0.0530)), (-0.0091, 0.0105)),
+    (((0.0036, 0.0530), (0.0114, 0.0530), (0.0090, 0.0700), (0.0077, 0.0800), (0.0058, 0.0900), (0.0042, 0.0961)), (-0.0084, 0.0100)),
+)

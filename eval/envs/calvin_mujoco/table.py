@@ -11,16 +11,16 @@ import numpy as np
 from eval.calvin.rotations import quaternion_from_euler
 from eval.calvin.scenes import BUTTON_MAX, DRAWER_FLOOR, DRAWER_MAX, SHELF_TOP, SWITCH_MAX, Scene
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, SOLREF
-from eval.envs.calvin_mujoco.meshes import MeshBuilder
+from eval.envs.calvin_mujoco.meshes import MeshBuilder, Range, disc
 from eval.envs.calvin_mujoco.motors import add_motor
 
 JOINT_FRICTION = 4.0  # N, Coulomb: the original holds these joints with a velocity motor of target 0 and at most 4 N
 BUTTON_MASS = 0.1538  # kg
 GRAY = (0.40, 0.40, 0.40, 1.0)
+ROUND = 0.008  # m, how much the corners of handles are cut
 SLOPE = math.radians(60.0)  # the cabinet's inclined front
 FRICTION_SOLIMP = [0.9999, 0.9999, 0.001, 0.5, 2.0]
 
-Range = tuple[float, float]
 
 
 def _contact_box(body: mujoco.MjsBody, name: str, x: Range, y: Range, z: Range) -> None:
@@ -143,7 +143,7 @@ def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
     wood.box((p - 0.26, p + 0.26), (0.02, 0.16), (0.435, 0.4402))
     _contact_box(plank, "plank", (p - 0.26, p + 0.26), (0.02, 0.16), (0.42, SHELF_TOP))
     # the button stands out of its rim even when pressed: a full disc does
-    wood.tube((scene.button_x, -0.12, 0.44), (scene.button_x, -0.12, 0.46), 0.04, slices=16, inner=0.03)
+    wood.loft([disc("z", z, (scene.button_x, -0.12), r) for z, r in ((0.44, 0.04), (0.46, 0.04), (0.46, 0.03), (0.44, 0.03))], closed=True)
     _contact_cylinder(base, "base_rim", (scene.button_x, -0.12, 0.44), (scene.button_x, -0.12, 0.46), 0.04)
     wood.add_to(spec, base, "base_wood", material="wood")
     grooves = MeshBuilder()
@@ -171,7 +171,7 @@ def _add_door(spec: mujoco.MjSpec, scene: Scene) -> None:
         "post_high": ((0.12, 0.16), (0.06, 0.08), (0.02, 0.06)),
         "bar": ((0.12, 0.16), (-0.08, 0.08), (0.06, 0.08)),
     }
-    _add_handle(spec, body, "slide", handle)
+    _add_handle(spec, body, "slide", handle, "yz")
 
 
 def _add_drawer(spec: mujoco.MjSpec, scene: Scene) -> None:
@@ -195,7 +195,7 @@ def _add_drawer(spec: mujoco.MjSpec, scene: Scene) -> None:
         "post_right": ((0.096, 0.12), (0.02, 0.06), (0.18, 0.24)),
         "bar": ((-0.12, 0.12), (0.02, 0.06), (0.24, 0.26)),
     }
-    _add_handle(spec, body, "drawer", handle)
+    _add_handle(spec, body, "drawer", handle, "xz")
 
 
 def _add_switch(spec: mujoco.MjSpec, scene: Scene) -> None:
@@ -206,14 +206,27 @@ def _add_switch(spec: mujoco.MjSpec, scene: Scene) -> None:
         "post_right": ((0.04, 0.06), (0.0, 0.044), (-0.024, 0.008)),
         "bar": ((-0.06, 0.06), (0.044, 0.064), (-0.024, 0.008)),
     }
-    _add_handle(spec, body, "switch", handle)
+    _add_handle(spec, body, "switch", handle, "xy")
 
 
-def _add_handle(spec: mujoco.MjSpec, body: mujoco.MjsBody, name: str, boxes: dict[str, tuple[Range, Range, Range]]) -> None:
-    mesh = MeshBuilder()
+def _add_handle(spec: mujoco.MjSpec, body: mujoco.MjsBody, name: str, boxes: dict[str, tuple[Range, Range, Range]], plane: str) -> None:
+    """Two posts and a bar as boxes for contact, and one bent rod in the plane of two axes for the eye."""
     for part, ranges in boxes.items():
-        mesh.box(*ranges)
         _contact_box(body, f"{name}_{part}", *ranges)
+    (along, out), (post, _, bar) = ("xyz".index(axis) for axis in plane), boxes.values()
+    across = bar[3 - along - out]
+    thickness, (near, far) = post[along][1] - post[along][0], (bar[out][0], bar[out][1])
+    end, height = bar[along][1] - thickness / 2, (near + far) / 2
+    path = [
+        (-end, post[out][0]),
+        (-end, height - ROUND),
+        (-end + ROUND, height),
+        (end - ROUND, height),
+        (end, height - ROUND),
+        (end, post[out][0]),
+    ]
+    half = (thickness / 2, 0.5 * (thickness / 2 + (far - near) / 2), (far - near) / 2)
+    mesh = MeshBuilder().rod(path, [*half, half[1], half[0]], across, 0.3 * (far - near), (along, out))
     mesh.add_to(spec, body, f"{name}_handle", material="plain", rgba=GRAY)
 
 
@@ -221,6 +234,5 @@ def _add_lights(spec: mujoco.MjSpec, scene: Scene) -> None:
     base = spec.worldbody.add_body(name="lights")
     MeshBuilder().box((scene.led_x - 0.08, scene.led_x + 0.08), (0.14, 0.18), (0.6478, 0.6638)).add_to(spec, base, "led", material="plain")
     bulb = (scene.bulb_x, 0.16)
-    MeshBuilder().tube((*bulb, 0.66895), (*bulb, 0.66905), 0.028, slices=12, round_ends=2).tube(
-        (*bulb, 0.6478), (*bulb, 0.652), 0.02, slices=8
-    ).add_to(spec, base, "bulb", material="plain")
+    sections = [(0.6478, 0.02), *((0.669 + 0.028 * math.sin(a), 0.028 * math.cos(a)) for a in np.radians([-30, 0, 25, 45, 65, 90]))]
+    MeshBuilder().loft([disc("z", z, bulb, r) for z, r in sections]).add_to(spec, base, "bulb", material="plain")

@@ -25,4 +25,4 @@ def wood_texture(wood: Wood, size: int = 256, seed: int = 0) -> UInt8[np.ndarray
 def checker_texture(bright: int = 255, dark: int = 222, size: int = 64) -> UInt8[np.ndarray, "size size 3"]:
     """Two by two squares of two greys."""
     half = np.arange(size) < size // 2
-    return np.where(half[:, None] ^ half[None, :], dark, bright).astype(np.uint8)[..., None].repeat(3, axis=-1)
+    return np.where(half[:, None] ^ half[None, :], bright, dark).astype(np.uint8)[..., None].repeat(3, axis=-1)
