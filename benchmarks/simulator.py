@@ -27,7 +27,7 @@ from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import cpu_model
 
 PHYSICS, CAMERAS = "physics and state", "both cameras, {}"
-PYBULLET = {PHYSICS: 780.0, CAMERAS.format("fast"): 15.0, CAMERAS.format("faithful"): 15.0}  # control steps per second
+PYBULLET = {PHYSICS: 780.0, CAMERAS.format("no_shadows"): 15.0, CAMERAS.format("faithful"): 15.0}  # control steps per second
 
 
 def measure(step: Callable[[], None], seconds: float) -> dict[str, float]:
@@ -73,10 +73,10 @@ def replay(env: CalvinEnvironment, episodes: list[tuple[str, int, list[np.ndarra
 def benchmark(scene: str, seconds: float, sizes: tuple[int, int], blocks: bool) -> dict[str, dict[str, float]]:
     """Physics and state alone, resets, experts, and rendering in both qualities."""
     results = {}
-    for quality in ("fast", "faithful"):
+    for quality in ("no_shadows", "faithful"):
         env = CalvinEnvironment(scene, quality=quality, static_size=sizes[0], gripper_size=sizes[1], blocks=blocks)
         episodes = expert_episodes(env)
-        if quality == "fast":
+        if quality == "no_shadows":
             results[PHYSICS] = replay(env, episodes, seconds, render=False)
             results["reset"] = measure(lambda env=env: env.reset(seed=0, render=False), seconds / 2)
             env.reset(task="open_drawer", seed=0, render=False)
@@ -89,11 +89,14 @@ def benchmark(scene: str, seconds: float, sizes: tuple[int, int], blocks: bool) 
 
 
 def scaling(arguments: tuple[str, float, tuple[int, int], bool]) -> dict[str, float]:
-    """Rates of one of several processes that run at the same time: physics, and both cameras in *fast*."""
+    """Rates of one of several processes that run at the same time: physics, and both cameras in *no_shadows*."""
     scene, seconds, sizes, blocks = arguments
     env = CalvinEnvironment(scene, static_size=sizes[0], gripper_size=sizes[1], blocks=blocks)
     episodes = expert_episodes(env)
-    rates = {PHYSICS: replay(env, episodes, seconds, render=False), CAMERAS.format("fast"): replay(env, episodes, seconds, render=True)}
+    rates = {
+        PHYSICS: replay(env, episodes, seconds, render=False),
+        CAMERAS.format("no_shadows"): replay(env, episodes, seconds, render=True),
+    }
     return {name: rate["per_second"] for name, rate in rates.items()}
 
 

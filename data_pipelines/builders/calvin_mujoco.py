@@ -58,7 +58,7 @@ class Settings:
     static_size: int = setting(200, "image size of the static camera in pixels", at_least=MIN_IMAGE, at_most=MAX_IMAGE)
     gripper_size: int = setting(84, "image size of the gripper camera in pixels", at_least=MIN_IMAGE, at_most=MAX_IMAGE)
     jpeg_quality: int = setting(95, "JPEG quality", at_least=1, at_most=100)
-    quality: str = setting("fast", "rendering preset of the environment", choices=QUALITIES)
+    quality: str = setting("no_shadows", "rendering preset of the environment", choices=QUALITIES)
     blocks: bool = setting(False, "put the blocks on the table (play always does); without them, only tasks without blocks are possible")
     hours: float = setting(
         0.0,

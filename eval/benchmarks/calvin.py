@@ -112,7 +112,9 @@ def _chains(arguments: argparse.Namespace) -> Plan:
 
 def _environment_choices(arguments: argparse.Namespace) -> dict[str, Any]:
     """The simulator options that change what is measured."""
-    defaults = {"renderer": "egl", "reset_version": "original"} if _original(arguments) else {"quality": "fast", "reset_version": "fixed"}
+    defaults = (
+        {"renderer": "egl", "reset_version": "original"} if _original(arguments) else {"quality": "no_shadows", "reset_version": "fixed"}
+    )
     return {name: arguments.environment_kwargs.get(name, default) for name, default in defaults.items()}
 
 

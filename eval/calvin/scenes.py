@@ -8,21 +8,29 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Wood:
-    """Look of a wooden texture: mean colour (0..255), its standard deviation, how stretched the grain is, and whether it runs along y
-    instead of x.
+    """Look of a wood.
+
+    Attributes:
+      rgb, std: mean colour (0..255) of its texture, and its standard deviation.
+      grain: how stretched the streaks are; `across`: whether they run along y instead of x.
+      top, sides, drawer, door: what part of the texture's colour these have; sides are all of the table but its work surface.
     """
 
     rgb: tuple[int, int, int]
     std: float
-    grain: float = 8.0
+    grain: float
     across: bool = False
+    top: float = 1.0
+    sides: float = 1.0
+    drawer: float = 1.0
+    door: float = 1.0
 
 
 WOODS: dict[str, Wood] = {
-    "dark": Wood((122, 71, 47), 6.0, grain=3.0),
-    "light": Wood((248, 199, 143), 5.0, grain=12.0, across=True),
-    "medium": Wood((157, 105, 62), 8.0, grain=16.0, across=True),
-    "brownish": Wood((163, 122, 81), 6.0, grain=6.0),
+    "dark": Wood((127, 74, 49), 4.5, grain=3.0, top=0.95, drawer=0.95, door=0.9),
+    "light": Wood((246, 196, 140), 3.6, grain=12.0, across=True),
+    "medium": Wood((162, 109, 65), 6.0, grain=16.0, across=True, top=0.97),
+    "brownish": Wood((163, 122, 81), 6.0, grain=6.0, sides=0.955, drawer=0.96),
 }
 
 

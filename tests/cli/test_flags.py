@@ -48,7 +48,7 @@ MUJOCO = ("data", "build", "calvin_mujoco", "--out=out")
         (MUJOCO, "--static_size=1024", "expected at least 8 and at most 512"),
         (MUJOCO, "--action_noise=nan", "'nan' is out of range, expected at least 0"),
         (MUJOCO, "--hours=nan", "'nan' is out of range"),
-        (MUJOCO, "--quality=best", "expected one of fast, faithful"),
+        (MUJOCO, "--quality=best", "expected one of no_shadows, faithful"),
         (MUJOCO, "--tasks=open_drawers", "did you mean 'open_drawer'?"),
         (MUJOCO, "--tasks=stack_block", "tasks with blocks need --blocks"),
         (MUJOCO, "--tasks=open_drawer,open_drawer", "names one twice"),

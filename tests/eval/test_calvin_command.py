@@ -43,7 +43,7 @@ def test_chains_run_through_the_host_loop(tmp_path, capsys):
     results = json.loads((out / "results.json").read_text())
     protocol = results["config"]["protocol"]
     assert (protocol["partial"], protocol["kind"], protocol["steps_per_task"]) == (True, "chains", 360)
-    assert (protocol["quality"], protocol["reset_version"]) == ("fast", "fixed")
+    assert (protocol["quality"], protocol["reset_version"]) == ("no_shadows", "fixed")
     assert results["simulator"]["environment_version"]
     assert results["simulator"]["renderer"]
     assert results["metrics"]["chains"] == 2

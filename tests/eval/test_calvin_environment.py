@@ -81,6 +81,8 @@ def test_bad_input_is_named(env: CalvinEnvironment):
         make_environment("calvin_mujuco")
     with pytest.raises(ValueError, match="quality"):
         CalvinEnvironment("D", quality="best")
+    with pytest.raises(ValueError, match="'fast' is called 'no_shadows'"):
+        CalvinEnvironment("D", quality="fast")
     with pytest.raises(ValueError, match="reset_version"):
         CalvinEnvironment("D", reset_version="new")
 

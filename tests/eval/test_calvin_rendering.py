@@ -95,11 +95,11 @@ def test_lights_change_colour_and_models_are_not_mixed_up(env: CalvinEnvironment
 
 
 def test_only_the_faithful_quality_has_shadows(env: CalvinEnvironment):
-    fast = CalvinEnvironment("D", quality="fast", blocks=False)
+    bright = CalvinEnvironment("D", quality="no_shadows", blocks=False)
     point = (0.03, -0.155, 0.44)  # under the hand
-    in_shadow, without = patch(image(env, "D"), point), patch(image(fast, "D"), point)
+    in_shadow, without = patch(image(env, "D"), point), patch(image(bright, "D"), point)
     assert (without - in_shadow).min() > 4
-    np.testing.assert_allclose(patch(image(fast, "D"), (0.36, -0.05, 0.44)), patch(image(env, "D"), (0.36, -0.05, 0.44)), atol=2)
+    np.testing.assert_allclose(patch(image(bright, "D"), (0.36, -0.05, 0.44)), patch(image(env, "D"), (0.36, -0.05, 0.44)), atol=2)
 
 
 def test_sizes_and_determinism():

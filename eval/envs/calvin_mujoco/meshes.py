@@ -7,7 +7,6 @@ wooden parts the same grain. These meshes are only looked at; contacts use MuJoC
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Self
 
 import mujoco
 import numpy as np
@@ -51,16 +50,16 @@ class MeshBuilder:
         self._shapes: list[np.ndarray] = []  # [t 3 3]: triangles, corners counter-clockwise seen from outside
         self._texture_metres = texture_metres
 
-    def polygon(self, points: Float[np.ndarray, "k 3"]) -> Self:
+    def polygon(self, points: Float[np.ndarray, "k 3"]) -> "MeshBuilder":
         """A convex polygon, counter-clockwise seen from outside."""
         return self._add([points])
 
-    def box(self, x: Range, y: Range, z: Range) -> Self:
+    def box(self, x: Range, y: Range, z: Range) -> "MeshBuilder":
         """An axis-aligned box given by its three ranges."""
         corners = [(x[0], y[0]), (x[1], y[0]), (x[1], y[1]), (x[0], y[1])]
         return self.loft([np.array([(*corner, level) for corner in corners], np.float64) for level in z])
 
-    def pillow(self, half: Sequence[float]) -> Self:
+    def pillow(self, half: Sequence[float]) -> "MeshBuilder":
         """A box around the origin whose faces have a point in the middle of each side and of the face: for shading without creases."""
         faces = []
         for axis, side, u, v in itertools.product(range(3), (-1, 1), (-1, 1), (-1, 1)):
@@ -69,13 +68,13 @@ class MeshBuilder:
             faces.append(corners if side * u * v > 0 else corners[[0, 3, 2, 1]])
         return self._add(faces)
 
-    def prism(self, section: Sequence[tuple[float, float]], x: Range) -> Self:
+    def prism(self, section: Sequence[tuple[float, float]], x: Range) -> "MeshBuilder":
         """A convex (y, z) section, counter-clockwise seen from +x, swept over the range `x`."""
         return self.loft([np.array([(level, *p) for p in section], np.float64) for level in x])
 
     def tube(
         self, start: Sequence[float], end: Sequence[float], radius: float, end_radius: float | None = None, *, slices: int = 12
-    ) -> Self:
+    ) -> "MeshBuilder":
         """Cylinder or cone between two points."""
         first, last = np.asarray(start, np.float64), np.asarray(end, np.float64)
         axis = (last - first) / np.linalg.norm(last - first)
@@ -85,7 +84,7 @@ class MeshBuilder:
         around = np.outer(np.cos(angles), side) + np.outer(np.sin(angles), np.cross(axis, side))
         return self.loft([first + radius * around, last + (radius if end_radius is None else end_radius) * around])
 
-    def loft(self, rings: Sequence[Ring], *, closed: bool = False) -> Self:
+    def loft(self, rings: Sequence[Ring], *, closed: bool = False) -> "MeshBuilder":
         """The surface through outlines with equally many points, each counter-clockwise seen from the next one's side.
 
         Its ends are flat, or meet if it is `closed`: a ring with a hole.
@@ -98,7 +97,7 @@ class MeshBuilder:
 
     def rod(
         self, path: Sequence[tuple[float, float]], half: Sequence[float], across: Range, chamfer: float, plane: tuple[int, int]
-    ) -> Self:
+    ) -> "MeshBuilder":
         """A rod with chamfered edges along a `path` in a plane, mitred where it bends.
 
         Args:
@@ -128,7 +127,7 @@ class MeshBuilder:
             rings.append(np.array(ring[::-1] if (plane[1] - plane[0]) % 3 == 1 else ring))
         return self.loft(rings)
 
-    def _add(self, faces: Sequence[np.ndarray]) -> Self:
+    def _add(self, faces: Sequence[np.ndarray]) -> "MeshBuilder":
         triangles = np.array([face[[0, i, i + 1]] for face in faces for i in range(1, len(face) - 1)])
         area = np.linalg.norm(np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]), axis=1)
         self._shapes.append(triangles[area > 1e-12])
@@ -175,7 +174,7 @@ def _face_normals(triangles: Float[np.ndarray, "t 3 3"]) -> Float[np.ndarray, "t
 
 
 def _smooth(triangles: Float[np.ndarray, "t 3 3"], flat: Float[np.ndarray, "t 3"], crease: float) -> Float[np.ndarray, "t 3 3"]:
-    """Normals of all corners: the mean over the faces around a point, weighted by their angles, of those within `crease` of the own face."""
+    """Normals of all corners: the mean, weighted by angles, over those faces around a point that are within `crease` of the own face."""
     edges = np.roll(triangles, -1, 1) - triangles
     edges /= np.linalg.norm(edges, axis=2, keepdims=True)
     angles = np.arccos(np.clip(-(edges * np.roll(edges, 1, 1)).sum(2), -1.0, 1.0)).ravel()

@@ -19,11 +19,12 @@ from eval.envs.calvin_mujoco.panda import add_panda
 from eval.envs.calvin_mujoco.table import add_button, add_table
 from eval.envs.calvin_mujoco.textures import checker_texture, wood_texture
 
-Quality = Literal["fast", "faithful"]
+Quality = Literal["no_shadows", "faithful"]
 SUBSTEPS = 8
 MOTOR_DOFS = 10  # arm 7, fingers 2, button 1: the leading joints, all driven by motors
-# The original's light comes from far away in the direction SUN. A surface whose normal has the cosine c to it shows this part of its colour:
-# 1/2 + (1 + c)/4 (LIT + (1 - LIT) v), where v is 1 in the light and 0 in shadow or on the far side.
+# The original's light comes from far away, from SUN. A surface whose normal has the cosine c to it shows this part of its colour:
+# 1/2 + (1 + c)/4 (LIT + (1 - LIT) v), where v is 1 in the light and 0 in shadow or on the far side. Without shadows
+# v is c.
 SUN = np.array([-5.0, -40.0, 200.0]) / np.linalg.norm([-5.0, -40.0, 200.0])
 LIT = 0.7
 
@@ -46,10 +47,11 @@ class SceneModel:
 
 
 @functools.lru_cache(maxsize=16)
-def compile_scene(name: str, quality: str = "fast", blocks: bool = True) -> SceneModel:
+def compile_scene(name: str, quality: str = "no_shadows", blocks: bool = True) -> SceneModel:
     """The compiled scene `name`; the same object for the same arguments. Environments share it and must not change it."""
     if quality not in QUALITIES:
-        raise ValueError(f"quality must be {' or '.join(map(repr, QUALITIES))}, not {quality!r}")
+        hint = " ('fast' is called 'no_shadows' since environment version 5)" if quality == "fast" else ""
+        raise ValueError(f"quality must be {' or '.join(map(repr, QUALITIES))}, not {quality!r}{hint}")
     scene = get_scene(name)
     model = build_spec(scene, quality, blocks).compile()
     model.stat.extent = 1.0  # clip planes and the shadow's reach are multiples of it
@@ -112,7 +114,10 @@ def _add_looks(spec: mujoco.MjSpec, scene: Scene, quality: Quality) -> None:
     visual.headlight.diffuse = visual.headlight.specular = [0.0] * 3
     _add_sun(spec, "sun", SUN, diffuse=shade)
     _add_sun(spec, "far_side", -SUN, diffuse=-shade)  # negative: what it shines on is darker than what no light reaches
-    _add_sun(spec, "shadow_sun", SUN, diffuse=shadow, ambient=shadow, castshadow=quality == "faithful")
+    if quality == "faithful":
+        _add_sun(spec, "shadow_sun", SUN, diffuse=shadow, ambient=shadow, castshadow=True)
+    else:
+        _add_sun(spec, "shadow_sun", SUN, diffuse=2 * shadow)
     _texture(spec, "wood", wood_texture(WOODS[scene.wood], seed=1))
     _texture(spec, "panel", wood_texture(WOODS[scene.panel_wood], seed=2))
     _texture(spec, "floor", checker_texture(size=512))

@@ -11,8 +11,8 @@ import numpy as np
 
 from eval.calvin.rotations import quaternion_from_euler
 from eval.calvin.situation import FINGER_MAX
-from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, SOLREF
 from eval.envs.calvin_mujoco.cameras import GRIPPER_POSITION, GRIPPER_RIGHT, GRIPPER_UP
+from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, SOLREF
 from eval.envs.calvin_mujoco.meshes import MeshBuilder, disc, oval
 from eval.envs.calvin_mujoco.motors import (
     ARM_DAMPING,

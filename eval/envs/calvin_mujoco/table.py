@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 
 from eval.calvin.rotations import quaternion_from_euler
-from eval.calvin.scenes import BUTTON_MAX, DRAWER_FLOOR, DRAWER_MAX, SHELF_TOP, SWITCH_MAX, Scene
+from eval.calvin.scenes import BUTTON_MAX, DRAWER_FLOOR, DRAWER_MAX, SHELF_TOP, SWITCH_MAX, WOODS, Scene
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, SOLREF
 from eval.envs.calvin_mujoco.meshes import MeshBuilder, Range, disc
 from eval.envs.calvin_mujoco.motors import add_motor
@@ -20,7 +20,6 @@ GRAY = (0.40, 0.40, 0.40, 1.0)
 ROUND = 0.008  # m, how much the corners of handles are cut
 SLOPE = math.radians(60.0)  # the cabinet's inclined front
 FRICTION_SOLIMP = [0.9999, 0.9999, 0.001, 0.5, 2.0]
-
 
 
 def _contact_box(body: mujoco.MjsBody, name: str, x: Range, y: Range, z: Range) -> None:
@@ -104,6 +103,10 @@ def add_table(spec: mujoco.MjSpec, scene: Scene) -> None:
     _add_lights(spec, scene)
 
 
+def _tone(part: float) -> tuple[float, ...]:
+    return (part, part, part, 1.0)
+
+
 def _ordered(one: float, other: float) -> Range:
     return min(one, other), max(one, other)
 
@@ -127,9 +130,9 @@ def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
     }
     wedge = [(0.02, 0.44), (0.18, 0.44), (0.18, 0.6478), (0.14, 0.6478)]
     roof = [(0.1285, 0.6278), (0.16, 0.6278), (0.16, 0.6478), (0.14, 0.6478)]
-    wood = MeshBuilder()
+    wood, top = MeshBuilder(), MeshBuilder()
     for name, ranges in boxes.items():
-        wood.box(*ranges)
+        (top if name == "top" else wood).box(*ranges)
         _contact_box(base, f"base_{name}", *ranges)
     for ranges in out_of_reach.values():
         wood.box(*ranges)
@@ -145,7 +148,8 @@ def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
     # the button stands out of its rim even when pressed: a full disc does
     wood.loft([disc("z", z, (scene.button_x, -0.12), r) for z, r in ((0.44, 0.04), (0.46, 0.04), (0.46, 0.03), (0.44, 0.03))], closed=True)
     _contact_cylinder(base, "base_rim", (scene.button_x, -0.12, 0.44), (scene.button_x, -0.12, 0.46), 0.04)
-    wood.add_to(spec, base, "base_wood", material="wood")
+    wood.add_to(spec, base, "base_wood", material="wood", rgba=_tone(WOODS[scene.wood].sides))
+    top.add_to(spec, base, "work_surface", material="wood", rgba=_tone(WOODS[scene.wood].top))
     grooves = MeshBuilder()
     for side in (-0.05, 0.05):  # the switch's two slots, as dark inlays
         x0, x1 = scene.switch_x + side - 0.005, scene.switch_x + side + 0.005
@@ -164,7 +168,7 @@ def _add_door(spec: mujoco.MjSpec, scene: Scene) -> None:
     body = _link(spec.worldbody, "slide_link", [scene.slide_x, 0.075, 0.53526], SLOPE, 1.5435, [0.14, 0.0, 0.02])
     _slide(body, "base__slide", [-1.0, 0.0, 0.0], scene.slide_max, JOINT_FRICTION)
     panel = ((0.0, 0.28), (-0.11, 0.11), (0.0, 0.02))
-    MeshBuilder().box(*panel).add_to(spec, body, "slide_panel", material="panel")
+    MeshBuilder().box(*panel).add_to(spec, body, "slide_panel", material="panel", rgba=_tone(WOODS[scene.panel_wood].door))
     _contact_box(body, "slide_panel_contact", *panel)
     handle = {
         "post_low": ((0.12, 0.16), (-0.08, -0.06), (0.02, 0.06)),
@@ -184,12 +188,12 @@ def _add_drawer(spec: mujoco.MjSpec, scene: Scene) -> None:
         "back": ((-0.18, 0.18), (0.0, 0.08), (-0.06, -0.04)),
         "front": ((-0.22, 0.22), (-0.02, 0.08), (0.16, 0.18)),
     }
-    wood = MeshBuilder()
+    wood, top = MeshBuilder(), MeshBuilder()
     for name, ranges in boxes.items():
-        wood.box(*ranges)
+        (top if name == "top" else wood).box(*ranges)
         x, y, z = ranges
         _contact_box(body, f"drawer_{name}", x, (0.0, DRAWER_FLOOR - 0.32) if name == "floor" else y, z)
-    wood.add_to(spec, body, "drawer_wood", material="panel")
+    wood.add_to(spec, body, "drawer_wood", material="panel", rgba=_tone(WOODS[scene.panel_wood].drawer))
     handle = {
         "post_left": ((-0.12, -0.096), (0.02, 0.06), (0.18, 0.24)),
         "post_right": ((0.096, 0.12), (0.02, 0.06), (0.18, 0.24)),
