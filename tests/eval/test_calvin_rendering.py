@@ -1,4 +1,4 @@
-"""What the cameras see: colours of patches against the original's EGL renders, lights, sizes, qualities."""
+"""What the cameras see: a recorded frame, colours of patches against the original's EGL renders, lights, sizes, qualities."""
 
 import os
 import subprocess
@@ -7,39 +7,42 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks.calvin_images import compare
 from eval.calvin.scenes import SCENES, WOODS
 from eval.envs.calvin_mujoco.cameras import STATIC_EYE, project_static, static_axes
 from eval.envs.calvin_mujoco.environment import CalvinEnvironment
+from eval.envs.calvin_mujoco.limits import QUALITIES
+from eval.envs.calvin_mujoco.model import compile_scene
 from eval.envs.calvin_mujoco.textures import wood_texture
 
 NEUTRAL = np.array([0.0] * 6 + [0.08, -1.21779206, 1.03987646, 2.11978261, -2.34205014, -0.87015947, 1.64119093, 0.55344928, 1.0])
-# mean rgb of small patches in the original's EGL renders, neutral pose
+# mean rgb of parts in the original's EGL renders
 PATCHES = {
     "A": {
         "top": (121, 71, 47),
         "front": (106, 63, 40),
-        "drawer_front": (89, 56, 40),
+        "drawer_front": (97, 58, 38),
         "inclined": (115, 68, 46),
         "drawer_floor": (109, 64, 44),
     },
     "B": {
         "top": (247, 196, 143),
         "front": (197, 159, 112),
-        "drawer_front": (166, 138, 102),
+        "drawer_front": (184, 148, 106),
         "inclined": (224, 177, 125),
         "drawer_floor": (242, 193, 135),
     },
     "C": {
         "top": (153, 100, 57),
         "front": (121, 82, 50),
-        "drawer_front": (89, 56, 40),
+        "drawer_front": (97, 58, 38),
         "inclined": (150, 100, 58),
         "drawer_floor": (109, 64, 44),
     },
     "D": {
         "top": (167, 125, 84),
-        "front": (112, 83, 53),
-        "drawer_front": (105, 81, 56),
+        "front": (124, 93, 61),
+        "drawer_front": (125, 93, 61),
         "inclined": (137, 101, 68),
         "drawer_floor": (160, 121, 80),
     },
@@ -61,6 +64,32 @@ def image(env: CalvinEnvironment, scene: str, **parts: float) -> np.ndarray:
 def patch(image: np.ndarray, point: tuple[float, float, float]) -> np.ndarray:
     u, v = np.round(project_static(np.array([point]))[0] - 0.5).astype(int)
     return image[v - 1 : v + 2, u - 1 : u + 2].reshape(-1, 3).mean(0)
+
+
+def test_a_recorded_frame(reference_data):
+    """A frame of the original dataset, reduced to half its size: mean absolute differences, of 255."""
+    with np.load(reference_data / "calvin" / "episode_0358482.npz") as frame:
+        errors = {quality: compare(frame, CalvinEnvironment("D", quality=quality, block_order="original")) for quality in QUALITIES}
+    assert errors["faithful"]["rgb_static"] <= 6.0
+    assert errors["faithful"]["rgb_gripper"] <= 5.5
+    assert errors["no_shadows"]["rgb_static"] <= 11.0
+    assert errors["no_shadows"]["rgb_gripper"] <= 11.0
+
+
+def test_visual_meshes_are_closed_and_face_outwards():
+    model = compile_scene("D").model
+    for i in range(model.nmesh):
+        if model.mesh(i).name in ("floor", "base_grooves"):  # flat
+            continue
+        points = model.mesh_vert[model.mesh_vertadr[i] :][: model.mesh_vertnum[i]].astype(np.float64)
+        faces = model.mesh_face[model.mesh_faceadr[i] :][: model.mesh_facenum[i]]
+        corners = points[faces]
+        volume = np.einsum("ti,ti->t", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum() / 6
+        assert volume > 1e-7, model.mesh(i).name
+        _, index = np.unique(np.round(points * 1e5).astype(int), axis=0, return_inverse=True)
+        a, b = index.ravel()[faces], index.ravel()[np.roll(faces, -1, 1)]
+        edges = set(zip(a.ravel().tolist(), b.ravel().tolist(), strict=True)) - {(k, k) for k in range(len(points))}
+        assert all((end, start) in edges for start, end in edges), model.mesh(i).name
 
 
 @pytest.mark.parametrize("scene", sorted(SCENES))

@@ -196,7 +196,7 @@ def _flange_rings() -> list[np.ndarray]:
         distance = np.where(along > 0, np.maximum(radius, box), radius)
         return np.concatenate([direction * distance[:, None], np.full((24, 1), z)], axis=1)
 
-    return [ring(0.052, 0.044, 0.044), ring(0.08, 0.044, 0.087), ring(0.095, 0.044, 0.085), ring(0.1068, 0.033, 0.035)]
+    return [ring(0.052, 0.044, 0.0), ring(0.08, 0.044, 0.087), ring(0.095, 0.044, 0.085), ring(0.1068, 0.033, 0.0)]
 
 
 def _add_hand(spec: mujoco.MjSpec, flange_parent: mujoco.MjsBody) -> None:
