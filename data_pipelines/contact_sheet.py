@@ -98,7 +98,7 @@ def _draw_frames(
     for column in range(1, len(shown)):
         axes.axvline(column * size - 0.5, color="white", linewidth=1.5)
     key = next((name for name in dataset.schema.steps if name.endswith(INSTRUCTION_KEYS)), None)
-    instructions = list(dict.fromkeys(episode.text(key, step).strip() for step in range(len(episode)))) if key else []
+    instructions = list(dict.fromkeys(text for step in range(len(episode)) for text in episode.texts(key, step) or ("",))) if key else []
     quoted = " / ".join(f"“{text}”" if text else "(empty)" for text in instructions)
     lines = textwrap.wrap(quoted or "(no instruction)", 84)[:2]
     seconds = f", {len(episode) / spec.control_hz:.1f} s" if spec and spec.control_hz else ""

@@ -11,6 +11,7 @@ import numpy as np
 
 from data_pipelines import statistics
 from data_pipelines.errors import BadRecordError
+from data_pipelines.instructions import flat_list, instructions_of
 from data_pipelines.openx.local_copy import missing_keys, unusable_stages
 from data_pipelines.openx.registry import REGISTRY, DatasetSpec, dataset_spec
 from data_pipelines.rlds import images
@@ -22,7 +23,7 @@ MAX_DEFECTS = 100
 BLANK_SPREAD = 1.0
 # Name of the composed action in the report, next to the columns as stored.
 COMMON_ACTION = "action as trained"
-INSTRUCTION_KEYS = (LANGUAGE_INSTRUCTION, "natural_language_instruction")
+INSTRUCTION_KEYS = (LANGUAGE_INSTRUCTION, "natural_language_instruction", "instructions")
 
 
 def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, images_per_episode: int = 1, row: str = "") -> dict:
@@ -85,6 +86,9 @@ class _Survey:
         if self.spec:
             self.numbers[COMMON_ACTION] = _Range()
         self.instructions = {name: Counter() for name, feature in schema.steps.items() if feature.kind == "text"}
+        self.instructions |= {
+            name: Counter() for name, feature in schema.episode.items() if feature.kind == "text" and name.endswith(INSTRUCTION_KEYS)
+        }
         self.cameras = {name: _Camera() for name in schema.cameras}
         self.defects: list[str] = []
         self.warnings: dict[str, list[str]] = {}  # what -> where
@@ -153,10 +157,11 @@ class _Survey:
         self.warnings.setdefault(problem, []).append(Path(episode.where).name)
 
     def _texts(self, episode: Episode, name: str, counter: Counter) -> None:
-        texts = [text.strip() for text in episode.column(name)]
-        counter.update(texts)
-        if name.endswith(INSTRUCTION_KEYS) and not all(texts):
-            raise episode.bad(name, f"empty instruction at step {texts.index('')}")
+        column = episode.column(name) if name in self.schema.steps else [episode.metadata(name)]
+        steps = [instructions_of(flat_list(value), episode.where) or ("",) for value in column]
+        counter.update(text for texts in steps for text in texts)
+        if name.endswith(INSTRUCTION_KEYS) and ("",) in steps:
+            raise episode.bad(name, f"empty instruction at step {steps.index(('',))}")
 
     def _images(self, episode: Episode, name: str, camera: "_Camera", steps: np.ndarray) -> None:
         blank = camera.add(episode, name, steps)

@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.mixture_index import MAX_EXAMPLES, DatasetRange, MixtureIndex
-from data_pipelines.sources import Example, Mixture, Source, clip_source, policy_source
+from data_pipelines.sources import EpochSource, Example, Mixture, Source, clip_source, policy_source
 
 __all__ = ["Batches", "clip_source", "eval_batches", "make_iterator", "mixture_index", "policy_source"]
 
@@ -62,7 +62,8 @@ def make_iterator(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Example numbers of one process: `plan(start, batch) -> int64[rows]`, of the batch that is `batch` batches after example `start`."""
+    """Examples of one process: `plan(start, batch) -> int64[rows, 2]`, numbers and epochs of the batch that is `batch` batches after
+    example `start`."""
 
     index: MixtureIndex
     batch_size: int
@@ -75,10 +76,11 @@ class _Plan:
 
 @functools.lru_cache(maxsize=8)
 def _planned(plan: _Plan, start: int, block: int) -> np.ndarray:
-    """int64[BATCHES_PER_PLAN, rows]: the example numbers of consecutive batches."""
+    """int64[BATCHES_PER_PLAN, rows, 2]: the example numbers and epochs of consecutive batches."""
     batches = block * BATCHES_PER_PLAN + np.arange(BATCHES_PER_PLAN)
     positions = start + batches[:, None] * plan.batch_size + np.array(plan.rows)
-    return plan.index(np.minimum(positions, MAX_EXAMPLES - 1).ravel()).reshape(positions.shape)
+    found = plan.index.with_epochs(np.minimum(positions, MAX_EXAMPLES - 1).ravel())
+    return np.stack(found, axis=-1).reshape(*positions.shape, 2)
 
 
 class Batches(Iterator[Example]):
@@ -145,14 +147,14 @@ class _BatchAssembler:
         self._source, self._rows = source, len(numbers)
         self._lock, self._batch = threading.Lock(), {}
         self._tasks: list[Future] = []
-        for row, number in enumerate(numbers.tolist()):
+        for row, (number, epoch) in enumerate(numbers.tolist()):
             if pool is None:
-                self._fill(row, number)
+                self._fill(row, number, epoch)
             else:
-                self._tasks.append(pool.submit(self._fill, row, number))
+                self._tasks.append(pool.submit(self._fill, row, number, epoch))
 
-    def _fill(self, row: int, number: int) -> None:
-        example = self._source[number]
+    def _fill(self, row: int, number: int, epoch: int) -> None:
+        example = self._source.in_epoch(number, epoch) if isinstance(self._source, EpochSource) else self._source[number]
         with self._lock:
             if not self._batch:
                 self._batch = _empty_rows(example, self._rows)

@@ -40,16 +40,20 @@ class MixtureIndex:
 
     def __call__(self, positions: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         """Example number at each position; 0 <= position < MAX_EXAMPLES."""
+        return self.with_epochs(positions)[0]
+
+    def with_epochs(self, positions: Int[np.ndarray, "n"]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+        """Example number at each position, and how often its dataset was passed through before."""
         positions = np.asarray(positions, np.int64)
-        numbers = np.empty_like(positions)
+        numbers, epochs = np.empty_like(positions), np.empty_like(positions)
         datasets, within = interleave(positions, [dataset.weight for dataset in self._ranges])
         for number, (dataset, seed) in enumerate(zip(self._ranges, self._seeds, strict=True)):
             mine = datasets == number
             epoch, index = np.divmod(within[mine], dataset.length)
             if self._shuffle:
                 index = permute(index, dataset.length, _mixed(seed + epoch.astype(np.uint64)))
-            numbers[mine] = dataset.start + index
-        return numbers
+            numbers[mine], epochs[mine] = dataset.start + index, epoch
+        return numbers, epochs
 
 
 def interleave(positions: Int[np.ndarray, "n"], weights: Sequence[float]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:

@@ -14,6 +14,7 @@ from data_pipelines import statistics
 from data_pipelines.cache import ByteLRU
 from data_pipelines.config import DataConfig, DatasetConfig
 from data_pipelines.errors import BadRecordError, DataError
+from data_pipelines.instructions import draw
 from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, DatasetSpec, dataset_spec
 from data_pipelines.rlds import windows
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
@@ -46,6 +47,13 @@ class SkippingSource(Source, Protocol):
     def skipped(self) -> dict[str, str]:
         """`FILE record N` -> `field: problem` of every record skipped so far."""
         ...
+
+
+@runtime_checkable
+class EpochSource(Source, Protocol):
+    """A source whose examples differ between epochs; `source[index]` is that of epoch 0."""
+
+    def in_epoch(self, index: int, epoch: int) -> Example: ...
 
 
 def camera_frame(
@@ -96,13 +104,17 @@ class _EpisodeSource:
 
     def __getitem__(self, index: int) -> Example:
         """Example `index`. A bad record raises, or (on_bad_record=skip) is replaced by the first window of the next good episode."""
+        return self.in_epoch(index, 0)
+
+    def in_epoch(self, index: int, epoch: int) -> Example:
+        """The same with the instruction of another epoch, where the clip has several."""
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         for _ in range(len(self.dataset)):
             number, window = self._table[index]
             try:
-                return self._example(self.dataset[number], number, window, index)
+                return self._example(self.dataset[number], number, window, index, epoch)
             except BadRecordError as error:
                 if self.config.on_bad_record == "fail":
                     raise
@@ -119,7 +131,7 @@ class _EpisodeSource:
     def metadata(self) -> dict:
         raise NotImplementedError
 
-    def _example(self, episode: Episode, number: int, window: int, index: int) -> Example:
+    def _example(self, episode: Episode, number: int, window: int, index: int, epoch: int) -> Example:
         raise NotImplementedError
 
     def _frame(self, episode: Episode, number: int, camera: str, step: int) -> np.ndarray:
@@ -129,10 +141,11 @@ class _EpisodeSource:
 
         return self._frames.get((number, camera, step), make)
 
-    def _text(self, episode: Episode, step: int) -> Example:
-        text = episode.text(self._instruction, step).strip()
-        if not text:
+    def _text(self, episode: Episode, step: int, index: int, epoch: int) -> Example:
+        texts = episode.texts(self._instruction, step)
+        if not texts:
             raise episode.bad(self._instruction, "empty instruction")
+        text = draw(texts, index, epoch)
         if text not in self._tokens:
             ids, mask = self._tokenizer([text])
             if ids.shape != (1, self.text_length):
@@ -191,14 +204,14 @@ class ClipSource(_EpisodeSource):
             **({"latents": self.latents.to_json()} if self.latents else {}),
         }
 
-    def _example(self, episode: Episode, number: int, window: int, index: int) -> Example:
+    def _example(self, episode: Episode, number: int, window: int, index: int, epoch: int) -> Example:
         camera = self._camera(index)
         if self.sampling == "whole":
             steps = windows.whole_clip(len(episode), self.config.clip_frames)
         else:
             start = window * self.config.clip_start_every
             steps = windows.strided_clip(len(episode), start, self.config.clip_frames, self.config.clip_stride)
-        text = self._text(episode, int(steps[0]))
+        text = self._text(episode, int(steps[0]), index, epoch)
         if self.latents:
             return {**read_latents(episode, self.dataset.schema, camera, steps.tolist()), **text}
         frames = {step: self._frame(episode, number, camera, step) for step in dict.fromkeys(steps.tolist())}  # clamped steps repeat
@@ -262,7 +275,7 @@ class PolicySource(_EpisodeSource):
             "statistics_hash": self.statistics.hash,
         }
 
-    def _example(self, episode: Episode, number: int, window: int, index: int) -> Example:
+    def _example(self, episode: Episode, number: int, window: int, index: int, epoch: int) -> Example:
         start = self.spec.first_step + window * self.config.observation_stride
         cameras = zip(self.views, self.cameras, strict=True)
         example = {f"images/{view}": self._frame(episode, number, camera, start) for view, camera in cameras if self.with_images}
@@ -274,7 +287,7 @@ class PolicySource(_EpisodeSource):
             "proprio": self.proprio_normalizer.forward(proprio),
             "action": self.action_normalizer.forward(actions[steps]),
             "action_mask": mask,
-            **self._text(episode, start),
+            **self._text(episode, start, index, epoch),
         }
 
 
@@ -295,10 +308,14 @@ class Mixture(Generic[SourceT]):
         return self.starts[-1]
 
     def __getitem__(self, index: int) -> Example:
+        return self.in_epoch(index, 0)
+
+    def in_epoch(self, index: int, epoch: int) -> Example:
         number = int(np.searchsorted(self.starts, index, side="right")) - 1
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        return self.sources[number][index - self.starts[number]]
+        source, within = self.sources[number], index - self.starts[number]
+        return source.in_epoch(within, epoch) if isinstance(source, EpochSource) else source[within]
 
     @property
     def skipped(self) -> dict[str, str]:

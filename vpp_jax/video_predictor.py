@@ -217,12 +217,23 @@ class VideoPredictor:
         key: jax.Array,
     ) -> UInt8[Array, "b t h w 3"]:
         """`generate` from the unscaled latents of the image."""
+        return to_uint8_image(self.sample_frames(params, condition, text_ids, text_mask, key))
+
+    def sample_frames(
+        self,
+        params: Params,
+        condition: Float[Array, "b h8 w8 c"],
+        text_ids: Int[Array, "b l"],
+        text_mask: Bool[Array, "b l"],
+        key: jax.Array,
+    ) -> Float[Array, "b t h w 3"]:
+        """The same before it is clipped and rounded, in [-1, 1]."""
         shape = (self.config.frames, *condition.shape[1:])
         noise = normal_per_example(key, shape) if key.ndim else jax.random.normal(key, (condition.shape[0], *shape))
         text_states = self.encode_text(params, text_ids, text_mask)
         sampler_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(key) if key.ndim else jax.random.fold_in(key, 1)
         latents = self.sample_latents(params, condition, text_states, noise, sampler_keys)
-        return to_uint8_image(self.decode_latents(params, latents))
+        return self.decode_latents(params, latents)
 
     def sample_latents(
         self,

@@ -8,7 +8,7 @@ them runs (`vpp_jax.common.object_array`).
 """
 
 import functools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +18,12 @@ from data_pipelines.builders import calvin_mujoco
 from data_pipelines.builders.calvin_mujoco import ACTION_WIDTH, ROBOT_OBS, SCENE_OBS, append_step, episode_schema, finish_columns
 from data_pipelines.builders.sharded import Recorded
 from data_pipelines.errors import DataError
+from data_pipelines.instructions import instructions_of, one_instruction
 from data_pipelines.rlds import images
-from data_pipelines.rlds.schema import Schema
+from data_pipelines.rlds.schema import ALL_INSTRUCTIONS, Feature, Schema
 from vpp_jax.common.config_fields import check_ranges, setting
 from vpp_jax.common.object_array import read_object_array
+from vpp_jax.common.text_files import lfs_hint_of
 
 STATIC_SIZE, GRIPPER_SIZE = 200, 84
 FOLDERS = {"train": "training", "val": "validation"}  # split -> folder of the original
@@ -32,7 +34,14 @@ BLOCK_ORDER = {
     "C": ("blue", "red", "pink"),
     "D": ("red", "blue", "pink"),
 }  # in the recordings
-FRAME_KEYS = ("rgb_static", "rgb_gripper", "robot_obs", "scene_obs", "rel_actions")
+FRAME_ARRAYS = {
+    "rgb_static": ((STATIC_SIZE, STATIC_SIZE, 3), "image"),
+    "rgb_gripper": ((GRIPPER_SIZE, GRIPPER_SIZE, 3), "image"),
+    "robot_obs": ((ROBOT_OBS,), "numbers"),
+    "scene_obs": ((SCENE_OBS,), "numbers"),
+    "rel_actions": ((ACTION_WIDTH,), "numbers"),
+}
+FRAME_KEYS = tuple(FRAME_ARRAYS)
 
 
 class Window(NamedTuple):
@@ -43,7 +52,7 @@ class Window(NamedTuple):
     start: int
     end: int
     task: str
-    instruction: str
+    instructions: tuple[str, ...]
     scene: str
 
 
@@ -88,7 +97,8 @@ class CalvinRecordedRecipe:
         return {}
 
     def schema(self) -> Schema:
-        return episode_schema(calvin_mujoco.Settings(static_size=STATIC_SIZE, gripper_size=GRIPPER_SIZE))
+        schema = episode_schema(calvin_mujoco.Settings(static_size=STATIC_SIZE, gripper_size=GRIPPER_SIZE))
+        return replace(schema, episode=schema.episode | {ALL_INSTRUCTIONS: Feature("text", sequence=(None,))})
 
     def jobs(self) -> dict[str, list[Window]]:
         found = {split: read_windows(self.plan, split) for split, folder in FOLDERS.items() if (Path(self.plan.source) / folder).is_dir()}
@@ -104,16 +114,23 @@ class CalvinRecordedRecipe:
         schema = self.schema()
         columns: dict[str, list] = {name: [] for name in schema.steps}
         for number in range(job.start, job.end):
-            frame = resource.read(FOLDERS[job.split], number)
+            try:
+                frame = resource.read(FOLDERS[job.split], number)
+            except DataError as error:
+                raise DataError(f"{error} (window {job.number} of split {job.split}, frames {job.start} to {job.end - 1})") from error
             for name in ("rgb_static", "rgb_gripper"):
                 columns[f"observation/{name}"].append(images.encode_jpeg(frame[name], self.plan.jpeg_quality))
             columns["observation/robot_obs"].append(frame["robot_obs"].astype(np.float32))
             columns["observation/scene_obs"].append(in_standard_order(frame["scene_obs"], job.scene).astype(np.float32))
             action = frame["rel_actions"].astype(np.float32)
             append_step(columns, action, action, float(number == job.end - 1))
-        finish_columns(columns, job.instruction)
+        finish_columns(columns, job.instructions[0])
         metadata = {"scene": job.scene, "task": job.task, "episode_id": f"{job.split}/{job.number}/{job.start}-{job.end}", "seed": -1}
-        payload = calvin_mujoco.encode(schema, columns, {**metadata, "renderer": "recorded", "environment_version": "calvin_env"})
+        payload = calvin_mujoco.encode(
+            schema,
+            columns,
+            {**metadata, "renderer": "recorded", "environment_version": "calvin_env", "instructions": list(job.instructions)},
+        )
         return Recorded((payload,), 1)
 
 
@@ -126,20 +143,26 @@ def read_windows(plan: RecordedSettings, split: str) -> list[Window]:
     content = _read_dict(path)
     try:
         instructions, tasks, spans = content["language"]["ann"], content["language"]["task"], content["info"]["indx"]
-        texts = all(isinstance(text, str) for text in (*instructions, *tasks))
         spans = [(int(start), int(end)) for start, end in spans]
+        count = len(instructions), len(tasks), len(spans)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise DataError(f"{path}: no CALVIN annotations, a dict with language.ann, language.task, info.indx ({error!r})") from None
-    if not texts:
-        raise DataError(f"{path}: language.ann and language.task must be lists of texts")
-    if not len(instructions) == len(tasks) == len(spans):
-        raise DataError(f"{path}: {len(instructions)} instructions, {len(tasks)} tasks and {len(spans)} windows, expected as many of each")
+    if not count[0] == count[1] == count[2]:
+        raise DataError(f"{path}: {count[0]} instructions, {count[1]} tasks and {count[2]} windows, expected as many of each")
+    if not spans:
+        raise DataError(f"{path}: has no window; remove {folder}, or annotate it")
     ranges = read_scene_ranges(folder / "scene_info.npy") if split == "train" else {}
     windows = []
     for number, (instruction, task, (start, end)) in enumerate(zip(instructions, tasks, spans, strict=True)):
+        where = f"{path}: window {number}"
+        if not 0 <= start < end:
+            raise DataError(f"{where}: frames {start} to {end - 1}, expected a start and a later end")
         fallback = plan.scene if split == "train" else "D"
         scene = next((name for name, (first, last) in ranges.items() if first <= start <= last), fallback)
-        windows.append(Window(split, number, start, end, str(task), str(instruction), scene))
+        texts = instructions_of(instruction, f"{where}, language.ann")
+        if not texts:
+            raise DataError(f"{where}, language.ann: the instruction is empty")
+        windows.append(Window(split, number, start, end, one_instruction(task, f"{where}, language.task"), texts, scene))
     return windows[: plan.limit or None]
 
 
@@ -178,20 +201,27 @@ class Frames:
     def _read(self, folder: str, number: int) -> dict[str, np.ndarray]:
         path = self._source / folder / f"episode_{number:07d}.npz"
         try:
+            if hint := lfs_hint_of(path):
+                raise DataError(f"{path} is {hint}")
             with np.load(path) as content:
+                absent = [key for key in FRAME_KEYS if key not in content]
+                if absent:
+                    raise DataError(f"{path}: has no {', '.join(absent)}, expected {', '.join(FRAME_KEYS)} (it has {', '.join(content)})")
                 frame = {key: content[key] for key in FRAME_KEYS}
-        except (OSError, KeyError, ValueError) as error:
-            raise DataError(f"{path}: not a CALVIN frame with {', '.join(FRAME_KEYS)} ({type(error).__name__}: {error})") from error
-        shapes = {
-            "rgb_static": (STATIC_SIZE, STATIC_SIZE, 3),
-            "rgb_gripper": (GRIPPER_SIZE, GRIPPER_SIZE, 3),
-            "robot_obs": (ROBOT_OBS,),
-            "scene_obs": (SCENE_OBS,),
-            "rel_actions": (ACTION_WIDTH,),
-        }
-        for key, shape in shapes.items():
+        except DataError:
+            raise
+        except FileNotFoundError:
+            raise DataError(f"{path} does not exist: a window of the annotations names this frame") from None
+        except Exception as error:  # zipfile, zlib and NumPy raise many kinds for a file that is cut off or damaged
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"{path}: not a CALVIN frame, or it is cut off or damaged ({reason}); copy it again") from error
+        for key, (shape, kind) in FRAME_ARRAYS.items():
             if frame[key].shape != shape:
-                raise DataError(f"{path}: {key} has shape {frame[key].shape}, expected {shape}")
+                raise DataError(f"{path}: {key} has shape {list(frame[key].shape)}, expected {list(shape)}")
+            if not (frame[key].dtype == np.uint8 if kind == "image" else frame[key].dtype.kind == "f"):
+                raise DataError(f"{path}: {key} is {frame[key].dtype}, expected {'uint8' if kind == 'image' else 'floating-point numbers'}")
+            if kind == "numbers" and not np.isfinite(frame[key]).all():
+                raise DataError(f"{path}: {key} has NaN or infinite values: {np.array2string(frame[key], precision=3)}")
         return frame
 
     def close(self) -> None:

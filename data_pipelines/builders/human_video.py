@@ -22,7 +22,7 @@ from data_pipelines.builders.writer import encode_episode
 from data_pipelines.errors import DataError
 from data_pipelines.rlds import images
 from data_pipelines.rlds.latents import LATENTS, LatentsInfo, mean_of
-from data_pipelines.rlds.schema import IS_FIRST, IS_LAST, IS_TERMINAL, LANGUAGE_INSTRUCTION, Feature, Schema
+from data_pipelines.rlds.schema import ALL_INSTRUCTIONS, IS_FIRST, IS_LAST, IS_TERMINAL, LANGUAGE_INSTRUCTION, Feature, Schema
 from data_pipelines.rlds.windows import whole_clip
 from data_pipelines.transforms import resize, resize_short_side
 from vpp_jax.common.config_fields import check_ranges, setting
@@ -174,6 +174,7 @@ def episode_schema(plan: HumanVideoSettings) -> Schema:
             "episode_metadata/name": text,
             "episode_metadata/file": text,
             "episode_metadata/template": text,
+            ALL_INSTRUCTIONS: Feature("text", sequence=(None,)),
             "episode_metadata/fps": Feature("tensor", "float32"),
         },
     )
@@ -199,13 +200,13 @@ def read_episode(plan: HumanVideoSettings, clip: Clip) -> tuple[dict[str, Any], 
     numbers = np.arange(steps)
     columns = {
         name: values,
-        LANGUAGE_INSTRUCTION: [clip.caption] * steps,
+        LANGUAGE_INSTRUCTION: [clip.captions[0]] * steps,
         IS_FIRST: numbers == 0,
         IS_LAST: numbers == steps - 1,
         IS_TERMINAL: np.zeros(steps, bool),
     }
     metadata = {"name": clip.name, "file": clip.file, "template": clip.template, "fps": np.float32(rate)}
-    return columns, {f"episode_metadata/{key}": value for key, value in metadata.items()}
+    return columns, {f"episode_metadata/{key}": value for key, value in metadata.items()} | {ALL_INSTRUCTIONS: list(clip.captions)}
 
 
 def _jpeg_frames(plan: HumanVideoSettings, path: Path) -> tuple[list[bytes], float]:

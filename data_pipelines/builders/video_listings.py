@@ -5,14 +5,19 @@ Listing does not open videos. A problem of a clip (no caption, no file) is store
 
 import csv
 import hashlib
+import io
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from data_pipelines.builders.video_files import SUFFIXES, BadVideoError
 from data_pipelines.errors import DataError
+from data_pipelines.instructions import instructions_of
+from vpp_jax.common.errors import FileFormatError
+from vpp_jax.common.text_files import read_json, read_text
 
 # Something-Something-v2: split -> names of its label file; `test` has no labels. Both distributions' names.
 LABEL_FILES = {
@@ -21,7 +26,8 @@ LABEL_FILES = {
     "test": ("something-something-v2-test.json", "test.json"),
 }
 LABEL_FOLDERS, VIDEO_FOLDERS = (".", "labels"), ("20bn-something-something-v2", "videos", ".")
-CAPTION_TABLES = ("captions.json", "captions.jsonl", "captions.csv")
+CAPTION_TABLES = ("captions.json", "captions.jsonl", "captions.csv", "captions.tsv")
+SEPARATORS = (",", ";", "\t")  # of caption tables: Excel's depends on the country
 LATENT_FOLDERS = ("latent_videos", "latent_videos_svd")  # VPP uses the second if the first does not have the file
 
 
@@ -31,7 +37,7 @@ class Clip(NamedTuple):
     Attributes:
       name: unique in the dataset.
       file: the video, or VPP's annotation that names it, relative to the source.
-      caption: "" if it is only in the annotation.
+      captions: one instruction or several; () if they are only in the annotation.
       template: the caption with placeholders for its objects, if the source has it.
       problem: why it cannot be used.
     """
@@ -39,7 +45,7 @@ class Clip(NamedTuple):
     split: str
     name: str
     file: str
-    caption: str = ""
+    captions: tuple[str, ...] = ()
     template: str = ""
     problem: str = ""
 
@@ -60,7 +66,8 @@ class Origin(NamedTuple):
 def something_something(origin: Origin) -> list[Clip]:
     """ID.webm in one directory; lists of {id, label, template, placeholders} for train and validation."""
     folders = [origin.source / origin.captions] if origin.captions else [origin.source / folder for folder in LABEL_FOLDERS]
-    labels = {split: _read_json(path) for split, names in LABEL_FILES.items() if (path := _first(folders, names)) is not None}
+    paths = {split: path for split, names in LABEL_FILES.items() if (path := _first(folders, names)) is not None}
+    labels = {split: read_json(path) for split, path in paths.items()}
     if "train" not in labels:
         raise DataError(
             f"{origin.source}: none of {', '.join(LABEL_FILES['train'])} in {', '.join(map(str, folders))}; name the directory of "
@@ -75,32 +82,33 @@ def something_something(origin: Origin) -> list[Clip]:
     for split, entries in labels.items():
         if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
             raise DataError(f"{origin.source}: the labels of {split} are not a list of entries with an 'id'")
-        for entry in entries:
+        for number, entry in enumerate(entries):
             name = str(entry["id"])
             if split != "test":
-                clips.append(_clip(split, name, videos, folder, _label(entry), str(entry.get("template", "")), name in seen))
+                captions = _label(entry, f"{paths[split]} entry {number} (id {name})")
+                clips.append(_clip(split, name, videos, folder, captions, str(entry.get("template", "")), name in seen))
             seen.add(name)
     unlisted = sorted(videos.keys() - seen)
     return clips + [Clip("train", name, f"{folder}/{videos[name]}", problem="no entry in the label files") for name in unlisted]
 
 
-def _label(entry: Mapping[str, Any]) -> str:
+def _label(entry: Mapping[str, Any], where: str) -> tuple[str, ...]:
     """The label; if it is missing, the template with its placeholders filled in."""
-    label = str(entry.get("label") or "").strip()
-    if label:
-        return label
+    labels = instructions_of(entry.get("label"), f"{where}, 'label'")
+    if labels:
+        return labels
     label = str(entry.get("template") or "")
-    for placeholder in entry.get("placeholders") or ():
+    for placeholder in instructions_of(entry.get("placeholders"), f"{where}, 'placeholders'"):
         before, _, rest = label.partition("[")
         _, _, after = rest.partition("]")
         label = f"{before}{placeholder}{after}"
-    return label.strip()
+    return instructions_of(label, where)
 
 
-def _clip(split: str, name: str, videos: Mapping[str, str], folder: str, caption: str, template: str, again: bool) -> Clip:
+def _clip(split: str, name: str, videos: Mapping[str, str], folder: str, captions: tuple[str, ...], template: str, again: bool) -> Clip:
     file = f"{folder}/{videos[name]}" if name in videos else f"{folder}/{name}"
-    problem = "is listed twice" if again else "no such video" if name not in videos else "" if caption else "empty caption"
-    return Clip(split, f"{name} (again)" if again else name, file, caption, template, problem)
+    problem = "is listed twice" if again else "no such video" if name not in videos else "" if captions else "empty caption"
+    return Clip(split, f"{name} (again)" if again else name, file, captions, template, problem)
 
 
 def _videos(folder: Path) -> dict[str, str]:
@@ -117,53 +125,86 @@ def _videos(folder: Path) -> dict[str, str]:
 
 def folder(origin: Origin) -> list[Clip]:
     """Videos anywhere below the directory, captioned by one table, or else by NAME.txt next to NAME.mp4."""
-    found = sorted(path.relative_to(origin.source).as_posix() for path in origin.source.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = (path for path in origin.source.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    found = sorted(path.relative_to(origin.source).as_posix() for path in paths)
     if origin.captions and not (origin.source / origin.captions).is_file():
         raise DataError(f"--captions: {origin.source / origin.captions} does not exist")
     table = origin.source / origin.captions if origin.captions else _first([origin.source], CAPTION_TABLES)
     if table is None:
-        rows = {name: (_caption_file(origin.source / name), "") for name in found}
+        rows = {name: (_caption_file(origin.source / name), "") for name in found if _is_utf8(name)}
     else:
         rows = _table(table, found)
     clips, present = [], set(found)
     for name in dict.fromkeys((*found, *rows)):
-        caption, split = rows.get(name, ("", ""))
-        problem = "no such video" if name not in present else "" if caption else "no caption"
-        clips.append(Clip(split or _drawn_split(name, origin.val_fraction), name, name, caption, problem=problem))
+        captions, split = rows.get(name, ((), ""))
+        problem = "no such video" if name not in present else "" if captions else "no caption"
+        if not _is_utf8(name):
+            name, problem = _shown(name), "its name is not UTF-8; rename it (convmv does so for whole directories)"
+        clips.append(Clip(split or _drawn_split(name, origin.val_fraction), name, name, captions, problem=problem))
     return clips
 
 
-def _caption_file(video: Path) -> str:
+def _is_utf8(name: str) -> bool:
+    """Whether a file name is: Python gives the bytes of others as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _shown(name: str) -> str:
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _caption_file(video: Path) -> tuple[str, ...]:
     text = video.with_suffix(".txt")
-    return " ".join(text.read_text().split()) if text.is_file() else ""
+    return instructions_of(read_text(text), str(text)) if text.is_file() else ()
 
 
-def _table(path: Path, found: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Video -> (caption, split or ""). Videos are named with or without their suffix, relative to the source."""
-    stems = {name.rsplit(".", 1)[0]: name for name in found}
-    rows: dict[str, tuple[str, str]] = {}
-    for row in _rows(path):
+def _table(path: Path, found: Iterable[str]) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Video -> (captions, split or ""). Videos are named with or without their suffix, relative to the source."""
+    known = {_plain(written): name for name in found for written in (name.rsplit(".", 1)[0], name)}
+    rows: dict[str, tuple[tuple[str, ...], str]] = {}
+    for number, row in enumerate(_rows(path), 1):
+        where = f"{path} row {number}"
         video = row.get("video") if isinstance(row, dict) else None
         if not isinstance(video, str):
-            raise DataError(f"{path}: {str(row)[:80]!r} has no 'video'; expected rows with video, caption and optionally split")
-        name, split = stems.get(video, video), str(row.get("split") or "")
+            raise DataError(f"{where}: {str(row)[:80]!r} has no 'video'; expected rows with video, caption and optionally split")
+        name, split = known.get(_plain(video), video), str(row.get("split") or "").strip()
         if name in rows:
-            raise DataError(f"{path}: {name} is listed twice")
-        rows[name] = " ".join(str(row.get("caption") or "").split()), {"validation": "val"}.get(split, split)
+            raise DataError(f"{where}: {name} is listed twice")
+        captions = instructions_of(row.get("caption"), f"{where} ({name}), 'caption'")
+        rows[name] = captions, {"validation": "val"}.get(split, split)
     return rows
+
+
+def _plain(name: str) -> str:
+    """A file's name as it is compared: composed letters (macOS decomposes them), forward slashes, no './' in front."""
+    return PurePosixPath(unicodedata.normalize("NFC", name.strip().replace("\\", "/"))).as_posix()
 
 
 def _rows(path: Path) -> Iterable[Any]:
     match path.suffix.lower():
         case ".json":
-            tree = _read_json(path)
+            tree = read_json(path)
             return [{"video": name, "caption": caption} for name, caption in tree.items()] if isinstance(tree, dict) else tree
         case ".jsonl":
-            return [_parsed(line, f"{path} line {number}") for number, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
-        case ".csv":
-            with open(path, newline="") as file:
-                return list(csv.DictReader(file))
-    raise DataError(f"{path}: not a caption table, expected .json, .jsonl or .csv")
+            return [_parsed(line, f"{path} line {number}") for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
+        case ".csv" | ".tsv":
+            return _separated(path)
+    raise DataError(f"{path}: not a caption table, expected .json, .jsonl, .csv or .tsv")
+
+
+def _separated(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file with any of `SEPARATORS`, by the names in its first line."""
+    text = read_text(path)
+    head = text.partition("\n")[0]
+    if head.startswith("sep="):  # for Excel
+        text, head = text.partition("\n")[2], text.split("\n", 2)[1] if text.count("\n") else ""
+    separator = max(SEPARATORS, key=head.count)
+    try:
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
+        rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+        return list(rows)
+    except csv.Error as error:
+        raise DataError(f"{path}: not a table separated by commas, semicolons or tabs ({error})") from None
 
 
 def _drawn_split(name: str, val_fraction: float) -> str:
@@ -196,21 +237,23 @@ def annotated(source: Path, clip: Clip, latents: bool) -> tuple[Clip, int | None
     """
     where = f"{source / clip.file}"
     try:
-        tree = json.loads((source / clip.file).read_text())
-        caption = str(tree["texts"][0]).strip() if tree.get("texts") else ""
+        tree = read_json(source / clip.file)
+        captions = instructions_of(tree.get("texts"), f"{where}, 'texts'")
         entry = tree["latent_videos"][0]["latent_video_path"] if latents else tree["videos"][0]["video_path"]
         file = PurePosixPath(entry)
         length = len(tree["state"]) if "state" in tree else tree.get("video_length")
-    except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
+    except (FileFormatError, DataError) as error:
+        raise BadVideoError(str(error)) from error
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as error:
         key = "latent_videos" if latents else "videos"
         raise BadVideoError(f"{where}: no annotation with 'texts' and '{key}' ({type(error).__name__}: {error})") from error
     if file.is_absolute() or ".." in file.parts:
         raise BadVideoError(f"{where}: names {entry}, which is not below {source}")
     if latents and file.parts[0] == LATENT_FOLDERS[0] and not (source / file).is_file():
         file = PurePosixPath(LATENT_FOLDERS[1], *file.parts[1:])
-    if not caption:
+    if not captions:
         raise BadVideoError(f"{where}: empty caption")
-    return clip._replace(file=file.as_posix(), caption=caption), length if isinstance(length, int) else None
+    return clip._replace(file=file.as_posix(), captions=captions), length if isinstance(length, int) else None
 
 
 LAYOUTS: dict[str, Callable[[Origin], list[Clip]]] = {"something_something": something_something, "folder": folder, "vpp": vpp}
@@ -223,12 +266,8 @@ def _first(folders: Iterable[Path], names: Iterable[str]) -> Path | None:
     return next((path / name for path in folders for name in names if (path / name).is_file()), None)
 
 
-def _read_json(path: Path) -> Any:
-    return _parsed(path.read_text(), str(path))
-
-
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error})") from error

@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def encode_episode(schema: Schema, steps: Columns, metadata: Mapping[str, object
 
     Args:
       steps: every step feature of `schema`: arrays [steps, *shape], lists of encoded images (bytes) or of texts (str).
-      metadata: every episode feature: numbers or strings.
+      metadata: every episode feature: numbers or strings, of a sequence of texts a list.
     """
     if steps.keys() != schema.steps.keys() or metadata.keys() != schema.episode.keys():
         wrong = sorted(set(steps) ^ set(schema.steps) | set(metadata) ^ set(schema.episode))
@@ -49,7 +49,8 @@ def encode_episode(schema: Schema, steps: Columns, metadata: Mapping[str, object
     columns = {f"{STEPS}/{name}": _column(name, schema.steps[name], values) for name, values in steps.items()}
     for name, value in metadata.items():
         feature = schema.episode[name]
-        columns[name] = _column(name, feature, [value] if feature.kind == "text" else np.asarray(value)[None])
+        values = value if feature.sequence else [value] if feature.kind == "text" else np.asarray(value)[None]
+        columns[name] = _column(name, feature, values)
     return examples.encode(columns)
 
 
@@ -97,6 +98,10 @@ def leaf(feature: Feature) -> dict:
     """The JSON tree that TFDS writes for one feature."""
     shape = {"dimensions": ["-1" if size is None else str(size) for size in feature.shape]} if feature.shape else {}
     description = {"description": feature.description} if feature.description else {}
+    if feature.sequence:
+        (length,) = feature.sequence
+        inside = {"feature": leaf(replace(feature, sequence=())), "length": "-1" if length is None else str(length)}
+        return {"pythonClassName": f"{FEATURES}.sequence_feature.Sequence", "sequence": inside}
     if feature.kind == "text":
         return {"pythonClassName": f"{FEATURES}.text_feature.Text", "text": {}, **description}
     if feature.kind == "image":

@@ -12,6 +12,7 @@ from data_pipelines.openx.conventions import ACTION_WIDTH, PROPRIO_WIDTH, Action
 from data_pipelines.openx.standardise import Composition
 from data_pipelines.openx.table import OPENX, OpenXDataset
 from data_pipelines.rlds.filters import EpisodeFilter
+from data_pipelines.rlds.schema import ALL_INSTRUCTIONS, LANGUAGE_INSTRUCTION
 from data_pipelines.rlds.windows import CLIP_SAMPLING
 from data_pipelines.transforms import NORMALIZATIONS
 from vpp_jax.common.errors import nearest
@@ -163,6 +164,7 @@ REGISTRY: dict[str, DatasetSpec] = {
         replace(
             _CALVIN,
             name="calvin",
+            instruction_keys=(ALL_INSTRUCTIONS, LANGUAGE_INSTRUCTION),
             notes="the recorded dataset as converted by `vpp data build calvin`; rel_actions as stored, already in [-1, 1]",
         ),
         DatasetSpec(
@@ -176,6 +178,7 @@ REGISTRY: dict[str, DatasetSpec] = {
             control_hz=None,
             clip_sampling="whole",
             unsupported=dict.fromkeys(("action", "gripper", "control_hz"), "videos have no actions"),
+            instruction_keys=(ALL_INSTRUCTIONS, LANGUAGE_INSTRUCTION),
             notes="captioned videos as converted by `vpp data build human_video`",
         ),
         *map(_openx_spec, OPENX.values()),

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from data_pipelines import storage
 from data_pipelines.cache import ByteLRU
 from data_pipelines.errors import BadRecordError, DataError, DatasetNotFoundError, ReadFailedError
+from data_pipelines.instructions import flat_list, instructions_of
 from data_pipelines.rlds import array_record, examples, images, tfrecord
 from data_pipelines.rlds import index as record_index
 from data_pipelines.rlds.filters import EpisodeFilter
@@ -125,6 +126,18 @@ class Episode:
         if self._schema.steps[name].kind == "tensor":  # language_table stores code points, padded with zeros
             return self._guard(name, lambda: "".join(map(chr, self.column(name)[step])).split("\0", 1)[0])
         return self._guard(name, lambda: self._blobs(name)[step].decode())
+
+    def texts(self, name: str, step: int = 0) -> tuple[str, ...]:
+        """The instructions `name` of one step, or of the episode: one text, or several (a Sequence of texts, a tensor of strings).
+
+        Each is there once; empty ones are left out.
+        """
+        feature = self._schema.steps.get(name) or self._schema.episode[name]
+        if feature.kind == "text" and (feature.shape or feature.sequence):
+            found = self.column(name)[step] if name in self._schema.steps else self.metadata(name)
+            return self._guard(name, lambda: instructions_of(flat_list(found), self.where))
+        text = " ".join(self.text(name, step).split())
+        return (text,) if text else ()
 
     def encoded(self, camera: str, step: int) -> bytes:
         """The encoded image of `camera` at `step`."""

@@ -27,6 +27,8 @@ IS_LAST = "is_last"
 IS_TERMINAL = "is_terminal"
 # Not in the specification, but used by nearly every dataset with language instructions.
 LANGUAGE_INSTRUCTION = "language_instruction"
+# Of episodes that this project writes: all instructions of a clip, of which the one above is the first.
+ALL_INSTRUCTIONS = "episode_metadata/instructions"
 
 NUMERIC_IN_INT64_LIST = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 NUMERIC_IN_FLOAT_LIST = ("float16", "bfloat16", "float32", "float64")

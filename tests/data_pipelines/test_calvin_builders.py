@@ -1,6 +1,7 @@
 """Play from the simulator, and the converter of the recorded dataset on a miniature of its layout."""
 
 import itertools
+from pathlib import Path
 
 import fake_table
 import numpy as np
@@ -152,3 +153,80 @@ def test_converted_data_can_be_trained_on(recorded, tmp_path):
     spec = dataset_spec(dataset.name)
     assert spec.action_width == dataset.schema.steps[spec.action_key].shape[0]
     assert spec.camera("wrist", tuple(dataset.schema.steps), "here") == "observation/rgb_gripper"
+
+
+def damaged_frame(path: Path, change: dict) -> None:
+    with np.load(path) as content:
+        arrays = dict(content)
+    arrays |= {key: value(arrays[key]) for key, value in change.items() if value}
+    np.savez(path, **{key: value for key, value in arrays.items() if change.get(key, True)})
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "not a CALVIN frame, or it is cut off or damaged"),
+        (lambda path: path.write_bytes(b""), "not a CALVIN frame, or it is cut off or damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100] + bytes(500) + path.read_bytes()[600:]), "cut off or damaged"),
+        (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"), "is a Git LFS pointer"),
+        (lambda path: path.unlink(), "does not exist: a window of the annotations names this frame"),
+        (lambda path: (path.unlink(), path.mkdir()), "not a CALVIN frame"),
+        (lambda path: damaged_frame(path, {"rel_actions": lambda a: a * np.nan}), "rel_actions has NaN or infinite values"),
+        (lambda path: damaged_frame(path, {"robot_obs": lambda a: a + np.inf}), "robot_obs has NaN or infinite values"),
+        (lambda path: damaged_frame(path, {"rgb_static": lambda a: a / 255}), "rgb_static is float64, expected uint8"),
+        (
+            lambda path: damaged_frame(path, {"rel_actions": lambda a: a.astype(str)}),
+            "rel_actions is <U32, expected floating-point numbers",
+        ),
+        (
+            lambda path: damaged_frame(path, {"rgb_gripper": lambda a: a[:, :80]}),
+            r"rgb_gripper has shape \[84, 80, 3\], expected \[84, 84, 3\]",
+        ),
+        (lambda path: damaged_frame(path, {"rel_actions": None, "scene_obs": None}), "has no scene_obs, rel_actions, expected rgb_static"),
+    ],
+)
+def test_a_frame_that_cannot_be_used_is_named_with_its_window(recorded, tmp_path, change, problem):
+    change(recorded / "training" / "episode_0000014.npz")
+    with pytest.raises(DataError, match=rf"(?s)episode_0000014\.npz.*{problem}.*\(window 0 of split train, frames 12 to 16\)"):
+        sharded.build(CalvinRecordedRecipe(RecordedSettings(source=str(recorded))), tmp_path / "out", workers=0)
+
+
+def annotate(recorded: Path, **language) -> None:
+    content = {"language": {"ann": ["lift", "shut it"], "task": ["lift_red_block_table", "close_drawer"]} | language}
+    content["info"] = {"indx": language.pop("indx", [(12, 17), (26, 33)])}
+    np.save(recorded / "training" / "lang_annotations" / "auto_lang_ann.npy", content, allow_pickle=True)
+
+
+def test_annotations_may_be_bytes_or_several_texts(recorded, tmp_path):
+    annotate(recorded, ann=[b"open the drawer", ["shut it", b"close the drawer", "shut it", ""]], task=[b"open_drawer", "close_drawer"])
+    windows = read_windows(RecordedSettings(source=str(recorded)), "train")
+    assert [window.instructions for window in windows] == [("open the drawer",), ("shut it", "close the drawer")]
+    assert windows[0].task == "open_drawer"
+    annotate(recorded, ann=np.array([["lift it", "raise it"], ["shut it", "close it"]]))
+    assert [window.instructions for window in read_windows(RecordedSettings(source=str(recorded)), "train")] == [
+        ("lift it", "raise it"),
+        ("shut it", "close it"),
+    ]
+    sharded.build(CalvinRecordedRecipe(RecordedSettings(source=str(recorded))), tmp_path / "out", workers=0)
+    episode = RLDSDataset(tmp_path / "out")[0]
+    assert episode.texts("episode_metadata/instructions") == ("lift it", "raise it")
+    assert episode.texts("language_instruction") == ("lift it",)
+
+
+@pytest.mark.parametrize(
+    ("language", "problem"),
+    [
+        ({"ann": ["lift", ""]}, r"window 1, language\.ann: the instruction is empty"),
+        ({"ann": ["lift", []]}, r"window 1, language\.ann: the instruction is empty"),
+        ({"ann": ["lift", np.nan]}, r"window 1, language\.ann: expected a text or a list of texts, found nan \(float\)"),
+        ({"ann": [b"caf\xe9", "shut"]}, r"window 0, language\.ann: bytes that are not UTF-8 at 3"),
+        ({"task": ["a", ["b", "c"]]}, r"window 1, language\.task: 2 texts, expected one"),
+        ({"indx": [(12, 17), (30, 30)]}, "window 1: frames 30 to 29, expected a start and a later end"),
+        ({"indx": [(-3, 17), (26, 33)]}, "window 0: frames -3 to 16"),
+        ({"ann": [], "task": [], "indx": []}, "has no window"),
+    ],
+)
+def test_annotations_that_are_no_instructions_are_named(recorded, language, problem):
+    annotate(recorded, **language)
+    with pytest.raises(DataError, match=rf"auto_lang_ann\.npy.*{problem}"):
+        read_windows(RecordedSettings(source=str(recorded)), "train")

@@ -137,7 +137,7 @@ def test_every_form_of_captions_gives_the_same_clips(tmp_path):
 
     def clips() -> dict:
         found = list_clips(HumanVideoSettings(source=str(source), layout="folder"))
-        return {clip.file: (clip.caption, clip.split, clip.problem) for clip in found}
+        return {clip.file: (" | ".join(clip.captions), clip.split, clip.problem) for clip in found}
 
     expected = {"b.mp4": ("open the box", "train", ""), "deep/a.webm": ("fold the cloth", "train", "")}
     assert clips() == expected

@@ -12,16 +12,20 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vpp_jax.cli.main import main
+from vpp_jax.common.errors import VppError
 from vpp_jax.config import ExperimentConfig, from_config_dict, to_dict
 from vpp_jax.functional import PureModule, with_prefix
 from vpp_jax.interop.published_configs import text_config, unet_config, vae_config
+from vpp_jax.interop.safetensors_file import SafetensorsFile
 from vpp_jax.interop.tensors import import_tensors
+from vpp_jax.interop.torch_file import TorchFile
 from vpp_jax.models.action_transformer import ActionTransformer, ActionTransformerConfig
 from vpp_jax.models.text_encoder import CLIPTextEncoder
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_former import VideoFormer, VideoFormerConfig
 from vpp_jax.models.video_unet import SpatioTemporalUNet
 from vpp_jax.models.video_vae import TemporalVAE
+from vpp_jax.serving.video_generator import load_video_generator
 from vpp_jax.training.checkpoints import Checkpoints, list_tensors, load_params, read_metadata
 from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.state import TrainState
@@ -410,6 +414,8 @@ def test_published_sizes_are_the_defaults():
         ("[1]", "is not a JSON object"),
         ('{"block_out_channels": 3}', "fields of other types"),
         ('{"scaling_factor": "x"}', "fields of other types"),
+        ('{"scaling_factor": NaN}', "is not JSON: NaN is no number"),
+        ("version https://git-lfs.github.com/spec/v1\n", "config.json is a Git LFS pointer"),
         ('{"layers_per_block": null}', "config.json of"),
     ],
 )
@@ -420,9 +426,9 @@ def test_damaged_config_json(system, tmp_path, refused, text, problem):
 
 
 def test_types_that_parameters_never_have(system, tmp_path, refused):
-    folder = altered_vae(system, tmp_path, lambda arrays: arrays.update({"quant_conv.bias": np.zeros(8)}))
+    folder = altered_vae(system, tmp_path, lambda arrays: arrays.update({"quant_conv.bias": np.zeros(8, np.int32)}))
     text = refused("import", f"--vae={folder}", f"--out={tmp_path / 'out'}")
-    assert "quant_conv.bias float64, expected float32, float16, bfloat16" in text
+    assert "quant_conv.bias int32, expected float32, float16, bfloat16, float64" in text
 
 
 def test_a_policy_that_does_not_fit_the_video_model_is_refused_before_anything_is_written(system, fabricated, tmp_path, refused):
@@ -464,3 +470,114 @@ def test_a_failed_import_leaves_nothing(system, tmp_path, refused):
     text = refused("import", *published, f"--out={tmp_path / 'out'}", *SMALL)
     assert "the storage of language_goal.clip_rn50.text_projection is damaged" in text
     assert [path.name for path in tmp_path.iterdir()] == ["policy.pt"]
+
+
+# --- what other programs leave behind -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(system, tmp_path, refused, value):
+    def change(arrays):
+        arrays["quant_conv.bias"] = np.array([value] + [0] * 7, np.float16)
+
+    folder = altered_vae(system, tmp_path, change)
+    text = refused("import", f"--vae={folder}", f"--out={tmp_path / 'out'}")
+    assert "fp16.safetensors: 1 of 8 values of quant_conv.bias are NaN or infinite" in text
+    assert not (tmp_path / "out").exists()
+
+
+OLD_NAMES = {"to_q.": "query.", "to_k.": "key.", "to_v.": "value.", "to_out.0.": "proj_attn."}
+
+
+def old(name: str) -> str:
+    for new, before in OLD_NAMES.items():
+        name = name.replace(new, before) if ".attentions." in name else name
+    return name
+
+
+@pytest.mark.parametrize(
+    ("rename", "dtype", "note"),
+    [
+        (lambda name: f"module.{name}", np.float16, "the wrappers' prefixes '_orig_mod.' and 'module.' were removed"),
+        (lambda name: f"_orig_mod.module.{name}", np.float16, "the wrappers' prefixes"),
+        (lambda name: name.replace("encoder.", "encoder._orig_mod.", 1), np.float16, "the wrappers' prefixes"),
+        (old, np.float16, "attention names of older versions of diffusers were mapped"),
+        (lambda name: f"module.{old(name)}", np.float16, "attention names of older versions of diffusers were mapped"),
+        (lambda name: name, np.float64, "are float64 and are stored as float32"),
+    ],
+)
+def test_names_and_types_of_other_programs_are_mapped_and_reported(system, tmp_path, rename, dtype, note):
+    def change(arrays):
+        renamed = {rename(name): value.astype(dtype) for name, value in arrays.items()}
+        assert dtype == np.float64 or renamed.keys() != arrays.keys()
+        arrays.clear()
+        arrays |= renamed
+
+    folder = altered_vae(system, tmp_path, change)
+    assert main(["convert", "import", f"--vae={folder}", f"--out={tmp_path / 'out'}"]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["reports"]["vae"]
+    assert any(note in line for line in report["notes"])
+    assert not report["allowed"]
+    vae = load_params(tmp_path / "out" / "vae", list_tensors(tmp_path / "out" / "vae"), stage="vae")
+    wanted = system.arrays["vae"]["decoder.mid_block.attentions.0.to_q.weight"]
+    stored = np.asarray(vae["vae/decoder.mid_block.attentions.0.to_q.kernel"])
+    assert stored.dtype == (np.float32 if dtype == np.float64 else np.float16)
+    np.testing.assert_array_equal(stored.T, wanted.astype(stored.dtype))
+    assert main(["convert", "export", f"--checkpoint={tmp_path / 'out' / 'vae'}", f"--out={tmp_path / 'again'}"]) == 0
+    assert "decoder.mid_block.attentions.0.to_q.weight" in SafetensorsFile(next((tmp_path / "again").rglob("*.safetensors"))).tensors
+
+
+def test_a_tensor_that_is_there_twice_is_refused(system, tmp_path, refused):
+    folder = altered_vae(system, tmp_path, lambda arrays: arrays.update({"module.quant_conv.bias": arrays["quant_conv.bias"]}))
+    text = refused("import", f"--vae={folder}", f"--out={tmp_path / 'out'}")
+    assert "module.quant_conv.bias" in text
+    assert "are both quant_conv.bias; keep one of them" in text
+
+
+def test_a_single_file_beside_shards_is_ambiguous(system, tmp_path, refused):
+    unet = tmp_path / "unet"
+    shutil.copytree(system.folder / "pipeline" / "unet", unet)
+    save_file({"stale": np.zeros(1, np.float32)}, unet / "diffusion_pytorch_model.safetensors")
+    published = (f"--unet={unet}", f"--vae={system.folder / 'pipeline'}", f"--text={system.folder / 'clip'}")
+    text = refused("import", *published, f"--out={tmp_path / 'out'}")
+    assert "has diffusion_pytorch_model.safetensors and diffusion_pytorch_model.safetensors.index.json, which may differ" in text
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+
+
+def test_git_lfs_pointers_are_called_so(system, tmp_path, refused):
+    folder = altered_vae(system, tmp_path, lambda arrays: None)
+    (folder / "diffusion_pytorch_model.fp16.safetensors").write_text(POINTER)
+    assert "fp16.safetensors is a Git LFS pointer" in refused("import", f"--vae={folder}", f"--out={tmp_path / 'out'}")
+    (tmp_path / "policy.pt").write_text(POINTER)
+    published = (f"--unet={system.folder / 'pipeline'}", f"--text={system.folder / 'clip'}", f"--policy={tmp_path / 'policy.pt'}")
+    assert "policy.pt is a Git LFS pointer" in refused("import", *published, f"--out={tmp_path / 'out'}", *SMALL)
+    unet = tmp_path / "unet"
+    shutil.copytree(system.folder / "pipeline" / "unet", unet)
+    (unet / "diffusion_pytorch_model.safetensors.index.json").write_text(POINTER)
+    published = (f"--unet={unet}", f"--vae={system.folder / 'pipeline'}", f"--text={system.folder / 'clip'}")
+    assert "index.json is a Git LFS pointer" in refused("import", *published, f"--out={tmp_path / 'out'}")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_config_json_with_a_byte_order_mark_is_read(system, tmp_path, encoding):
+    folder = altered_vae(system, tmp_path, lambda arrays: None)
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_bytes(text.encode(encoding))
+    assert main(["convert", "import", f"--vae={folder}", f"--out={tmp_path / 'out'}"]) == 0
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "module"])
+def test_trainers_put_the_tensors_of_a_policy_under_other_keys(system, fabricated, tmp_path, key):
+    archive = fabricated.Archive()
+    path = archive.write(tmp_path / "policy.pt", {"epoch": 3, key: archive.state_dict(system.arrays["policy"])})
+    assert TorchFile(path).tensors.keys() == system.arrays["policy"].keys()
+
+
+def test_a_video_of_nan_is_an_error(system, tmp_path, imported):
+    generator = load_video_generator(imported / "video")
+    name = next(name for name in generator.params if name.startswith("vae/decoder") and name.endswith("bias"))
+    generator.params = generator.params | {name: generator.params[name] * np.nan}
+    with pytest.raises(VppError, match="has NaN or infinite values"):
+        generator.generate(np.zeros((8, 8, 3), np.uint8), "open the drawer")

@@ -114,3 +114,24 @@ def test_decode_gives_the_instructions_back():
     assert tokenizer.decode(*tokenizer(instructions)) == instructions
     short = CLIPTokenizer(5)
     assert short.decode(*short(["push the door to the left"])) == ["push the door"]
+
+
+def test_the_sigma_that_ends_a_word_is_another_letter():
+    """As Python lowers it, and with it the published tokenizer; Hangul and letters with accents are composed first."""
+    ids, _ = CLIPTokenizer(20)(["ΟΔΟΣ ΣΟΦΙΑΣ", "οδος σοφιας", "οδοσ σοφιασ"])
+    np.testing.assert_array_equal(ids[0], ids[1])
+    assert (ids[0] != ids[2]).any()
+    ids, _ = CLIPTokenizer(20)(["한글", "\u1112\u1161\u11ab\u1100\u1173\u11af", "CAFÉ", "cafe\u0301"])
+    np.testing.assert_array_equal(ids[0], ids[1])
+    np.testing.assert_array_equal(ids[2], ids[3])
+
+
+def test_what_a_long_instruction_loses_is_said_once(caplog):
+    tokenizer, long = CLIPTokenizer(6), "Push the red block to the LEFT side"
+    tokenizer([long, "open the drawer"])
+    tokenizer([long])
+    assert [record.message for record in caplog.records] == [
+        "instruction of 8 tokens, of which the model reads 4: 'Push the red block to the LEFT side' loses its end 'to the left side'"
+    ]
+    CLIPTokenizer(7)([long])
+    assert "reads 5" in caplog.records[-1].message

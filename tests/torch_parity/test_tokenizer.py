@@ -64,6 +64,7 @@ INSTRUCTIONS = (
     "cafe\u0301 nai\u0308ve, decomposed letters",
     "\u1100\u1161 jamo",
     "a\u00a0b\u3000c\u200bd\u0085e",
+    "\u1112\u1161\u11ab\u1100\u1173\u11af, decomposed Hangul",
     "<|startoftext|>open<|endoftext|> the drawer",
     " ".join(["lift the very heavy blue block"] * 20),
     "word " * 100,

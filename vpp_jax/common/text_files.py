@@ -63,6 +63,12 @@ def lfs_hint(data: bytes) -> str:
     return "a Git LFS pointer, not the file itself: run `git lfs pull` in its repository, or download the file"
 
 
+def lfs_hint_of(path: Path) -> str:
+    """`lfs_hint` of the beginning of a file."""
+    with open(path, "rb") as file:
+        return lfs_hint(file.read(len(LFS_POINTER)))
+
+
 def _likely(data: bytes) -> str:
     even, odd = data[0:2000:2].count(0), data[1:2000:2].count(0)
     if max(even, odd) > len(data[:2000]) / 8:

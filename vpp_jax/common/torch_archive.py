@@ -15,6 +15,7 @@ import numpy as np
 
 from vpp_jax.common.errors import FileFormatError
 from vpp_jax.common.inert_pickle import Call, Global, Persistent, read_pickle
+from vpp_jax.common.text_files import lfs_hint_of
 
 STORAGES: dict[str, np.dtype] = {
     name: np.dtype(kind)
@@ -74,6 +75,8 @@ class TorchArchive:
         try:
             self._archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, NotImplementedError, struct.error) as error:
+            if pointer := lfs_hint_of(path):
+                raise FileFormatError(f"{path} is {pointer}") from None
             raise FileFormatError(
                 f"{path} is not a zip archive as torch.save has written since PyTorch 1.6 ({error}): it is cut off, of the old format, or "
                 "something else. Where PyTorch is installed, write it again: torch.save(torch.load(FILE, weights_only=True), NEW_FILE)"

@@ -174,7 +174,9 @@ class Plan:
     def _report(self, kind: str) -> ConversionReport:
         wanted = {name: mapping for group in self.wanted[kind].values() for name, mapping in group.items()}
         request = self.request
-        return compare_names(kind, self.components[kind].source, wanted, request.allow_missing, request.allow_unexpected)
+        report = compare_names(kind, self.components[kind].source, wanted, request.allow_missing, request.allow_unexpected)
+        report.notes += self.components[kind].notes
+        return report
 
 
 def _open(request: Request) -> dict[str, Component]:

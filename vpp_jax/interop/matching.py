@@ -10,12 +10,12 @@ import numpy as np
 from jax.sharding import Sharding
 
 from vpp_jax.functional import Params
-from vpp_jax.interop.report import ConversionReport
+from vpp_jax.interop.report import ConversionError, ConversionReport
 from vpp_jax.interop.safetensors_file import TensorSource
 from vpp_jax.interop.tensor_mapping import TensorMapping
 
-# Of parameters; stored without conversion.
-TYPES = tuple(np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16))
+# Of parameters; stored without conversion, but for the last one, which becomes float32.
+TYPES = tuple(np.dtype(kind) for kind in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64))
 # component -> (pattern of a published name, why it is dropped)
 DROPPED: dict[str, tuple[tuple[str, str], ...]] = {
     "unet": (),
@@ -61,6 +61,8 @@ def compare_names(
             report.unexpected.append(name)
         else:
             report.dropped[name] = reason
+    if doubles := sum(present[name].dtype == np.float64 for name in report.loaded):
+        report.notes.append(f"{doubles} tensors are float64 and are stored as float32")
     report.unexpected.sort()
     report.dropped = dict(sorted(report.dropped.items()))
     report.allow(allow_missing, allow_unexpected)
@@ -70,18 +72,32 @@ def compare_names(
 def load_onto(source: TensorSource, wanted: Mapping[str, TensorMapping], shardings: Mapping[str, Sharding]) -> Params:
     """Our parameters in the types of the file. Each tensor is read, transposed and put onto its sharding before the next one is read.
 
-    Names that the source lacks become zeros. If a tensor is sharded over several processes, each stores its own shards.
+    Names that the source lacks become zeros. ConversionError for a tensor with values that are NaN or infinite.
+    If a tensor is sharded over several processes, each stores its own shards.
     """
     present, params, last = source.tensors, {}, ("", np.empty(0))
     usual = Counter(present[mapping.name].dtype for mapping in wanted.values() if mapping.name in present).most_common(1)
     for name, mapping in sorted(wanted.items(), key=lambda item: item[1].name):
         if mapping.name in present:
-            last = last if last[0] == mapping.name else (mapping.name, source.read(mapping.name))
+            last = last if last[0] == mapping.name else (mapping.name, _read_finite(source, mapping.name))
             value = mapping.ours(last[1])
         else:
-            value = mapping.ours(np.zeros(mapping.shape, usual[0][0] if usual else np.float32))
+            dtype = usual[0][0] if usual and usual[0][0] != np.float64 else np.float32
+            value = mapping.ours(np.zeros(mapping.shape, dtype))
         params[name] = jax.make_array_from_callback(
             value.shape, shardings[name], lambda part, value=value: np.ascontiguousarray(value[part])
         )
         params[name].block_until_ready()
     return {name: params[name] for name in wanted}
+
+
+def _read_finite(source: TensorSource, name: str) -> np.ndarray:
+    value = source.read(name)
+    if value.dtype == np.float64:
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, and is refused
+            value = value.astype(np.float32)
+    if bad := value.size - int(np.count_nonzero(np.isfinite(value))):
+        raise ConversionError(
+            f"{source.where}: {bad} of {value.size} values of {name} are NaN or infinite: a damaged file, or a run that diverged"
+        )
+    return value

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from vpp_jax.common.errors import FileFormatError
 from vpp_jax.common.files import atomic_path
+from vpp_jax.common.text_files import lfs_hint_of, read_text
 
 # The format's types, in the order by which its own serializer sorts tensors (last first, then by name), so that each is aligned.
 DTYPES: dict[str, np.dtype] = {
@@ -103,7 +104,10 @@ def _open(path: Path) -> safe_open:
     try:
         return safe_open(path, "numpy")
     except SafetensorError as error:
-        raise FileFormatError(f"{path} is not a safetensors file, or it is truncated or damaged ({error})") from None
+        pointer = lfs_hint_of(path)
+        raise FileFormatError(
+            f"{path} is {pointer}" if pointer else f"{path} is not a safetensors file, or it is truncated or damaged ({error})"
+        ) from None
 
 
 def _read_header(path: Path) -> bytes:
@@ -134,7 +138,7 @@ class SafetensorsShards:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = json.loads(index.read_text())["weight_map"]
+        weight_map = json.loads(read_text(index))["weight_map"]
         if weight_map and all(isinstance(file, str) for file in weight_map.values()):
             return weight_map
         problem = "weight_map is empty or does not name files"

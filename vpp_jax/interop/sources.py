@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vpp_jax.common.errors import FileFormatError
+from vpp_jax.common.text_files import read_text
+from vpp_jax.interop.renaming import Renamed
 from vpp_jax.interop.report import ConversionError
 from vpp_jax.interop.safetensors_file import SafetensorsFile, SafetensorsShards, TensorSource
 from vpp_jax.interop.torch_file import TorchFile
@@ -23,11 +27,13 @@ COMPONENTS = {
 @dataclass(frozen=True)
 class Component:
     """One opened published module. `config`: its config.json, None if there is none. `layout`: what an export needs to reproduce the
-    same bytes, JSON: headers of the files, text of the index and of config.json."""
+    same bytes, JSON: headers of the files, text of the index and of config.json; {} where its names or types are not the published ones.
+    `notes`: what was renamed."""
 
     source: TensorSource
     config: dict[str, Any] | None = None
     layout: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -55,10 +61,14 @@ def open_component(kind: str, path: Path, variant: str = "") -> Component:
     else:
         source, layout = TorchFile(weights), {}
     config = folder / "config.json"
-    if not config.is_file():
-        return Component(source, None, layout)
-    tree, text = _config(config)
-    return Component(source, tree, layout | ({"config": text} if layout else {}))
+    tree, text = _config(config) if config.is_file() else (None, None)
+    return _component(kind, source, tree, layout | ({"config": text} if layout and text is not None else {}))
+
+
+def _component(kind: str, source: TensorSource, config: dict[str, Any] | None, layout: dict[str, Any]) -> Component:
+    renamed = Renamed(source, kind)
+    converted = any(tensor.dtype == np.float64 for tensor in source.tensors.values())
+    return Component(renamed if renamed.notes else source, config, {} if renamed.notes or converted else layout, tuple(renamed.notes))
 
 
 def open_policy(path: Path) -> Component:
@@ -80,7 +90,7 @@ def open_policy(path: Path) -> Component:
         raise ConversionError(f"--policy={path} does not exist")
     if path.suffix != ".safetensors":
         source = TorchFile(path)
-        return Component(source, source.arguments if isinstance(source.arguments, dict) else None)
+        return _component("policy", source, source.arguments if isinstance(source.arguments, dict) else None, {})
     return open_component("policy", path)
 
 
@@ -88,9 +98,13 @@ def _weights(folder: Path, stem: str, variant: str) -> Path:
     """The weight file of a folder, or the index of its shards; full precision unless only a variant exists or is requested."""
     dotted = f".{variant}" if variant else ""
     exact = (f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json", f"{stem}{dotted}.safetensors.index.json")
-    for name in exact:
-        if (folder / name).is_file():
-            return folder / name
+    found = [folder / name for name in dict.fromkeys(exact) if (folder / name).is_file()]
+    if len(found) > 1:
+        raise ConversionError(
+            f"{folder} has {' and '.join(path.name for path in found)}, which may differ: remove the stale one, or name one of them"
+        )
+    if found:
+        return found[0]
     candidates = {*folder.glob(f"{stem}.*.safetensors"), *folder.glob(f"{stem}*.index*.json")}
     others = sorted(path for path in candidates if not re.search(r"-\d+-of-\d+", path.name))  # shards are found through their index
     if not variant and len(others) == 1:
@@ -102,10 +116,14 @@ def _weights(folder: Path, stem: str, variant: str) -> Path:
     raise ConversionError(f"{folder} has none of {', '.join(exact)} (it has {present}){'; --variant=NAME picks one' if others else ''}")
 
 
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
 def _config(path: Path) -> tuple[dict[str, Any], str]:
     try:
-        text = path.read_bytes().decode()
-        tree = json.loads(text)
+        text = read_text(path)
+        tree = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path} is not JSON: {error}") from None
     if not isinstance(tree, dict):

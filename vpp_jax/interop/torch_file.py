@@ -10,11 +10,12 @@ from vpp_jax.common.errors import FileFormatError
 from vpp_jax.common.inert_pickle import Call, Global
 from vpp_jax.common.torch_archive import TorchArchive, kind_of
 
+STATE_DICTS = ("model", "state_dict", "model_state_dict", "module")  # where trainers put the tensors
 MAX_NODES = 100_000  # values of a configuration
 
 
 class TorchFile:
-    """The tensors of one file: those of its dict `model` if there is one, else of the file's own dict.
+    """The tensors of one file: those of its dict `model` (or another of `STATE_DICTS`) if there is one, else of the file's own dict.
 
     Attributes:
       arguments: the dict's `args` as JSON values, None if there are none.
@@ -27,9 +28,10 @@ class TorchFile:
         root = _mapping(tree)
         if root is None:
             raise FileFormatError(f"{path} holds {kind_of(tree)}, expected a dict of tensors, or a dict with one as 'model'")
-        model = _mapping(root["model"]) if "model" in root else root
+        key = next((key for key in STATE_DICTS if key in root), None)
+        model = root if key is None else _mapping(root[key])
         if not model:
-            raise FileFormatError(f"{path}: 'model' is empty or not a dict of tensors")
+            raise FileFormatError(f"{path}: {key or 'the dict'} is empty or not a dict of tensors")
         self.arguments = to_jsonable(root["args"], self.where) if "args" in root else None
         self._parts = {str(name): self._archive.tensor(str(name), value) for name, value in model.items()}
         self.tensors = {name: jax.ShapeDtypeStruct(part.shape, part.dtype) for name, part in self._parts.items()}

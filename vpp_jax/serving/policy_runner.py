@@ -72,6 +72,8 @@ class PolicyRunner:
     def act(self, observations: Observations, seeds: UInt32[np.ndarray, "b"]) -> Float[np.ndarray, "b k a"]:
         normalised = self._act(self.params, *self.inputs(observations), np.asarray(seeds, np.uint32))
         actions = self._action.inverse(np.asarray(normalised))
+        if not np.isfinite(actions).all():
+            raise VppError("the policy's actions have NaN or infinite values: the observation's proprio, or the checkpoint's parameters do")
         actions[..., self._signed] = np.where(actions[..., self._signed] > 0, 1.0, -1.0)
         return actions
 

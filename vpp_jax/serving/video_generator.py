@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
@@ -14,6 +15,7 @@ from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.parallel.mesh import compiler_options
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.stages.video import VideoStage
+from vpp_jax.video_predictor import to_uint8_image
 
 
 class VideoGenerator:
@@ -22,19 +24,28 @@ class VideoGenerator:
     def __init__(self, config: ExperimentConfig, params: Params):
         self.config, self.params = config, params
         self._tokenizer = CLIPTokenizer(config.model.text_length)
-        self._generate = jax.jit(VideoStage(config).predictor.generate, compiler_options=compiler_options())
+        predictor = VideoStage(config).predictor
+
+        def generate(params: Params, image: jax.Array, ids: jax.Array, mask: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            frames = predictor.sample_frames(params, predictor.encode_images(params, image), ids, mask, key)
+            return to_uint8_image(frames), jnp.isfinite(frames).all()
+
+        self._generate = jax.jit(generate, compiler_options=compiler_options())
 
     def generate(self, image: UInt8[np.ndarray, "h w 3"], instruction: str, seed: int = 0) -> UInt8[np.ndarray, "t s s 3"]:
         """The predicted frames, RGB, s = `model.image_size`; frame 0 is the VAE's reconstruction of `image`.
 
         Raises:
-          VppError: the instruction is empty.
+          VppError: the instruction is empty, or the model's numbers are NaN or infinite.
         """
         if not instruction.strip():
             raise VppError("the instruction is empty; the video model needs a text such as 'open the drawer'")
         first = resize(image, self.config.model.image_size)
         ids, mask = self._tokenizer([instruction])
-        return np.asarray(self._generate(self.params, first[None], ids, mask, jax.random.key(seed)))[0]
+        video, finite = self._generate(self.params, first[None], ids, mask, jax.random.key(seed))
+        if not finite:
+            raise VppError("the predicted video has NaN or infinite values: the checkpoint's parameters are damaged, or overflow")
+        return np.asarray(video)[0]
 
 
 def load_video_generator(checkpoint: str | Path, *, item: str = "ema", step: int | str = "latest") -> VideoGenerator:
