@@ -19,7 +19,7 @@ ONLY_IMPORTS = {
     "vpp_jax.models": {"vpp_jax.common", "vpp_jax.ops"},
     "vpp_jax.diffusion": {"vpp_jax.common"},
     "vpp_jax.parallel": {"vpp_jax.common"},
-    "data_pipelines.rlds": {"vpp_jax.common", "data_pipelines.cache", "data_pipelines.errors", "data_pipelines.storage"},
+    "data_pipelines.rlds": {"vpp_jax.common", *(f"data_pipelines.{name}" for name in ("cache", "errors", "instructions", "storage"))},
     "eval.envs": {"vpp_jax.common", "eval.errors"},
     "eval.calvin": set(),  # what both simulators share, importable where neither is installed
     "eval.envs.calvin_mujoco": {"vpp_jax.common", "eval.calvin", "eval.envs", "eval.errors"},

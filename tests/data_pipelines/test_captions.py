@@ -52,9 +52,8 @@ def test_caption_files_and_json_with_a_byte_order_mark(source, encoding):
     (source / "captions.json").write_bytes(json.dumps({"a.mp4": CAPTION}, ensure_ascii=False).encode(encoding))
     assert clips(source)["a.mp4"] == (CAPTION,)
     (source / "captions.json").unlink()
-    (source / "captions.jsonl").write_bytes(
-        json.dumps({"video": "a", "caption": f"{CAPTION}\u2028now"}, ensure_ascii=False).encode(encoding)
-    )
+    row = {"video": "a", "caption": f"{CAPTION}\u2028now"}
+    (source / "captions.jsonl").write_bytes(json.dumps(row, ensure_ascii=False).encode(encoding))
     assert clips(source)["a.mp4"] == (f"{CAPTION} now",)
 
 
@@ -157,6 +156,9 @@ class Epochs:
 
     def __getitem__(self, index):
         return self.in_epoch(index, 0)
+
+    def metadata(self):
+        return {}
 
     def in_epoch(self, index, epoch):
         return {"number": np.int64(index), "epoch": np.int64(epoch)}

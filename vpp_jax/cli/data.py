@@ -23,8 +23,6 @@ from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.progress import ProgressBar
 
-WORKERS = {"at_least": 1, "at_most": 1024}
-
 
 def _calvin_mujoco(settings: Settings) -> CalvinMujocoRecipe | CalvinPlayRecipe:
     check_tasks(settings)
@@ -58,7 +56,14 @@ def _parser() -> Parser:
     for name, (_, settings, text) in RECIPES.items():
         one = names.add_parser(name, help=text, description=text)
         one.add_output("--out", bucket=True, required=True, metavar="DIR", help="output directory; a path or a bucket URL")
-        one.add_number("--workers", int, os.cpu_count() or 1, "worker processes; the result does not depend on them", **WORKERS)
+        one.add_number(
+            "--workers",
+            int,
+            os.cpu_count() or 1,
+            "worker processes; 0: this one; the result does not depend on them",
+            at_least=0,
+            at_most=1024,
+        )
         one.add_settings(settings)
         one.set_defaults(run=_build)
 
@@ -74,7 +79,7 @@ def _parser() -> Parser:
         return one
 
     index = reader("index", _index, "build the record index of every split; re-run the command to resume an interrupted build")
-    index.add_number("--workers", int, 8, "threads, each reading one file", **WORKERS)
+    index.add_number("--workers", int, 8, "threads, each reading one file", at_least=1, at_most=1024)
     _add_shard_flags(index, "index only every N-th file, from number K on")
     index.add_argument("--headers_only", action="store_true", help="read record headers only: offsets without step counts and checksums")
     stats = reader("stats", _stats, "compute action and proprio statistics of the training split", nargs="+")
