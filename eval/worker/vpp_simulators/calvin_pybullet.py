@@ -50,7 +50,7 @@ class CalvinPyBullet:
         if not (self._conf / "tasks" / "new_playtable_tasks.yaml").is_file():
             raise ValueError(f"{checkout} is no checkout of calvin_env: it has no conf/tasks/new_playtable_tasks.yaml")
         self._renderer, self._reset_version, self._max_steps = renderer, reset_version, max_steps
-        self.version = f"calvin_env {_commit(checkout)}, reset {reset_version}"
+        self.version = f"calvin_env {_commit(checkout)}"
         self.renderer = f"PyBullet, {renderer}"
         sys.path.insert(0, str(checkout))
         import hydra
