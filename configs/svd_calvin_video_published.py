@@ -14,7 +14,7 @@ from configs.svd_calvin_video import get_config as svd_calvin_video
 def get_config() -> ConfigDict:
     config = svd_calvin_video()
     config.data.datasets = ()
-    config.data.update(mixture="vpp_released", batch_size=48)  # 6 clips per device
+    config.data.update(mixture="vpp_released", batch_size=48, antialias=False)  # 6 clips per device
     config.video_diffusion.preview_guidance_max = 7.5
     config.train.update(ema_decay=0.0, eval_every=2_000, eval_batches=32, save_every=20_000)
     config.mesh.update(data=-1, fsdp=8)

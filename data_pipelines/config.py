@@ -54,7 +54,10 @@ class DataConfig:
         0, "worker processes that make batches instead of the threads, for hosts with many cores", at_least=0, on_resume=FREE
     )
     prefetch: int = setting(32, "examples read ahead per process", at_least=0, on_resume=FREE)
-    jpeg_dct_scaling: bool = setting(True, "decode JPEGs of at least 2.5 times the model's image size at 1/2, 1/4 or 1/8 of their size")
+    antialias: bool = setting(True, "antialias images that are made smaller (published: stage video no, stage policy yes)")
+    jpeg_dct_scaling: bool = setting(
+        True, "decode JPEGs of at least 2.5 times the model's image size at 1/2, 1/4 or 1/8 of their size, unless antialias is off"
+    )
     on_bad_record: str = setting(
         "fail", "skip: replace a bad record by the next episode; count and list it", choices=("fail", "skip"), on_resume=ANNOUNCED
     )

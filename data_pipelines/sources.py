@@ -57,11 +57,12 @@ class EpochSource(Source, Protocol):
 
 
 def camera_frame(
-    episode: Episode, camera: str, step: int, spec: DatasetSpec, image_size: int, jpeg_dct_scaling: bool = False
+    episode: Episode, camera: str, step: int, spec: DatasetSpec, image_size: int, jpeg_dct_scaling: bool = False, antialias: bool = True
 ) -> np.ndarray:
     """The model's input image of one camera at one step: uint8 [s s 3], RGB."""
-    stored = episode.frame(camera, step, image_size if jpeg_dct_scaling else None)
-    return resize(stored[..., ::-1] if camera in spec.bgr_cameras else stored, image_size)
+    # a JPEG decoded at a part of its size has no frequencies left that could alias
+    stored = episode.frame(camera, step, image_size if jpeg_dct_scaling and antialias else None)
+    return resize(stored[..., ::-1] if camera in spec.bgr_cameras else stored, image_size, antialias)
 
 
 class _EpisodeSource:
@@ -136,7 +137,8 @@ class _EpisodeSource:
 
     def _frame(self, episode: Episode, number: int, camera: str, step: int) -> np.ndarray:
         def make() -> tuple[np.ndarray, int]:
-            frame = camera_frame(episode, camera, step, self.spec, self.image_size, self.config.jpeg_dct_scaling)
+            config = self.config
+            frame = camera_frame(episode, camera, step, self.spec, self.image_size, config.jpeg_dct_scaling, config.antialias)
             return frame, frame.nbytes
 
         return self._frames.get((number, camera, step), make)

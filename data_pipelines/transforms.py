@@ -14,12 +14,14 @@ MIN_SPREAD = 1e-6
 _THREAD = threading.local()  # one resizer per thread: it reuses its scratch memory
 
 
-def resize(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """Antialiased bilinear resize to a square, rounded to uint8, as VPP trains. Within 1/255 of Pillow's result, four times as fast.
+def resize(image: UInt8[np.ndarray, "h w 3"], size: int, antialias: bool = True) -> UInt8[np.ndarray, "size size 3"]:
+    """Bilinear resize to a square, rounded to uint8.
 
-    An image that is not square is squeezed, not cropped, so that no part of the camera's view is lost.
+    Antialiased as VPP's policies are trained: within 1/255 of Pillow's result, four times as fast. Without, as its latents were made, each
+    pixel is interpolated from the four nearest ones; that is the same where an image is enlarged. An image that is not square is squeezed,
+    not cropped, so that no part of the camera's view is lost.
     """
-    return _resized(image, size, size)
+    return _resized(image, size, size) if antialias else _interpolated(image, size)
 
 
 def resize_short_side(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "h2 w2 3"]:
@@ -40,6 +42,20 @@ def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     target = ImageData(width, height, PixelType.U8x3)
     state["resizer"].resize(source, target, state["options"])
     return np.frombuffer(target.get_buffer(), np.uint8).reshape(height, width, 3)
+
+
+def _interpolated(image: np.ndarray, size: int) -> np.ndarray:
+    (top, bottom, down), (left, right, across) = (_neighbours(length, size) for length in image.shape[:2])
+    across = across[:, None]
+    rows = (1 - down[:, None, None]) * image[top] + down[:, None, None] * image[bottom]
+    return np.rint((1 - across) * rows[:, left] + across * rows[:, right]).astype(np.uint8)
+
+
+def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For `size` pixels spread evenly over `length`: the pixels before and behind each centre, and how far it is from the former."""
+    centres = np.clip((np.arange(size) + 0.5) * (length / size) - 0.5, 0, length - 1)
+    before = centres.astype(int)
+    return before, np.minimum(before + 1, length - 1), (centres - before).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class LatentsSettings:
       vae: identity of the encoder.
       batch: frames per encoder call. It is recorded with the build, since rounding may depend on it.
       on_bad_record: 'fail', or 'skip' (counted and listed).
-      jpeg_dct_scaling: as in `DataConfig`, so that the encoder gets the same images as in training.
+      jpeg_dct_scaling, antialias: as in `DataConfig`, so that the encoder gets the same images as in training.
     """
 
     dataset: Location
@@ -59,6 +59,7 @@ class LatentsSettings:
     batch: int = 64
     on_bad_record: str = "fail"
     jpeg_dct_scaling: bool = True
+    antialias: bool = True
     index_dir: Location | None = None
     threads: int = 4
 
@@ -110,6 +111,7 @@ class LatentsBuild:
             "batch": mine.batch,
             "on_bad_record": mine.on_bad_record,
             "jpeg_dct_scaling": mine.jpeg_dct_scaling,
+            "antialias": mine.antialias,
         }
 
     def metadata(self) -> dict[str, Any]:
@@ -196,7 +198,8 @@ class LatentsBuild:
         return itertools.product(self.cameras, range(len(episode)))
 
     def _frame(self, episode: Episode, camera: str, step: int) -> np.ndarray:
-        return camera_frame(episode, camera, step, self.spec, self._settings.image_size, self._settings.jpeg_dct_scaling)
+        mine = self._settings
+        return camera_frame(episode, camera, step, self.spec, mine.image_size, mine.jpeg_dct_scaling, mine.antialias)
 
     def _checked(self, row: tuple[np.ndarray, np.ndarray], episode: Episode) -> tuple[np.ndarray, np.ndarray]:
         for values in row:

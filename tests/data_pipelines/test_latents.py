@@ -131,6 +131,19 @@ def test_clips_are_the_same_windows(built, latents, tokenizer):
     assert packed.metadata()["datasets"][0]["latents"]["vae"] == "abc"
 
 
+def test_without_antialias_whole_images_are_interpolated(built, tokenizer, tmp_path):
+    """In training as in the builder, although `jpeg_dct_scaling` is on."""
+    LatentsBuild(settings(built, antialias=False, jpeg_dct_scaling=True)).run(tmp_path, Encoder())
+    old, new, camera = RLDSDataset(built)[0], RLDSDataset(tmp_path)[0], "observation/rgb_static"
+    frames = np.stack([resize(old.frame(camera, step), 8, antialias=False) for step in range(len(old))])
+    assert (frames != np.stack([resize(old.frame(camera, step), 8) for step in range(len(old))])).any()
+    np.testing.assert_array_equal(new.rows(mean_of(camera), range(len(new))), Encoder()(frames)[0])
+
+    entry = DatasetConfig(str(built), "calvin_mujoco", views=("primary",))
+    clips = clip_source(DataConfig(datasets=(entry,), clip_frames=len(old), clip_stride=1, antialias=False), 8, tokenizer, 6)
+    np.testing.assert_array_equal(clips[0]["video"], frames)
+
+
 def test_who_may_read_latents(built, latents, tokenizer):
     entry = DatasetConfig(str(latents), "calvin_mujoco", latents=True)
     with pytest.raises(DataError, match="only stage video trains on latents"):

@@ -67,6 +67,7 @@ def _encode(config, arguments: argparse.Namespace) -> int:
             arguments.batch,
             config.data.on_bad_record,
             config.data.jpeg_dct_scaling,
+            config.data.antialias,
             config.data.index_dir or None,
             max(config.data.threads, 1),
         )

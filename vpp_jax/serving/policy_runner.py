@@ -57,14 +57,14 @@ class PolicyRunner:
 
     def inputs(self, observations: Observations) -> tuple[dict[str, np.ndarray], InstructionEmbedding, np.ndarray]:
         """What the jitted function takes: (images uint8 [b s s 3] per view, instruction embeddings, normalised proprio)."""
-        views, size = self.config.model.views, self.config.model.image_size
+        views, size, antialias = self.config.model.views, self.config.model.image_size, self.config.data.antialias
         absent = [view for view in views if view not in observations.images]
         if absent:
             raise ObservationError(f"the observation has views {', '.join(observations.images)}, the policy also needs {', '.join(absent)}")
         width = observations.proprio.shape[-1]
         if self.config.model.action.proprio_dim and width != self._proprio.width:
             raise ObservationError(f"the observation's proprio has width {width}, the policy was trained on {self._proprio.width}")
-        images = {view: np.stack([resize(image, size) for image in observations.images[view]]) for view in views}
+        images = {view: np.stack([resize(image, size, antialias) for image in observations.images[view]]) for view in views}
         embeddings = [self._encode_instruction(text) for text in observations.text]
         instruction: InstructionEmbedding = jax.tree.map(lambda *parts: np.concatenate(parts), *embeddings)
         return images, instruction, self._proprio.forward(observations.proprio)

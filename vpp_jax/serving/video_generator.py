@@ -40,7 +40,7 @@ class VideoGenerator:
         """
         if not instruction.strip():
             raise VppError("the instruction is empty; the video model needs a text such as 'open the drawer'")
-        first = resize(image, self.config.model.image_size)
+        first = resize(image, self.config.model.image_size, self.config.data.antialias)
         ids, mask = self._tokenizer([instruction])
         video, finite = self._generate(self.params, first[None], ids, mask, jax.random.key(seed))
         if not finite:

@@ -112,7 +112,8 @@ class PolicyStage:
 
     def _cache(self, data: DataConfig, split: str, frozen: Params, workdir: Path, dataset: str) -> FeatureFiles:
         diffusion = self.config.policy_diffusion
-        seen = config_hash(replace(DataConfig(datasets=data.datasets), observation_stride=data.observation_stride))
+        images = {name: getattr(data, name) for name in ("datasets", "observation_stride", "antialias", "jpeg_dct_scaling")}
+        seen = config_hash(replace(DataConfig(), **images))
         # features do not depend on the policy's part of the model
         upstream = replace(self.config.model, former=VideoFormerConfig(), action=ActionTransformerConfig(), n_action_steps=1)
         observations, origin = self._observations(data, split), read_metadata(self.config.init.video)
