@@ -194,6 +194,12 @@ def test_evaluators_are_checked_by_name(evaluator, message):
         from_config_dict(changed(data__datasets=({"path": "a", "name": "calvin"},), train__evaluators=(evaluator,)))
 
 
+def test_the_best_checkpoint_needs_an_evaluation():
+    with pytest.raises(ConfigError, match=r"keep_best is 'loss', but nothing is evaluated"):
+        from_config_dict(changed(train__keep_best="loss", train__eval_every=0))
+    assert from_config_dict(changed(train__keep_best="loss", train__eval_every=0, train__evaluators=({"every": 2},)))
+
+
 def test_the_reference_page_is_up_to_date(project):
     assert PAGE.read_text() == reference_page(), "python -m vpp_jax.cli.config_help writes it anew"
 
@@ -225,6 +231,7 @@ def test_published_variants_differ_only_where_the_released_code_does():
     assert {name: new for name, (_, new) in changed.items() if name not in ("data.datasets", "mesh.fsdp")} == {
         "data.mixture": "vpp_released",
         "data.batch_size": 48,
+        "data.antialias": False,
         "video_diffusion.preview_guidance_max": 7.5,
         "train.ema_decay": 0.0,
         "train.eval_batches": 32,

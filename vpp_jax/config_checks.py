@@ -47,6 +47,8 @@ def _check_evaluators(config: Any) -> None:
             raise ConfigError(f"{where}.kind is action_mse, but stage {config.stage} predicts no actions")
         if entry in config.train.evaluators[:number]:
             raise ConfigError(f"{where} is the same as an earlier one")
+    if config.train.keep_best and not (config.train.eval_every or any(entry.every for entry in config.train.evaluators)):
+        raise ConfigError(f"train.keep_best is '{config.train.keep_best}', but nothing is evaluated: set train.eval_every")
 
 
 def _check_policy(model: Any) -> None:

@@ -294,6 +294,11 @@ def test_best_and_periodic_checkpoints_are_kept(toy, tmp_path, monkeypatch):
     assert complete_steps(tmp_path / "checkpoints") == [10, 15, 25]
 
 
+def test_a_metric_that_no_evaluation_has_is_reported(toy, tmp_path, caplog):
+    train(toy.ToyStage(toy.toy_config(keep_best="los")), tmp_path)
+    assert "train.keep_best is los, which the evaluation of step 5 does not have (has loss" in caplog.text
+
+
 def test_updates_that_are_not_finite_are_skipped_within_a_budget(toy, tmp_path):
     """One example of 16 is spoiled, so one batch of an epoch of two is: half of the updates are left out."""
     config = toy.toy_config(steps=6, log_every=1, eval_every=0, save_every=1, max_to_keep=10, max_skipped_updates=3)

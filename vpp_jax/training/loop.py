@@ -235,6 +235,9 @@ def train(
                     if values is None:
                         continue  # to save this step, unless it is saved already, and end
                     log.write("eval", step, values)
+                    if (metric := config.train.keep_best) and metric not in values and len(pending) == len(evaluators):
+                        message = "train.keep_best is %s, which the evaluation of step %d does not have (has %s): it keeps no checkpoint"
+                        logging.getLogger(__name__).warning(message, metric, step, ", ".join(values))
                     pending = []
                 if finished or stopping:
                     break
