@@ -8,7 +8,7 @@ one process:
     start    between the launch and the first step: imports, restoring, compilation
     step     while it trains
     save     while a checkpoint is being written
-    restore  while the checkpoint to resume from is being read; `step` if there is none (not in a bucket)
+    restore  while the checkpoint to resume from is being read, once there is one (not in a bucket)
 
 Then every other process must exit, every visible checkpoint must be complete and readable, and the same command must resume. A finished
 run must equal the uninterrupted run of as many processes bit for bit: parameters, EMA, optimizer state, data position and logged metrics.
@@ -173,7 +173,6 @@ def interrupt(run: Run, moment: str, number: signal.Signals, victim: int, draw: 
     """Launches `run` and kills its process `victim`; None if the run finished before."""
     begun, processes = run.starts, run.launch()
     launched = time.monotonic()
-    moment = "step" if moment == "restore" and not complete_steps(run.checkpoints) else moment
     if moment == "start":  # at most as long as the previous run took to start
         until = launched + draw.uniform(0.0, interrupt.start_s)
         wait_for(run, lambda: time.monotonic() > until or run.starts > begun)
@@ -323,11 +322,12 @@ def inject(options: argparse.Namespace, bucket: str) -> int:
     for _ in range(options.kills):
         number = len(journal.kills)
         made = Counter((k["processes"], k["victim"], k["moment"], k["signal"]) for k in journal.kills)
+        runs = {count: run_of(f"run_{count}_{journal.ended.get(str(count), 0)}", count) for count in options.processes}
         # which objects of a bucket a process reads cannot be seen from outside
-        plan = [entry for entry in PLAN if entry[0][0] in options.processes and not (bucket and entry[1] == "restore")]
+        restoring = {count for count, run in runs.items() if not bucket and complete_steps(run.checkpoints)}
+        plan = [entry for entry in PLAN if entry[0][0] in (restoring if entry[1] == "restore" else runs)]
         (count, victim), moment, sent = min(plan, key=lambda entry: made[(*entry[0], entry[1], entry[2].name)])
-        draw = random.Random(f"{options.seed} {number}")
-        run = run_of(f"run_{count}_{journal.ended.get(str(count), 0)}", count)
+        run, draw = runs[count], random.Random(f"{options.seed} {number}")
         kill = interrupt(run, moment, sent, victim, draw)
         if kill is not None:
             journal.kills.append(asdict(kill))
