@@ -161,7 +161,7 @@ class Epochs:
         return {}
 
     def in_epoch(self, index, epoch):
-        return {"number": np.int64(index), "epoch": np.int64(epoch)}
+        return {"number": np.array(index), "epoch": np.array(epoch)}
 
 
 @pytest.mark.parametrize("threads", [0, 2])
