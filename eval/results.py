@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import EvaluationError
-from vpp_jax.common.files import write_atomically
+from vpp_jax.common.files import AppendedFile, write_atomically
 from vpp_jax.common.json_values import config_hash, to_jsonable
 from vpp_jax.common.provenance import cpu_cores, cpu_model, git_revision, library_versions
 
@@ -91,19 +91,18 @@ class Journal:
         if path.exists():
             content = path.read_bytes()
             complete = content[: content.rfind(b"\n") + 1]
-            for number, line in enumerate(complete.decode("utf-8").splitlines(), start=1):
+            for number, line in enumerate(complete.split(b"\n")[:-1], start=1):
                 try:
                     self.records.append(json.loads(line))
-                except json.JSONDecodeError as error:
+                except ValueError as error:  # of JSON, or of UTF-8
                     raise EvaluationError(f"{path}, line {number}: not JSON ({error}); move the file away to start over") from error
             if len(complete) < len(content):
                 os.truncate(path, len(complete))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = AppendedFile(path)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(to_jsonable(record), ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = json.dumps(to_jsonable(record), ensure_ascii=False, allow_nan=False) + "\n"
+        self._file.append(line.encode(), sync=True)
         self.records.append(to_jsonable(record))
 
     def close(self) -> None:

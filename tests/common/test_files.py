@@ -1,10 +1,12 @@
 """Files appear whole or not at all."""
 
 import re
+import resource
 
 import pytest
 
-from vpp_jax.common.files import atomic_path, write_atomically
+from vpp_jax.common.files import AppendedFile, atomic_path, write_atomically
+from vpp_jax.common.os_errors import explain
 
 
 def test_text_and_bytes_replace_what_was_there(tmp_path):
@@ -37,6 +39,39 @@ def test_a_protected_directory_is_left_alone(tmp_path):
     with pytest.raises(PermissionError, match="is read-only"):
         write_atomically(tmp_path / "protected" / "a.txt", "x")
     assert list((tmp_path / "protected").iterdir()) == []
+
+
+@pytest.fixture
+def small_files():
+    """No file may become longer than 100 bytes: the same as a full disk, without its privileges."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_write_that_does_not_fit_names_its_file_and_leaves_the_old_one(tmp_path, small_files):
+    path = tmp_path / "a.txt"
+    write_atomically(path, "old")
+    with pytest.raises(OSError, match=r"a\.txt") as caught:
+        write_atomically(path, "x" * 200)
+    text = explain(caught.value)
+    assert f"File too large while {path} was written (" in text
+    assert "GB free in" in text
+    assert "the same command continues" in text
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_appended_file_ends_as_before_where_a_piece_does_not_fit(tmp_path, small_files):
+    file = AppendedFile(tmp_path / "deep" / "a.jsonl")
+    file.append(b"x" * 60, sync=True)
+    with pytest.raises(OSError, match=r"a\.jsonl"):
+        file.append(b"y" * 60)
+    assert file.path.read_bytes() == b"x" * 60
+    file.append(b"z" * 30)
+    file.close()
+    assert file.path.read_bytes() == b"x" * 60 + b"z" * 30
 
 
 def test_files_are_written_in_one_way(project):

@@ -10,6 +10,7 @@ from vpp_jax.cli.compile import compile_parser
 from vpp_jax.cli.main import UsageError, paragraph
 from vpp_jax.common.errors import VppError
 from vpp_jax.common.files import write_atomically
+from vpp_jax.common.os_errors import explain
 
 if TYPE_CHECKING:
     from vpp_jax.aot.program import Program
@@ -59,6 +60,9 @@ def _report(program: "Program", level: str, hlo: Path | None) -> dict[str, Any]:
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except VppError as error:
-        print(paragraph(error), file=sys.stderr)
+    except Exception as error:
+        message = error if isinstance(error, VppError) else explain(error)
+        if not message:
+            raise
+        print(paragraph(message), file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)

@@ -1,10 +1,12 @@
 """The `vpp` command: one module per verb, imported on demand.
 
 Exit codes: 0 success; 1 failure; 2 invalid command line; 130 / 143 stopped by Ctrl-C / SIGTERM after saving. Errors that the user can fix
-(`VppError`, and files that cannot be opened) are printed as one paragraph; any other exception is a bug and shows its traceback.
+(`VppError`), and what the machine refuses (files that cannot be opened or written, memory), are printed as one paragraph; any other
+exception is a bug and shows its traceback.
 """
 
 import importlib
+import io
 import os
 import sys
 import textwrap
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 
 from vpp_jax.common.errors import VppError, nearest
 from vpp_jax.common.host_memory import restart_with_huge_pages
+from vpp_jax.common.os_errors import explain
 
 VERBS = {
     "train": "train a stage: vae, video or policy; the same command resumes",
@@ -62,12 +65,13 @@ def main(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 1
-    except (VppError, OSError) as error:
-        if isinstance(error, OSError) and not isinstance(error, VppError) and error.filename is None:
+    except Exception as error:
+        message = error if isinstance(error, VppError) else explain(error)
+        if not message:
             raise
         if debug:
             traceback.print_exc()
-        print(paragraph(error), file=sys.stderr)
+        print(paragraph(message), file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 
@@ -75,10 +79,21 @@ def run() -> None:
     """Entry point of the console script."""
     if next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "") in RUN_MODELS:
         restart_with_huge_pages()
-    sys.exit(main(sys.argv[1:]))
+    for stream in (sys.stdout, sys.stderr):  # names of files that are not UTF-8, and terminals that are not
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    code = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # standard output is a file on a full disk, or a closed pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(paragraph(f"standard output: {explain(error)}"), file=sys.stderr)
+        code = code or 1
+    sys.exit(code)
 
 
-def paragraph(error: BaseException) -> str:
+def paragraph(error: BaseException | str) -> str:
     """The message of a user error, wrapped."""
     return textwrap.fill(f"vpp: {error}", width=110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 

@@ -27,6 +27,7 @@ from data_pipelines.storage import Location
 from vpp_jax.cli.main import UsageError, paragraph
 from vpp_jax.cli.parser import Parser
 from vpp_jax.common.errors import VppError
+from vpp_jax.common.os_errors import explain
 from vpp_jax.training.workdir import Workdir, WorkdirError
 
 
@@ -128,11 +129,14 @@ def _run(config, workdir: Workdir, coordinator: str, index: int, count: int) -> 
             if isinstance(error, KeyboardInterrupt):
                 end("stopped", 128 + signal.SIGINT)
             logging.getLogger(__name__).info("process %d failed", index, exc_info=True)
+            refused = explain(error)
             # a failed collective raises either, depending on the caller
             gone = heartbeat.gone() if isinstance(error, jax.errors.JaxRuntimeError | ValueError) else []
             if gone:  # the failed computation is one that all processes share
                 end(f"vpp: process {index} cannot continue without {'; '.join(map(str, gone))}", EX_TEMPFAIL)
             code = EX_TEMPFAIL if restart_helps(error) else 1
+            if refused and not isinstance(error, VppError):
+                error = VppError(refused)
             end(paragraph(error) if isinstance(error, VppError) else traceback.format_exc(), code)
 
 
@@ -180,6 +184,7 @@ def _log_to(path: Path | None) -> None:
     """Logs to a file, and warnings also to the terminal; without a file only warnings."""
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.WARNING)
+    logging.raiseExceptions = False  # a log that cannot be written, say on a full disk, is no reason to print tracebacks
     root = logging.getLogger()
     root.handlers[:] = [terminal]
     root.setLevel(logging.INFO)

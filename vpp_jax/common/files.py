@@ -4,10 +4,15 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vpp_jax.common.errors import VppError
+
+
+class ReadOnlyError(VppError, PermissionError):
+    """A directory that cannot be written to."""
+
 
 WRITE_BITS = 0o222
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -38,7 +43,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.parent.stat().st_mode & WRITE_BITS or not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{path.parent} is read-only")
+        advice = "change its permissions, or name another place"
+        raise ReadOnlyError(f"{path.parent} is read-only, so {path.name} cannot be written there: {advice}")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")  # hosts that share a disk may share process numbers
     try:
         yield temporary
@@ -48,5 +54,37 @@ def atomic_path(path: Path) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         os.replace(temporary, path)
+    except OSError as error:  # of a write: it does not say of which file
+        raise _of(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class AppendedFile:
+    """A file that grows by whole pieces: where one cannot be written, the file ends as before. OSError names the file."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self._file = path, open(path, "ab", buffering=0)  # noqa: SIM115 - open as long as this object
+
+    def append(self, data: bytes, sync: bool = False) -> None:
+        """`sync`: returns when the disk has it."""
+        size, rest = os.fstat(self._file.fileno()).st_size, memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            if sync:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file.fileno(), size)
+            raise _of(error, self.path) from None
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _of(error: OSError, path: Path) -> OSError:
+    if error.filename is None and error.errno is not None:
+        error.filename = str(path)
+    return error

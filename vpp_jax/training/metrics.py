@@ -6,12 +6,16 @@ resumed run equals that of an uninterrupted one.
 """
 
 import json
+import socket
+import time
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from data_pipelines.rlds.tfrecord import frame
 from vpp_jax.common.errors import VppError
-from vpp_jax.common.files import write_atomically
+from vpp_jax.common.files import AppendedFile, write_atomically
 from vpp_jax.common.progress import ProgressBar, is_terminal
 from vpp_jax.config import ExperimentConfig, to_dict
 from vpp_jax.training.workdir import Workdir
@@ -69,11 +73,10 @@ class JsonLines:
     """One JSON object per line, flushed as written."""
 
     def __init__(self, path: Path):
-        self._file = path.open("a")
+        self._file = AppendedFile(path)
 
     def write(self, kind: str, step: int, values: Values) -> None:
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._file.flush()
+        self._file.append((json.dumps({"kind": kind, "step": step, **values}) + "\n").encode())
 
     def close(self) -> None:
         self._file.close()
@@ -112,20 +115,31 @@ class Terminal:
 
 
 class TensorBoard:
-    """Event files; events after the step that a run resumes from are superseded."""
+    """Event files; events after the step that a run resumes from are superseded.
+
+    Written here, with the events that tensorboardX makes: its own writer is a thread, which ends without a word when the disk is full,
+    and then blocks the training.
+    """
 
     def __init__(self, directory: Path, start: int):
-        from tensorboardX import SummaryWriter  # takes a third of a second, and nothing but training needs it
+        from tensorboardX.proto import event_pb2  # take a third of a second, and nothing but training needs them
+        from tensorboardX.summary import scalar
 
-        self._writer = SummaryWriter(str(directory), purge_step=start + 1 if start else None)
+        self._event, self._scalar = event_pb2.Event, scalar
+        self._file = AppendedFile(directory / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}")
+        self._append(file_version="brain.Event:2")
+        if start:
+            self._append(step=start + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+
+    def _append(self, **fields: Any) -> None:
+        self._file.append(frame(self._event(wall_time=time.time(), **fields).SerializeToString()))
 
     def write(self, kind: str, step: int, values: Values) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(f"{kind}/{name}", value, step)
-        self._writer.flush()
+            self._append(step=step, summary=self._scalar(f"{kind}/{name}", value))
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
 
 
 class WandB:
@@ -209,5 +223,5 @@ def best_step(path: Path, metric: str, steps: Collection[int]) -> int | None:
 
 def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     """One line to a journal."""
-    with path.open("a") as file:
-        file.write(json.dumps(entry) + "\n")
+    with closing(AppendedFile(path)) as file:
+        file.append((json.dumps(entry) + "\n").encode())
