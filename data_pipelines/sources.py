@@ -17,7 +17,7 @@ from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.instructions import draw
 from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, DatasetSpec, dataset_spec
 from data_pipelines.rlds import windows
-from data_pipelines.rlds.dataset import Episode, RLDSDataset
+from data_pipelines.rlds.dataset import RECORDED_IN, Episode, RLDSDataset
 from data_pipelines.rlds.latents import LatentsInfo, latent_cameras, read_latents
 from data_pipelines.storage import Retry
 from data_pipelines.transforms import resize
@@ -200,6 +200,7 @@ class ClipSource(_EpisodeSource):
         return {
             "dataset": self.dataset.name,
             "version": self.dataset.version,
+            RECORDED_IN: self.dataset.recorded_in,
             "cameras": list(self.cameras),
             "sampling": self.sampling,
             "windows": len(self),
@@ -267,6 +268,7 @@ class PolicySource(_EpisodeSource):
         return {
             "dataset": self.dataset.name,
             "version": self.dataset.version,
+            RECORDED_IN: self.dataset.recorded_in,
             "registry": self.spec.name,
             "control_hz": self.spec.control_hz,
             "views": dict(zip(self.views, self.cameras, strict=True)),

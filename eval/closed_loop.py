@@ -5,13 +5,14 @@ The directory holds `evaluation.json` (what is evaluated, written first), `episo
 same directory resumes; a different configuration, and a second process at the same time, are refused.
 """
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.conditions import conditions
+from eval.conditions import conditions, differences, differences_text
 from eval.errors import EvaluationError
 from eval.host_loop import Episode, HostLoop, Interface, LoopOptions, LoopReport, Recording
 from eval.policies import Policy
@@ -43,6 +44,8 @@ def evaluate(
       published: whether the result, once it is complete, may stand beside published ones.
     """
     started = time.time()
+    simulator_name = protocol.get("simulator", command.environment)
+    recorded_in = {} if isinstance(policy, str) else policy.metadata.recorded_in
     loop_identity = {"n_action_steps": options.n_action_steps, "max_steps": options.max_steps}
     config = to_jsonable(
         {
@@ -62,6 +65,12 @@ def evaluate(
         identity = _Identity(out / "evaluation.json", config, journal)
         _check_journal(journal, episodes)
         continued = len(journal.records)
+
+        def begin(hello: Mapping[str, Any]) -> None:
+            identity.check_simulator(hello)
+            if warning := differences_text(differences(recorded_in, conditions(simulator_name, hello, protocol))):
+                print(warning, file=sys.stderr, flush=True)
+
         loop = HostLoop(
             policy,
             command,
@@ -70,7 +79,7 @@ def evaluate(
             out / "logs",
             interface,
             open_recording=_recordings(out, options, interface.control_hz),
-            on_simulator=identity.check_simulator,
+            on_simulator=begin,
             restarts=restarts,
         )
         report = loop.run(episodes)
@@ -80,12 +89,14 @@ def evaluate(
     previous = read_json(out / "results.json") if (out / "results.json").exists() and continued == len(episodes) else None
     if previous is not None and previous.get("config") == config:
         return previous  # nothing was left to do: the timing of the first run is still valid
+    measured_in = conditions(simulator_name, simulator, protocol)
     results = {
         "complete": complete,
         "episodes": len(records),
         "continued_episodes": continued,
         "published": published and complete,
-        "conditions": conditions(protocol.get("simulator", command.environment), simulator, protocol),
+        "conditions": measured_in,
+        "differences": differences(recorded_in, measured_in),
         "simulator": simulator,
         "workers": {"processes": options.workers, "batch_size": loop.batch_size, "python": command.python},
         "failures": {

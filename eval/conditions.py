@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-CHOICES = ("quality", "reset_version")  # of the protocol's description, where the simulator has them
+CHOICES = ("quality", "reset_version", "static_size", "gripper_size")  # of the protocol's description, where the simulator has them
 
 
 def conditions(simulator: str, hello: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,3 +23,19 @@ def conditions_text(results: Mapping[str, Any]) -> str:
     words = {"version": "version {}", "quality": "quality {}", "reset_version": "reset {}", "renderer": "renderer {}"}
     parts = [found.get("simulator", ""), *(text.format(found[name]) for name, text in words.items() if found.get(name))]
     return ", ".join(part for part in parts if part)
+
+
+def differences(recorded_in: Mapping[str, Any], conditions: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Where a policy's data was recorded under other conditions: name -> what it was `trained` on, and what is `evaluated`.
+
+    What only one side knows is not compared, and of another simulator neither version nor quality.
+    """
+    same = recorded_in.get("simulator") == conditions.get("simulator")
+    names = [name for name in recorded_in if name in conditions and (same or name not in ("version", "quality"))]
+    return {name: {"trained": recorded_in[name], "evaluated": conditions[name]} for name in names if recorded_in[name] != conditions[name]}
+
+
+def differences_text(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The differences in one line; '' for none."""
+    parts = [f"{name} {values['trained']} (here {values['evaluated']})" for name, values in found.items()]
+    return f"the policy was trained on data of other conditions: {', '.join(parts)}" if parts else ""

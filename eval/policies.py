@@ -36,6 +36,7 @@ class PolicyMetadata:
     config_hash: str = ""
     statistics_hash: str = ""
     weights_hash: str = ""  # of all parameters; '' where they have none
+    recorded_in: dict[str, str | int] = field(default_factory=dict)  # simulator, version, ... of its data, where known; see `conditions`
     action_mode: str = ""  # 'relative' or 'absolute', where that is known
     options: dict[str, str | int | float | bool] = field(default_factory=dict)  # e.g. denoising steps
 

@@ -17,9 +17,10 @@ from data_pipelines.builders.sharded import Recorded
 from data_pipelines.errors import DataError
 from data_pipelines.rlds import images
 from data_pipelines.rlds import schema as rlds
+from data_pipelines.rlds.dataset import RECORDED_IN
 from data_pipelines.rlds.schema import Feature, Schema
 from eval.calvin.task_names import EVALUATION_INSTRUCTIONS, FIXTURE_TASKS
-from eval.envs.calvin_mujoco.limits import MAX_IMAGE, MIN_IMAGE, QUALITIES, SCENES
+from eval.envs.calvin_mujoco.limits import MAX_IMAGE, MIN_IMAGE, QUALITIES, SCENES, VERSION
 from vpp_jax.common.config_fields import check_ranges, setting
 from vpp_jax.common.errors import nearest
 
@@ -127,6 +128,17 @@ def real_origin() -> dict[str, str]:
     return {"renderer": renderer_name(), "environment_version": VERSION}
 
 
+def written_settings(settings: Settings) -> dict[str, Any]:
+    """What the bytes depend on: a build is never finished by another version of the environment."""
+    return {**asdict(settings), "environment_version": VERSION}
+
+
+def recorded_in(settings: Settings) -> dict[str, Any]:
+    """What a policy's evaluation is compared with."""
+    names = ("quality", "static_size", "gripper_size")
+    return {"simulator": "calvin_mujoco", "version": VERSION, **{name: getattr(settings, name) for name in names}}
+
+
 @dataclass(frozen=True)
 class CalvinMujocoRecipe:
     """The recipe `data_pipelines.builders.sharded.build` follows.
@@ -152,10 +164,10 @@ class CalvinMujocoRecipe:
         return self.plan.episodes_per_shard
 
     def settings(self) -> dict[str, Any]:
-        return asdict(self.plan)
+        return written_settings(self.plan)
 
     def metadata(self) -> dict[str, Any]:
-        return {}
+        return {RECORDED_IN: recorded_in(self.plan)}
 
     def schema(self) -> Schema:
         return episode_schema(self.plan)

@@ -7,7 +7,7 @@ of `calvin_mujoco`, and every solved task becomes one episode with its own instr
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from data_pipelines.builders import calvin_mujoco
 from data_pipelines.builders.calvin_mujoco import ACTION_WIDTH, ActionNoise, Settings, append_observation, append_step, episode_schema
 from data_pipelines.builders.sharded import Recorded
+from data_pipelines.rlds.dataset import RECORDED_IN
 from data_pipelines.rlds.schema import Feature, Schema
 
 CONTROL_HZ = 30
@@ -61,10 +62,10 @@ class CalvinPlayRecipe:
         return max(1, self.plan.episodes_per_shard // 16)  # in runs, each of which has dozens of episodes
 
     def settings(self) -> dict[str, Any]:
-        return {**asdict(self.plan), "run_steps": self.run_steps}
+        return {**calvin_mujoco.written_settings(self.plan), "run_steps": self.run_steps}
 
     def metadata(self) -> dict[str, Any]:
-        return {}
+        return {RECORDED_IN: calvin_mujoco.recorded_in(self.plan)}
 
     def schema(self) -> Schema:
         schema = episode_schema(self.plan)

@@ -20,6 +20,7 @@ from data_pipelines.builders.sharded import Recorded
 from data_pipelines.errors import DataError
 from data_pipelines.instructions import instructions_of, one_instruction
 from data_pipelines.rlds import images
+from data_pipelines.rlds.dataset import RECORDED_IN
 from data_pipelines.rlds.schema import ALL_INSTRUCTIONS, Feature, Schema
 from vpp_jax.common.config_fields import check_ranges, setting
 from vpp_jax.common.object_array import read_object_array
@@ -94,7 +95,7 @@ class CalvinRecordedRecipe:
         return asdict(self.plan)
 
     def metadata(self) -> dict[str, Any]:
-        return {}
+        return {RECORDED_IN: {"simulator": "calvin_pybullet", "static_size": STATIC_SIZE, "gripper_size": GRIPPER_SIZE}}
 
     def schema(self) -> Schema:
         schema = episode_schema(calvin_mujoco.Settings(static_size=STATIC_SIZE, gripper_size=GRIPPER_SIZE))

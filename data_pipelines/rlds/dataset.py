@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -25,6 +26,7 @@ from data_pipelines.storage import RETRY, FileInfo, Location, Retry
 
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 METADATA_FILE = "metadata.json"  # where TFDS stores custom metadata of a dataset
+RECORDED_IN = "recorded_in"  # its entry about the simulator
 # fileFormat of dataset_info.json -> module with `scan` and `read_payload`
 FORMATS = {module.EXTENSION: module for module in (tfrecord, array_record)}
 log = logging.getLogger(__name__)
@@ -282,6 +284,12 @@ class RLDSDataset:
             return json.loads(storage.read(path, self._retry))
         except ValueError as error:
             raise DataError(f"{path}: not JSON ({error})") from error
+
+    @property
+    def recorded_in(self) -> dict[str, Any]:
+        """What metadata.json tells about the simulator that the episodes were recorded in: simulator, version, quality, ..."""
+        found = self.metadata.get(RECORDED_IN) if isinstance(self.metadata, dict) else None  # TFDS writes lists, too
+        return found if isinstance(found, dict) else {}
 
     @property
     def num_bytes(self) -> int:

@@ -63,5 +63,9 @@ class Benchmark(Protocol):
         ...
 
     def plan(self, arguments: argparse.Namespace) -> Plan | None:
-        """What the parsed flags ask for. EvaluationError for what does not exist. None: nothing is left to run, a file was written."""
+        """What the parsed flags ask for. EvaluationError for what does not exist. None: nothing is left to run, a file was written.
+
+        `arguments.recorded_in` tells the simulator and the settings that the policy's data was recorded with, for the defaults of what
+        the flags leave open; {} where that is unknown.
+        """
         ...

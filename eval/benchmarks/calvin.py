@@ -16,7 +16,7 @@ from eval.benchmarks.calvin_sequences import TASK_NAMES, dump
 from eval.benchmarks.recorded_states import plan_states
 from eval.benchmarks.single_tasks import SingleTasks, chosen_names
 from eval.calvin.task_names import EVALUATION_INSTRUCTIONS, FIXTURE_TASKS
-from eval.envs.calvin_mujoco.limits import SCENES
+from eval.envs.calvin_mujoco.limits import QUALITIES, SCENES
 from eval.errors import EvaluationError
 from eval.host_loop import Interface
 from eval.results import write_json
@@ -34,6 +34,7 @@ PARTIAL_NOTE = (
     "Not comparable with CALVIN's average length over 1000 chains of five tasks."
 )
 OUR_SIMULATOR = "calvin_mujoco"
+IMAGE_SIZES = {"static_size": 200, "gripper_size": 84}  # pixels, the original's
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,18 @@ def _chains(arguments: argparse.Namespace) -> Plan:
 
 
 def _environment_choices(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The simulator options that change what is measured."""
-    defaults = (
-        {"renderer": "egl", "reset_version": "original"} if _original(arguments) else {"quality": "no_shadows", "reset_version": "fixed"}
-    )
+    """The simulator options that change what is measured; by default as the policy's data was recorded."""
+    trained = arguments.recorded_in
+    if _original(arguments):
+        defaults = {"renderer": "egl", "reset_version": "original"}
+    elif _simulator(arguments) == OUR_SIMULATOR:
+        defaults = {"quality": QUALITIES[0], "reset_version": "fixed", **IMAGE_SIZES}
+        if trained.get("simulator") == OUR_SIMULATOR:
+            defaults |= {name: value for name, value in trained.items() if name in defaults}
+        elif trained.get("simulator") == ORIGINAL:
+            defaults["quality"] = "faithful"  # the closest to its images
+    else:
+        return {}
     return {name: arguments.environment_kwargs.get(name, default) for name, default in defaults.items()}
 
 
@@ -128,13 +137,13 @@ def _original(arguments: argparse.Namespace) -> bool:
 
 
 def _environment_kwargs(arguments: argparse.Namespace, steps: int) -> dict[str, Any]:
-    """The steps of a task: both simulators end one after 360 otherwise."""
+    """The options above, and the steps of a task: both simulators end one after 360 otherwise."""
     if _simulator(arguments) not in (OUR_SIMULATOR, ORIGINAL):
         return {}
     given = arguments.environment_kwargs.get("max_steps", steps)
     if given < steps:
         raise EvaluationError(f"--environment_kwargs: the simulator ends a task after {given} steps, the protocol after {steps}")
-    return {"max_steps": given}
+    return {**_environment_choices(arguments), "max_steps": given}
 
 
 def _dump(path: Path, sequences: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from eval.conditions import conditions_text
+from eval.conditions import conditions_text, differences_text
 from eval.report.collect import POLICIES, Evaluation, Run
 from eval.report.wording import POLICY_TITLES, absent, duration, interval_text, percent
 
@@ -94,6 +94,8 @@ def _measured_in(run: Run) -> list[str]:
 def _notes(evaluations: Iterable[Evaluation]) -> list[str]:
     notes: dict[str, None] = {}
     for evaluation in evaluations:
+        if differing := differences_text(evaluation.results.get("differences") or {}):
+            notes[f"{POLICY_TITLES.get(evaluation.name, evaluation.name)}: {differing}."] = None
         protocol = evaluation.results.get("config", {}).get("protocol", {})
         if protocol.get("partial"):
             notes[str(protocol.get("note") or "Partial protocol.")] = None

@@ -7,13 +7,14 @@ import fake_table
 import numpy as np
 import pytest
 
-from data_pipelines.builders import sharded
+from data_pipelines.builders import calvin_mujoco, sharded
 from data_pipelines.builders.calvin_mujoco import Settings
 from data_pipelines.builders.calvin_play import CalvinPlayRecipe
 from data_pipelines.builders.calvin_recorded import CalvinRecordedRecipe, RecordedSettings, in_standard_order, read_windows
 from data_pipelines.errors import DataError
 from data_pipelines.openx.registry import dataset_spec
 from data_pipelines.rlds.dataset import RLDSDataset
+from eval.envs.calvin_mujoco.limits import VERSION
 
 
 class PlayTable(fake_table.FakeTable):
@@ -51,6 +52,13 @@ def test_play_chains_tasks_without_resets(tmp_path):
     report = sharded.build(play(), tmp_path / "data", workers=0)
     dataset = RLDSDataset(tmp_path / "data")
     assert len(dataset) == report["episodes"]["train"] == sum(report["kept"].values())
+    assert dataset.recorded_in == {
+        "simulator": "calvin_mujoco",
+        "version": VERSION,
+        "quality": "no_shadows",
+        "static_size": 16,
+        "gripper_size": 16,
+    }
     runs: dict[str, list] = {}
     for episode in dataset:
         runs.setdefault(episode.text("episode_metadata/run"), []).append(episode)
@@ -66,6 +74,13 @@ def test_play_chains_tasks_without_resets(tmp_path):
             task = episode.text("episode_metadata/task")
             assert episode.text("language_instruction") in fake_table.INSTRUCTIONS[task]
             assert episode.column("reward").sum() == 1
+
+
+def test_another_version_of_the_environment_does_not_finish_a_build(tmp_path, monkeypatch):
+    sharded.build(play(hours=0.002), tmp_path, workers=0)
+    monkeypatch.setattr(calvin_mujoco, "VERSION", "older")
+    with pytest.raises(DataError, match=f"environment_version: {VERSION}, now older"):
+        sharded.build(play(hours=0.002), tmp_path, workers=0)
 
 
 def test_play_does_not_depend_on_the_number_of_workers(tmp_path):
@@ -112,7 +127,8 @@ def recorded(tmp_path):
 def test_recorded_windows_become_episodes(recorded, tmp_path):
     report = sharded.build(CalvinRecordedRecipe(RecordedSettings(source=str(recorded))), tmp_path / "out", workers=0)
     assert report["episodes"] == {"train": 2, "val": 2}
-    first, second = RLDSDataset(tmp_path / "out")
+    first, second = dataset = RLDSDataset(tmp_path / "out")
+    assert dataset.recorded_in == {"simulator": "calvin_pybullet", "static_size": 200, "gripper_size": 84}
     assert [episode.text("episode_metadata/scene") for episode in (first, second)] == ["B", "C"]
     assert first.text("language_instruction") == "lift the red thing"
     np.testing.assert_allclose(first.column("action")[:, 0], np.arange(12, 17) / 100, atol=1e-6)  # the end is exclusive

@@ -63,6 +63,7 @@ def test_policy_example(write_dataset, tokenizer):
     assert set(blind) == {name for name in example if not name.startswith("images/")}
     np.testing.assert_array_equal(blind["proprio"], example["proprio"])
     metadata = source.metadata()["datasets"][0]
+    assert metadata["recorded_in"] == {}  # made here, without metadata.json
     assert metadata["views"] == {"primary": "observation/rgb_static", "wrist": "observation/rgb_gripper"}
     assert metadata["statistics_hash"] == source.sources[0].statistics.hash
 
@@ -79,6 +80,7 @@ def test_a_member_may_choose_its_normalization(write_dataset, tokenizer):
 def test_validation_uses_the_training_statistics(built, tokenizer):
     train, val = (policy_source(config(built), 8, tokenizer, 6, split) for split in ("train", "val"))
     assert len(val) < len(train)
+    assert train.metadata()["datasets"][0]["recorded_in"]["simulator"] == "calvin_mujoco"
     assert train.metadata()["datasets"][0]["statistics_hash"] == val.metadata()["datasets"][0]["statistics_hash"]
 
 

@@ -227,6 +227,16 @@ def test_directory_of_an_evaluation(tmp_path):
     assert (tmp_path / "results.json").read_bytes() == first  # nothing left to do, nothing rewritten
 
 
+def test_a_policy_trained_elsewhere_is_announced(tmp_path, capsys):
+    policy = Drifting()
+    policy.metadata = dataclasses.replace(policy.metadata, recorded_in={"simulator": "fake_simulator:Counter", "version": "fake-0"})
+    results = whole(tmp_path, policy, EPISODES[:1])
+    assert results["differences"] == {"version": {"trained": "fake-0", "evaluated": "fake-1"}}
+    assert "trained on data of other conditions: version fake-0 (here fake-1)" in capsys.readouterr().err
+    assert whole(tmp_path / "same", Drifting(), EPISODES[:1])["differences"] == {}
+    assert "other conditions" not in capsys.readouterr().err
+
+
 def test_recording_does_not_change_results(tmp_path):
     plain, recorded = Drifting(), Drifting()
     whole(tmp_path / "plain", plain)

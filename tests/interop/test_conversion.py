@@ -254,9 +254,11 @@ def test_stage_video_starts_from_an_imported_model(imported):
 @pytest.mark.medium
 def test_an_imported_policy_acts(imported):
     from eval.policies import Observations
-    from vpp_jax.serving.policy_runner import load_policy
+    from vpp_jax.serving.policy_runner import load_policy, recorded_in
 
     policy = load_policy(imported / "policy")
+    assert policy.metadata.recorded_in == recorded_in(imported / "policy")
+    assert policy.metadata.recorded_in["simulator"] == "calvin_pybullet"
     rng = np.random.default_rng(0)
     images = {view: rng.integers(0, 256, (1, 20, 20, 3), np.uint8) for view in ("primary", "wrist")}
     observations = Observations(images=images, proprio=np.zeros((1, 15), np.float32), text=["open the drawer"])

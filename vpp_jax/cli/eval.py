@@ -21,6 +21,8 @@ from vpp_jax.cli.parser import Parser, json_object
 def main(argv: Sequence[str]) -> int:
     arguments = _parser(argv).parse_args(argv)
     benchmark = get_benchmark(arguments.benchmark)
+    if arguments.checkpoint:
+        arguments.recorded_in = _recorded_in(arguments.checkpoint, arguments.policy_options)
     plan = benchmark.plan(arguments)
     if plan is None:
         return 0
@@ -70,6 +72,13 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _recorded_in(checkpoint: Location, options: dict[str, Any]) -> dict[str, Any]:
+    """The conditions that the policy's data was recorded under; from the checkpoint's metadata alone."""
+    from vpp_jax.serving.policy_runner import recorded_in
+
+    return recorded_in(checkpoint, **options)
+
+
 def _load(checkpoint: Location, options: dict[str, Any]) -> Any:
     from vpp_jax.serving.policy_runner import load_policy  # imports JAX, which experts and random actions do not need
 
@@ -85,6 +94,7 @@ def _parser(argv: Sequence[str]) -> Parser:
         benchmark = get_benchmark(name) if name == asked or not asked else None
         one = chosen.add_parser(name, help=benchmark.help if benchmark else None, description=benchmark.help if benchmark else None)
         if benchmark is not None:
+            one.set_defaults(recorded_in={})
             _add_flags(one, benchmark.environment)
             benchmark.add_flags(one)
     return parser

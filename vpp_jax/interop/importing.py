@@ -312,10 +312,12 @@ def _data(plan: Plan) -> dict[str, Any]:
         plan.reports["policy"].notes.append(
             f"the policy has actions of width {action.action_dim}, dataset '{row.name}' {row.action_width}: it cannot act there"
         )
+    original = {"simulator": "calvin_pybullet", "static_size": 200, "gripper_size": 84}  # what CALVIN's dataset was recorded in
     return {
         "datasets": [
             {
                 "dataset": row.name,
+                "recorded_in": original if row.name == "calvin" else {},
                 "version": "",
                 "registry": row.name,
                 "control_hz": row.control_hz,

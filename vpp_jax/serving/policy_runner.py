@@ -78,6 +78,17 @@ class PolicyRunner:
         return actions
 
 
+def recorded_in(checkpoint: str | Path, *, step: int | str = "latest", **options: Any) -> dict[str, Any]:
+    """The simulator and its settings that the first dataset of a policy was recorded with; {} where the checkpoint does not tell.
+
+    Args:
+      options: the other keyword arguments of `load_policy`.
+    """
+    del options
+    datasets = read_metadata(checkpoint, step)["data"].get("datasets") or [{}]
+    return datasets[0].get("recorded_in", {})
+
+
 def load_policy(
     checkpoint: str | Path, *, item: str = "ema", step: int | str = "latest", n_action_steps: int | None = None
 ) -> PolicyRunner:
@@ -106,6 +117,7 @@ def load_policy(
         config_hash=metadata["config_hash"],
         statistics_hash=metadata["statistics_hash"],
         weights_hash=params_hash(params),
+        recorded_in=data.get("recorded_in", {}),
         action_mode=dataset_spec(data["registry"]).action_mode,
         options={"item": item, "denoising_steps": config.policy_diffusion.noise_schedule.num_sampling_steps},
     )

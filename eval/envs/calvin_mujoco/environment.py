@@ -19,11 +19,11 @@ from eval.envs.calvin_mujoco.contacts import Touches
 from eval.envs.calvin_mujoco.controller import Controller
 from eval.envs.calvin_mujoco.initial_states import SCENE_OBS_SIZE, InitialState, sample_initial_state
 from eval.envs.calvin_mujoco.lights import Lights
+from eval.envs.calvin_mujoco.limits import VERSION
 from eval.envs.calvin_mujoco.model import compile_scene
 from eval.envs.calvin_mujoco.panda import ARM_JOINTS, NEUTRAL_JOINTS
 from eval.envs.calvin_mujoco.rendering import renderer_name, scene_renderer
 
-VERSION = "5"  # of dynamics, rendering and observations: incremented when recorded episodes no longer match
 ROBOT_OBS_SIZE = 15
 ACTION_SIZE = 7
 VELOCITY_BOUND = 100.0  # rad/s or m/s; far beyond anything the motors command
