@@ -15,7 +15,8 @@ import pytest
 
 from vpp_jax.cli.main import main
 from vpp_jax.parallel.mesh import make_mesh
-from vpp_jax.training.checkpoints import Checkpoints, complete_steps, read_metadata
+from vpp_jax.training.checkpoint_writing import Checkpoints
+from vpp_jax.training.checkpoints import complete_steps, read_metadata
 from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.state import Trainer
 

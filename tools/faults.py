@@ -41,7 +41,8 @@ from data_pipelines.storage import Location
 from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
 from vpp_jax.common.provenance import device_name
-from vpp_jax.training.checkpoints import ITEMS, Checkpoints, absolute, complete_steps
+from vpp_jax.training.checkpoint_writing import ITEMS, Checkpoints
+from vpp_jax.training.checkpoints import absolute, complete_steps
 from vpp_jax.training.metrics import JSON_LINES, TIMING, parse_entries
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -76,7 +76,7 @@ def play(options: argparse.Namespace) -> None:
     from vpp_jax.config import MeshConfig
     from vpp_jax.parallel.mesh import make_mesh, replicated
     from vpp_jax.parallel.partition import like_params, partition
-    from vpp_jax.training.checkpoints import Checkpoints
+    from vpp_jax.training.checkpoint_writing import Checkpoints
     from vpp_jax.training.state import TrainState
 
     role, *place = options.role.split()

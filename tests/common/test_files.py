@@ -78,7 +78,7 @@ def test_files_are_written_in_one_way(project):
     others = {
         "vpp_jax/common/files.py": "the one place",
         "vpp_jax/interop/importing.py": "a whole directory that gets its name when it is complete",
-        "vpp_jax/training/checkpoints.py": "a whole directory, renamed before it is removed",
+        "vpp_jax/training/checkpoint_writing.py": "a whole directory, renamed before it is removed",
     }
     found = set()
     for folder in ("vpp_jax", "data_pipelines", "eval"):

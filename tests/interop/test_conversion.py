@@ -26,7 +26,8 @@ from vpp_jax.models.video_former import VideoFormer, VideoFormerConfig
 from vpp_jax.models.video_unet import SpatioTemporalUNet
 from vpp_jax.models.video_vae import TemporalVAE
 from vpp_jax.serving.video_generator import load_video_generator
-from vpp_jax.training.checkpoints import Checkpoints, list_tensors, load_params, read_metadata
+from vpp_jax.training.checkpoint_writing import Checkpoints
+from vpp_jax.training.checkpoints import list_tensors, load_params, read_metadata
 from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.state import TrainState
 from vpp_jax.video_predictor import SCALING_FACTOR

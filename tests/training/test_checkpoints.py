@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vpp_jax.training.checkpoints import CheckpointError, Checkpoints, load_params, locate, read_metadata
+from vpp_jax.training.checkpoint_writing import Checkpoints
+from vpp_jax.training.checkpoints import CheckpointError, load_params, locate, read_metadata
 from vpp_jax.training.packing import PACK_UP_TO, flatten, index_of, pack, packed_lengths, unflatten, unpack
 from vpp_jax.training.state import Trainer
 

@@ -20,7 +20,7 @@ from data_pipelines.rlds.tfrecord import write_records
 from vpp_jax.cli.main import main
 from vpp_jax.config import to_dict, to_json
 from vpp_jax.functional import Params, with_prefix
-from vpp_jax.training.checkpoints import write_imported
+from vpp_jax.training.checkpoint_writing import write_imported
 from vpp_jax.training.latents import LatentsMismatchError, vae_identity
 from vpp_jax.training.stages.video import VideoStage
 from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor

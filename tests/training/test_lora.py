@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vpp_jax.config import ConfigError, LoRAConfig, check_inputs, from_config_dict, to_dict
-from vpp_jax.training.checkpoints import Checkpoints, list_tensors, load_params
+from vpp_jax.training.checkpoint_writing import Checkpoints
+from vpp_jax.training.checkpoints import list_tensors, load_params
 from vpp_jax.training.lora import abstract_adapters, adapters_of, init_adapters, merge
 from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.state import TrainState

@@ -20,14 +20,15 @@ def main(index: int, port: str, folder: str) -> None:
     import tensorstore
 
     from vpp_jax.parallel.mesh import AXES
-    from vpp_jax.training import checkpoints as module
+    from vpp_jax.training import checkpoints as reading
+    from vpp_jax.training.checkpoint_writing import Checkpoints
 
     mesh = Mesh(np.array(jax.devices()).reshape(2, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3)
     whole = NamedSharding(mesh, PartitionSpec())
     rng = np.random.default_rng(0)
     values = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
     abstract = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in values.items()}
-    checkpoints = module.Checkpoints(folder, 1)
+    checkpoints = Checkpoints(folder, 1)
     checkpoints.save_frozen({name: jax.make_array_from_callback(v.shape, whole, lambda part, v=v: v[part]) for name, v in values.items()})
     checkpoints.wait()
 
@@ -38,7 +39,7 @@ def main(index: int, port: str, folder: str) -> None:
     told = {}
     for way in ("broadcast", "each"):
         if way == "each":
-            module.one_replica_reads = lambda shardings: False
+            reading.one_replica_reads = lambda shardings: False
         before = bytes_read()
         params = checkpoints.restore_frozen(abstract, dict.fromkeys(abstract, whole))
         equal = all(np.array_equal(params[name].addressable_data(0), value) for name, value in values.items())

@@ -22,7 +22,8 @@ from data_pipelines.config import DatasetConfig
 from vpp_jax.config import ConfigError, EvaluatorConfig
 from vpp_jax.parallel.mesh import put_batch
 from vpp_jax.training import loop
-from vpp_jax.training.checkpoints import CheckpointError, Checkpoints, complete_steps
+from vpp_jax.training.checkpoint_writing import Checkpoints
+from vpp_jax.training.checkpoints import CheckpointError, complete_steps
 from vpp_jax.training.evaluation import Evaluation
 from vpp_jax.training.loop import train
 from vpp_jax.training.metrics import TIMING, parse_entries, read_entries

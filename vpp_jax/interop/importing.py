@@ -36,7 +36,8 @@ from vpp_jax.models.tokenizer import VOCABULARY_SIZE
 from vpp_jax.parallel.mesh import make_mesh
 from vpp_jax.parallel.partition import partition
 from vpp_jax.policy import VideoPredictionPolicy
-from vpp_jax.training.checkpoints import FROZEN, write_imported
+from vpp_jax.training.checkpoint_writing import write_imported
+from vpp_jax.training.checkpoints import FROZEN
 from vpp_jax.video_predictor import SCALING_FACTOR, VideoPredictor
 
 PUBLISHED = "published.json"  # in a work directory: how the files looked that it was imported from

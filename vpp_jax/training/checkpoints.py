@@ -1,4 +1,4 @@
-"""Checkpoints: a facade over Orbax. A partly written checkpoint is never visible; tensors are restored straight onto given shardings.
+"""Reading checkpoints: tensors are restored straight onto given shardings.
 
     WORKDIR/checkpoints/STEP/    params, ema, opt_state   tensors, read one item at a time
                                  index                    names, shapes and types of all tensors
@@ -6,15 +6,10 @@
     WORKDIR/checkpoints/frozen/  frozen, index            the stage's frozen parameters, written once; an imported checkpoint stores
                                                           them as several items, whose files are shared with other work directories
 
-Orbax's CheckpointManager writes steps, under a temporary name until they are complete, and moves old ones to `removed/` (a rename, which
-no kill interrupts) before their files go. In a bucket, where nothing is renamed, the mark of a complete directory is written last and
-deleted first. What a killed process left is removed at the next start.
+One that is not complete is never read. `vpp_jax/training/checkpoint_writing.py` writes them.
 """
 
-import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +18,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
-from orbax.checkpoint.checkpoint_managers import PreservationContext
 
 from vpp_jax.common.config_tree import build
 from vpp_jax.common.errors import VppError
@@ -31,22 +25,15 @@ from vpp_jax.common.host_memory import freed_at_once
 from vpp_jax.config import LoRAConfig
 from vpp_jax.functional import AbstractParams, Params
 from vpp_jax.training.lora import adapters_of, merge
-from vpp_jax.training.packing import PACK_UP_TO, flatten, index_of, pack, packed_lengths, unflatten, unpack
-from vpp_jax.training.state import TrainState
+from vpp_jax.training.packing import PACK_UP_TO, packed_lengths, unpack
 
-SCHEMA_VERSION = 1
-ITEMS = ("params", "ema", "opt_state")
 FROZEN = "frozen"
-_COMMITTED = "commit_success.txt"  # Orbax writes it last; on buckets, which cannot rename, its presence marks a complete directory
-_REMOVED = "removed"
+COMMITTED = "commit_success.txt"  # Orbax writes it last; on buckets, which cannot rename, its presence marks a complete directory
 BROADCAST_BYTES = 1 << 30  # per device and broadcast, where one replica reads for all
 
 
 class CheckpointError(VppError):
     """A checkpoint that does not exist, or does not contain the requested parameters."""
-
-
-# --- reading: later stages, evaluation, serving -------------------------------------------------------------------------------------
 
 
 def load_params(
@@ -72,7 +59,7 @@ def load_params(
     path = locate(directory, step)
     if stage is not None:
         check_stage(directory, read_metadata(directory, step), stage)
-    index = _index(path)
+    index = read_index(path)
     item = "params" if item == "ema" and "ema" not in index else item
     if item not in index:
         raise CheckpointError(f"{path} has no item '{item}' (has {', '.join(index)})")
@@ -83,17 +70,17 @@ def load_params(
     report = compare(found | index[item], abstract)
     if report.missing or report.wrong_shape:
         raise CheckpointError(f"{path} ({item}) does not contain the requested parameters. {report}")
-    placed = _on_device(abstract, shardings)
-    params = _restore(path, item, index[item], {name: placed[name] for name in own})
+    placed = on_device(abstract, shardings)
+    params = read_tensors(path, item, index[item], {name: placed[name] for name in own})
     for frozen_item, entries in frozen.items():
-        params |= _restore(frozen_path, frozen_item, entries, {name: placed[name] for name in rest if name in entries})
+        params |= read_tensors(frozen_path, frozen_item, entries, {name: placed[name] for name in rest if name in entries})
     pairs = {kernel: names for kernel, names in adapters_of(index[item]).items() if kernel in abstract}
     if pairs:
         unsharded = {name: _unsharded(index[item][name], placed[kernel].sharding) for kernel, names in pairs.items() for name in names}
-        scale = build(LoRAConfig, _document(path, "metadata")["config"]["lora"]).scale
+        scale = build(LoRAConfig, read_document(path, "metadata")["config"]["lora"]).scale
         kernels = {kernel: params[kernel] for kernel in pairs}
         merging = jax.jit(merge, static_argnums=1, out_shardings={kernel: placed[kernel].sharding for kernel in pairs})
-        params |= merging(kernels | _restore(path, item, index[item], unsharded), scale)
+        params |= merging(kernels | read_tensors(path, item, index[item], unsharded), scale)
     return {name: params[name] for name in abstract}
 
 
@@ -106,14 +93,14 @@ def _unsharded(entry: list, like: Sharding) -> jax.ShapeDtypeStruct:
 def list_tensors(directory: str | Path, *, item: str = "ema", step: int | str = "latest") -> AbstractParams:
     """Everything that `load_params` can load with this `item`, in the types of the files."""
     path = locate(directory, step)
-    index = _index(path)
+    index = read_index(path)
     parts = [*_frozen_index(path).values(), index[item if item in index else "params"]]
     return {name: jax.ShapeDtypeStruct(tuple(shape), kind) for entries in parts for name, (shape, kind) in entries.items()}
 
 
 def read_metadata(directory: str | Path, step: int | str = "latest") -> dict[str, Any]:
     """The metadata of a checkpoint: stage, step, config, config_hash, data, statistics_hash, versions, ..., and what the stage added."""
-    return _document(locate(directory, step), "metadata")
+    return read_document(locate(directory, step), "metadata")
 
 
 def check_stage(directory: str | Path, metadata: Mapping[str, Any], stage: str) -> None:
@@ -127,7 +114,7 @@ def locate(directory: str | Path, step: int | str = "latest") -> epath.Path:
     root = absolute(directory)
     if not root.exists():
         raise CheckpointError(f"checkpoint directory {directory} does not exist")
-    if (root / "metadata").exists() and (root / _COMMITTED).exists():
+    if (root / "metadata").exists() and (root / COMMITTED).exists():
         return root
     folder = root / "checkpoints" if (root / "checkpoints").exists() else root
     steps = complete_steps(folder)
@@ -145,10 +132,10 @@ def locate(directory: str | Path, step: int | str = "latest") -> epath.Path:
 def absolute(directory: str | Path | epath.Path) -> epath.Path:
     """A local directory as an absolute path; a URL stays one (`epath` would put it below the working directory)."""
     path = epath.Path(directory)
-    return path if _in_bucket(path) else path.expanduser().absolute()
+    return path if in_bucket(path) else path.expanduser().absolute()
 
 
-def _in_bucket(path: epath.Path) -> bool:
+def in_bucket(path: epath.Path) -> bool:
     return "://" in str(path)
 
 
@@ -156,7 +143,7 @@ def complete_steps(folder: Path | epath.Path) -> list[int]:
     """Steps with a complete checkpoint, ascending."""
     if not folder.exists():
         return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit() and (entry / _COMMITTED).exists())
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit() and (entry / COMMITTED).exists())
 
 
 # --- names and shapes against the model ---------------------------------------------------------------------------------------------
@@ -188,196 +175,10 @@ def _some(names: list[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
-# --- writing and resuming: the training loop ----------------------------------------------------------------------------------------
-
-
-class Checkpoints:
-    """The checkpoints of one run. Saving is asynchronous: it returns once the state is copied (`wait` and `close` block on the files).
-
-    Args:
-      max_to_keep: checkpoints that are kept, the newest ones.
-      keep_period: those of multiples of this step are also kept; 0: none.
-      best: the best of the given steps, which is also kept; None if that is not known. Orbax's own metrics would have to be given when a
-        checkpoint is written, which is before it is evaluated. In a bucket only process 0 calls it.
-    """
-
-    def __init__(self, directory: str | Path, max_to_keep: int, keep_period: int = 0, best: "BestStep" = lambda steps: None):
-        self._folder = absolute(directory)
-        self._keep = _KeepComplete(self._folder, max_to_keep, keep_period, best)
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=None if _in_bucket(self._folder) else self._keep,  # None keeps all
-                todelete_subdir=_REMOVED,
-                save_root_metadata=False,
-                lightweight_initialize=True,
-            ),
-        )
-        self._frozen_writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())  # what is no step is not the manager's
-        if jax.process_index() == 0:
-            # the manager's own clean-up runs in the background, and would take the directory in which `save_frozen` is writing
-            for unfinished in ocp.path.step.all_temporary_paths(self._folder):
-                unfinished.get().rmtree()
-        self._finish_deleting()
-
-    def latest(self) -> int | None:
-        return max(complete_steps(self._folder), default=None)
-
-    def metadata(self, step: int) -> dict[str, Any]:
-        return _document(self._folder / str(step), "metadata")
-
-    def data_state(self, step: int) -> Any:
-        return _document(self._folder / str(step), "data")["state"]
-
-    def save(self, step: int, state: TrainState[jax.Array], metadata: Mapping[str, Any], data_state: Any) -> None:
-        """Writes checkpoint `step`, after the previous one is complete."""
-        self.wait()
-        trees = {name: flatten(getattr(state, name)) for name in ITEMS}
-        document = {"schema_version": SCHEMA_VERSION, "step": step, **metadata}
-        documents = {"metadata": document, "data": {"state": data_state}, "index": _index_of(trees)}
-        self._manager.save(step, args=_save_arguments(trees, documents), force=True)
-
-    def restore(self, step: int, abstract: TrainState[jax.ShapeDtypeStruct], shardings: TrainState[Any]) -> TrainState[jax.Array]:
-        """The state of `step`. CheckpointError with all three lists if anything is missing, unexpected or of another shape."""
-        path = self._folder / str(step)
-        index, items = _index(path), {}
-        for name in ITEMS:
-            wanted = flatten(getattr(abstract, name))
-            report = compare(index.get(name, {}), wanted)
-            if report:
-                raise CheckpointError(f"{path} ({name}) does not fit the configured model. {report}")
-            placed = _on_device(wanted, flatten(getattr(shardings, name)))
-            items[name] = unflatten(getattr(abstract, name), _restore(path, name, index[name], placed) if wanted else {})
-        return TrainState(step=_place({"step": np.array(step, np.int32)}, {"step": shardings.step})["step"], **items)
-
-    def save_frozen(self, params: Params) -> None:
-        """Replaces the frozen parameters."""
-        self.wait()
-        if (self._folder / FROZEN).exists() and jax.process_index() == 0:
-            if _in_bucket(self._folder):
-                _delete_from_bucket(self._folder / FROZEN)
-            else:
-                (self._folder / _REMOVED).mkdir(exist_ok=True)
-                (self._folder / FROZEN).rename(self._folder / _REMOVED / FROZEN)
-            self._finish_deleting()
-        if params:
-            trees = {FROZEN: params}
-            self._frozen_writer.save(self._folder / FROZEN, args=_save_arguments(trees, {"index": _index_of(trees)}))
-
-    def restore_frozen(self, abstract: AbstractParams, shardings: Mapping[str, Sharding]) -> Params | None:
-        """What `save_frozen` wrote; None if nothing, or parameters of other names or shapes, was written."""
-        path = self._folder / FROZEN
-        if not (path / _COMMITTED).exists():
-            return None
-        index = _index(path).get(FROZEN, {})
-        return None if compare(index, abstract) else _restore(path, FROZEN, index, _on_device(abstract, shardings))
-
-    def wait(self) -> None:
-        """Blocks until every save is complete on disk, then deletes the checkpoints that are no longer kept."""
-        self._frozen_writer.wait_until_finished()
-        self._manager.wait_until_finished()
-        self._finish_deleting()
-
-    def close(self) -> None:
-        self.wait()
-        self._frozen_writer.close()
-        self._manager.close()
-
-    def _finish_deleting(self) -> None:
-        if jax.process_index() != 0:
-            return
-        if _in_bucket(self._folder):
-            for step in self._keep.superseded():
-                _delete_from_bucket(self._folder / str(step))
-        elif (self._folder / _REMOVED).exists():
-            (self._folder / _REMOVED).rmtree()
-
-
-def _delete_from_bucket(path: epath.Path) -> None:
-    """Deletes a directory object by object, and first what marks it as complete."""
-    (path / _COMMITTED).unlink(missing_ok=True)
-    path.rmtree()
-
-
-BestStep = Callable[[Sequence[int]], int | None]
-
-
-@dataclass(frozen=True)
-class _KeepComplete:
-    """Which checkpoints are kept, as Orbax asks for it; see `Checkpoints`.
-
-    Over complete ones: on a mounted bucket a directory has its name before it is complete.
-    """
-
-    folder: epath.Path
-    newest: int
-    period: int
-    best: BestStep
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: PreservationContext) -> Sequence[bool]:
-        """`checkpoints`: Orbax's PolicyCheckpointInfo of those before, and last of the one that is being written."""
-        complete = sorted({*complete_steps(self.folder), checkpoints[-1].step})
-        kept = self._kept(complete)
-        return [info.step in kept or info.step not in complete for info in checkpoints]
-
-    def superseded(self) -> list[int]:
-        """Complete checkpoints that are not kept."""
-        complete = complete_steps(self.folder)
-        kept = self._kept(complete)
-        return [step for step in complete if step not in kept]
-
-    def _kept(self, complete: Sequence[int]) -> set[int | None]:
-        return {*complete[-self.newest :], self.best(complete), *(step for step in complete if self.period and step % self.period == 0)}
-
-
-# --- writing imported parameters ----------------------------------------------------------------------------------------------------
-
-
-def write_imported(folder: str | Path, trees: Mapping[str, Params], linked: Mapping[str, str | Path], documents: Mapping[str, Any]) -> None:
-    """Writes one directory, `checkpoints/0` or `checkpoints/frozen`, and returns when it is complete.
-
-    Args:
-      trees: item -> parameters. Orbax copies what it is writing: by default everything at once, here at most a sixteenth of an item.
-      linked: item -> directory of an item of another checkpoint, whose files are shared (hard links, or copies if those fail).
-      documents: name -> JSON.
-    """
-    target = absolute(folder)
-    index = _index_of(trees)
-    for name, other in linked.items():
-        index[name] = _index(epath.Path(other).parent)[epath.Path(other).name]
-    documents = {**documents, "index": index}
-    handlers: dict[str, Any] = {}
-    for name, leaves in trees.items():
-        sizes = [value.nbytes for value in leaves.values()]
-        packed = sum(value.nbytes for value in leaves.values() if value.size <= PACK_UP_TO)
-        in_flight: Any = (1 << 20) + max(sum(sizes) / 16, packed, *sizes)  # more than any single array; Orbax says int, and takes fractions
-        handlers[name] = ocp.PyTreeCheckpointHandler(save_concurrent_gb=in_flight / 1e9)
-    handlers |= {name: ocp.JsonCheckpointHandler() for name in documents}
-    ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)).save(target, args=_save_arguments(trees, documents))
-    for name, other in linked.items():
-        shutil.copytree(other, target / name, copy_function=_link)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def _index_of(trees: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list]]:
-    return {name: index_of(leaves) for name, leaves in trees.items() if leaves}
-
-
-def _save_arguments(trees: Mapping[str, Mapping[str, Any]], documents: Mapping[str, Any]) -> ocp.args.Composite:
-    items = {name: ocp.args.PyTreeSave(pack(leaves)) for name, leaves in trees.items() if leaves}
-    return ocp.args.Composite(**items, **{name: ocp.args.JsonSave(document) for name, document in documents.items()})
-
-
 # --- tensors ------------------------------------------------------------------------------------------------------------------------
 
 
-def _document(path: epath.Path, name: str) -> Any:
+def read_document(path: epath.Path, name: str) -> Any:
     if not (path / name).exists():
         raise CheckpointError(f"{path} has no '{name}': it was not written by vpp_jax")
     reader = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
@@ -387,23 +188,23 @@ def _document(path: epath.Path, name: str) -> Any:
         raise CheckpointError(f"{path}: '{name}' is damaged ({error})") from error
 
 
-def _index(path: epath.Path) -> dict[str, dict[str, list]]:
-    return _document(path, "index")
+def read_index(path: epath.Path) -> dict[str, dict[str, list]]:
+    return read_document(path, "index")
 
 
 def _frozen_index(path: epath.Path) -> dict[str, dict[str, list]]:
     """Item -> its index, of the frozen parameters stored next to checkpoint `path`."""
     folder = path.parent / FROZEN
-    return _index(folder) if (folder / _COMMITTED).exists() else {}
+    return read_index(folder) if (folder / COMMITTED).exists() else {}
 
 
-def _on_device(abstract: Mapping[str, Any], shardings: Mapping[str, Sharding] | None) -> dict[str, jax.ShapeDtypeStruct]:
+def on_device(abstract: Mapping[str, Any], shardings: Mapping[str, Sharding] | None) -> dict[str, jax.ShapeDtypeStruct]:
     if shardings is None:
         shardings = dict.fromkeys(abstract, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
     return {name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=shardings[name]) for name, value in abstract.items()}
 
 
-def _restore(path: epath.Path, item: str, index: Mapping[str, list], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
+def read_tensors(path: epath.Path, item: str, index: Mapping[str, list], wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Params:
     """The tensors `wanted` of one item, each straight onto its sharding.
 
     Where the rows of the mesh hold the same tensors, the processes of the first row read them and the others get a sum in which they add
@@ -435,7 +236,7 @@ def _restore(path: epath.Path, item: str, index: Mapping[str, list], wanted: Map
     packed = {kind: np.asarray(vector) for kind, vector in restored.get("packed", {}).items()}
     small = unpack({name: entry for name, entry in index.items() if entry[1] in kinds}, packed, wanted.keys() - large.keys())
     cast = {name: value.astype(wanted[name].dtype) for name, value in small.items()}
-    params = restored.get("large", {}) | _place(cast, {name: wanted[name].sharding for name in cast})
+    params = restored.get("large", {}) | place(cast, {name: wanted[name].sharding for name in cast})
     return {name: params[name] for name in wanted}
 
 
@@ -464,7 +265,7 @@ def _in_flight(index: Mapping[str, list], wanted: Mapping[str, jax.ShapeDtypeStr
     return (1 << 20) + max(local / 16, packed, *(bytes_of(name, spec.shape) for name, spec in wanted.items()))
 
 
-def _place(values: Mapping[str, np.ndarray], shardings: Mapping[str, Sharding]) -> Params:
+def place(values: Mapping[str, np.ndarray], shardings: Mapping[str, Sharding]) -> Params:
     """Host arrays, equal on every process, onto their shardings; copied, since the training step donates its arguments."""
     names = list(values)
     if jax.process_count() == 1:

@@ -39,7 +39,8 @@ from vpp_jax.parallel.gather import on_mesh
 from vpp_jax.parallel.mesh import batch_sharding, compiler_options, make_mesh, process_rows, put_batch, replicated
 from vpp_jax.parallel.partition import partition
 from vpp_jax.training.accumulation import check_micro_batches
-from vpp_jax.training.checkpoints import Checkpoints, check_stage
+from vpp_jax.training.checkpoint_writing import Checkpoints
+from vpp_jax.training.checkpoints import check_stage
 from vpp_jax.training.distributed import PreemptionFlag, all_gather_string, require_equal
 from vpp_jax.training.evaluation import Evaluation, configured, due, full_batches
 from vpp_jax.training.heartbeat import Heartbeat
