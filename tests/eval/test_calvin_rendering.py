@@ -13,6 +13,7 @@ from eval.envs.calvin_mujoco.cameras import STATIC_EYE, project_static, static_a
 from eval.envs.calvin_mujoco.environment import CalvinEnvironment
 from eval.envs.calvin_mujoco.limits import QUALITIES
 from eval.envs.calvin_mujoco.model import compile_scene
+from eval.envs.calvin_mujoco.rendering import why_not
 from eval.envs.calvin_mujoco.textures import wood_texture
 
 NEUTRAL = np.array([0.0] * 6 + [0.08, -1.21779206, 1.03987646, 2.11978261, -2.34205014, -0.87015947, 1.64119093, 0.55344928, 1.0])
@@ -157,17 +158,35 @@ def test_missing_graphics_say_what_to_install():
         "from eval.envs.registry import make_environment; e = make_environment('calvin_mujoco');"
         "e.reset(task='open_drawer', seed=0, render=False); e.observation()"
     )
-    cases = (("glfw", "", "only 'egl' and 'osmesa'"), ("disable", "", "set MUJOCO_GL=egl"), ("egl", "glx", "libegl1 libgl1"))
-    for backend, platform, message in cases:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": platform},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+    cases = (
+        ({"MUJOCO_GL": "glfw"}, "only 'egl' and 'osmesa'"),
+        ({"MUJOCO_GL": "disable"}, "set MUJOCO_GL=egl"),
+        ({"MUJOCO_GL": "egl", "PYOPENGL_PLATFORM": "glx"}, "unset PYOPENGL_PLATFORM"),
+        ({"MUJOCO_GL": "egl", "MUJOCO_EGL_DEVICE_ID": "77"}, "set MUJOCO_EGL_DEVICE_ID to the number of a device that exists"),
+    )
+    for variables, message in cases:
+        clean = {name: value for name, value in os.environ.items() if name not in ("PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID")}
+        done = subprocess.run([sys.executable, "-c", code], env=clean | variables, capture_output=True, text=True, timeout=120)
         assert done.returncode != 0
         assert message in done.stderr
+        assert "apt-get" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("backend", "error", "advice"),
+    [
+        ("egl", AttributeError("'NoneType' object has no attribute 'eglQueryString'"), "libegl1 libgl1"),
+        ("egl", ValueError("invalid literal for int() with base 10: 'cuda:0'"), "set MUJOCO_EGL_DEVICE_ID"),
+        ("egl", RuntimeError("The MUJOCO_EGL_DEVICE_ID environment variable must be an integer between 0 and 0"), "or unset it"),
+        ("egl", ImportError("Cannot initialize a EGL device display. This likely means that"), "no device answers"),
+        ("egl", RuntimeError("EGL_BAD_ALLOC"), "NVIDIA_DRIVER_CAPABILITIES=all"),
+        ("osmesa", AttributeError("'NoneType' object has no attribute 'glGetError'"), "libosmesa6"),
+        ("osmesa", ImportError("The PYOPENGL_PLATFORM environment variable is set to 'egl'"), "unset PYOPENGL_PLATFORM"),
+        ("osmesa", RuntimeError("Failed to create GL context"), "makes no context"),
+    ],
+)
+def test_advice_fits_the_cause(backend, error, advice):
+    assert advice in why_not(backend, error)
 
 
 def test_depth_in_metres():

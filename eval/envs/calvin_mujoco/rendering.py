@@ -8,6 +8,7 @@ import functools
 import importlib
 import math
 import os
+import re
 from typing import Any
 
 import mujoco
@@ -18,7 +19,19 @@ from eval.envs.calvin_mujoco.cameras import FAR
 from eval.envs.calvin_mujoco.limits import MAX_IMAGE, MIN_IMAGE
 from eval.envs.calvin_mujoco.model import SceneModel
 
-INSTALL_HINT = "apt-get install -y --no-install-recommends libegl1 libgl1"
+# Pattern of (backend: error) -> what helps; the first one that is found counts.
+ADVICE = (
+    (r"MUJOCO_EGL_DEVICE_ID|^egl: ValueError", "set MUJOCO_EGL_DEVICE_ID to the number of a device that exists, or unset it"),
+    (r"PYOPENGL_PLATFORM", "unset PYOPENGL_PLATFORM, which chooses another platform than MUJOCO_GL does"),
+    (
+        r"^egl:.*(display|context|EGL_|GLError)",
+        "EGL is installed, but no device answers: the GPU driver's EGL libraries are missing (in a container set "
+        "NVIDIA_DRIVER_CAPABILITIES=all), or /dev/dri may not be read; without a GPU: apt-get install -y libegl-mesa0 libgl1-mesa-dri",
+    ),
+    (r"^osmesa:.*(context|OSMESA_)", "OSMesa is installed, but makes no context: use MUJOCO_GL=egl"),
+    (r"^egl:", "install the libraries: apt-get install -y --no-install-recommends libegl1 libgl1"),
+    (r"^osmesa:", "install the library: apt-get install -y --no-install-recommends libosmesa6, or use MUJOCO_GL=egl"),
+)
 
 
 class RenderingUnavailable(RuntimeError):
@@ -49,9 +62,15 @@ def graphics_context() -> tuple[Any, str]:
             context.make_current()
             return context, backend
         except Exception as error:  # a missing library shows as ImportError, AttributeError, RuntimeError or a GL error, by backend
-            failures.append(f"{backend}: {type(error).__name__}: {error}")
+            failures.append(why_not(backend, error))
             os.environ.pop("PYOPENGL_PLATFORM", None) if platform is None else os.environ.update(PYOPENGL_PLATFORM=platform)
-    raise RenderingUnavailable(f"cannot render without a screen ({'; '.join(failures)}). Install the libraries with: {INSTALL_HINT}")
+    raise RenderingUnavailable(f"cannot render without a screen. {'. '.join(failures)}")
+
+
+def why_not(backend: str, error: Exception) -> str:
+    """What failed, and what helps against it."""
+    reason = f"{backend}: {type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{reason.removesuffix('.')}; {next(advice for pattern, advice in ADVICE if re.search(pattern, reason))}"
 
 
 def renderer_name() -> str:
