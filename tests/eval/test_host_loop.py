@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -262,6 +263,13 @@ def test_a_stopped_evaluation_continues(reference, tmp_path):
     results = whole(tmp_path, Drifting())
     assert results["continued_episodes"] == finished
     assert comparable(journal_lines(tmp_path)) == reference
+
+
+def test_a_log_shows_the_running_average_and_the_time_left(tmp_path, capsys):
+    whole(tmp_path)
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"1/7 episodes, .* elapsed, .* left  1/1 tasks solved, 1\.00 per episode", first)
+    assert re.fullmatch(r"7/7 episodes, .* elapsed  7/7 tasks solved, 1\.00 per episode", last)
 
 
 def test_results_lost_after_the_last_episode_name_the_simulator_again(tmp_path):
