@@ -86,20 +86,22 @@ def _link_meshes(link: int) -> list[tuple[str, MeshBuilder, tuple[float, ...]]]:
     """White body and dark trim of one arm link, in its own frame (z is the joint's axis)."""
     white, dark = MeshBuilder(), MeshBuilder()
     if link == 1:
-        white.loft([disc("z", z, (0, 0), 0.055) for z in (-0.192, -0.05)]).loft([disc("y", y, (0, 0), 0.055) for y in (-0.1294, 0.0)])
-    elif link == 2:
-        white.loft([disc("z", z, (0, 0), 0.055) for z in (0.0, 0.1294)]).loft([disc("y", y, (0, 0), 0.055) for y in (-0.194, 0.0)])
+        white.loft([oval("z", z, (-0.055, 0.055), (low, high)) for z, low, high in _ELBOW])
+        white.loft([disc("y", y, (0.0, 0.0), radius) for y, radius in _DOME])
+    elif link == 2:  # the same, turned
+        white.loft([oval("y", y, (-high, -low), (-0.055, 0.055)) for y, low, high in _ELBOW])
+        white.loft([disc("z", -z, (0.0, 0.0), radius) for z, radius in reversed(_DOME)])
     elif link == 3:
-        white.loft([disc("z", z, (0, 0), 0.055) for z in (-0.121, -0.03)])
-        white.loft([disc("y", *end) for end in ((-0.055, (0, 0.0825), 0.04), (-0.02, (0, 0.0825), 0.055), (0.055, (0, 0.0825), 0.055))])
-        white.tube((0, 0, -0.04), (0.0825, 0, 0), 0.052)
-        dark.loft([disc("y", *end) for end in ((0.055, (0, 0.0825), 0.0525), (0.085, (0, 0.0825), 0.048), (0.101, (0, 0.0825), 0.036))])
+        white.loft([oval("z", z, x, (-y, y)) for z, x, y in _ELBOW_3])
+        white.tube((0.02, 0.0, -0.045), (0.0825, 0.025, 0.0), 0.048, 0.05)
+        white.loft([disc("y", y, (0.0, 0.0825), r) for y, r in ((0.0005, 0.055), (0.06, 0.0515))])
+        white.loft([disc("y", y, (0.0, 0.0825), r) for y, r in _CAP])
+        dark.loft([disc("y", y, (0.0, 0.0825), r) for y, r in _COLLAR])
     elif link == 4:
-        white.loft([disc("z", z, (0, 0), r) for z, r in ((-0.03, 0.045), (0.0, 0.055), (0.06, 0.0515))])
-        white.loft([disc("y", y, (0, -0.0825), r) for y, r in ((0.0, 0.04), (0.03, 0.0457), (0.06, 0.05), (0.124, 0.055))])
-        white.tube((-0.0825, 0.07, 0.0), (0.0, 0.0, 0.02), 0.05, 0.05)
-        white.loft([disc("z", z, (0, 0), r) for z, r in ((0.1, 0.0346), (0.107, 0.024), (0.111, 0.011))])
-        dark.loft([disc("z", z, (0, 0), r) for z, r in ((0.058, 0.0525), (0.07, 0.0517), (0.08, 0.0497), (0.09, 0.0468), (0.1, 0.0378))])
+        white.loft([disc("z", z, (0.0, 0.0), r) for z, r in ((0.0005, 0.055), (0.06, 0.0515))])
+        white.loft([oval("y", y, (-z, z), x) for y, x, z in _ELBOW_4])
+        white.loft([disc("z", z, (0.0, 0.0), r) for z, r in _CAP])
+        dark.loft([disc("z", z, (0.0, 0.0), r) for z, r in _COLLAR])
     elif link == 5:
         white.loft([oval("z", z, (-w, w), y, power=p) for z, w, y, p in _FOREARM])
         white.loft([disc("y", y, (0.0, 0.0), 0.0479) for y in (0.0158, 0.09)])
@@ -124,6 +126,26 @@ def _link_meshes(link: int) -> list[tuple[str, MeshBuilder, tuple[float, ...]]]:
         meshes.append((f"link{link}_trim", dark, DARK))
     return meshes
 
+
+# Links 1 and 2 are elbows: a pipe (height, its range in the plane of the elbow) that ends in a drum with a dome (height, radius)
+_ELBOW = ((-0.192, -0.055, 0.055), (-0.15, -0.056, 0.055), (-0.1, -0.0646, 0.0371), (-0.07, -0.0816, -0.002), (-0.04, -0.112, -0.0005))
+_DOME = ((-0.1294, 0.008), (-0.125, 0.0225), (-0.115, 0.036), (-0.1, 0.0482), (-0.08, 0.0535), (-0.06, 0.055), (-0.0005, 0.055))
+# Links 3 and 4: pipes (height, range along x, half width), and the dark collar and white cap at the end of their drums (height, radius)
+_ELBOW_3 = (
+    (-0.121, (-0.055, 0.055), 0.055),
+    (-0.09, (-0.0535, 0.0552), 0.0535),
+    (-0.06, (-0.0496, 0.0672), 0.0496),
+    (-0.03, (-0.03, 0.1), 0.041),
+)
+_ELBOW_4 = (
+    (0.0, (-0.095, 0.03), 0.034),
+    (0.03, (-0.1232, 0.02), 0.0407),
+    (0.06, (-0.1321, -0.0153), 0.0496),
+    (0.09, (-0.136, -0.0273), 0.0535),
+    (0.124, (-0.1375, -0.0275), 0.055),
+)
+_COLLAR = ((0.058, 0.0525), (0.07, 0.0517), (0.08, 0.0497), (0.09, 0.0468), (0.1, 0.0378))
+_CAP = ((0.1, 0.0346), (0.107, 0.024), (0.111, 0.011))
 
 # Outlines of the white body of link 5 from its joint 5 end to the wrist, of the white face of its cover, and of the cover itself:
 # z, half width along x, range along y, power (see `oval`)
@@ -165,11 +187,11 @@ _FOREARM_COVER = (
 # Link 6 from joint 6 (along z at the origin) to joint 7 (along y at x = 0.088): x, ranges along y and z, power; y and radius of the
 # cylinder; z, range along x, half width along y of the dark cover
 _WRIST_NECK = (
-    (-0.0478, (-0.008, 0.008), (0.006, 0.028), 3.0),
-    (-0.04, (-0.0262, 0.0262), (0.0038, 0.0344), 4.0),
-    (-0.02, (-0.0434, 0.0434), (0.0038, 0.0375), 5.0),
-    (0.0, (-0.0478, 0.0505), (-0.0052, 0.039), 6.0),
-    (0.02, (-0.0455, 0.0585), (-0.0142, 0.0405), 5.0),
+    (-0.0478, (-0.008, 0.008), (-0.0148, 0.030), 3.0),
+    (-0.04, (-0.0262, 0.0262), (-0.0148, 0.0344), 5.0),
+    (-0.02, (-0.0434, 0.0434), (-0.0148, 0.0375), 6.0),
+    (0.0, (-0.0478, 0.0505), (-0.0148, 0.039), 6.0),
+    (0.02, (-0.0455, 0.0585), (-0.0148, 0.0405), 5.0),
     (0.04, (-0.0420, 0.0692), (-0.0175, 0.0420), 4.0),
     (0.05, (-0.0450, 0.0763), (-0.0226, 0.0430), 3.5),
     (0.06, (-0.0512, 0.0770), (-0.0340, 0.0430), 3.5),

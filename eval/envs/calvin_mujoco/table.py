@@ -161,7 +161,7 @@ def _add_base(spec: mujoco.MjSpec, scene: Scene) -> None:
             (x0, 0.117 - 0.866 * lift, 0.608 + 0.5 * lift),
         ]
         grooves.polygon(np.array(corners))
-    grooves.add_to(spec, base, "base_grooves", material="wood", rgba=(0.55, 0.55, 0.55, 1.0))
+    grooves.add_to(spec, base, "base_grooves", material="wood", rgba=_tone(0.8))
 
 
 def _add_door(spec: mujoco.MjSpec, scene: Scene) -> None:
