@@ -50,12 +50,17 @@ def instantiate(tree, **options):
 """
 DRAWER = """
 class Environment:
-    '''The drawer moves by the first number of each action; all 34 tasks are solved by moving it 0.1 m.'''
-    cid, action_repeat = 0, 8
+    '''The drawer moves by the first number of each action; all 34 tasks are solved by moving it 0.1 m.
+
+    Images of the EGL renderer are 1, others 0; only connection 0 has it.
+    '''
+    action_repeat, open_connections = 8, set()
     def __init__(self, tree, **options):
         assert tree["robot"]["filename"] == "longer" and tree["robot"]["euler_obs"]
         assert not options["use_vr"] and not options["show_gui"]
-        self.egl, self.steps, self.drawer, self.action = options["use_egl"], 0, 0.0, None
+        self.cid = next(number for number in range(9) if number not in self.open_connections)
+        self.open_connections.add(self.cid)
+        self.egl, self.steps, self.drawer, self.action = options["use_egl"] and self.cid == 0, 0, 0.0, None
         light = types.SimpleNamespace(on=0, get_state=lambda: light.on)
         self.light = light
         self.button = types.SimpleNamespace(state=State.OFF, light=light)
@@ -78,7 +83,9 @@ class Environment:
     def get_camera_obs(self):
         return {"rgb_static": np.full((200, 200, 3), self.egl, np.uint8), "rgb_gripper": np.zeros((84, 84, 3), np.uint8)}, {}
     def close(self):
-        pass
+        self.open_connections.discard(self.cid)
+    def __del__(self):
+        self.close()
 
 class Tasks:
     def __init__(self, names):
@@ -187,6 +194,15 @@ def lit(on: bool) -> dict:
     scene_obs = np.zeros(24)
     scene_obs[5] = on
     return {"robot_obs": np.arange(15.0), "scene_obs": scene_obs}
+
+
+def test_every_scene_is_drawn_by_the_renderer_asked_for(adapter, checkout):
+    simulator = adapter(str(checkout))
+    for scene in ("D", "A", "D", "A"):
+        simulator.reset(task="open_drawer", scene=scene, **lit(False))
+        assert (simulator.scene, simulator.observation()["rgb_static"].max()) == (scene, 1)
+        assert simulator._env.open_connections == {0}
+    simulator.close()
 
 
 def test_a_step_is_eight_of_the_physics_and_the_task_is_the_originals(adapter, checkout):

@@ -58,8 +58,8 @@ class CalvinPyBullet:
         self._instantiate = hydra.utils.instantiate
         self._oracle = self._instantiate(self._load("tasks/new_playtable_tasks"))
         self.tasks = tuple(self._oracle.tasks)
-        self._environments: dict[str, Any] = {}
-        self._lit: set[str] = set()  # scenes that have rendered
+        self.scene, self._env = "", None
+        self._lit = False  # whether the environment has rendered
         self.task, self._steps, self.instruction = "", 0, ""
 
     def reset(
@@ -76,8 +76,7 @@ class CalvinPyBullet:
         del seed, render
         if robot_obs is None or scene_obs is None:
             raise ValueError("calvin_pybullet starts episodes from given states: run chains (--sequences) or recorded states (--states)")
-        self.scene = scene or "D"
-        self._env = self._environment(self.scene)
+        self._enter(scene or "D")
         self._env.scene.reset(np.asarray(scene_obs, np.float64))
         for button in self._env.scene.buttons:
             states = type(button.state)
@@ -108,9 +107,9 @@ class CalvinPyBullet:
         """robot_obs float32 [15], scene_obs float32 [24], and images uint8: rgb_static [200 200 3], rgb_gripper [84 84 3]."""
         found = {name: np.asarray(value, np.float32) for name, value in self._env.get_state_obs().items()}
         if render:
-            if self.scene not in self._lit:  # the first images of a scene are lit differently from all later ones
+            if not self._lit:  # the first images of an environment are lit differently from all later ones
                 self._env.get_camera_obs()
-                self._lit.add(self.scene)
+                self._lit = True
             images, _ = self._env.get_camera_obs()
             found.update({name: np.asarray(image, np.uint8) for name, image in images.items()})
         return found
@@ -133,19 +132,26 @@ class CalvinPyBullet:
         return action
 
     def close(self) -> None:
-        for environment in self._environments.values():
-            environment.close()
+        if self._env is not None:
+            self._env.close()
+            self._env.cid = -1  # it closes itself again when it is deleted: then the number may be the next one's
+        self.scene, self._env = "", None
 
     def _load(self, name: str) -> Any:
         from omegaconf import OmegaConf
 
         return OmegaConf.load(self._conf / f"{name}.yaml")
 
-    def _environment(self, scene: str) -> Any:
-        """The original environment of a scene, made when it is first used from the checkout's own files."""
+    def _enter(self, scene: str) -> None:
+        """Makes the original environment of a scene from the checkout's own files, unless it is the present one.
+
+        There is one at a time: calvin_env loads PyBullet's EGL renderer for the first connection of a process only, and a second one
+        would silently be drawn by another renderer.
+        """
         if scene not in self.scenes:
             raise ValueError(f"unknown scene {scene!r}; there are {', '.join(self.scenes)}")
-        if scene not in self._environments:
+        if scene != self.scene:
+            self.close()
             from omegaconf import OmegaConf
 
             tree = OmegaConf.create(
@@ -160,8 +166,8 @@ class CalvinPyBullet:
                 }
             )
             options = {"show_gui": False, "use_vr": False, "use_scene_info": True, "use_egl": self._renderer == "egl"}
-            self._environments[scene] = self._instantiate(tree.env, **options)
-        return self._environments[scene]
+            self._env = self._instantiate(tree.env, **options)
+            self.scene, self._lit = scene, False
 
 
 def _observed(info: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
