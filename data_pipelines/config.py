@@ -13,16 +13,22 @@ class DatasetConfig:
     """One dataset of a mixture."""
 
     path: str = setting("", "TFDS/RLDS directory, or its parent with version directories", on_resume=ANNOUNCED)
-    name: str = setting("calvin_mujoco", "row of data_pipelines.openx.registry")
+    name: str = setting("calvin_mujoco", "name of the robot, which --robot chooses where a policy acts")
+    robot: str = setting(
+        "",
+        "what describes it: a TOML or JSON file, JSON text, or a row of the registry; empty: robot.toml or robot.json next to the data, "
+        "else the row `name`",
+        on_resume=ANNOUNCED,
+    )
     weight: float = setting(1.0, "sampling weight, relative to the other datasets", more_than=0)
     per_step: bool = setting(False, "multiply weight by the number of steps of the split (as Octo and OpenVLA define weights)")
     split: str = setting("train", "TFDS split to use as 'train'")
     val_split: str = setting("val", "TFDS split to use as 'val'")
-    views: tuple[str, ...] = setting((), "views to use, by role ('primary', 'wrist', ...) or camera name; empty: those of the registry row")
-    clip_sampling: str = setting("", "how clips are sampled; '' is as in the registry row", choices=("", *CLIP_SAMPLING))
-    normalization: str = setting("", "how actions are normalised; '' is as in the registry row", choices=("", *NORMALIZATIONS))
+    views: tuple[str, ...] = setting((), "views to use, by role ('primary', 'wrist', ...) or camera name; empty: those of its description")
+    clip_sampling: str = setting("", "how clips are sampled; '' is as in its description", choices=("", *CLIP_SAMPLING))
+    normalization: str = setting("", "how actions are normalised; '' is as in its description", choices=("", *NORMALIZATIONS))
     quantiles: tuple[float, ...] = setting(
-        (), "the two quantiles that normalization 'quantile' maps to -1 and 1; empty: those of the registry row"
+        (), "the two quantiles that normalization 'quantile' maps to -1 and 1; empty: those of its description"
     )
     latents: bool = setting(False, "read clips as the VAE latents of `vpp data latents` instead of images; stage video only")
 
@@ -38,11 +44,16 @@ class DataConfig:
 
     datasets: tuple[DatasetConfig, ...] = setting((), "the datasets and their weights")
     mixture: str = setting(
-        "", "row of data_pipelines.openx.mixtures; `vpp train` replaces datasets by those of the mixture that data_dir has"
+        "",
+        "row of data_pipelines.openx.mixtures; `vpp train` adds those of its datasets that data_dir has; an entry of datasets without a "
+        "path changes fields of the member with its name",
     )
     data_dir: str = setting("", "directory that holds the datasets of the mixture, local or in a bucket", on_resume=ANNOUNCED)
     missing_datasets: str = setting("fail", "skip: train without the datasets of the mixture that data_dir lacks", choices=("fail", "skip"))
-    allow_unverified: tuple[str, ...] = setting((), "datasets to use although columns of their registry row are marked unverified")
+    refused: str = setting(
+        "fail", "skip: train without the datasets whose description lacks what the stage needs", choices=("fail", "skip")
+    )
+    allow_unverified: tuple[str, ...] = setting((), "datasets to use although columns of their description are marked unverified")
     batch_size: int = setting(16, "examples per step, over all processes", at_least=1)
     clip_frames: int = derived(16, "frames of a clip", "model.frames (stage vae: vae_training.clip_frames)")
     clip_stride: int = setting(2, "control steps between the frames of a clip", at_least=1)

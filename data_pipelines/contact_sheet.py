@@ -10,8 +10,7 @@ import numpy as np
 
 from data_pipelines import statistics
 from data_pipelines.errors import DataError
-from data_pipelines.openx.conventions import Gripper
-from data_pipelines.openx.registry import DatasetSpec
+from data_pipelines.openx.robot_spec import RobotSpec
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
 from data_pipelines.rlds.schema import ACTION, LANGUAGE_INSTRUCTION
 from data_pipelines.rlds.windows import whole_clip
@@ -27,12 +26,12 @@ TRACE_INCHES, GRIPPER_INCHES, GAP_INCHES, WIDTH_INCHES = 0.95, 0.6, 0.35, 8.4
 BLANK_SPREAD = 1.0
 
 
-def draw(dataset: RLDSDataset, path: Path, *, spec: DatasetSpec | None = None, episodes: int = 4, frames: int = 7, size: int = 128) -> None:
+def draw(dataset: RLDSDataset, path: Path, *, spec: RobotSpec | None = None, episodes: int = 4, frames: int = 7, size: int = 128) -> None:
     """Writes a PNG: one block per episode with its instruction, one row of images per camera, and the action over the steps.
 
     Args:
       dataset: any RLDS dataset; `episodes` evenly spaced episodes are drawn.
-      spec: its registry row: draw actions as training uses them, and name cameras by role. None: draw the column `action`.
+      spec: the description of its robot: draw actions as training uses them, and name cameras by role. None: draw the column `action`.
       frames: images per row, spread over the episode.
       size: image size in pixels, resized to a square as in training.
     """
@@ -67,7 +66,7 @@ def draw(dataset: RLDSDataset, path: Path, *, spec: DatasetSpec | None = None, e
         figure.savefig(temporary, format=path.suffix[1:] or "png")
 
 
-def _heading(dataset: RLDSDataset, spec: DatasetSpec | None, width: int) -> str:
+def _heading(dataset: RLDSDataset, spec: RobotSpec | None, width: int) -> str:
     """Dataset, rate, action and marks of the row, in lines of at most `width` characters."""
     lines = [f"{dataset.name} {dataset.version}, split {dataset.split}: {len(dataset)} episodes, {dataset.num_steps} steps"]
     if spec is None:
@@ -75,13 +74,13 @@ def _heading(dataset: RLDSDataset, spec: DatasetSpec | None, width: int) -> str:
     else:
         lines[0] += f", {spec.control_hz:g} Hz" if spec.control_hz else ", control rate unknown"
         unused = "; grey: steps without policy examples" if spec.first_step or (spec.action_parts and spec.action_parts.lost_steps) else ""
-        lines.append((f"action = {spec.action_key}" if spec.action_parts else "action as stored") + unused)
+        lines.append((f"action = {spec.action}" if spec.action_parts else "action as stored") + unused)
         lines += [f"UNVERIFIED, {column}: {why}" for column, why in spec.unverified.items()]
     return "\n".join(part for line in lines for part in textwrap.wrap(line, width))
 
 
 def _draw_frames(
-    axes: Any, episode: Episode, number: int, dataset: RLDSDataset, shown: np.ndarray, size: int, spec: DatasetSpec | None
+    axes: Any, episode: Episode, number: int, dataset: RLDSDataset, shown: np.ndarray, size: int, spec: RobotSpec | None
 ) -> None:
     roles = {key: role for role, key in spec.cameras.items()} if spec else {}
     cameras = dataset.schema.cameras
@@ -108,7 +107,7 @@ def _draw_frames(
     axes.tick_params(axis="y", pad=10, length=0)
 
 
-def _draw_actions(panels: list[Any], episode: Episode, dataset: RLDSDataset, spec: DatasetSpec | None, shown: np.ndarray) -> None:
+def _draw_actions(panels: list[Any], episode: Episode, dataset: RLDSDataset, spec: RobotSpec | None, shown: np.ndarray) -> None:
     """Panels of position, rotation and gripper over the steps. Dotted: the images shown; grey: steps without policy examples."""
     actions = _actions(episode, dataset, spec)
     for panel in panels:
@@ -145,28 +144,29 @@ def _draw_actions(panels: list[Any], episode: Episode, dataset: RLDSDataset, spe
                     panel.axvspan(start - 0.5, stop - 0.5, color="black", alpha=0.12, linewidth=0)
 
 
-def _draw_gripper(panel: Any, episode: Episode, values: np.ndarray, spec: DatasetSpec | None) -> None:
+def _draw_gripper(panel: Any, episode: Episode, values: np.ndarray, spec: RobotSpec | None) -> None:
     steps = np.arange(len(values))
     panel.fill_between(steps, values.min(initial=0), values, step="mid", color="black", alpha=0.25, linewidth=0)
     panel.plot(steps, values, color="black", linewidth=1.4, drawstyle="steps-mid")
     parts = spec.action_parts if spec else None
+    gripper = parts.grippers.get(6) if parts else None
     raw = None
-    if parts is not None and parts.gripper is not None:
-        raw = parts.gripper.of(lambda key: statistics.finite(episode, key))[:, 0]
+    if gripper is not None and gripper.key:
+        raw = gripper.stored(lambda key: statistics.finite(episode, key))[:, 0]
         panel.plot(raw, color="tab:orange", linestyle="--", linewidth=1.2, label="as stored")
         panel.legend(fontsize=7, loc="center right", borderpad=0.2, handlelength=1.6, framealpha=0.8)
     both = values if raw is None else np.concatenate([values, raw])
     low, high = min(0.0, float(both.min())), max(1.0, float(both.max()))
     panel.set_ylim(low - 0.15 * (high - low), high + 0.15 * (high - low))
     panel.set_ylabel("gripper", fontsize=8)
-    absent = parts is not None and parts.convention in (Gripper.ABSENT, Gripper.ABSENT_OPEN)
-    if parts is not None:
+    if gripper is not None:
+        absent = not gripper.key
         panel.set_yticks([0, 1], ["0: no gripper", "1"] if absent else ["0 closed", "1 open"])
     elif spec is not None and 6 in spec.signed_dimensions:
         panel.set_yticks([-1, 1], ["-1 close", "+1 open"])
 
 
-def _actions(episode: Episode, dataset: RLDSDataset, spec: DatasetSpec | None) -> np.ndarray | None:
+def _actions(episode: Episode, dataset: RLDSDataset, spec: RobotSpec | None) -> np.ndarray | None:
     """The actions that training uses; without a usable row, the column `action` if it is one vector per step."""
     if spec is not None and not {"action", "gripper"} & set(spec.unsupported):
         return statistics.actions(episode, spec)

@@ -13,7 +13,8 @@ from data_pipelines import statistics
 from data_pipelines.errors import BadRecordError
 from data_pipelines.instructions import flat_list, instructions_of
 from data_pipelines.openx.local_copy import missing_keys, unusable_stages
-from data_pipelines.openx.registry import REGISTRY, DatasetSpec, dataset_spec
+from data_pipelines.openx.robot_spec import RobotSpec
+from data_pipelines.openx.robots import known_robot
 from data_pipelines.rlds import images
 from data_pipelines.rlds.dataset import DatasetInfo, Episode, RLDSDataset
 from data_pipelines.rlds.schema import ACTION, IS_FIRST, IS_LAST, LANGUAGE_INSTRUCTION, OBSERVATION, Schema
@@ -26,15 +27,15 @@ COMMON_ACTION = "action as trained"
 INSTRUCTION_KEYS = (LANGUAGE_INSTRUCTION, "natural_language_instruction", "instructions")
 
 
-def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, images_per_episode: int = 1, row: str = "") -> dict:
+def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, images_per_episode: int = 1, robot: str = "") -> dict:
     """Report of every split, as JSON.
 
     Args:
-      row: name of the registry row to check against; "": the row with the dataset's name, if there is one.
+      robot: what describes the robot, as in `find_robot`; "": nothing where no file and no row does.
       images_per_episode: images decoded per camera and episode to find damaged and blank ones; all other columns are read completely.
     """
     info = DatasetInfo.read(path)
-    schema, spec = Schema.read(info.directory), dataset_spec(row) if row else REGISTRY.get(info.name)
+    schema, spec = Schema.read(info.directory), known_robot(info, robot)
     features = {name: {"kind": it.kind, "dtype": it.dtype, "shape": list(it.shape)} for name, it in schema.steps.items()}
     report = {
         "dataset": info.name,
@@ -42,7 +43,7 @@ def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, image
         "directory": str(info.directory),
         "features": features,
         "episode_features": sorted(schema.episode),
-        "registry": _row(spec, schema) if spec else None,
+        "robot": _described(spec, schema) if spec else None,
         "splits": {},
     }
     for name, split in info.splits.items():
@@ -60,13 +61,13 @@ def inspect_dataset(path: str | Path, index_dir: str | Path | None = None, image
     return report
 
 
-def _row(spec: DatasetSpec, schema: Schema) -> dict:
-    """What the registry row says of the dataset."""
+def _described(spec: RobotSpec, schema: Schema) -> dict:
+    """What the description says of the dataset."""
     return {
         "name": spec.name,
         "views": spec.cameras,
         "control_hz": spec.control_hz,
-        "action": spec.action_key,
+        "action": spec.action,
         "missing": missing_keys(spec, schema),
         "unusable": unusable_stages(spec),
     }
@@ -75,7 +76,7 @@ def _row(spec: DatasetSpec, schema: Schema) -> dict:
 class _Survey:
     """One pass over the episodes of a split."""
 
-    def __init__(self, schema: Schema, spec: DatasetSpec | None, images_per_episode: int):
+    def __init__(self, schema: Schema, spec: RobotSpec | None, images_per_episode: int):
         self.schema, self.images_per_episode = schema, images_per_episode
         self.spec = spec if spec and spec.action_parts and not spec.action_parts.problems(schema) else None
         self.numbers = {
@@ -227,9 +228,9 @@ class _Camera:
 def summary(report: dict) -> str:
     """The report as text."""
     lines = [f"{report['dataset']} {report['version']}  {report['directory']}"]
-    if row := report["registry"]:
+    if row := report["robot"]:
         views = ", ".join(f"{role}={key}" for role, key in row["views"].items())
-        lines.append(f"registry: views {views or 'none'}; action {row['action'] or 'none'}")
+        lines.append(f"robot {row['name']}: views {views or 'none'}; action {row['action'] or 'none'}")
         lines += [f"  missing: {key}" for key in row["missing"]]
         lines += [f"  not for {stage}: {why}" for stage, why in row["unusable"].items()]
     for name, split in report["splits"].items():

@@ -5,7 +5,6 @@ A source is a pure function of the index: `len(source)`, `source[i]`. The loader
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -15,7 +14,9 @@ from data_pipelines.cache import ByteLRU
 from data_pipelines.config import DataConfig, DatasetConfig
 from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.instructions import draw
-from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, DatasetSpec, dataset_spec
+from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS
+from data_pipelines.openx.robot_spec import RobotSpec
+from data_pipelines.openx.robots import robot_of
 from data_pipelines.rlds import windows
 from data_pipelines.rlds.dataset import RECORDED_IN, Episode, RLDSDataset
 from data_pipelines.rlds.latents import LatentsInfo, latent_cameras, read_latents
@@ -57,7 +58,7 @@ class EpochSource(Source, Protocol):
 
 
 def camera_frame(
-    episode: Episode, camera: str, step: int, spec: DatasetSpec, image_size: int, jpeg_dct_scaling: bool = False, antialias: bool = True
+    episode: Episode, camera: str, step: int, spec: RobotSpec, image_size: int, jpeg_dct_scaling: bool = False, antialias: bool = True
 ) -> np.ndarray:
     """The model's input image of one camera at one step: uint8 [s s 3], RGB."""
     # a JPEG decoded at a part of its size has no frequencies left that could alias
@@ -75,7 +76,7 @@ class _EpisodeSource:
     def __init__(
         self,
         dataset: RLDSDataset,
-        spec: DatasetSpec,
+        spec: RobotSpec,
         config: DataConfig,
         image_size: int,
         tokenizer: Tokenizer,
@@ -170,7 +171,7 @@ class ClipSource(_EpisodeSource):
     def __init__(
         self,
         dataset: RLDSDataset,
-        spec: DatasetSpec,
+        spec: RobotSpec,
         config: DataConfig,
         image_size: int,
         tokenizer: Tokenizer,
@@ -201,6 +202,7 @@ class ClipSource(_EpisodeSource):
             "dataset": self.dataset.name,
             "version": self.dataset.version,
             RECORDED_IN: self.dataset.recorded_in,
+            "robot": self.spec.to_json(),
             "cameras": list(self.cameras),
             "sampling": self.sampling,
             "windows": len(self),
@@ -239,7 +241,7 @@ class PolicySource(_EpisodeSource):
     def __init__(
         self,
         dataset: RLDSDataset,
-        spec: DatasetSpec,
+        spec: RobotSpec,
         config: DataConfig,
         image_size: int,
         tokenizer: Tokenizer,
@@ -269,8 +271,7 @@ class PolicySource(_EpisodeSource):
             "dataset": self.dataset.name,
             "version": self.dataset.version,
             RECORDED_IN: self.dataset.recorded_in,
-            "registry": self.spec.name,
-            "control_hz": self.spec.control_hz,
+            "robot": self.spec.to_json(),
             "views": dict(zip(self.views, self.cameras, strict=True)),
             "windows": len(self),
             "action": self.action_normalizer.to_json(),
@@ -285,7 +286,7 @@ class PolicySource(_EpisodeSource):
         example = {f"images/{view}": self._frame(episode, number, camera, start) for view, camera in cameras if self.with_images}
         actions = statistics.actions(episode, self.spec)
         steps, mask = windows.action_chunk(len(actions), start, self.config.action_horizon)
-        proprio = statistics.states(episode, self.spec)[start] if self.spec.proprio_key else np.zeros(0, np.float32)
+        proprio = statistics.states(episode, self.spec)[start] if self.spec.proprio else np.zeros(0, np.float32)
         return {
             **example,
             "proprio": self.proprio_normalizer.forward(proprio),
@@ -348,9 +349,9 @@ def clip_source(
       accept_latents: whether clips may be latents; either all datasets are read as latents or none.
     """
 
-    def make(entry: DatasetConfig, spec: DatasetSpec) -> ClipSource:
+    def make(entry: DatasetConfig, spec: RobotSpec) -> ClipSource:
         return ClipSource(
-            open_dataset(config, entry, split),
+            open_dataset(config, entry, spec, split),
             spec,
             config,
             image_size,
@@ -395,11 +396,11 @@ def policy_source(
       action_dim: action width of the model; a different width in the data is an error here, not in a jitted function.
     """
 
-    def make(entry: DatasetConfig, spec: DatasetSpec) -> PolicySource:
+    def make(entry: DatasetConfig, spec: RobotSpec) -> PolicySource:
         if entry.latents:
             raise DataError(f"data.datasets: {entry.name} is to be read as latents, but a policy needs images: set latents=False")
-        dataset = open_dataset(config, entry, split)
-        training = dataset if dataset.split == entry.split else open_dataset(config, entry, "train")
+        dataset = open_dataset(config, entry, spec, split)
+        training = dataset if dataset.split == entry.split else open_dataset(config, entry, spec, "train")
         return PolicySource(
             dataset,
             spec,
@@ -425,7 +426,7 @@ def policy_source(
     return mixture
 
 
-def open_dataset(config: DataConfig, entry: DatasetConfig, split: str = "train") -> RLDSDataset:
+def open_dataset(config: DataConfig, entry: DatasetConfig, spec: RobotSpec, split: str = "train") -> RLDSDataset:
     """The split of a dataset; 'train' and 'val' are mapped to the names in its configuration."""
     name = {"train": entry.split, "val": entry.val_split}.get(split, split)
     return RLDSDataset(
@@ -433,22 +434,22 @@ def open_dataset(config: DataConfig, entry: DatasetConfig, split: str = "train")
         name,
         index_dir=config.index_dir or None,
         on_bad_record=config.on_bad_record,
-        episode_filter=dataset_spec(entry.name).episode_filter,
+        episode_filter=spec.episode_filter,
         cache_bytes=config.bytes_per_dataset(config.cache_mb),
         retry=Retry(config.read_attempts),
     )
 
 
 def _mixture(
-    config: DataConfig, make: Callable[[DatasetConfig, DatasetSpec], EpisodeSourceT], columns: Sequence[str]
+    config: DataConfig, make: Callable[[DatasetConfig, RobotSpec], EpisodeSourceT], columns: Sequence[str]
 ) -> Mixture[EpisodeSourceT]:
-    """One source per dataset, if `columns` of every registry row are usable; the error names all datasets where they are not."""
+    """One source per dataset, if `columns` of every description are usable; the error names all datasets where they are not."""
     if not config.datasets:
         advice = (
             "expand data.mixture with data_pipelines.openx.mixtures.expand" if config.mixture else "name at least one dataset directory"
         )
         raise DataError(f"data.datasets is empty; {advice}")
-    specs = [_spec(entry) for entry in config.datasets]
+    specs = [robot_of(entry) for entry in config.datasets]
     unusable = {spec.name: spec.why_unusable(columns, spec.name in config.allow_unverified) for spec in specs}
     unusable = [f"{name} ({why})" for name, why in unusable.items() if why]
     if unusable:
@@ -457,34 +458,37 @@ def _mixture(
             "column is only not verified, check it on the data and add the dataset to data.allow_unverified"
         )
     sources = [make(entry, spec) for entry, spec in zip(config.datasets, specs, strict=True)]
-    sizes = [source.dataset.num_steps if entry.per_step else 1 for source, entry in zip(sources, config.datasets, strict=True)]
-    return Mixture(sources, [entry.weight * size for entry, size in zip(config.datasets, sizes, strict=True)])
+    return Mixture(sources, _weights(config.datasets, [source.dataset.num_steps for source in sources]))
 
 
-def _spec(entry: DatasetConfig) -> DatasetSpec:
-    """The row of a member, with what its configuration says in place of the row's choice."""
-    row = dataset_spec(entry.name)
-    return replace(row, normalization=entry.normalization or row.normalization, quantiles=entry.quantiles or row.quantiles)
+def _weights(members: Sequence[DatasetConfig], steps: Sequence[int]) -> list[float]:
+    """Sampling weights. `per_step` members divide, by their steps, what their weights add up to: next to them a plain weight means the same
+    as next to plain ones."""
+    per_step = [entry.weight * count for entry, count in zip(members, steps, strict=True) if entry.per_step]
+    if len(per_step) in (0, len(members)):
+        return per_step or [entry.weight for entry in members]
+    scale = sum(entry.weight for entry in members if entry.per_step) / sum(per_step)
+    return [entry.weight * (count * scale if entry.per_step else 1) for entry, count in zip(members, steps, strict=True)]
 
 
-def _check_columns(dataset: RLDSDataset, spec: DatasetSpec, action_dim: int | None) -> None:
+def _check_columns(dataset: RLDSDataset, spec: RobotSpec, action_dim: int | None) -> None:
     """Checks that features.json has the action and proprio columns of the row, and that the action has the model's width."""
     where = dataset.directory
     for key, parts, width in (
-        (spec.action_key, spec.action_parts, spec.action_width),
-        (spec.proprio_key, spec.proprio_parts, spec.proprio_width),
+        (spec.action, spec.action_parts, spec.action_width),
+        (spec.proprio, spec.proprio_parts, spec.proprio_width),
     ):
         problems = parts.problems(dataset.schema) if parts else []
         if problems:
             raise DataError(
-                f"{where}: registry row '{spec.name}' reads columns that features.json lacks: {', '.join(problems)} "
+                f"{where}: the description of '{spec.name}' reads columns that features.json lacks: {', '.join(problems)} "
                 f"(has {', '.join(sorted(dataset.schema.steps))}). This copy has another version or layout"
             )
         shape = dataset.schema.step(key, str(where)).shape if key and not parts else (width,)
         if shape != (width,):
             raise DataError(
-                f"{where}: field '{key}' has shape {list(shape)} in features.json, but registry row '{spec.name}' says "
-                f"[{width}]. Choose a matching dataset or row"
+                f"{where}: field '{key}' has shape {list(shape)} in features.json, but the description of '{spec.name}' says "
+                f"[{width}]. Choose a matching dataset or description"
             )
     if action_dim not in (None, spec.action_width):
         raise DataError(

@@ -17,7 +17,7 @@ import numpy as np
 
 from data_pipelines import storage
 from data_pipelines.errors import BadRecordError, DataError
-from data_pipelines.openx.registry import DatasetSpec
+from data_pipelines.openx.robot_spec import RobotSpec
 from data_pipelines.openx.standardise import Composition
 from data_pipelines.partial_stats import PartialStats
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
@@ -100,7 +100,7 @@ class DatasetStatistics:
             )
         return made
 
-    def action_normalizer(self, spec: DatasetSpec) -> Normalizer:
+    def action_normalizer(self, spec: RobotSpec) -> Normalizer:
         """Normalises actions as `spec` says."""
         return _normalizer(spec.normalization, self.columns["action"], spec.normalized or None)
 
@@ -118,14 +118,14 @@ def _normalizer(kind: str, column: ColumnStatistics, mask: tuple[bool, ...] | No
     return Normalizer.identity(len(column.mean))
 
 
-def compute(dataset: RLDSDataset, spec: DatasetSpec, on_bad_record: str = "fail", progress: Progress | None = None) -> DatasetStatistics:
+def compute(dataset: RLDSDataset, spec: RobotSpec, on_bad_record: str = "fail", progress: Progress | None = None) -> DatasetStatistics:
     """One pass over the action and proprio columns of every episode, in the memory of `RunningStats`."""
     return _finished(dataset, spec, partial_statistics(dataset, spec, range(len(dataset)), on_bad_record, progress))
 
 
 def partial_statistics(
     dataset: RLDSDataset,
-    spec: DatasetSpec,
+    spec: RobotSpec,
     episodes: range,
     on_bad_record: str = "fail",
     progress: Progress | None = None,
@@ -137,9 +137,9 @@ def partial_statistics(
       progress: called with (episodes done, episodes).
       workers: reader threads; the result does not depend on their number.
     """
-    if not spec.action_key:
+    if not spec.action:
         raise DataError(
-            f"{dataset.directory}: registry row '{spec.name}' has no actions, so it has no statistics; stages vae and video need none"
+            f"{dataset.directory}: the description of '{spec.name}' has no actions, so it has no statistics; stages vae and video need none"
         )
     made = PartialStats()
     if progress is not None:
@@ -156,7 +156,7 @@ def partial_statistics(
     return made
 
 
-def _finished(dataset: RLDSDataset, spec: DatasetSpec, partial: PartialStats) -> DatasetStatistics:
+def _finished(dataset: RLDSDataset, spec: RobotSpec, partial: PartialStats) -> DatasetStatistics:
     if not partial.columns or not partial.columns["action"].count:
         raise DataError(f"{dataset.directory} split {dataset.split}: no usable step, so there are no statistics")
     columns = {name: ColumnStatistics.of(key, partial.columns[name], spec.quantiles) for name, key in _keys(spec).items()}
@@ -174,16 +174,16 @@ def _finished(dataset: RLDSDataset, spec: DatasetSpec, partial: PartialStats) ->
     )
 
 
-def _keys(spec: DatasetSpec) -> dict[str, str]:
-    return {"action": spec.action_key} | ({"proprio": spec.proprio_key} if spec.proprio_key else {})
+def _keys(spec: RobotSpec) -> dict[str, str]:
+    return {"action": spec.action} | ({"proprio": spec.proprio} if spec.proprio else {})
 
 
-def _rows(dataset: RLDSDataset, index: int, spec: DatasetSpec) -> dict[str, np.ndarray] | BadRecordError:
+def _rows(dataset: RLDSDataset, index: int, spec: RobotSpec) -> dict[str, np.ndarray] | BadRecordError:
     """Actions and proprio of an episode, [steps, width] each, or the error of a bad record."""
     try:
         episode = dataset[index]
         rows = {"action": actions(episode, spec)[spec.first_step :]}
-        if spec.proprio_key:
+        if spec.proprio:
             rows["proprio"] = states(episode, spec)[spec.first_step :]
     except BadRecordError as error:
         return error
@@ -202,14 +202,14 @@ def _in_order(read: Callable[[int], T], indices: range, workers: int) -> Iterato
             yield ahead.popleft().result()
 
 
-def actions(episode: Episode, spec: DatasetSpec) -> np.ndarray:
+def actions(episode: Episode, spec: RobotSpec) -> np.ndarray:
     """The actions of an episode as `spec` defines them, [steps, action_width]; a composed action may lack the last step."""
-    return finite(episode, spec.action_key) if spec.action_parts is None else _composed(episode, "action", spec.action_parts)
+    return finite(episode, spec.action) if spec.action_parts is None else _composed(episode, "action", spec.action_parts)
 
 
-def states(episode: Episode, spec: DatasetSpec) -> np.ndarray:
+def states(episode: Episode, spec: RobotSpec) -> np.ndarray:
     """The proprio of an episode as `spec` defines it, [steps, proprio_width]."""
-    return finite(episode, spec.proprio_key) if spec.proprio_parts is None else _composed(episode, "proprio", spec.proprio_parts)
+    return finite(episode, spec.proprio) if spec.proprio_parts is None else _composed(episode, "proprio", spec.proprio_parts)
 
 
 def _composed(episode: Episode, name: str, composition: Composition) -> np.ndarray:
@@ -237,7 +237,7 @@ def statistics_path(dataset: RLDSDataset, index_dir: Location | None = None) -> 
 
 def save_partial(
     dataset: RLDSDataset,
-    spec: DatasetSpec,
+    spec: RobotSpec,
     shard_index: int,
     num_shards: int,
     *,
@@ -258,12 +258,12 @@ def _parts(dataset: RLDSDataset, index_dir: Location | None) -> Location:
     return index_path(dataset.directory, dataset.split, index_dir, "statistics", ".parts")
 
 
-def _about(dataset: RLDSDataset, spec: DatasetSpec) -> dict:
+def _about(dataset: RLDSDataset, spec: RobotSpec) -> dict:
     """What identifies the data: all parts must agree in it. The quantile levels are not included, since a histogram has all quantiles."""
     return {"fingerprint": dataset.fingerprint, "first_step": spec.first_step, "keys": _keys(spec)}
 
 
-def _merged(dataset: RLDSDataset, spec: DatasetSpec, directory: Location) -> PartialStats | None:
+def _merged(dataset: RLDSDataset, spec: RobotSpec, directory: Location) -> PartialStats | None:
     """The merged parts in `directory`, if the parts of all hosts exist."""
     try:
         names = sorted(name for name in storage.list_files(directory) if name.endswith(".npz"))
@@ -287,7 +287,7 @@ def _merged(dataset: RLDSDataset, spec: DatasetSpec, directory: Location) -> Par
 
 def load_or_compute(
     dataset: RLDSDataset,
-    spec: DatasetSpec,
+    spec: RobotSpec,
     *,
     index_dir: Location | None = None,
     on_bad_record: str = "fail",

@@ -37,6 +37,7 @@ class PolicyMetadata:
     statistics_hash: str = ""
     weights_hash: str = ""  # of all parameters; '' where they have none
     recorded_in: dict[str, str | int] = field(default_factory=dict)  # simulator, version, ... of its data, where known; see `conditions`
+    robot: str = ""  # of those it was trained on, the one that acts
     action_mode: str = ""  # 'relative' or 'absolute', where that is known
     options: dict[str, str | int | float | bool] = field(default_factory=dict)  # e.g. denoising steps
 

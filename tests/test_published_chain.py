@@ -209,7 +209,7 @@ def test_other_hand_overs(beds, handover):
             init = ""
         case "latents":
             out, vae = bed.folder / "latents", bed.folder / "published" / "vae"
-            source = (f"--dataset={bed.folder / 'data'}", "--name=calvin", f"--config={bed.config('svd_calvin_video')}")
+            source = (f"--dataset={bed.folder / 'data'}", "--robot=calvin", f"--config={bed.config('svd_calvin_video')}")
             assert main(["data", "latents", *source, f"--config.init.vae={vae}", f"--out={out}"]) == 0
             of_video = {"data.datasets": ({"path": str(out), "name": "calvin", "latents": True},)}
         case "one_view":

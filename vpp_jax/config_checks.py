@@ -32,6 +32,7 @@ def check_experiment(config: Any) -> None:
     _check_evaluators(config)
     if config.stage == "policy":
         _check_policy(model)
+        _check_robots(data)
 
 
 def _check_evaluators(config: Any) -> None:
@@ -49,6 +50,15 @@ def _check_evaluators(config: Any) -> None:
             raise ConfigError(f"{where} is the same as an earlier one")
     if config.train.keep_best and not (config.train.eval_every or any(entry.every for entry in config.train.evaluators)):
         raise ConfigError(f"train.keep_best is '{config.train.keep_best}', but nothing is evaluated: set train.eval_every")
+
+
+def _check_robots(data: Any) -> None:
+    names = [entry.name for entry in data.datasets]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(
+            f"data.datasets has {', '.join(twice)} more than once: a policy knows its robots by name. Give each entry a name of its own, "
+            "and say in `robot` which row or file describes it"
+        )
 
 
 def _check_policy(model: Any) -> None:

@@ -21,7 +21,8 @@ from data_pipelines import storage
 from data_pipelines.builders import sharded, writer
 from data_pipelines.builders.sharded import Progress, Shard
 from data_pipelines.errors import BadRecordError, DataError
-from data_pipelines.openx.registry import DatasetSpec, dataset_spec
+from data_pipelines.openx.robot_spec import RobotSpec
+from data_pipelines.openx.robots import find_robot
 from data_pipelines.rlds.dataset import DatasetInfo, Episode, RLDSDataset
 from data_pipelines.rlds.latents import LATENTS, LatentsInfo, logvar_of, mean_of
 from data_pipelines.rlds.schema import STEPS, Feature, Schema
@@ -38,8 +39,8 @@ class LatentsSettings:
 
     Attributes:
       dataset: RLDS directory.
-      row: registry row, which defines the cameras; "": the dataset's own name.
-      views: by role or camera name; empty: the `clip_views` of the row.
+      robot: what describes the robot and so the cameras, as in `find_robot`.
+      views: by role or camera name; empty: the `clip_views` of the robot.
       splits: empty: every complete split.
       image_size: size of the square frames in pixels.
       latent_shape: (h, w, c) of the latents of one frame.
@@ -50,7 +51,7 @@ class LatentsSettings:
     """
 
     dataset: Location
-    row: str
+    robot: str
     views: tuple[str, ...]
     splits: tuple[str, ...]
     image_size: int
@@ -76,7 +77,7 @@ class LatentsBuild:
         self._info = DatasetInfo.read(settings.dataset)
         self.name, self.version = self._info.name, self._info.version
         self.description = f"Latents of {self.name} {self.version}.\nImages are replaced by the posterior of VAE {settings.vae}."
-        self.spec: DatasetSpec = dataset_spec(settings.row or self.name)
+        self.spec: RobotSpec = find_robot(self._info.directory, robot=settings.robot)
         schema = Schema.read(self._info.directory)
         views = settings.views or tuple(self.spec.clip_views)
         self.cameras = tuple(dict.fromkeys(self.spec.camera(view, schema.cameras, str(self._info.directory)) for view in views))

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from data_pipelines import storage
 from data_pipelines.errors import DataError, DatasetNotFoundError
-from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, REGISTRY, DatasetSpec
+from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, REGISTRY
+from data_pipelines.openx.robot_spec import RobotSpec
+from data_pipelines.openx.robots import described_robot
 from data_pipelines.openx.table import OPENX
 from data_pipelines.rlds.dataset import DatasetInfo
 from data_pipelines.rlds.schema import Schema
@@ -101,16 +103,17 @@ def _check(root: Location, name: str) -> Finding:
         found = locate(root, name)
         if found is not None:
             row, info = found
-            return _compare(name, REGISTRY[row], OPENX[row].versions if row in OPENX else (info.version,), info)
+            spec = described_robot(info.directory, row) or REGISTRY[row]
+            return _compare(name, spec, OPENX[row].versions if row in OPENX else (info.version,), info)
         if row_of(name) is None and _is_dataset(root, name):
             info = DatasetInfo.read(storage.join(storage.location(root), name))
-            return _compare(name, None, (info.version,), info)
+            return _compare(name, described_robot(info.directory), (info.version,), info)
     except DataError as error:
         return Finding(name, MISSING_KEY, problems=(str(error),))
     return Finding(name, ABSENT, problems=() if row_of(name) else ("not in the registry either",))
 
 
-def _compare(name: str, spec: DatasetSpec | None, versions: Sequence[str], info: DatasetInfo) -> Finding:
+def _compare(name: str, spec: RobotSpec | None, versions: Sequence[str], info: DatasetInfo) -> Finding:
     found = [] if spec else [(NO_ROW, "views and actions are unknown")]
     if info.version not in versions:
         found.append((OTHER_VERSION, f"version {info.version}, expected {' or '.join(versions)}"))
@@ -131,18 +134,18 @@ def _compare(name: str, spec: DatasetSpec | None, versions: Sequence[str], info:
     )
 
 
-def unusable_stages(spec: DatasetSpec) -> dict[str, str]:
+def unusable_stages(spec: RobotSpec) -> dict[str, str]:
     """'video' or 'policy' -> why this stage cannot be trained on the dataset."""
     reasons = {stage: spec.why_unusable(columns) for stage, columns in (("video", CLIP_COLUMNS), ("policy", POLICY_COLUMNS))}
     return {stage: why for stage, why in reasons.items() if why}
 
 
-def missing_keys(spec: DatasetSpec, schema: Schema) -> list[str]:
+def missing_keys(spec: RobotSpec, schema: Schema) -> list[str]:
     """What the row reads but features.json lacks, except columns that the row marks as unsupported."""
     missing = [f"camera '{key}'" for key in spec.cameras.values() if key not in schema.cameras]
     if not any(key in schema.steps or key in schema.episode for key in spec.instruction_keys):
         missing.append(f"instruction '{spec.instruction_keys[0]}'")
-    for column, key, parts in (("action", spec.action_key, spec.action_parts), ("proprio", spec.proprio_key, spec.proprio_parts)):
+    for column, key, parts in (("action", spec.action, spec.action_parts), ("proprio", spec.proprio, spec.proprio_parts)):
         if parts is not None:
             missing += parts.problems(schema)
         elif key and column not in spec.unsupported and key not in schema.steps:

@@ -3,16 +3,19 @@
 The definition of a weight differs. Octo and OpenVLA multiply it by the number of steps N of the dataset before normalising,
 p_i = w_i N_i / sum_j w_j N_j, so that 1 is "in proportion to size" (`per_step`). RT-1-X, iVideoGPT and VPP use plain sampling weights.
 Where two lists are merged, the weight of the first one is used. A dataset without a registry row (private data, or a copy that only Octo
-has) counts as missing.
+has) counts as missing, unless an entry of `data.datasets` says where it is.
 """
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from data_pipelines.config import DataConfig, DatasetConfig
 from data_pipelines.errors import DataError
 from data_pipelines.openx import local_copy
+from data_pipelines.openx.registry import CLIP_COLUMNS
+from data_pipelines.openx.robots import robot_of
 from vpp_jax.common.errors import did_you_mean, nearest
 
 # Names of validation splits, in order of preference.
@@ -224,19 +227,31 @@ def mixture(name: str) -> MixtureTable:
     return MIXTURES[name]
 
 
-def expand(config: DataConfig) -> DataConfig:
-    """`config` with `datasets` filled from its mixture; unchanged if it names none.
+def expand(config: DataConfig, columns: Sequence[str] = CLIP_COLUMNS) -> DataConfig:
+    """`config` with the members of its mixture added to `datasets`.
 
-    DataError listing every dataset that `data_dir` lacks, unless `data.missing_datasets` is 'skip'.
+    An entry of `datasets` that has a path is a dataset of its own. One without a path changes the fields of the member with its name: its
+    weight, its views, ... DataError where there is no such member, listing every dataset that `data_dir` lacks (unless `missing_datasets`
+    is 'skip'), and every one whose description lacks one of `columns` (unless `refused` is 'skip').
     """
     if not config.mixture:
-        return config
+        return _usable(config, columns)
     table = mixture(config.mixture)
     if not config.data_dir:
         raise DataError(f"data.mixture is '{config.mixture}', but data.data_dir is empty; set it to the directory that holds the datasets")
-    found = {name: local_copy.locate(config.data_dir, name) for name in table.weights}
+    own = [_own(entry, table) for entry in config.datasets if entry.path]
+    changes = {entry.name: _changed(entry) for entry in config.datasets if not entry.path}
+    names = {name: local_copy.row_of(name) or name for name in table.weights}
+    for name, changed in changes.items():
+        if changed and name not in {*names, *names.values()}:
+            raise DataError(
+                f"data.datasets changes {', '.join(changed)} of '{name}', which is no member of mixture '{config.mixture}'"
+                f"{nearest(name, names)}; give it a path to add it as a dataset of its own"
+            )
+    replaced = {entry.name for entry in own}
+    found = {name: local_copy.locate(config.data_dir, name) for name, row in names.items() if not {name, row} & replaced}
     missing = [name for name, entry in found.items() if entry is None]
-    if missing and (config.missing_datasets == "fail" or len(missing) == len(found)):
+    if missing and (config.missing_datasets == "fail" or (len(missing) == len(found) and not own)):
         raise DataError(
             f"{config.data_dir} lacks {len(missing)} of the {len(found)} datasets of mixture '{config.mixture}': "
             f"{', '.join(missing)}. Copy them, or set data.missing_datasets=skip; "
@@ -257,13 +272,39 @@ def expand(config: DataConfig) -> DataConfig:
             row, info = entry
             splits = info.splits
             complete = [split for split in VALIDATION if split in splits and splits[split].files and not splits[split].absent]
-            datasets.append(
-                DatasetConfig(
-                    path=str(info.directory),
-                    name=row,
-                    weight=table.weights[name],
-                    per_step=table.per_step,
-                    val_split=complete[0] if complete else "train",
-                )
+            member = DatasetConfig(
+                path=str(info.directory),
+                name=row,
+                weight=table.weights[name],
+                per_step=table.per_step,
+                val_split=complete[0] if complete else "train",
             )
-    return replace(config, datasets=tuple(datasets), mixture="", data_dir="")
+            datasets.append(replace(member, **(changes.get(row, {}) | changes.get(name, {}))))
+    return _usable(replace(config, datasets=(*datasets, *own), mixture="", data_dir=""), columns)
+
+
+def _own(entry: DatasetConfig, table: MixtureTable) -> DatasetConfig:
+    """An entry with a path; in place of a member, it has that member's weight if it says none."""
+    if entry.name not in table.weights:
+        return entry
+    return replace(DatasetConfig(weight=table.weights[entry.name], per_step=table.per_step), name=entry.name, **_changed(entry))
+
+
+def _changed(entry: DatasetConfig) -> dict[str, Any]:
+    """The fields of an entry that are not at their defaults."""
+    defaults = DatasetConfig(name=entry.name)
+    return {field.name: value for field in fields(entry) if (value := getattr(entry, field.name)) != getattr(defaults, field.name)}
+
+
+def _usable(config: DataConfig, columns: Sequence[str]) -> DataConfig:
+    """With `refused` 'skip', without the datasets that lack one of `columns`, which are logged."""
+    if config.refused == "fail":
+        return config
+    specs = {entry: robot_of(entry) for entry in config.datasets}
+    refused = {entry: spec.why_unusable(columns, entry.name in config.allow_unverified) for entry, spec in specs.items()}
+    kept = tuple(entry for entry, why in refused.items() if not why)
+    if skipped := [f"{entry.name} ({why})" for entry, why in refused.items() if why]:
+        if not kept:
+            raise DataError(f"data.refused=skip leaves no dataset: {', '.join(skipped)}")
+        log.warning("%d of %d datasets cannot be used here and are skipped: %s", len(skipped), len(refused), ", ".join(skipped))
+    return replace(config, datasets=kept)

@@ -83,8 +83,23 @@ def quaternion_to_euler(quaternion: Float[np.ndarray, "t 4"]) -> Float[np.ndarra
 
 
 def reached(state: Float[np.ndarray, "t n"]) -> Float[np.ndarray, "t-1 n"]:
-    """The achieved motion s[t+1] - s[t], in place of the commanded one. Angles are subtracted without wrap-around."""
+    """The achieved motion s[t+1] - s[t], in place of the commanded one."""
     return np.diff(np.asarray(state, np.float64), axis=0)
+
+
+def reached_angles(state: Float[np.ndarray, "t n"]) -> Float[np.ndarray, "t-1 n"]:
+    """The same for angles in radians: from pi - 0.1 to 0.1 - pi an angle grows by 0.2."""
+    return (reached(state) + np.pi) % (2 * np.pi) - np.pi
+
+
+# What a term does with its columns, apart from grippers (`OPENNESS`).
+MAPS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "columns": lambda values: values,
+    "euler": quaternion_to_euler,
+    "reached": reached,
+    "reached_angles": reached_angles,
+}
+GRIPPERS = {convention.name.lower(): convention for convention in OPENNESS}
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,8 @@ class Part:
 
     Attributes:
       kind: 'columns': dimensions start:stop of step column `key`; 'euler': Euler angles of the quaternion there; 'reached': its difference
-        between steps; 'zeros': `stop` zeros.
+        between steps, 'reached_angles' of angles; a key of `GRIPPERS`: the gripper's openness; 'zeros': `stop` zeros.
+      key: '' for zeros and for grippers that no column has.
       start, stop: as in a Python slice: negative numbers count from the end, None is the end.
     """
 
@@ -104,7 +120,16 @@ class Part:
 
     @property
     def width(self) -> int:
-        return 3 if self.kind == "euler" else (self.stop or 0) - self.start
+        return 3 if self.kind == "euler" else 1 if self.is_gripper else (self.stop or 0) - self.start
+
+    @property
+    def is_gripper(self) -> bool:
+        return self.kind in GRIPPERS
+
+    @property
+    def lost_steps(self) -> int:
+        """Number of steps at the end of an episode without a value."""
+        return int(self.kind.startswith("reached"))
 
     @property
     def needs(self) -> int:
@@ -112,81 +137,93 @@ class Part:
         return max(-self.start, self.stop or 0)
 
     def __str__(self) -> str:
-        columns = f"{self.key}[{self.start}:{'' if self.stop is None else self.stop}]"
+        columns = f"{self.key}[{self.start}:{'' if self.stop is None else self.stop}]" if self.key else ""
         return {"columns": columns, "zeros": f"{self.width}*0"}.get(self.kind, f"{self.kind}({columns})")
 
-    def of(self, column: Column) -> Float[np.ndarray, "t w"]:
-        """The values of this part; not for kind 'zeros', whose length depends on the other parts."""
+    def stored(self, column: Column) -> Float[np.ndarray, "t n"]:
+        """The values of its columns, as stored."""
         values = column(self.key)
-        values = values.reshape(len(values), -1)[:, self.start : self.stop]
-        if self.kind == "reached":
-            return reached(values)
-        return quaternion_to_euler(values) if self.kind == "euler" else np.asarray(values, np.float64)
+        return np.asarray(values.reshape(len(values), -1)[:, self.start : self.stop], np.float64)
+
+    def of(self, column: Column, steps: int) -> Float[np.ndarray, "t w"]:
+        """The values of this part; fewer than `steps` by `lost_steps`."""
+        if self.is_gripper:
+            return openness(self.stored(column)[:, 0] if self.key else np.zeros(steps), GRIPPERS[self.kind])[:, None]
+        return MAPS[self.kind](self.stored(column)) if self.key else np.zeros((steps, self.width))
 
 
-_PART = re.compile(r"(?:(?P<zeros>\d+)\*0|(?:(?P<kind>euler|reached)\()?(?P<key>[^\[\]()]+)\[(?P<start>-?\d+):(?P<stop>-?\d*)\]\)?)")
+_PART = re.compile(r"(?P<zeros>\d+)\*0|(?:(?P<kind>\w+)\((?P<inner>[^()]*)\)|(?P<plain>[^()]+))")
+_COLUMNS = re.compile(r"(?P<key>[^\[\]()]+)\[(?P<start>-?\d+):(?P<stop>-?\d*)\]")
 
 
 def parts(text: str) -> tuple[Part, ...]:
-    """'action[0:3] + euler(action[3:7])' or 'observation/state[0:3] + 3*0', in the order of the result; slices as in Python."""
-    made = []
-    for term in filter(None, text.split(" + ")):
-        match = _PART.fullmatch(term)
-        if match is None:
-            raise ValueError(f"'{term}' is not one of KEY[a:b], euler(KEY[a:b]), reached(KEY[a:b]), N*0")
-        if match["zeros"]:
-            made.append(Part("zeros", stop=int(match["zeros"])))
-        else:
-            made.append(Part(match["kind"] or "columns", match["key"], int(match["start"]), int(match["stop"]) if match["stop"] else None))
-    return tuple(made)
+    """'action[0:3] + euler(action[3:7]) + closed(action[7:8])' or 'observation/state[0:3] + 3*0', in the order of the result; slices as in
+    Python. ValueError says which term is none."""
+    return tuple(map(_part, filter(None, text.split(" + "))))
+
+
+def _part(term: str) -> Part:
+    match = _PART.fullmatch(term.strip())
+    if match and match["zeros"]:
+        return Part("zeros", stop=int(match["zeros"]))
+    kind = (match["kind"] or "columns") if match else ""
+    columns = _COLUMNS.fullmatch(match["inner"] or match["plain"] or "") if match else None
+    if kind in ("absent", "absent_open") and match and not match["inner"]:
+        return Part(kind)
+    if columns is None or kind not in (*MAPS, *GRIPPERS):
+        kinds = ", ".join(f"{name}(KEY[a:b])" for name in (*MAPS, *GRIPPERS) if name != "columns")
+        raise ValueError(f"'{term}' is not one of KEY[a:b], N*0, absent(), absent_open(), {kinds}")
+    return Part(kind, columns["key"], int(columns["start"]), int(columns["stop"]) if columns["stop"] else None)
 
 
 @dataclass(frozen=True)
 class Composition:
-    """How an action or state is composed of step columns; with `convention`, the last dimension is the gripper."""
+    """How an action or state is composed of step columns."""
 
     parts: tuple[Part, ...]
-    gripper: Part | None = None
-    convention: Gripper | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Composition":
+        """See `parts`."""
+        return cls(parts(text))
 
     @property
     def width(self) -> int:
-        return sum(part.width for part in self.parts) + (self.convention is not None)
+        return sum(part.width for part in self.parts)
 
     @property
     def lost_steps(self) -> int:
         """Number of steps at the end of an episode without a value."""
-        return int(any(part.kind == "reached" for part in self.parts))
+        return max((part.lost_steps for part in self.parts), default=0)
+
+    @property
+    def grippers(self) -> dict[int, Part]:
+        """Dimension of the result -> the gripper that it is."""
+        starts = np.cumsum([0, *(part.width for part in self.parts)]).tolist()
+        return {start: part for start, part in zip(starts, self.parts, strict=False) if part.is_gripper}
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Step features that it reads, without duplicates."""
-        return tuple(dict.fromkeys(part.key for part in (*self.parts, *filter(None, (self.gripper,))) if part.key))
+        return tuple(dict.fromkeys(part.key for part in self.parts if part.key))
 
     def __str__(self) -> str:
-        terms = [str(part) for part in self.parts]
-        if self.convention is not None:
-            terms.append(f"{self.convention.name.lower()}({self.gripper or ''})")
-        return " + ".join(terms)
+        return " + ".join(map(str, self.parts))
 
     def problems(self, schema: Schema) -> list[str]:
         """What features.json lacks: missing columns, or columns that are too narrow."""
         found = []
-        for part in filter(None, (*self.parts, self.gripper)):
+        for part in self.parts:
             if not part.key:
                 continue
             feature = schema.steps.get(part.key)
             if feature is None or feature.kind != "tensor":
                 found.append(f"step field '{part.key}'")
             elif None not in feature.shape and math.prod(feature.fixed_shape) < part.needs:
-                found.append(f"{part} (its shape is {list(feature.shape)})")
+                found.append(f"{Part('columns', part.key, part.start, part.stop)} (its shape is {list(feature.shape)})")
         return list(dict.fromkeys(found))
 
     def of(self, column: Column, steps: int) -> Float[np.ndarray, "t w"]:
         """The values of an episode of `steps` steps, float32. ValueError if they are undefined (a quaternion of norm zero)."""
         rows = steps - self.lost_steps
-        made = [np.zeros((rows, part.width)) if part.kind == "zeros" else part.of(column)[:rows] for part in self.parts]
-        if self.convention is not None:
-            raw = np.zeros(steps) if self.gripper is None else self.gripper.of(column)[:, 0]
-            made.append(openness(raw, self.convention)[:rows, None])
-        return np.concatenate(made, 1).astype(np.float32)
+        return np.concatenate([part.of(column, steps)[:rows] for part in self.parts], 1).astype(np.float32)

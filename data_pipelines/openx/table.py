@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from data_pipelines.openx.conventions import ACTION_WIDTH, PROPRIO_WIDTH, ActionEncoding, Gripper, Proprio
 from data_pipelines.openx.filters import SEVERAL_STEPS, SUCCESS_FLAG, SUCCESS_PATH
-from data_pipelines.openx.standardise import Composition, parts
+from data_pipelines.openx.standardise import Composition
 from data_pipelines.rlds.filters import EpisodeFilter
 
 # Columns of a row that `unverified` may name.
@@ -70,17 +70,19 @@ class OpenXDataset:
         """Composition of the common action; None if there is none."""
         if self.action is not ActionEncoding.EEF_DELTA or self.gripper_convention is Gripper.UNKNOWN:
             return None
-        return Composition(parts(self.ee_delta_keys), next(iter(parts(self.gripper_key)), None), self.gripper_convention)
+        return Composition.parse(f"{self.ee_delta_keys} + {self.gripper_convention.name.lower()}({self.gripper_key})")
 
     @property
     def proprio_composition(self) -> Composition:
-        return Composition(parts(self.proprio_keys or f"{PROPRIO_WIDTH}*0"))
+        return Composition.parse(self.proprio_keys or f"{PROPRIO_WIDTH}*0")
 
 
 # Column names that Google's first datasets share.
 WORLD_MOTION = "action/world_vector[0:3] + action/rotation_delta[0:3]"
 CLOSEDNESS = "action/gripper_closedness_action[0:1]"
 OBSERVED_INSTRUCTION = "observation/natural_language_instruction"
+# the achieved motion of bridge, in place of the commanded one
+REACHED = "reached(observation/state[0:3]) + reached_angles(observation/state[3:6])"
 POSE_AND_GRIPPER = "observation/state[0:6] + 1*0 + observation/state[6:7]"
 JOINTS_AND_GRIPPER = "observation/state[0:8]"
 NO_SIGN = {"gripper": "which sign is open is not documented"}
@@ -121,7 +123,7 @@ _ROWS = (
         versions=("0.0.1",),
         control_hz=5,
         cameras={"primary": "image_0", "secondary": "image_1"},
-        ee_delta_keys="reached(observation/state[0:6])",
+        ee_delta_keys=REACHED,
         gripper_convention=Gripper.CONTINUOUS_OPEN,
         proprio=Proprio.POS_EULER,
         proprio_keys="observation/state[0:6] + 1*0 + observation/state[-1:]",
@@ -135,7 +137,7 @@ _ROWS = (
         aliases=("bridge_orig",),
         control_hz=5,
         cameras={"primary": "image_0", "secondary": "image_1", "tertiary": "image_2", "wrist": "image_3"},
-        ee_delta_keys="reached(observation/state[0:6])",
+        ee_delta_keys=REACHED,
         gripper_convention=Gripper.CONTINUOUS_OPEN,
         proprio=Proprio.POS_EULER,
         proprio_keys="observation/state[0:6] + 1*0 + observation/state[-1:]",
@@ -425,16 +427,12 @@ _ROWS = (
         name="robo_net",
         versions=("1.0.0",),
         control_hz=1,
-        cameras={"primary": "image", "secondary": "image1"},
+        cameras={"primary": "image", "secondary": "image1", "tertiary": "image2"},
         ee_delta_keys="action[0:4] + 2*0",
         gripper_key="action[4:5]",
         proprio=Proprio.POS_EULER,
         proprio_keys="observation/state[0:4] + 3*0 + observation/state[-1:]",
-        unverified={
-            "cameras": "which of its copies has a third camera",
-            "instruction": "whether every copy has one",
-            "gripper": "its convention is not documented",
-        },
+        unverified={"gripper": "its convention is not documented"},
         notes="yaw is in the first rotation dimension",
     ),
     OpenXDataset(
@@ -743,7 +741,7 @@ _ROWS = (
         versions=("0.0.1",),
         control_hz=None,
         cameras={"primary": "image_0", "secondary": "image_1"},
-        ee_delta_keys="reached(observation/state[0:6])",
+        ee_delta_keys=REACHED,
         gripper_convention=Gripper.CONTINUOUS_OPEN,
         proprio=Proprio.POS_EULER,
         proprio_keys=POSE_AND_GRIPPER,

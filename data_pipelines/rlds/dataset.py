@@ -199,7 +199,7 @@ class RLDSDataset:
       index_dir: directory of the record index; default: next to the shards.
       on_bad_record: 'fail' raises on the first defect in the index; 'skip' skips such records and lists them in `defects`.
       cache_bytes: memory for parsed episodes.
-      episode_filter: which episodes are used; None: all. A registry row names the one of its dataset.
+      episode_filter: which episodes are used; None: all. The description of a robot names the one of its dataset.
       retry: attempts and pauses of reads.
       workers: threads that build the index if there is none.
     Attributes:
@@ -400,7 +400,7 @@ def _count(payload: bytes | memoryview, schema: Schema, episode_filter: EpisodeF
         return steps if episode_filter.keep(examples.Example(payload), steps) else FILTERED
     except IndexError as error:
         raise ValueError(
-            f"nothing in the record says whether it is one of the '{episode_filter.removes}' that the registry row filters"
+            f"nothing in the record says whether it is one of the '{episode_filter.removes}' that its description filters"
         ) from error
 
 

@@ -130,7 +130,7 @@ def write_openx(tmp_path):
         directory = tmp_path / root / (folder or row.folder or row.name) / (version or row.versions[0])
         directory.mkdir(parents=True)
         compositions = [composition for composition in (row.composition, row.proprio_composition) if composition is not None]
-        used = [part for composition in compositions for part in (*composition.parts, composition.gripper) if part is not None and part.key]
+        used = [part for composition in compositions for part in composition.parts if part.key]
         widths = {key: max(part.needs for part in used if part.key == key) + 1 for key in {part.key for part in used}}
         features = {
             **{f"observation/{key}": Feature("image", "uint8", (8, 8, 3), "jpeg") for key in row.cameras.values()},

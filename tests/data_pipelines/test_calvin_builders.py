@@ -167,7 +167,7 @@ def test_converted_data_can_be_trained_on(recorded, tmp_path):
     sharded.build(CalvinRecordedRecipe(RecordedSettings(source=str(recorded))), tmp_path / "out", workers=0)
     dataset = RLDSDataset(tmp_path / "out")
     spec = dataset_spec(dataset.name)
-    assert spec.action_width == dataset.schema.steps[spec.action_key].shape[0]
+    assert spec.action_width == dataset.schema.steps[spec.action].shape[0]
     assert spec.camera("wrist", tuple(dataset.schema.steps), "here") == "observation/rgb_gripper"
 
 

@@ -490,5 +490,5 @@ def test_the_result_can_be_trained_on(something, tmp_path, tokenizer):
     assert example["text_ids"].tolist() == [7, 5, 1, 0, 0, 0]
     with pytest.raises(DataError, match="action: videos have no actions"):
         policy_source(config, 16, tokenizer, 6)
-    with pytest.raises(DataError, match="registry row 'human_video' has no actions, so it has no statistics"):
+    with pytest.raises(DataError, match="the description of 'human_video' has no actions, so it has no statistics"):
         statistics.load_or_compute(RLDSDataset(tmp_path / "out"), spec)

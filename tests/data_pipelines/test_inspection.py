@@ -73,7 +73,7 @@ def test_command_inspects_the_real_shard(bridge_dataset, tmp_path, capsys):
     }
     trained = train["numbers"]["action as trained"]
     assert (trained["width"], trained["min"][6], trained["max"][6]) == (7, 0, 1)
-    assert report["registry"]["unusable"] == {}
+    assert report["robot"]["unusable"] == {}
     pixels = np.asarray(Image.open(outputs["png"]).convert("RGB")).astype(np.int32)
     assert min(pixels.shape[:2]) > 800
     assert len(np.unique(pixels @ [65536, 256, 1])) > 5000  # photographs, not an empty page

@@ -8,10 +8,11 @@ from dataclasses import replace
 import fsspec
 import pytest
 
-from data_pipelines.config import DataConfig
+from data_pipelines.config import DataConfig, DatasetConfig
 from data_pipelines.errors import DataError
 from data_pipelines.openx import local_copy
 from data_pipelines.openx.mixtures import MIXTURES, OCTO, OCTO_LISTS, OPENVLA, OPENVLA_LISTS, RT_1_X, expand, mixture
+from data_pipelines.openx.registry import POLICY_COLUMNS
 from data_pipelines.openx.table import OPENX
 from data_pipelines.sources import clip_source
 from vpp_jax.cli import data as command
@@ -148,6 +149,46 @@ def test_mixture_becomes_datasets(local_root, tokenizer):
         expand(DataConfig(mixture="rt_1_x"))
     with pytest.raises(DataError, match="lacks 10 of the 10"):
         expand(replace(config, data_dir=str(local_root / "notes"), missing_datasets="skip"))
+
+
+def test_a_mixture_merges_with_own_entries(local_root, tokenizer):
+    """A path adds a dataset, or says where a member is; without one, fields of a member change; what changes nothing is an error."""
+    config = DataConfig(mixture="rt_1_x", data_dir=str(local_root), missing_datasets="skip", clip_frames=2)
+
+    def members(*entries, **more):
+        return {entry.name: entry for entry in expand(replace(config, datasets=entries, **more)).datasets}
+
+    own = DatasetConfig(str(local_root / "my_robot"), "my_robot", robot="viola")
+    assert list(members(own)) == ["taco_play", "jaco_play", "viola", "toto", "my_robot"]
+    changed = members(DatasetConfig(name="viola", weight=7.0, views=("wrist",)), DatasetConfig(name="toto", val_split="test"))
+    assert (changed["viola"].weight, changed["viola"].views, changed["viola"].val_split) == (7, ("wrist",), "val")
+    assert (changed["toto"].weight, changed["toto"].val_split) == (5, "test")
+    elsewhere = members(DatasetConfig(str(local_root / "viola"), "kuka"), DatasetConfig(str(local_root / "my_robot"), "viola"))
+    assert (elsewhere["kuka"].weight, elsewhere["viola"].path, elsewhere["viola"].weight) == (1, str(local_root / "my_robot"), 3)
+    assert list(members(DatasetConfig(name="calvin_mujoco"))) == ["taco_play", "jaco_play", "viola", "toto"]  # says nothing
+    with pytest.raises(DataError, match="changes weight of 'violla', which is no member of mixture 'rt_1_x', did you mean 'viola'"):
+        members(DatasetConfig(name="violla", weight=2.0))
+
+
+def test_datasets_that_cannot_be_used_may_be_skipped(local_root):
+    config = DataConfig(mixture="rt_1_x", data_dir=str(local_root), missing_datasets="skip", refused="skip")
+    assert [entry.name for entry in expand(config).datasets] == ["taco_play", "jaco_play", "viola", "toto"]
+    assert [entry.name for entry in expand(config, POLICY_COLUMNS).datasets] == ["viola", "toto"]
+    allowed = replace(config, allow_unverified=("taco_play",))
+    assert [entry.name for entry in expand(allowed, POLICY_COLUMNS).datasets] == ["taco_play", "viola", "toto"]
+    only = DataConfig(datasets=(DatasetConfig("x", "tidybot", robot="tidybot"),), refused="skip")
+    with pytest.raises(DataError, match="leaves no dataset: tidybot"):
+        expand(only, POLICY_COLUMNS)
+
+
+def test_a_weight_means_the_same_next_to_weights_per_step(write_openx, tokenizer):
+    """0.5 next to two members of weight 1 is a fifth of the examples, however many steps those have."""
+    entries = [
+        DatasetConfig(str(write_openx(OPENX[name], lengths)), name, weight=weight, per_step=per_step)
+        for name, lengths, weight, per_step in (("viola", (4, 3), 1.0, True), ("toto", (14,), 1.0, True), ("jaco_play", (5,), 0.5, False))
+    ]
+    source = clip_source(DataConfig(datasets=tuple(entries), clip_frames=2), 8, tokenizer, 6)
+    assert source.weights == pytest.approx((2 / 3, 4 / 3, 0.5))
 
 
 def test_mixture_on_the_command_line(local_root, project):

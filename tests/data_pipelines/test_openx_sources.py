@@ -73,7 +73,9 @@ def test_bgr_images_are_converted(write_openx, tokenizer):
 
 def test_missing_and_narrow_columns_are_named(write_openx, tokenizer):
     directory = write_openx(OPENX["viola"], leave_out=("action/rotation_delta",))
-    with pytest.raises(DataError, match=r"row 'viola' reads columns that features.json lacks: step field 'action/rotation_delta'"):
+    with pytest.raises(
+        DataError, match=r"the description of 'viola' reads columns that features.json lacks: step field 'action/rotation_delta'"
+    ):
         policy_source(config(DatasetConfig(str(directory), "viola")), 8, tokenizer, 6)
     other = write_openx(OPENX["toto"])
     with pytest.raises(DataError, match=r"actions of 'toto' have shape \[7\], but the model's action_dim is 18"):
@@ -141,7 +143,7 @@ def test_the_filter_belongs_to_the_row_not_to_the_name_in_the_file(write_openx, 
     assert lengths(called_kuka, "my_arm") == [4, 3, 5]
     for directory, row, episodes in ((renamed, "kuka", 2), (called_kuka, "my_arm", 3)):
         for verb in ("index", "stats", "inspect"):
-            assert command.main([verb, str(directory), "--name", row]) == 0
+            assert command.main([verb, str(directory), "--robot", row]) == 0
             assert f"{episodes} episodes" in capsys.readouterr().out
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from data_pipelines.openx.conventions import ActionEncoding, Gripper, Proprio
 from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, REGISTRY, dataset_spec
-from data_pipelines.openx.table import OPENX, OpenXDataset
+from data_pipelines.openx.table import OPENX, REACHED, OpenXDataset
 
 COPIES = {"bridge_dataset"}  # rows that TFDS has under another name
 GRIPPERS = {
@@ -122,8 +122,8 @@ def test_place_rate_and_cameras(pair):
     assert (row.folder or row.name, row.versions[0]) == (folder, version)
     assert row.control_hz == (None if cell["control_hz"] == "?" else float(cell["control_hz"]))
     cameras = cell["image_keys"].split(" / ")[0]
-    roles = {"P": "primary", "S": "secondary", "W": "wrist"}
-    expected = {roles[role]: key.replace(".", "/") for role, key in re.findall(r"\b([PSW])=([\w.]+)", cameras)}
+    roles = {"P": "primary", "S": "secondary", "T": "tertiary", "W": "wrist"}
+    expected = {roles[role]: key.replace(".", "/") for role, key in re.findall(r"\b([PSTW])=([\w.]+)", cameras)}
     if not expected and not cameras.startswith("none"):
         expected = {key: key for key in cameras.split(", ")}
     assert dict(row.cameras) == expected
@@ -145,13 +145,13 @@ def test_action(pair):
         return
     text = cell["action_composition"]
     if "reached-state relabelling" in text or text.startswith("as bridge"):
-        assert str(row.composition) == "reached(observation/state[0:6]) + continuous_open(action[6:7])"
+        assert str(row.composition) == f"{REACHED} + continuous_open(action[6:7])"
         return
     text = text.split("Consistent form: ")[-1].split(" (also")[0]
     alias = re.match(r"a=([\w.]+); ", text)
     found = references(re.sub(r"\(a \d.*\)|a \(15\).*->|\(\w+ proposal.*\)", "", text.removeprefix(alias[0] if alias else "")))
     names = {"a": alias[1].replace(".", "/") if alias else "action", "state": "observation/state"}
-    ours = of_parts((*row.composition.parts, row.composition.gripper))
+    ours = of_parts(row.composition.parts)
     theirs = {names.get(name, name.replace(".", "/")): used for name, used in found.items()}
     assert ours == {name: used for name, used in theirs.items() if name.startswith(("action", "observation/"))}
     assert ("euler(" in text) == any(part.kind == "euler" for part in row.composition.parts)

@@ -101,7 +101,7 @@ def test_missing_camera_and_unknown_view(write_dataset, tokenizer):
 
 
 def test_another_action_width_is_refused(write_dataset, tokenizer):
-    with pytest.raises(DataError, match=r"field 'action' has shape \[6\] .* registry row 'calvin_mujoco' says \[7\]"):
+    with pytest.raises(DataError, match=r"field 'action' has shape \[6\] .* the description of 'calvin_mujoco' says \[7\]"):
         policy_source(config(write_dataset([4], action_width=6)), 8, tokenizer, 6)
     with pytest.raises(DataError, match=r"the model's action_dim is 18"):
         policy_source(config(write_dataset([4], name="other")), 8, tokenizer, 6, action_dim=18)
@@ -135,7 +135,7 @@ def test_registry_rows_are_complete():
     for name, spec in REGISTRY.items():
         assert spec.name == name
         assert abs(sum(spec.clip_views.values()) - 1) < 1e-9 or "cameras" in spec.unsupported
-        assert bool(spec.proprio_key) == bool(spec.proprio_width)
+        assert bool(spec.proprio) == bool(spec.proprio_width)
 
 
 def test_real_clips_span_the_episode(bridge_dataset, tokenizer):

@@ -83,19 +83,19 @@ def test_quaternions_against_scipy():
 
 def test_composition_of_columns():
     columns = {"action": RNG.normal(size=(5, 9)), "state": RNG.normal(size=(5, 7)), "open": np.array([True, True, False, True, False])}
-    made = Composition(parts("action[0:3] + 3*0"), parts("open[0:1]")[0], Gripper.OPEN)
+    made = Composition.parse("action[0:3] + 3*0 + open(open[0:1])")
     rows = made.of(columns.__getitem__, 5)
     assert (rows.dtype, rows.shape, made.width, made.lost_steps, made.columns) == (np.float32, (5, 7), 7, 0, ("action", "open"))
     np.testing.assert_allclose(rows, np.column_stack([columns["action"][:, :3], np.zeros((5, 3)), columns["open"]]), rtol=1e-6)
     assert str(made) == "action[0:3] + 3*0 + open(open[0:1])"
 
-    moved = Composition(parts("reached(state[0:6])"), parts("action[-1:]")[0], Gripper.CLOSED)
+    moved = Composition.parse("reached(state[0:6]) + closed(action[-1:])")
     rows = moved.of(columns.__getitem__, 5)
     assert (rows.shape, moved.lost_steps) == ((4, 7), 1)
     np.testing.assert_allclose(np.cumsum(rows[:, :6], 0)[-1], columns["state"][-1, :6] - columns["state"][0, :6], rtol=1e-5)
     np.testing.assert_allclose(rows[:, 6], 1 - columns["action"][:4, 8], rtol=1e-6)
 
-    turned = Composition(parts("action[0:3] + euler(action[3:7])"), None, Gripper.ABSENT_OPEN)
+    turned = Composition.parse("action[0:3] + euler(action[3:7]) + absent_open()")
     rows = turned.of(columns.__getitem__, 5)
     np.testing.assert_allclose(rows[:, 3:6], Rotation.from_quat(columns["action"][:, 3:7]).as_euler("xyz"), atol=1e-6)
     np.testing.assert_array_equal(rows[:, 6], 1)
@@ -103,14 +103,32 @@ def test_composition_of_columns():
 
 def test_relative_gripper_is_read_over_the_whole_episode_before_a_step_is_lost():
     columns = {"s": np.zeros((3, 6)), "g": np.array([0.0, 0.0, -1.0])}  # the opening at the last step says that it was closed
-    made = Composition(parts("reached(s[0:6])"), parts("g[0:1]")[0], Gripper.RELATIVE)
+    made = Composition.parse("reached(s[0:6]) + relative(g[0:1])")
     np.testing.assert_array_equal(made.of(columns.__getitem__, 3)[:, 6], [0, 0])
+
+
+def test_two_arms_have_two_grippers():
+    columns = {"left": RNG.normal(size=(4, 7)), "right": RNG.normal(size=(4, 7))}
+    text = "left[0:6] + closed(left[6:7]) + right[0:6] + open(right[-1:])"
+    made = Composition.parse(text)
+    assert (made.width, list(made.grippers), str(made), Composition.parse(str(made))) == (14, [6, 13], text, made)
+    rows = made.of(columns.__getitem__, 4)
+    np.testing.assert_allclose(rows[:, 6], 1 - columns["left"][:, 6], rtol=1e-6)
+    np.testing.assert_allclose(rows[:, 13], columns["right"][:, 6], rtol=1e-6)
+
+
+def test_angles_that_pass_the_cut_are_small_steps():
+    angle = np.array([[3.0], [-3.1], [3.1], [0.0], [1.0]])
+    made = Composition.parse("reached_angles(a[0:1])").of(lambda key: angle, 5)
+    np.testing.assert_allclose(made[:, 0], [2 * np.pi - 6.1, 6.2 - 2 * np.pi, -3.1, 1.0], rtol=1e-6)
+    turned = Rotation.from_euler("x", angle)
+    np.testing.assert_allclose(made[:, 0], (turned[1:] * turned[:-1].inv()).as_euler("xyz")[:, 0], rtol=1e-6)
 
 
 def test_what_features_json_lacks():
     schema = Schema(steps={"action": Feature("tensor", "float32", (7,)), "name": Feature("text"), "open": Feature("tensor", "bool")})
-    assert Composition(parts("action[0:6]"), parts("open[0:1]")[0], Gripper.OPEN).problems(schema) == []
-    wrong = Composition(parts("action[0:3] + action[7:10] + name[0:1] + 2*0"), parts("gone[0:1]")[0], Gripper.OPEN)
+    assert Composition.parse("action[0:6] + open(open[0:1])").problems(schema) == []
+    wrong = Composition.parse("action[0:3] + action[7:10] + name[0:1] + 2*0 + open(gone[0:1])")
     assert wrong.problems(schema) == ["action[7:10] (its shape is [7])", "step field 'name'", "step field 'gone'"]
     with pytest.raises(ValueError, match="'action' is not one of"):
         parts("action")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from data_pipelines.openx.mixtures import expand
+from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS
 from vpp_jax.cli.main import UsageError
 from vpp_jax.cli.parser import Parser, boolean, words
 from vpp_jax.common.config_fields import groups, type_name
@@ -40,7 +41,8 @@ def parse(parser: Parser, argv: Sequence[str]) -> tuple[ExperimentConfig, argpar
     overrides, rest = split_overrides(argv)
     arguments = parser.parse_args(rest)
     config = from_config_dict(override(load_config(arguments.config), overrides))
-    return replace(config, data=expand(config.data)), arguments
+    columns = POLICY_COLUMNS if config.stage == "policy" else CLIP_COLUMNS
+    return replace(config, data=expand(config.data, columns)), arguments
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[Overrides, list[str]]:

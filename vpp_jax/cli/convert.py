@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     from vpp_jax.interop.exporting import export_published
 
     step = arguments.step if arguments.step is not None else "latest"
-    export_published(arguments.checkpoint, arguments.out, item=arguments.item, step=step, log=log)
+    export_published(arguments.checkpoint, arguments.out, item=arguments.item, step=step, robot=arguments.robot, log=log)
     return 0
 
 
@@ -103,5 +103,6 @@ def _parser() -> Parser:
         "--out", required=True, metavar="DIR", help="new directory for the folders unet, vae, text_encoder, or for policy.safetensors"
     )
     save.add_argument("--item", choices=("ema", "params"), default="ema", help="EMA of the parameters (if stored), or the parameters")
+    save.add_argument("--robot", default="", help="policy: the robot that robot.json describes, where it was trained on several")
     save.add_number("--step", int, None, "step of the checkpoint (default: the newest)", at_least=0)
     return parser

@@ -73,7 +73,7 @@ def _parser() -> Parser:
         one = verbs.add_parser(verb, help=text, description=text)
         text = "TFDS/RLDS directory, or its parent with version directories; a path or a bucket URL"
         one.add_argument("directory", type=location, metavar="DIR", help=text, **options)
-        one.add_argument("--name", default="", help="row of data_pipelines/openx/registry.py (default: the dataset's own name)")
+        one.add_robot()
         one.add_argument("--index_dir", type=location, help="directory of record indexes and statistics (default: next to the shards)")
         one.set_defaults(run=run)
         return one
@@ -85,7 +85,7 @@ def _parser() -> Parser:
     stats = reader("stats", _stats, "compute action and proprio statistics of the training split", nargs="+")
     stats.add_argument("--split", default="train", help="training split")
     stats.add_argument("--on_bad_record", choices=("fail", "skip"), default="fail", help="skip: skip damaged records, count and list them")
-    text = "the two quantiles to store (default: those of the registry row)"
+    text = "the two quantiles to store (default: those of the robot)"
     stats.add_number("--quantiles", float, None, text, at_least=0, at_most=1, nargs=2, metavar=("LOW", "HIGH"))
     _add_shard_flags(stats, "read only part K of N equal parts of the episodes")
     inspect = reader("inspect", _inspect, "report contents and defects of a dataset, or of each dataset in a directory")
@@ -129,13 +129,13 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _index(arguments: argparse.Namespace) -> int:
-    from data_pipelines.openx.registry import REGISTRY, dataset_spec
+    from data_pipelines.openx.robots import known_robot
     from data_pipelines.rlds.dataset import DatasetInfo, build_index, find_defects
     from data_pipelines.rlds.schema import Schema
 
     info, bad = DatasetInfo.read(arguments.directory), 0
     shard_index, num_shards = _shard_of(arguments)
-    spec = dataset_spec(arguments.name) if arguments.name else REGISTRY.get(info.name)
+    spec = known_robot(info, arguments.robot)
     schema = Schema.read(info.directory)
     for name, split in info.splits.items():
         if not split.present:
@@ -169,13 +169,13 @@ def _index(arguments: argparse.Namespace) -> int:
 
 def _stats(arguments: argparse.Namespace) -> int:
     from data_pipelines import statistics
-    from data_pipelines.openx.registry import dataset_spec
-    from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset
+    from data_pipelines.openx.robots import find_robot
+    from data_pipelines.rlds.dataset import RLDSDataset
 
     shard_index, num_shards = _shard_of(arguments)
     options: dict[str, Any] = {"index_dir": arguments.index_dir, "on_bad_record": arguments.on_bad_record}
     for directory in arguments.directory:
-        spec = dataset_spec(arguments.name or DatasetInfo.read(directory).name)
+        spec = find_robot(directory, robot=arguments.robot)
         spec = replace(spec, quantiles=tuple(arguments.quantiles or spec.quantiles))
         dataset = RLDSDataset(directory, arguments.split, episode_filter=spec.episode_filter, **options)
         with ProgressBar("episodes") as progress:
@@ -198,8 +198,8 @@ def _stats(arguments: argparse.Namespace) -> int:
 def _inspect(arguments: argparse.Namespace) -> int:
     from data_pipelines import inspection
     from data_pipelines.openx.mixtures import mixture
-    from data_pipelines.openx.registry import REGISTRY, dataset_spec
-    from data_pipelines.rlds.dataset import RLDSDataset
+    from data_pipelines.openx.robots import known_robot
+    from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset
 
     if arguments.mixture:
         table = mixture(arguments.mixture)
@@ -207,7 +207,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         return _inspect_local_copy(arguments, table.weights, table.weights)
     if names := _datasets_below(arguments.directory):
         return _inspect_local_copy(arguments, names)
-    report = inspection.inspect_dataset(arguments.directory, arguments.index_dir, arguments.images, arguments.name)
+    report = inspection.inspect_dataset(arguments.directory, arguments.index_dir, arguments.images, arguments.robot)
     print(inspection.summary(report))
     if arguments.json:
         write_atomically(arguments.json, json.dumps(report, indent=1))
@@ -219,7 +219,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         if split is None:
             raise DataError(f"{arguments.directory}: no split has an episode to draw")
         arguments.png.parent.mkdir(parents=True, exist_ok=True)
-        spec = dataset_spec(arguments.name) if arguments.name else REGISTRY.get(report["dataset"])
+        spec = known_robot(DatasetInfo.read(arguments.directory), arguments.robot)
         episode_filter = spec.episode_filter if spec else None
         dataset = RLDSDataset(
             arguments.directory, split, index_dir=arguments.index_dir, on_bad_record="skip", episode_filter=episode_filter

@@ -40,8 +40,8 @@ def _parser() -> Parser:
     parser.add_argument("--dataset", type=location, metavar="DIR", help="RLDS directory to encode; a path or a bucket URL")
     parser.add_output("--out", bucket=True, metavar="DIR", help="RLDS directory to write; a path or a bucket URL")
     parser.add_argument("--identity", action="store_true", help="print the identity of the VAE and exit")
-    parser.add_argument("--name", default="", help="row of data_pipelines/openx/registry.py (default: the dataset's own name)")
-    parser.add_argument("--views", type=words, default=(), help="views to encode, comma-separated (default: the registry row's clip_views)")
+    parser.add_robot()
+    parser.add_argument("--views", type=words, default=(), help="views to encode, comma-separated (default: clip_views of the robot)")
     parser.add_argument("--splits", type=words, default=(), help="splits to encode, comma-separated (default: every complete split)")
     parser.add_number("--batch", int, 64, "frames per encoder call, over all devices of the process", at_least=1, at_most=65_536)
     parser.add_number("--shard_index", int, 0, "number of this process", at_least=0)
@@ -58,7 +58,7 @@ def _encode(config, arguments: argparse.Namespace) -> int:
     build = LatentsBuild(
         LatentsSettings(
             arguments.dataset,
-            arguments.name,
+            arguments.robot,
             arguments.views,
             arguments.splits,
             config.model.image_size,

@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser(argv).parse_args(argv)
     benchmark = get_benchmark(arguments.benchmark)
     if arguments.checkpoint:
-        arguments.recorded_in = _recorded_in(arguments.checkpoint, arguments.policy_options)
+        arguments.recorded_in = _recorded_in(arguments.checkpoint, arguments.robot, arguments.policy_options)
     plan = benchmark.plan(arguments)
     if plan is None:
         return 0
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     results = evaluate(
         arguments.out,
         episodes=plan.episodes,
-        policy=arguments.policy or _load(arguments.checkpoint, arguments.policy_options),
+        policy=arguments.policy or _load(arguments.checkpoint, arguments.robot, arguments.policy_options),
         command=worker_command(
             arguments.environment or benchmark.environment,
             kwargs={**plan.environment_kwargs, **arguments.environment_kwargs},
@@ -72,17 +72,17 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _recorded_in(checkpoint: Location, options: dict[str, Any]) -> dict[str, Any]:
+def _recorded_in(checkpoint: Location, robot: str, options: dict[str, Any]) -> dict[str, Any]:
     """The conditions that the policy's data was recorded under; from the checkpoint's metadata alone."""
     from vpp_jax.serving.policy_runner import recorded_in
 
-    return recorded_in(checkpoint, **options)
+    return recorded_in(checkpoint, robot=robot, **options)
 
 
-def _load(checkpoint: Location, options: dict[str, Any]) -> Any:
+def _load(checkpoint: Location, robot: str, options: dict[str, Any]) -> Any:
     from vpp_jax.serving.policy_runner import load_policy  # imports JAX, which experts and random actions do not need
 
-    return load_policy(checkpoint, **options)
+    return load_policy(checkpoint, robot=robot, **options)
 
 
 def _parser(argv: Sequence[str]) -> Parser:
@@ -104,6 +104,7 @@ def _add_flags(parser: Parser, environment: str) -> None:
     """The flags that all benchmarks share."""
     policy = parser.add_mutually_exclusive_group()
     policy.add_argument("--checkpoint", type=location, help="checkpoint directory of stage `policy`; a path or a bucket URL")
+    parser.add_argument("--robot", default="", help="the robot that acts, where the checkpoint was trained on several")
     policy.add_argument("--policy", choices=("expert", "random"), help="run the scripted expert or random actions instead of a checkpoint")
     parser.add_output("--out", metavar="DIR", help="results directory; re-run the command to resume")
     parser.add_number("--max_steps", int, 0, "control steps per task; 0: those of the benchmark", at_least=0, at_most=1_000_000)

@@ -34,6 +34,11 @@ class Parser(argparse.ArgumentParser):
         """A flag that names a file or directory to write: a local path, see `local_path`; with `bucket`, or a URL."""
         self.add_argument(flag, type=partial(_path_or_url if bucket else local_path, flag), **options)
 
+    def add_robot(self) -> None:
+        """The flag of commands that read a dataset."""
+        text = "a row of the registry, or a TOML or JSON file (default: robot.toml next to the data, else the row with the dataset's name)"
+        self.add_argument("--robot", default="", metavar="ROW|FILE", help=f"what describes the robot: {text}")
+
     def add_number(self, flag: str, kind: type[int] | type[float], default: float | None, help: str, **options: Any) -> None:
         """A flag for a number, with the ranges (`at_least`, ...) and checks of a configuration field."""
         ranges = {name: options.pop(name) for name in RANGES if name in options}

@@ -188,10 +188,12 @@ def element_group(kind: Any) -> type | None:
 
 
 def type_name(kind: Any) -> str:
-    """'int', 'tuple of str', 'int or none', ..."""
+    """'int', 'sequence of str', 'table of float', 'int or none', ..."""
     if typing.get_origin(kind) is tuple:
         element = typing.get_args(kind)[0]
         return "sequence of groups" if element_group(kind) else f"sequence of {type_name(element)}"
+    if typing.get_origin(kind) is dict:
+        return f"table of {type_name(typing.get_args(kind)[1])}"
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return " or ".join("none" if option is type(None) else type_name(option) for option in typing.get_args(kind))
     return getattr(kind, "__name__", str(kind))

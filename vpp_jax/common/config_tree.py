@@ -90,6 +90,10 @@ def _convert(expected: Any, value: Any, path: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{path} is {_show(value)}, expected {type_name(expected)}")
         return tuple(_convert(arguments[0], item, f"{path}[{index}]") for index, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path} is {_show(value)}, expected {type_name(expected)}")
+        return {str(name): _convert(arguments[1], item, _join(path, str(name))) for name, item in value.items()}
     if origin in (typing.Union, types.UnionType):
         return None if value is None else _convert(next(option for option in arguments if option is not type(None)), value, path)
     if expected is float and type(value) in (int, float):

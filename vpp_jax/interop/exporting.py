@@ -3,7 +3,7 @@
     stage vae     OUT/vae/
     stage video   OUT/unet/  OUT/vae/  OUT/text_encoder/
     stage policy  OUT/policy.safetensors, OUT/config.json: Video Former, diffusion policy, text and goal encoder by the names of the
-                  published `model`, and the arguments of its class
+                  published `model`, and the arguments of its class; of a trained one OUT/robot.json: description and normalisation
 
 An imported checkpoint is exported byte for byte as it was: the same files, headers and config.json, without the tensors that the import
 dropped. Any other checkpoint is written as one file per module, in the layout of the format's own serializer.
@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from vpp_jax.common.files import write_atomically
+from vpp_jax.common.json_values import to_jsonable
 from vpp_jax.config import ExperimentConfig, from_config_dict
 from vpp_jax.functional import AbstractParams, Params, PureModule, with_prefix
 from vpp_jax.interop.importing import GOAL, PUBLISHED, TEXT
@@ -31,6 +32,7 @@ from vpp_jax.interop.sources import COMPONENTS
 from vpp_jax.interop.tensor_mapping import TensorMapping, tensor_mappings
 from vpp_jax.policy import VideoPredictionPolicy
 from vpp_jax.training.checkpoints import list_tensors, load_params, locate, read_metadata
+from vpp_jax.training.robots import choose_robot
 from vpp_jax.video_predictor import VideoPredictor
 
 METADATA = {"format": "pt"}
@@ -51,14 +53,21 @@ class Part:
 
 
 def export_published(
-    checkpoint: str | Path, out: Path, *, item: str = "ema", step: int | str = "latest", log: Callable[[str], None] = lambda line: None
+    checkpoint: str | Path,
+    out: Path,
+    *,
+    item: str = "ema",
+    step: int | str = "latest",
+    robot: str = "",
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[Path]:
-    """Writes the modules of a checkpoint below `out`, a new directory -> the weight files."""
+    """Writes the modules of a checkpoint below `out`, a new directory -> the weight files. `robot`: see `choose_robot`."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConversionError(f"--out={out} exists and is not empty: give a new directory")
     metadata = read_metadata(checkpoint, step)
     stored = list_tensors(checkpoint, item=item, step=step)
     layouts = _layouts(checkpoint, step)
+    chosen = choose_robot(metadata, robot, str(checkpoint)) if metadata["stage"] == "policy" and not layouts else None
     written = []
     for part in _parts(from_config_dict(metadata["config"]), metadata.get("latent_scaling_factor")):
         if not any(name in stored for name in part.mappings):
@@ -73,6 +82,8 @@ def export_published(
             written.append(folder / name)
         for name, text in texts.items():
             write_atomically(folder / name, text)
+    if chosen is not None:
+        write_atomically(out / "robot.json", json.dumps(to_jsonable(chosen), indent=2) + "\n")
     return written
 
 

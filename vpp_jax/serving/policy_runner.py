@@ -2,14 +2,12 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt32
 
-from data_pipelines.openx.registry import dataset_spec
-from data_pipelines.transforms import Normalizer, resize
+from data_pipelines.transforms import resize
 from eval.policies import Observations, PolicyMetadata
 from vpp_jax.common.errors import VppError
 from vpp_jax.config import ExperimentConfig, from_config_dict
@@ -18,6 +16,7 @@ from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.parallel.mesh import compiler_options
 from vpp_jax.policy import InstructionEmbedding
 from vpp_jax.training.checkpoints import load_params, read_metadata
+from vpp_jax.training.robots import TrainedRobot, choose_robot
 from vpp_jax.training.stages.policy import PolicyStage
 
 INSTRUCTION_CACHE_SIZE = 1024  # embeddings; 82 KB each at the published size
@@ -28,19 +27,16 @@ class ObservationError(VppError):
 
 
 class PolicyRunner:
-    """Resizes, normalises and tokenises as in training, runs one jitted function, and gives actions back in the robot's units.
+    """Resizes, normalises and tokenises as in training, runs one jitted function, and gives actions back in the units of `robot`.
 
     The function is compiled once per batch size; row i of the result depends on row i of the observations and on seed i alone.
     The text encoders run once per instruction; its embedding is cached and used for every action chunk.
     """
 
-    def __init__(self, config: ExperimentConfig, params: Params, data: dict[str, Any], metadata: PolicyMetadata):
-        self.config, self.params, self.metadata = config, params, metadata
+    def __init__(self, config: ExperimentConfig, params: Params, robot: TrainedRobot, metadata: PolicyMetadata):
+        self.config, self.params, self.robot, self.metadata = config, params, robot, metadata
         stage = PolicyStage(config)
-        row = dataset_spec(data["registry"])
-        self._signed = list(row.signed_dimensions)
-        self._action = Normalizer.from_json(data["action"])
-        self._proprio = Normalizer.from_json(data["proprio"])
+        self._signed = list(robot.spec.signed_dimensions)
         tokenizer, encode = CLIPTokenizer(config.model.goal_length), jax.jit(stage.policy.encode_instruction)
 
         @lru_cache(maxsize=INSTRUCTION_CACHE_SIZE)
@@ -62,49 +58,49 @@ class PolicyRunner:
         if absent:
             raise ObservationError(f"the observation has views {', '.join(observations.images)}, the policy also needs {', '.join(absent)}")
         width = observations.proprio.shape[-1]
-        if self.config.model.action.proprio_dim and width != self._proprio.width:
-            raise ObservationError(f"the observation's proprio has width {width}, the policy was trained on {self._proprio.width}")
+        if self.config.model.action.proprio_dim and width != self.robot.proprio.width:
+            raise ObservationError(f"the observation's proprio has width {width}, the policy was trained on {self.robot.proprio.width}")
         images = {view: np.stack([resize(image, size, antialias) for image in observations.images[view]]) for view in views}
         embeddings = [self._encode_instruction(text) for text in observations.text]
         instruction: InstructionEmbedding = jax.tree.map(lambda *parts: np.concatenate(parts), *embeddings)
-        return images, instruction, self._proprio.forward(observations.proprio)
+        return images, instruction, self.robot.proprio.forward(observations.proprio)
 
     def act(self, observations: Observations, seeds: UInt32[np.ndarray, "b"]) -> Float[np.ndarray, "b k a"]:
         normalised = self._act(self.params, *self.inputs(observations), np.asarray(seeds, np.uint32))
-        actions = self._action.inverse(np.asarray(normalised))
+        actions = self.robot.action.inverse(np.asarray(normalised))
         if not np.isfinite(actions).all():
             raise VppError("the policy's actions have NaN or infinite values: the observation's proprio, or the checkpoint's parameters do")
         actions[..., self._signed] = np.where(actions[..., self._signed] > 0, 1.0, -1.0)
         return actions
 
 
-def recorded_in(checkpoint: str | Path, *, step: int | str = "latest", **options: Any) -> dict[str, Any]:
-    """The simulator and its settings that the first dataset of a policy was recorded with; {} where the checkpoint does not tell.
+def recorded_in(checkpoint: str | Path, *, robot: str = "", step: int | str = "latest", **options: Any) -> dict[str, Any]:
+    """The simulator and its settings that the data of a policy's robot was recorded with; {} where the checkpoint does not tell.
 
     Args:
       options: the other keyword arguments of `load_policy`.
     """
     del options
-    datasets = read_metadata(checkpoint, step)["data"].get("datasets") or [{}]
-    return datasets[0].get("recorded_in", {})
+    return dict(choose_robot(read_metadata(checkpoint, step), robot, str(checkpoint)).recorded_in)
 
 
 def load_policy(
-    checkpoint: str | Path, *, item: str = "ema", step: int | str = "latest", n_action_steps: int | None = None
+    checkpoint: str | Path, *, robot: str = "", item: str = "ema", step: int | str = "latest", n_action_steps: int | None = None
 ) -> PolicyRunner:
     """The policy of a work directory of stage `policy` (or of one of its checkpoints).
 
     Args:
+      robot: the robot that acts, one of those the policy was trained on; may be left out where there is one only.
       item: 'ema' (moving average of the parameters) or 'params'.
       n_action_steps: actions executed per chunk; None: as configured.
     """
     metadata = read_metadata(checkpoint, step)
     if metadata["stage"] != "policy":
         raise VppError(f"{checkpoint} holds stage {metadata['stage']}; a policy needs a checkpoint of stage policy")
-    config = from_config_dict(metadata["config"])
+    config, chosen = from_config_dict(metadata["config"]), choose_robot(metadata, robot, str(checkpoint))
     stage = PolicyStage(config)
     params = load_params(checkpoint, stage.abstract_trainable() | stage.abstract_frozen(), item=item, step=step, stage="policy")
-    data, action = metadata["data"]["datasets"][0], config.model.action
+    action = config.model.action
     about = PolicyMetadata(
         views={view: config.model.image_size for view in config.model.views},
         action_dim=action.action_dim,
@@ -115,10 +111,11 @@ def load_policy(
         checkpoint=str(checkpoint),
         checkpoint_step=metadata["step"],
         config_hash=metadata["config_hash"],
-        statistics_hash=metadata["statistics_hash"],
+        statistics_hash=chosen.statistics_hash,
         weights_hash=params_hash(params),
-        recorded_in=data.get("recorded_in", {}),
-        action_mode=dataset_spec(data["registry"]).action_mode,
+        recorded_in=dict(chosen.recorded_in),
+        action_mode=chosen.spec.action_mode,
+        robot=chosen.name,
         options={"item": item, "denoising_steps": config.policy_diffusion.noise_schedule.num_sampling_steps},
     )
-    return PolicyRunner(config, params, data, about)
+    return PolicyRunner(config, params, chosen, about)

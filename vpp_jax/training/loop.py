@@ -31,6 +31,7 @@ from jax.sharding import Mesh
 from data_pipelines.loader import make_iterator
 from vpp_jax.common.config_fields import ANNOUNCED, FIXED
 from vpp_jax.common.files import write_atomically
+from vpp_jax.common.json_values import flatten_dict
 from vpp_jax.common.progress import waiting
 from vpp_jax.common.provenance import device_name, git_revision, library_versions
 from vpp_jax.config import ConfigError, ExperimentConfig, config_diff, config_hash, from_config_dict, on_resume, to_dict, to_json
@@ -132,6 +133,8 @@ def train(
                 f"{place} was trained on data with statistics hash {saved['statistics_hash']}, the data now has {statistics}: restore "
                 "the old shards, or use a new work directory"
             )
+        if start is not None:
+            _check_robots(place, saved["data"], data)
         iterator = make_iterator(
             source,
             config.data.batch_size,
@@ -305,6 +308,17 @@ def _check_resumable(workdir: Workdir, config: ExperimentConfig, saved: dict[str
         raise ConfigError(f"{workdir} holds a run with another configuration: {_listed(fixed)}. Use the old values, or a new --workdir")
     check_same_past(before, config, step)
     return {name: values for name, values in changed.items() if on_resume(name) is ANNOUNCED}
+
+
+def _check_robots(workdir: Workdir, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """ConfigError where the description of a robot is not the one that the run was started with: it may be in a file next to the data."""
+    for old, new in zip(before.get("datasets", ()), now.get("datasets", ()), strict=False):
+        was, is_now = (flatten_dict({**entry.get("robot", {}), "notes": ""}) for entry in (old, new))
+        if differ := {key: (was.get(key), is_now.get(key)) for key in was | is_now if was.get(key) != is_now.get(key)}:
+            raise ConfigError(
+                f"{workdir} holds a run whose robot '{new['robot']['name']}' was described otherwise: {_listed(differ)}. Restore the "
+                "description, or use a new --workdir"
+            )
 
 
 def _listed(changed: dict[str, tuple[Any, Any]]) -> str:
