@@ -59,6 +59,14 @@ class DataConfig:
     clip_stride: int = setting(2, "control steps between the frames of a clip", at_least=1)
     clip_start_every: int = setting(2, "control steps between the starts of clips", at_least=1)
     observation_stride: int = setting(1, "control steps between the starts of policy examples", at_least=1)
+    clip_seconds: float = setting(
+        0.0,
+        "time from the first to the last frame of a clip, by each robot's rate; 0: clip_stride steps between frames",
+        at_least=0,
+    )
+    action_seconds: float = setting(
+        0.0, "time of an action chunk, by each robot's rate: later actions of its action_horizon are masked; 0: all count", at_least=0
+    )
     action_horizon: int = derived(10, "actions per policy example", "model.action.action_horizon")
     threads: int = setting(2, "reader threads per process; 0 reads in the calling thread", at_least=0, on_resume=FREE)
     workers: int = setting(

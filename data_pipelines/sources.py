@@ -5,7 +5,7 @@ A source is a pure function of the index: `len(source)`, `source[i]`. The loader
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -182,9 +182,14 @@ class ClipSource(_EpisodeSource):
         latents: bool = False,
         seed: int = 0,
     ):
-        self.sampling = sampling or spec.clip_sampling
+        seconds = config.clip_seconds if spec.control_hz else 0.0
+        self.sampling = sampling or ("strided" if seconds else spec.clip_sampling)
+        self._stride: float = spec.clip_stride or config.clip_stride
+        if seconds:
+            self._stride = seconds * (spec.control_hz or 0.0) / (config.clip_frames - 1)
+        self._start_every = spec.clip_start_every or config.clip_start_every
         whole = self.sampling == "whole"
-        counts = np.ones(len(dataset), np.int64) if whole else windows.window_counts(dataset.lengths, config.clip_start_every)
+        counts = np.ones(len(dataset), np.int64) if whole else windows.window_counts(dataset.lengths, self._start_every)
         super().__init__(dataset, spec, config, image_size, tokenizer, text_length, counts)
         views, where = tuple(views) or tuple(spec.clip_views), str(dataset.directory)
         self.latents = LatentsInfo.from_metadata(dataset.metadata, where) if latents else None
@@ -214,8 +219,8 @@ class ClipSource(_EpisodeSource):
         if self.sampling == "whole":
             steps = windows.whole_clip(len(episode), self.config.clip_frames)
         else:
-            start = window * self.config.clip_start_every
-            steps = windows.strided_clip(len(episode), start, self.config.clip_frames, self.config.clip_stride)
+            start = window * self._start_every
+            steps = windows.strided_clip(len(episode), start, self.config.clip_frames, self._stride)
         text = self._text(episode, int(steps[0]), index, epoch)
         if self.latents:
             return {**read_latents(episode, self.dataset.schema, camera, steps.tolist()), **text}
@@ -231,9 +236,13 @@ class ClipSource(_EpisodeSource):
 
 class PolicySource(_EpisodeSource):
     """Observation and action chunk: {images/VIEW uint8[s s 3], proprio float32[p], action float32[k a], action_mask bool[k],
-    text_ids int32[l], text_mask bool[l]}. Action and proprio are normalised.
+    text_ids int32[l], text_mask bool[l], robot int32[], control_hz float32[]}. Action and proprio are normalised.
+
+    With `padding`, examples of robots that differ have one shape: action and proprio are padded with zeros, views that the robot lacks are
+    black, and {view_mask bool[v], action_dims bool[a]} say what is there.
 
     Attributes:
+      views: those that the robot has.
       statistics: of the training split, also when another split is read.
       action_normalizer, proprio_normalizer: as applied; `inverse` returns raw values.
     """
@@ -249,16 +258,33 @@ class PolicySource(_EpisodeSource):
         *,
         views: Sequence[str] = (),
         action_dim: int | None = None,
+        padding: "Padding | None" = None,
+        number: int = 0,
         training_split: RLDSDataset | None = None,
         with_images: bool = True,
     ):
         lost = spec.action_parts.lost_steps if spec.action_parts else 0
-        counts = windows.window_counts(dataset.lengths - lost, config.observation_stride, spec.first_step)
+        self._stride = spec.observation_stride or config.observation_stride
+        counts = windows.window_counts(dataset.lengths - lost, self._stride, spec.first_step)
         super().__init__(dataset, spec, config, image_size, tokenizer, text_length, counts)
-        self.views = tuple(views) or spec.policy_views
+        asked, available, where = tuple(views) or spec.policy_views, dataset.schema.cameras, str(dataset.directory)
+        self.views = tuple(view for view in asked if not padding or spec.find_camera(view, available))
+        if not self.views:
+            raise DataError(f"{where}: '{spec.name}' has none of the views {', '.join(asked)} (has {', '.join(spec.cameras)})")
         self.with_images = with_images
-        self.cameras = tuple(spec.camera(view, dataset.schema.cameras, str(dataset.directory)) for view in self.views)
-        _check_columns(dataset, spec, action_dim)
+        self.cameras = tuple(spec.camera(view, available, where) for view in self.views)
+        self.action_steps = config.action_horizon
+        if config.action_seconds and spec.control_hz:
+            self.action_steps = min(max(round(config.action_seconds * spec.control_hz), 1), config.action_horizon)
+        _check_columns(dataset, spec, None if padding else action_dim, padding)
+        self._padding, self._about = (
+            padding,
+            {"robot": np.array(number, np.int32), "control_hz": np.array(spec.control_hz or 0, np.float32)},
+        )
+        if padding:
+            self._about["view_mask"] = np.array([view in self.views for view in asked])
+            self._about["action_dims"] = np.arange(padding.action_dim) < spec.action_width
+        self._absent = tuple(view for view in asked if view not in self.views)
         self.statistics = statistics.load_or_compute(
             training_split or dataset, spec, index_dir=config.index_dir or None, on_bad_record=config.on_bad_record
         )
@@ -274,6 +300,7 @@ class PolicySource(_EpisodeSource):
             "robot": self.spec.to_json(),
             "views": dict(zip(self.views, self.cameras, strict=True)),
             "windows": len(self),
+            "action_steps": self.action_steps,
             "action": self.action_normalizer.to_json(),
             "proprio": self.proprio_normalizer.to_json(),
             "statistics": self.statistics.to_json(),
@@ -281,19 +308,37 @@ class PolicySource(_EpisodeSource):
         }
 
     def _example(self, episode: Episode, number: int, window: int, index: int, epoch: int) -> Example:
-        start = self.spec.first_step + window * self.config.observation_stride
+        start = self.spec.first_step + window * self._stride
         cameras = zip(self.views, self.cameras, strict=True)
         example = {f"images/{view}": self._frame(episode, number, camera, start) for view, camera in cameras if self.with_images}
+        example |= {f"images/{view}": np.zeros((self.image_size,) * 2 + (3,), np.uint8) for view in self._absent if self.with_images}
         actions = statistics.actions(episode, self.spec)
         steps, mask = windows.action_chunk(len(actions), start, self.config.action_horizon)
         proprio = statistics.states(episode, self.spec)[start] if self.spec.proprio else np.zeros(0, np.float32)
+        action, proprio = self.action_normalizer.forward(actions[steps]), self.proprio_normalizer.forward(proprio)
+        if self._padding:
+            action, proprio = _widened(action, self._padding.action_dim), _widened(proprio, self._padding.proprio_dim)
         return {
             **example,
-            "proprio": self.proprio_normalizer.forward(proprio),
-            "action": self.action_normalizer.forward(actions[steps]),
-            "action_mask": mask,
+            "proprio": proprio,
+            "action": action,
+            "action_mask": mask & (np.arange(len(mask)) < self.action_steps),
             **self._text(episode, start, index, epoch),
+            **self._about,
         }
+
+
+class Padding(NamedTuple):
+    """Widths of the model that all robots share."""
+
+    action_dim: int
+    proprio_dim: int
+
+
+def _widened(values: np.ndarray, width: int) -> np.ndarray:
+    """[... width], with zeros behind; where the width is 0 nothing is left."""
+    kept = values[..., :width]
+    return np.concatenate([kept, np.zeros((*kept.shape[:-1], width - kept.shape[-1]), np.float32)], axis=-1)
 
 
 SourceT = TypeVar("SourceT", bound=SkippingSource)
@@ -386,6 +431,8 @@ def policy_source(
     *,
     views: Sequence[str] = (),
     action_dim: int | None = None,
+    padding: Padding | None = None,
+    robots: Sequence[str] = (),
     with_images: bool = True,
 ) -> Mixture[PolicySource]:
     """Observations with action chunks of every dataset of `config`.
@@ -394,6 +441,8 @@ def policy_source(
       with_images: False omits the images and decodes nothing, for training from cached features.
       views: views of every example; default: those of the DatasetConfig, else of the registry row.
       action_dim: action width of the model; a different width in the data is an error here, not in a jitted function.
+      padding: the robots may differ; their examples are padded to these widths, and to all `views`.
+      robots: names of all robots of the policy, which number them.
     """
 
     def make(entry: DatasetConfig, spec: RobotSpec) -> PolicySource:
@@ -410,11 +459,19 @@ def policy_source(
             text_length,
             views=tuple(views) or entry.views,
             action_dim=action_dim,
+            padding=padding,
+            number=robots.index(entry.name) if robots else 0,
             training_split=training,
             with_images=with_images,
         )
 
     mixture = _mixture(config, make, POLICY_COLUMNS)
+    if padding:
+        unseen = [view for view in views if not any(view in source.views for source in mixture.sources)]
+        if unseen and len(mixture.sources) == len(robots):
+            known = "; ".join(f"{source.spec.name}: {', '.join(source.spec.cameras)}" for source in mixture.sources)
+            raise DataError(f"no dataset has the views {', '.join(unseen)} of the policy (views of {known}): correct model.views")
+        return mixture
     widths = {(source.action_normalizer.width, source.proprio_normalizer.width, source.views) for source in mixture.sources}
     if len(widths) > 1:
         found = "; ".join(
@@ -471,7 +528,7 @@ def _weights(members: Sequence[DatasetConfig], steps: Sequence[int]) -> list[flo
     return [entry.weight * (count * scale if entry.per_step else 1) for entry, count in zip(members, steps, strict=True)]
 
 
-def _check_columns(dataset: RLDSDataset, spec: RobotSpec, action_dim: int | None) -> None:
+def _check_columns(dataset: RLDSDataset, spec: RobotSpec, action_dim: int | None, padding: Padding | None = None) -> None:
     """Checks that features.json has the action and proprio columns of the row, and that the action has the model's width."""
     where = dataset.directory
     for key, parts, width in (
@@ -489,6 +546,13 @@ def _check_columns(dataset: RLDSDataset, spec: RobotSpec, action_dim: int | None
             raise DataError(
                 f"{where}: field '{key}' has shape {list(shape)} in features.json, but the description of '{spec.name}' says "
                 f"[{width}]. Choose a matching dataset or description"
+            )
+    for column, width in (("action", spec.action_width), ("proprio", spec.proprio_width)):
+        room = getattr(padding, f"{column}_dim") if padding else 0
+        if room and width > room:
+            raise DataError(
+                f"{where}: the {column} of '{spec.name}' has {width} numbers, but model.action.{column}_dim is {room}: it must be at least "
+                "that of the widest robot"
             )
     if action_dim not in (None, spec.action_width):
         raise DataError(

@@ -135,6 +135,7 @@ class InitConfig:
     video: str = setting(
         "", "stage policy: the video model; stage video: the U-Net to fine-tune, empty for a fresh one", on_resume=ANNOUNCED
     )
+    policy: str = setting("", "stage policy: the policy to fine-tune or adapt to other robots, empty for a fresh one", on_resume=ANNOUNCED)
 
 
 @dataclass(frozen=True)
@@ -366,6 +367,14 @@ class ExperimentConfig:
         frames = self.vae_training.clip_frames if self.stage == "vae" else self.model.frames
         data = replace(self.data, clip_frames=frames, action_horizon=self.model.action.action_horizon)
         object.__setattr__(self, "data", data)
+        action = replace(self.model.action, robots=max(len(data.datasets), 1))
+        object.__setattr__(self, "model", replace(self.model, action=action))
+
+    @property
+    def several_robots(self) -> bool:
+        """Whether a policy is told whose observations it sees: masks of its views and dimensions, its number and rate."""
+        many = len(self.data.datasets) > 1 or bool(self.init.policy) or self.model.action.conditions_on_robot
+        return self.stage == "policy" and many
 
 
 # --- conversions ------------------------------------------------------------------------------------------------------------------

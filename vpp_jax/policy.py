@@ -1,14 +1,14 @@
 """Stage 2 as one object: predictive features + Video Former + diffusion transformer -> loss and actions.
 
 Pure functions of one flat parameter dict. Frozen prefixes: `text/`, `vae/`, `unet/` (up to the last tap), `latents/scaling_factor`;
-trained ones: `video_former/`, `action_transformer/`, and `goal_text_encoder/`, the text encoder whose pooled vector is the policy's
-goal token.
+trained ones: `video_former/`, `action_transformer/`, `robots/` (what is learnt of each of several robots), and `goal_text_encoder/`, the
+text encoder whose pooled vector is the policy's goal token.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from vpp_jax.diffusion.per_example import example_keys, normal_per_example, spli
 from vpp_jax.diffusion.samplers import sample
 from vpp_jax.functional import Params, PureModule, select
 from vpp_jax.models.action_transformer import ActionTransformer
+from vpp_jax.models.robot_conditioning import RobotConditioning, RobotTokens
 from vpp_jax.models.text_encoder import CLIPTextEncoder
 from vpp_jax.models.video_former import VideoFormer
 from vpp_jax.ops import at_least_float32
@@ -39,6 +40,19 @@ class InstructionEmbedding(NamedTuple):
 
     states: Float[Array, "b l d"]
     goal: Float[Array, "b g"]
+
+
+class Embodiment(NamedTuple):
+    """Whose observations and actions those of a batch are, where a policy has several robots.
+
+    robot: number of the robot. control_hz: its control rate. view_mask: whether it has each of the configured views. action_dims: which of
+    the policy's action dimensions are its own; the others are padding.
+    """
+
+    robot: Int[Array, "b"]
+    control_hz: Float[Array, "b"]
+    view_mask: Bool[Array, "b v"]
+    action_dims: Bool[Array, "b a"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,10 @@ class VideoPredictionPolicy:
     @cached_property
     def action_transformer(self) -> PureModule[ActionTransformer]:
         return PureModule.of(lambda rngs: ActionTransformer(self.config.action, rngs=rngs))
+
+    @cached_property
+    def robots(self) -> PureModule[RobotConditioning]:
+        return PureModule.of(lambda rngs: RobotConditioning(self.config.action, rngs=rngs))
 
     @cached_property
     def goal_text_encoder(self) -> PureModule[CLIPTextEncoder]:
@@ -112,11 +130,35 @@ class VideoPredictionPolicy:
         goal: Float[Array, "b g"],
         proprio: Float[Array, "b p"] | None,
         key: jax.Array | None = None,
+        embodiment: Embodiment | None = None,
     ) -> Float[Array, "b m w"]:
         """Encoder output of the policy: computed once per chunk, reused by every denoising step. `key` enables dropout."""
-        tokens = self.video_former.bind(select("video_former", params))(features)
         proprio = proprio if self.config.action.proprio_dim else None
-        return self.action_transformer.bind(select("action_transformer", params)).encode(tokens, goal, proprio, key=key)
+        video_former = self.video_former.bind(select("video_former", params))
+        encoder = self.action_transformer.bind(select("action_transformer", params))
+        if embodiment is None:
+            return encoder.encode(video_former(features), goal, proprio, key=key)
+        seen = repeat(embodiment.view_mask, "b v -> b (v n)", n=features.shape[2] // embodiment.view_mask.shape[1])
+        own = self._own(params, embodiment)
+        return encoder.encode(
+            video_former(features, seen),
+            goal,
+            proprio,
+            prompt=own.prompt,
+            proprio_in=own.proprio_in,
+            control_hz=embodiment.control_hz,
+            key=key,
+        )
+
+    def _own(self, params: Params, embodiment: Embodiment) -> RobotTokens:
+        return self.robots.bind(select("robots", params))(embodiment.robot)
+
+    def _decoder_options(self, params: Params, embodiment: Embodiment | None) -> dict[str, Any]:
+        """What the decoder gets of each example's robot."""
+        if embodiment is None or not self.config.action.robot_projections:
+            return {}
+        own = self._own(params, embodiment)
+        return {"action_in": own.action_in, "action_out": own.action_out}
 
     # --- training -------------------------------------------------------------------------------------------------------------
 
@@ -131,48 +173,61 @@ class VideoPredictionPolicy:
         action_mask: Bool[Array, "b k"],
         key: jax.Array,
         training: bool = True,
+        embodiment: Embodiment | None = None,
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Unweighted EDM loss on the network output (vpp: score matching with sigma_data 0.5), over valid steps only.
+        """Unweighted EDM loss on the network output (vpp: score matching with sigma_data 0.5), over valid steps only, and of these over the
+        dimensions that the robot has.
 
         `key`: one PRNG key, or one per example [b]. Noise is drawn per example (`example_keys`), dropout masks for the whole batch from
         the first key; `training` off, there is no dropout.
         """
         dropout_keys, sigma_keys, noise_keys = split_example_keys(example_keys(key, action.shape[0]), 3)
         context_key, dropout_key = jax.random.split(dropout_keys[0]) if training else (None, None)
-        context = self.context(params, features, self.goal_vector(params, text_ids, text_mask), proprio, context_key)
+        context = self.context(params, features, self.goal_vector(params, text_ids, text_mask), proprio, context_key, embodiment)
         sigma = jax.vmap(lambda key: sample_sigma(key, (), self.diffusion.density))(sigma_keys)
         scale = policy_preconditioning(sigma, self.diffusion.sigma_data)
         noise = normal_per_example(noise_keys, action.shape[1:])
         noisy = add_noise(action, noise, sigma)
         output = self.action_transformer.bind(select("action_transformer", params)).decode(
-            scale.network_input(noisy), sigma, context, key=dropout_key
+            _own_dims(scale.network_input(noisy), embodiment),
+            sigma,
+            context,
+            key=dropout_key,
+            **self._decoder_options(params, embodiment),
         )
         target = policy_target(action, noise, sigma, self.diffusion.sigma_data)
-        weight = jnp.broadcast_to(action_mask[..., None], target.shape).astype(jnp.float32)
+        weight = _own_dims(jnp.broadcast_to(action_mask[..., None], target.shape).astype(jnp.float32), embodiment)
         error = jnp.sum(weight * (output - target) ** 2)
         return error / jnp.maximum(jnp.sum(weight), 1.0), {"valid_steps": jnp.mean(action_mask.astype(jnp.float32))}
 
     # --- inference ------------------------------------------------------------------------------------------------------------
 
     def sample_actions(
-        self, params: Params, context: Float[Array, "b m w"], keys: jax.Array, noise_schedule: NoiseScheduleConfig | None = None
+        self,
+        params: Params,
+        context: Float[Array, "b m w"],
+        keys: jax.Array,
+        noise_schedule: NoiseScheduleConfig | None = None,
+        embodiment: Embodiment | None = None,
     ) -> Float[Array, "b k a"]:
         """Normalised action chunks, one PRNG key each, by the configured sampler (published: DDIM on the exponential noise schedule).
 
-        `noise_schedule`: None is the configured one.
+        Dimensions that a robot does not have are 0. `noise_schedule`: None is the configured one.
         """
         config, noise_schedule = self.config.action, noise_schedule or self.diffusion.noise_schedule
         decoder = self.action_transformer.bind(select("action_transformer", params))
         noise = jax.vmap(lambda key: jax.random.normal(key, (config.action_horizon, config.action_dim)))(keys) * initial_scale(
             noise_schedule
         )
+        options = self._decoder_options(params, embodiment)
         sampler_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
 
         def denoise(noisy: jax.Array, sigma: jax.Array, modulations: jax.Array) -> jax.Array:
             scale = policy_preconditioning(sigma, self.diffusion.sigma_data)
-            return scale.denoised(noisy, decoder.decode_modulated(scale.network_input(noisy), modulations, context))
+            own = _own_dims(scale.network_input(noisy), embodiment)
+            return scale.denoised(noisy, decoder.decode_modulated(own, modulations, context, **options))
 
-        return sample(
+        actions = sample(
             denoise,
             noise,
             get_sigmas(noise_schedule),
@@ -181,6 +236,7 @@ class VideoPredictionPolicy:
             self.diffusion.eta,
             prepare=decoder.modulations,
         )
+        return _own_dims(actions, embodiment)
 
     def act(
         self,
@@ -189,9 +245,15 @@ class VideoPredictionPolicy:
         instruction: InstructionEmbedding,
         proprio: Float[Array, "b p"] | None,
         keys: jax.Array,
+        embodiment: Embodiment | None = None,
     ) -> Float[Array, "b k a"]:
         """One normalised action chunk per observation; one key per observation [b] makes it independent of the rest of the batch."""
         feature_keys, action_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         features = self.features(params, images, instruction.states, feature_keys)
-        context = self.context(params, features, instruction.goal, proprio)
-        return self.sample_actions(params, context, action_keys)
+        context = self.context(params, features, instruction.goal, proprio, embodiment=embodiment)
+        return self.sample_actions(params, context, action_keys, embodiment=embodiment)
+
+
+def _own_dims(values: Float[Array, "b k a"], embodiment: Embodiment | None) -> Float[Array, "b k a"]:
+    """Values with zeros in dimensions that the robot does not have."""
+    return values if embodiment is None else jnp.where(embodiment.action_dims[:, None], values, 0)

@@ -16,9 +16,12 @@ def whole_clip(length: int, frames: int) -> Int[np.ndarray, "f"]:
     return np.linspace(0, length - 1, frames).astype(np.int64)
 
 
-def strided_clip(length: int, start: int, frames: int, stride: int) -> Int[np.ndarray, "f"]:
-    """`frames` steps from `start` on, every `stride`-th, clamped to the last step of the episode, as VPP samples robot sources."""
-    return np.minimum(start + stride * np.arange(frames, dtype=np.int64), length - 1)
+def strided_clip(length: int, start: int, frames: int, stride: float) -> Int[np.ndarray, "f"]:
+    """`frames` steps from `start` on, every `stride`-th, clamped to the last step of the episode, as VPP samples robot sources.
+
+    A stride that is no integer gives the nearest steps; below 1 some repeat.
+    """
+    return np.minimum(start + np.rint(stride * np.arange(frames)).astype(np.int64), length - 1)
 
 
 def action_chunk(length: int, start: int, action_horizon: int) -> tuple[Int[np.ndarray, "k"], Bool[np.ndarray, "k"]]:

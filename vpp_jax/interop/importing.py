@@ -322,6 +322,7 @@ def _data(plan: Plan) -> dict[str, Any]:
                 "version": "",
                 "robot": row.to_json(),
                 "windows": 0,
+                "action_steps": action.action_horizon,
                 "views": {view: row.cameras.get(view, view) for view in plan.policy_model.views},
                 "action": Normalizer.identity(action.action_dim).to_json(),
                 "proprio": Normalizer.identity(action.proprio_dim or row.proprio_width).to_json(),

@@ -23,6 +23,10 @@ from vpp_jax.common.errors import ConfigError
 from vpp_jax.models.attention import Attention
 from vpp_jax.models.initialization import normal_linears
 from vpp_jax.models.layers import MLP, Identity, LayerNorm, Linear, check_dtype, compute_dtype, sinusoidal_embedding
+from vpp_jax.ops.precision import exact
+
+# kernel [b i o] and bias [b o], one of each per example
+RobotAffine = tuple[Array, Array]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,10 @@ class ActionTransformerConfig:
     goal_dim: int = derived(512, "width of the pooled instruction embedding", "model.text.projection_dim")
     token_dim: int = derived(384, "width of the Video Former's tokens", "model.former.dim")
     proprio_dim: int = setting(0, "width of the proprioceptive state; 0 for none", at_least=0)
+    robots: int = derived(1, "robots that the policy tells apart", "data.datasets")
+    prompt_tokens: int = setting(0, "learnt tokens per robot, in front of the context", at_least=0)
+    robot_projections: bool = setting(False, "each robot adds weights of its own to the projections of actions and state")
+    rate_token: bool = setting(False, "a token of the context says the robot's control rate")
     causal_cross_attention: bool = setting(
         True, "action i attends to context tokens 0 to i only, as published; off, every action attends to the whole context"
     )
@@ -46,6 +54,10 @@ class ActionTransformerConfig:
     mlp_dropout: float = setting(0.05, "dropout of MLP outputs", at_least=0, less_than=1)
     init_std: float = setting(0.02, "kernels start from N(0, init_std^2), the AdaLN modulation included; biases from zero", more_than=0)
     dtype: str = compute_dtype()
+
+    @property
+    def conditions_on_robot(self) -> bool:
+        return bool(self.prompt_tokens) or self.robot_projections or self.rate_token
 
     def __post_init__(self):
         check_ranges(self)
@@ -65,6 +77,8 @@ class ActionTransformer(nnx.Module):
         if config.proprio_dim:
             names = ("0", "2")
             self.proprio_emb = MLP(config.proprio_dim, 2 * width, width, activation=jax.nn.mish, names=names, dtype=dtype, rngs=rngs)
+        if config.rate_token:
+            self.rate_emb = MLP(width, 2 * width, width, activation=jax.nn.mish, names=("1", "3"), dtype=dtype, rngs=rngs)
         # the noise level modulates every layer: embedded in float32 at least, whatever the compute type
         level_type = jnp.promote_types(dtype, jnp.float32)
         self.sigma_emb = MLP(width, 2 * width, width, activation=jax.nn.mish, names=("1", "3"), dtype=level_type, rngs=rngs)
@@ -81,15 +95,27 @@ class ActionTransformer(nnx.Module):
         goal: Float[Array, "b g"],
         proprio: Float[Array, "b p"] | None = None,
         *,
+        prompt: Float[Array, "b q w"] | None = None,
+        proprio_in: RobotAffine | None = None,
+        control_hz: Float[Array, "b"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b m w"]:
-        """Conditions -> context of m = 1 + n (+ 1) tokens: goal, Video Former tokens, proprioception. `key` enables dropout."""
+        """Conditions -> context of m tokens: the robot's prompt, its rate, goal, Video Former tokens, proprioception.
+
+        `key` enables dropout. proprio_in: what the robot adds to the embedding of its state.
+        """
         if (proprio is not None) != bool(self.config.proprio_dim):
             given = "none" if proprio is None else f"shape {proprio.shape}"
             raise ValueError(f"the action transformer is configured with proprio_dim={self.config.proprio_dim}, proprio given: {given}")
         parts = [self.lang_emb(goal)[:, None], self.tok_emb(tokens)]
+        if self.config.rate_token:
+            if control_hz is None:
+                raise ValueError("the action transformer is configured with rate_token, but no control_hz is given")
+            parts.insert(0, self.rate_emb(sinusoidal_embedding(jnp.log(control_hz), self.config.width))[:, None])
+        if prompt is not None:
+            parts.insert(0, prompt.astype(parts[0].dtype))
         if proprio is not None:
-            parts.append(self.proprio_emb(proprio)[:, None])
+            parts.append(_plus(self.proprio_emb(proprio)[:, None], proprio[:, None], proprio_in))
         return self.encoder(jnp.concatenate(parts, axis=1), key=key)
 
     def decode(
@@ -98,13 +124,16 @@ class ActionTransformer(nnx.Module):
         sigma: Float[Array, "b"],
         context: Float[Array, "b m w"],
         *,
+        action_in: RobotAffine | None = None,
+        action_out: RobotAffine | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b k a"]:
         """Network output F, float32 at least, for actions scaled by c_in; EDM preconditioning is applied outside. `key` enables dropout.
 
         All arguments share the batch: to denoise several samples per observation, repeat the context.
+        action_in, action_out: what the robot adds to the projections of its actions.
         """
-        return self.decode_modulated(noisy_actions, self.modulations(sigma), context, key=key)
+        return self.decode_modulated(noisy_actions, self.modulations(sigma), context, action_in=action_in, action_out=action_out, key=key)
 
     @jax.named_scope("action_transformer.modulations")
     def modulations(self, sigma: Float[Array, "b"]) -> Float[Array, "b layers six_w"]:
@@ -120,14 +149,25 @@ class ActionTransformer(nnx.Module):
         modulations: Float[Array, "#b layers six_w"],
         context: Float[Array, "b m w"],
         *,
+        action_in: RobotAffine | None = None,
+        action_out: RobotAffine | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b k a"]:
         """`decode` for a noise level whose `modulations` are known; a batch of one applies to all examples."""
         if self.config.causal_cross_attention:
             # the mask hides everything from token k on: their keys and values need not be projected
             context = context[:, : noisy_actions.shape[1]]
-        actions = self.decoder(self.action_emb(noisy_actions), context, per_block=modulations, key=key)
-        return ops.at_least_float32(self.action_pred(actions))
+        embedded = _plus(self.action_emb(noisy_actions), noisy_actions, action_in)
+        actions = self.decoder(embedded, context, per_block=modulations, key=key)
+        return ops.at_least_float32(_plus(self.action_pred(actions), actions, action_out))
+
+
+def _plus(shared: Float[Array, "b k o"], x: Float[Array, "b k i"], own: RobotAffine | None) -> Float[Array, "b k o"]:
+    """A projection of x that all robots share, and what each example's robot adds to it."""
+    if own is None:
+        return shared
+    kernel, bias = (values.astype(shared.dtype) for values in own)
+    return shared + jnp.matmul(x.astype(shared.dtype), kernel, precision=exact(shared.dtype)) + bias[:, None]
 
 
 class _Stack(nnx.Module):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vpp_jax import ops
 from vpp_jax.common.config_fields import check_ranges, derived, setting
@@ -77,7 +77,8 @@ class VideoFormer(nnx.Module):
         return nnx.List([spatial, *temporal, feed_forward])
 
     @jax.named_scope("video_former")
-    def __call__(self, features: Float[Array, "b t n c"]) -> Float[Array, "b m d"]:
+    def __call__(self, features: Float[Array, "b t n c"], mask: Bool[Array, "b n"] | None = None) -> Float[Array, "b m d"]:
+        """mask: False where a position is of a camera that the robot lacks: it gets no attention. The linear variant cannot do that."""
         config = self.config
         batch, frames, _, channels = features.shape
         if (frames, channels) != (config.frames, config.condition_dim):
@@ -85,13 +86,15 @@ class VideoFormer(nnx.Module):
                 f"video former expects features of {config.frames} frames and {config.condition_dim} channels, got shape {features.shape}"
             )
         if config.variant == "linear":
+            if mask is not None:
+                raise ValueError("the linear variant of the Video Former has no attention that could leave a camera out")
             return self.proj(features).reshape(batch, -1, config.dim)
 
         media = self.goal_emb(features) + self.time_pos_emb[...].astype(config.dtype)
         tokens = jnp.broadcast_to(self.latents[...].astype(config.dtype), (batch, *self.latents[...].shape))
         for i, layer in enumerate(self.layers):
             with jax.named_scope(f"layers.{i}"):
-                tokens = tokens + layer[0](tokens, media)
+                tokens = tokens + layer[0](tokens, media, mask)
                 if config.variant == "3d":
                     # published without a preceding norm
                     tokens = tokens + layer[1](tokens.swapaxes(1, 2)).swapaxes(1, 2)
@@ -111,8 +114,13 @@ class PerceiverAttention(nnx.Module):
         self.to_q, self.to_k, self.to_v = (Linear(dim, inner, use_bias=False, dtype=dtype, rngs=rngs) for _ in range(3))
         self.to_out = Linear(inner, dim, use_bias=False, dtype=dtype, rngs=rngs)
 
-    def __call__(self, latents: Float[Array, "*b n d"], media: Float[Array, "*b m d"]) -> Float[Array, "*b n d"]:
+    def __call__(
+        self, latents: Float[Array, "b t n d"], media: Float[Array, "b t m d"], mask: Bool[Array, "b m"] | None = None
+    ) -> Float[Array, "b t n d"]:
+        """mask: media tokens that may be seen."""
         latents = self.norm_latents(latents)
         context = jnp.concatenate([self.norm_media(media), latents], axis=-2)
         projections = ops.Projections(*(linear.affine() for linear in (self.to_q, self.to_k, self.to_v, self.to_out)))
-        return ops.multi_head_attention(latents, context, projections, heads=self.heads)
+        if mask is not None:
+            mask = jnp.concatenate([mask, jnp.ones((len(mask), latents.shape[-2]), bool)], axis=-1)[:, None, None]
+        return ops.multi_head_attention(latents, context, projections, heads=self.heads, mask=mask)

@@ -22,6 +22,7 @@ Axes = tuple[str | None, ...]
 RULES: tuple[tuple[str, Axes], ...] = (
     # small
     (r"latents/.*", ()),
+    (r"robots/.*", ()),
     (r".*\.(bias|scale|mix_factor)", ()),
     (r"(video_former/)?(latents|time_pos_emb)", ()),
     (r".*position_embedding\.embedding", ()),

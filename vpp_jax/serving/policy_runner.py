@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt32
 
@@ -14,7 +15,7 @@ from vpp_jax.config import ExperimentConfig, from_config_dict
 from vpp_jax.functional import Params, params_hash
 from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.parallel.mesh import compiler_options
-from vpp_jax.policy import InstructionEmbedding
+from vpp_jax.policy import Embodiment, InstructionEmbedding
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.robots import TrainedRobot, choose_robot
 from vpp_jax.training.stages.policy import PolicyStage
@@ -47,27 +48,38 @@ class PolicyRunner:
 
         def act(params, images, instruction, proprio, seeds):
             keys = jax.vmap(jax.random.key)(seeds)
-            return stage.policy.act(params, images, instruction, proprio, keys)
+            return stage.policy.act(params, images, instruction, proprio, keys, self._embodiment(len(seeds)))
 
         self._act = jax.jit(act, compiler_options=compiler_options())
 
     def inputs(self, observations: Observations) -> tuple[dict[str, np.ndarray], InstructionEmbedding, np.ndarray]:
         """What the jitted function takes: (images uint8 [b s s 3] per view, instruction embeddings, normalised proprio)."""
-        views, size, antialias = self.config.model.views, self.config.model.image_size, self.config.data.antialias
+        views, size, antialias = self.robot.views, self.config.model.image_size, self.config.data.antialias
         absent = [view for view in views if view not in observations.images]
         if absent:
             raise ObservationError(f"the observation has views {', '.join(observations.images)}, the policy also needs {', '.join(absent)}")
-        width = observations.proprio.shape[-1]
-        if self.config.model.action.proprio_dim and width != self.robot.proprio.width:
+        width, room = observations.proprio.shape[-1], self.config.model.action.proprio_dim
+        if room and width != self.robot.proprio.width:
             raise ObservationError(f"the observation's proprio has width {width}, the policy was trained on {self.robot.proprio.width}")
         images = {view: np.stack([resize(image, size, antialias) for image in observations.images[view]]) for view in views}
+        black = np.zeros((len(observations), size, size, 3), np.uint8)
+        images = {view: images.get(view, black) for view in self.config.model.views}
         embeddings = [self._encode_instruction(text) for text in observations.text]
         instruction: InstructionEmbedding = jax.tree.map(lambda *parts: np.concatenate(parts), *embeddings)
-        return images, instruction, self.robot.proprio.forward(observations.proprio)
+        proprio = self.robot.proprio.forward(observations.proprio)
+        return images, instruction, np.pad(proprio, ((0, 0), (0, max(room - width, 0))))
+
+    def _embodiment(self, batch: int) -> Embodiment | None:
+        if not self.config.several_robots:
+            return None
+        seen = np.array([view in self.robot.views for view in self.config.model.views])
+        own = np.arange(self.config.model.action.action_dim) < self.robot.action.width
+        rows = (np.int32(self.robot.number), np.float32(self.robot.spec.control_hz or 0), seen, own)
+        return Embodiment(*(jnp.broadcast_to(row, (batch, *np.shape(row))) for row in rows))
 
     def act(self, observations: Observations, seeds: UInt32[np.ndarray, "b"]) -> Float[np.ndarray, "b k a"]:
         normalised = self._act(self.params, *self.inputs(observations), np.asarray(seeds, np.uint32))
-        actions = self.robot.action.inverse(np.asarray(normalised))
+        actions = self.robot.action.inverse(np.asarray(normalised)[:, : self.robot.action_steps, : self.robot.action.width])
         if not np.isfinite(actions).all():
             raise VppError("the policy's actions have NaN or infinite values: the observation's proprio, or the checkpoint's parameters do")
         actions[..., self._signed] = np.where(actions[..., self._signed] > 0, 1.0, -1.0)
@@ -100,13 +112,12 @@ def load_policy(
     config, chosen = from_config_dict(metadata["config"]), choose_robot(metadata, robot, str(checkpoint))
     stage = PolicyStage(config)
     params = load_params(checkpoint, stage.abstract_trainable() | stage.abstract_frozen(), item=item, step=step, stage="policy")
-    action = config.model.action
     about = PolicyMetadata(
-        views={view: config.model.image_size for view in config.model.views},
-        action_dim=action.action_dim,
-        action_horizon=action.action_horizon,
-        n_action_steps=n_action_steps or config.model.n_action_steps,
-        proprio_dim=action.proprio_dim,
+        views={view: config.model.image_size for view in config.model.views if view in chosen.views},
+        action_dim=chosen.action.width,
+        action_horizon=chosen.action_steps,
+        n_action_steps=n_action_steps or min(config.model.n_action_steps, chosen.action_steps),
+        proprio_dim=chosen.proprio.width if config.model.action.proprio_dim else 0,
         name="vpp",
         checkpoint=str(checkpoint),
         checkpoint_step=metadata["step"],

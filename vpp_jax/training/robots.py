@@ -20,12 +20,14 @@ class TrainedRobot:
     Attributes:
       number: its number in the checkpoint, which the policy is conditioned on.
       views: view -> camera.
+      action_steps: actions of a chunk that it was trained on.
       action, proprio: normalisation with the statistics of its training data; `inverse` gives its own units.
     """
 
     number: int
     spec: RobotSpec
     views: Mapping[str, str]
+    action_steps: int
     action: Normalizer
     proprio: Normalizer
     statistics_hash: str
@@ -43,7 +45,9 @@ def trained_robots(metadata: Mapping[str, Any], where: str) -> dict[str, Trained
             raise UnknownRobotError(f"{where} does not describe its robots: an earlier version wrote it. Train or import it again")
         spec = RobotSpec.from_json(entry["robot"], where)
         action, proprio = Normalizer.from_json(entry["action"]), Normalizer.from_json(entry["proprio"])
-        found[spec.name] = TrainedRobot(number, spec, entry["views"], action, proprio, entry.get("statistics_hash", ""))
+        found[spec.name] = TrainedRobot(
+            number, spec, entry["views"], entry["action_steps"], action, proprio, entry.get("statistics_hash", "")
+        )
     return found
 
 

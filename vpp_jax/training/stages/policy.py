@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from data_pipelines.loader import policy_source
-from data_pipelines.sources import Mixture, Source
+from data_pipelines.sources import Mixture, Padding, PolicySource, Source
 from vpp_jax.config import ConfigError, DataConfig, ExperimentConfig, config_hash
 from vpp_jax.diffusion.per_example import example_keys, split_example_keys
 from vpp_jax.functional import AbstractParams, Params, with_prefix
@@ -20,7 +20,7 @@ from vpp_jax.models.tokenizer import CLIPTokenizer
 from vpp_jax.models.video_former import VideoFormerConfig
 from vpp_jax.parallel.first_examples import map_first_examples
 from vpp_jax.parallel.mesh import batch_sharding, compiler_options, put_batch
-from vpp_jax.policy import VideoPredictionPolicy
+from vpp_jax.policy import Embodiment, VideoPredictionPolicy
 from vpp_jax.training.checkpoints import load_params, read_metadata
 from vpp_jax.training.compatibility import check_model_agrees
 from vpp_jax.training.distributed import local_rows, on_host, process_shard
@@ -46,6 +46,7 @@ class PolicyStage:
         return (
             with_prefix("video_former", self.policy.video_former.abstract)
             | with_prefix("action_transformer", self.policy.action_transformer.abstract)
+            | with_prefix("robots", self.policy.robots.abstract)
             | goal
         )
 
@@ -67,6 +68,7 @@ class PolicyStage:
         former_key, action_key, goal_key = jax.random.split(key, 3)
         params = with_prefix("video_former", self.policy.video_former.init(former_key))
         params |= with_prefix("action_transformer", self.policy.action_transformer.init(action_key))
+        params |= with_prefix("robots", self.policy.robots.init(jax.random.fold_in(key, 3)))
         if self.config.model.text_trainable:
             params |= with_prefix("goal_text_encoder", self.policy.goal_text_encoder.init(goal_key))
         return params
@@ -99,7 +101,7 @@ class PolicyStage:
 
     def _observations(self, data: DataConfig, split: str, with_images: bool = True) -> Mixture:
         model = self.config.model
-        return policy_source(
+        observations = policy_source(
             data,
             model.image_size,
             CLIPTokenizer(model.goal_length),
@@ -107,8 +109,22 @@ class PolicyStage:
             split,
             views=model.views,
             action_dim=model.action.action_dim,
+            padding=Padding(model.action.action_dim, model.action.proprio_dim) if self.config.several_robots else None,
+            robots=tuple(entry.name for entry in self.config.data.datasets),
             with_images=with_images,
         )
+        self._check_views(observations, split)
+        return observations
+
+    def _check_views(self, observations: Mixture[PolicySource], split: str) -> None:
+        """Prints what views cost that a robot lacks; ConfigError where the model cannot leave them out."""
+        views = self.config.model.views
+        weights = np.array(observations.weights) / np.sum(observations.weights)
+        lacking = float(weights @ [1 - len(source.views) / len(views) for source in observations.sources])
+        if lacking and self.config.model.former.variant == "linear":
+            raise ConfigError("model.former.variant is linear, which cannot leave out views that a robot lacks: take 3d or 2d")
+        if lacking and split == "train" and jax.process_index() == 0:
+            print(f"{lacking:.0%} of the images are of views that a robot lacks: no attention, but the U-Net's full cost", flush=True)
 
     def _cache(self, data: DataConfig, split: str, frozen: Params, workdir: Path, dataset: str) -> FeatureFiles:
         diffusion = self.config.policy_diffusion
@@ -167,17 +183,27 @@ class PolicyStage:
             batch["action_mask"],
             loss_keys,
             training,
+            self.embodiment(batch),
         )
 
     def loss_weight(self, batch: dict[str, jax.Array]) -> jax.Array:
-        """Actions that are not padding."""
-        return jnp.sum(batch["action_mask"].astype(jnp.float32))
+        """Actions that are not padding; of several robots, numbers in them that are not."""
+        return jnp.sum(self._counted(batch))
+
+    def _counted(self, batch: dict[str, jax.Array]) -> jax.Array:
+        """1 where a number of an action counts: [b k 1], or of several robots [b k a]."""
+        mask = batch["action_mask"][..., None]
+        return (mask & batch["action_dims"][:, None] if self.config.several_robots else mask).astype(jnp.float32)
+
+    def embodiment(self, batch: dict[str, jax.Array]) -> Embodiment | None:
+        """Whose observations those of a batch are; None where the policy has one robot."""
+        return Embodiment(*(batch[name] for name in Embodiment._fields)) if self.config.several_robots else None
 
     def _context(self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
         features = batch["features"] if "features" in batch else self._features(frozen, batch, key)
         params = trainable | frozen
         goal = self.policy.goal_vector(params, batch["text_ids"], batch["text_mask"])
-        return self.policy.context(params, features.astype(jnp.float32), goal, batch["proprio"])
+        return self.policy.context(params, features.astype(jnp.float32), goal, batch["proprio"], embodiment=self.embodiment(batch))
 
     def sampling_errors(
         self, trainable: Params, frozen: Params, batch: dict[str, jax.Array], key: jax.Array
@@ -185,12 +211,12 @@ class PolicyStage:
         """`action_mse` on the noise schedule that the policy acts with, `action_mse_validation` on that of VPP's validation."""
         feature_keys, keys = split_example_keys(example_keys(key, len(batch["text_ids"])), 2)
         context = self._context(trainable, frozen, batch, feature_keys)
-        mask = batch["action_mask"][..., None].astype(jnp.float32)
+        mask = self._counted(batch)
         diffusion, sums = self.config.policy_diffusion, {}
         for name, schedule in (("action_mse", diffusion.noise_schedule), ("action_mse_validation", diffusion.validation_noise_schedule)):
-            sampled = self.policy.sample_actions(trainable | frozen, context, keys, schedule)
+            sampled = self.policy.sample_actions(trainable | frozen, context, keys, schedule, self.embodiment(batch))
             sums[name] = jnp.sum(mask * (sampled - batch["action"]) ** 2)
-        return sums, jnp.sum(mask) * batch["action"].shape[-1]
+        return sums, jnp.sum(mask) * (1 if self.config.several_robots else batch["action"].shape[-1])
 
     def plot_batch(self, batch: dict[str, np.ndarray], path: Path) -> None:
         """Views, instruction and action chunk of the first observations; for cached features, the images they were computed from."""
@@ -227,7 +253,7 @@ class PolicyStage:
             feature_keys, keys = split_example_keys(rows["keys"], 2)
             context = self._context(trainable, frozen, rows, feature_keys)
             shown = {name: rows[name] for name in ("text_ids", "text_mask", "action")}
-            return shown | {"sampled": self.policy.sample_actions(trainable | frozen, context, keys)}
+            return shown | {"sampled": self.policy.sample_actions(trainable | frozen, context, keys, embodiment=self.embodiment(rows))}
 
         return map_first_examples(true_and_sampled, batch | {"keys": keys}, PREVIEW_EXAMPLES)
 

@@ -24,6 +24,9 @@ def example_spec(config: ExperimentConfig) -> dict[str, jax.ShapeDtypeStruct]:
         "action": shape(actions, np.float32),
         "action_mask": shape(actions[:1], bool),
         **_text(model.goal_length),
+        "robot": shape((), np.int32),
+        "control_hz": shape((), np.float32),
+        **({"view_mask": shape((len(model.views),), bool), "action_dims": shape(actions[1:], bool)} if config.several_robots else {}),
     }
 
 
