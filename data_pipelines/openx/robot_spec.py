@@ -152,9 +152,9 @@ class RobotSpec:
     def why_unusable(self, columns: Collection[str], allow_unverified: bool = False) -> str:
         """Why `columns` of this description (keys of `unsupported`) cannot be used, or "" if they can."""
         marked = {} if allow_unverified else {name: f"not verified: {why}" for name, why in self.unverified.items()}
-        if self.control_hz is None:
-            marked["control_hz"] = "not known"
-        return "; ".join(f"{name}: {why}" for name, why in {**marked, **self.unsupported}.items() if name in columns)
+        unknown = {"control_hz": "not known"} if self.control_hz is None else {}
+        problems = marked | self.unsupported
+        return "; ".join(f"{name}: {why}" for name, why in (problems | unknown | problems).items() if name in columns)
 
     def to_json(self) -> dict[str, Any]:
         return to_jsonable(to_tree(self))

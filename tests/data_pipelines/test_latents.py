@@ -34,7 +34,7 @@ class Encoder:
 
 def settings(dataset, **changes) -> LatentsSettings:
     values = {
-        "row": "",
+        "robot": "",
         "views": (),
         "splits": (),
         "image_size": 8,

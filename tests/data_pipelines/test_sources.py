@@ -51,7 +51,9 @@ def test_policy_example(write_dataset, tokenizer):
     source = policy_source(config(directory, observation_stride=3), 8, tokenizer, 6, action_dim=7)
     assert len(source) == 3 + 1
     example = source[2]  # first episode, step 6: one action is left
-    assert set(example) == {"images/primary", "images/wrist", "proprio", "action", "action_mask", "text_ids", "text_mask"}
+    assert set(example) == {f"images/{view}" for view in ("primary", "wrist")} | {
+        *("proprio", "action", "action_mask", "text_ids", "text_mask", "robot", "control_hz")
+    }
     assert example["images/wrist"].shape == (8, 8, 3)
     assert abs(int(example["images/primary"][0, 0, 0]) - 6) <= 1
     assert example["action_mask"].tolist() == [True] + [False] * 4
