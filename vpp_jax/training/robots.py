@@ -21,6 +21,7 @@ class TrainedRobot:
       number: its number in the checkpoint, which the policy is conditioned on.
       views: view -> camera.
       action_steps: actions of a chunk that it was trained on.
+      recorded_in: the simulator of its data and its settings, where known.
       action, proprio: normalisation with the statistics of its training data; `inverse` gives its own units.
     """
 
@@ -31,6 +32,7 @@ class TrainedRobot:
     action: Normalizer
     proprio: Normalizer
     statistics_hash: str
+    recorded_in: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -45,9 +47,8 @@ def trained_robots(metadata: Mapping[str, Any], where: str) -> dict[str, Trained
             raise UnknownRobotError(f"{where} does not describe its robots: an earlier version wrote it. Train or import it again")
         spec = RobotSpec.from_json(entry["robot"], where)
         action, proprio = Normalizer.from_json(entry["action"]), Normalizer.from_json(entry["proprio"])
-        found[spec.name] = TrainedRobot(
-            number, spec, entry["views"], entry["action_steps"], action, proprio, entry.get("statistics_hash", "")
-        )
+        origin = entry.get("statistics_hash", ""), entry.get("recorded_in", {})
+        found[spec.name] = TrainedRobot(number, spec, entry["views"], entry["action_steps"], action, proprio, *origin)
     return found
 
 
