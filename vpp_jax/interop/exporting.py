@@ -67,7 +67,7 @@ def export_published(
     metadata = read_metadata(checkpoint, step)
     stored = list_tensors(checkpoint, item=item, step=step)
     layouts = _layouts(checkpoint, step)
-    chosen = choose_robot(metadata, robot, str(checkpoint)) if metadata["stage"] == "policy" and not layouts else None
+    chosen = choose_robot(metadata, robot, str(checkpoint)) if metadata["stage"] == "policy" and "imported" not in metadata else None
     written = []
     for part in _parts(from_config_dict(metadata["config"]), metadata.get("latent_scaling_factor")):
         if not any(name in stored for name in part.mappings):
