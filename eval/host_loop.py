@@ -31,6 +31,8 @@ from eval.results import Journal
 from eval.worker_process import WorkerCommand, WorkerProcess, hello, wait_for
 from vpp_jax.common.progress import ProgressBar
 
+SOURCE_STEPS = 120  # of an expert or random actions in one request: a slow simulator does not time out in a task that is not solved
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -182,7 +184,8 @@ class HostLoop:
         self.open_recording, self.on_simulator, self.restart_journal = open_recording, on_simulator, restarts
         self.interface = interface
         self.batch_size = options.batch_size or options.workers
-        self.n_action_steps = options.n_action_steps or (self.policy.metadata.n_action_steps if self.policy else options.max_steps)
+        own = self.policy.metadata.n_action_steps if self.policy else min(options.max_steps, SOURCE_STEPS)
+        self.n_action_steps = options.n_action_steps or own
         horizon = self.policy.metadata.action_horizon if self.policy else self.n_action_steps
         if self.n_action_steps > horizon:
             raise EvaluationError(f"n_action_steps={self.n_action_steps} is more than the policy predicts (action_horizon={horizon})")

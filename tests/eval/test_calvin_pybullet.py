@@ -66,7 +66,9 @@ class Environment:
         self.button = types.SimpleNamespace(state=State.OFF, light=light)
         self.scene = types.SimpleNamespace(buttons=[self.button], reset=self.reset_scene, step=lambda: None)
         self.robot = types.SimpleNamespace(reset=lambda state: setattr(self, "robot_obs", state), apply_action=self.act)
-        self.p = types.SimpleNamespace(stepSimulation=self.simulate)
+        self.p = types.SimpleNamespace(stepSimulation=self.simulate, setPhysicsEngineParameter=self.set)
+    def set(self, deterministicOverlappingPairs, physicsClientId):
+        self.fixed_order = deterministicOverlappingPairs
     def reset_scene(self, scene_obs):
         self.scene_obs, self.drawer, self.light.on = scene_obs, 0.0, int(scene_obs[5])
         self.button.state = State(self.light.on)
@@ -112,7 +114,7 @@ class Environment:
         self.button = types.SimpleNamespace(light=types.SimpleNamespace(get_state=lambda: int(self.port.lights.led)), state=None)
         self.scene = types.SimpleNamespace(buttons=[self.button], reset=self.reset_scene, step=self.step)
         self.robot = types.SimpleNamespace(reset=self.reset_robot, apply_action=lambda action: setattr(self, "action", action))
-        self.p = types.SimpleNamespace(stepSimulation=lambda physicsClientId: None)
+        self.p = types.SimpleNamespace(stepSimulation=lambda physicsClientId: None, setPhysicsEngineParameter=lambda **options: None)
     def reset_scene(self, scene_obs):
         self.button.state, self.scene_obs = State.OFF, scene_obs
     def reset_robot(self, robot_obs):
@@ -224,6 +226,15 @@ def test_both_reset_versions(adapter, checkout, version, on, expected):
     simulator = adapter(str(checkout), reset_version=version)
     simulator.reset(task="turn_off_led", scene="D", **lit(on))
     assert simulator._env.button.state.value == expected
+
+
+def test_nothing_of_an_episode_reaches_the_next_one(adapter, checkout):
+    simulator = adapter(str(checkout))
+    simulator.reset(task="open_drawer", scene="D", **lit(False))
+    assert simulator._env.fixed_order == 1
+    simulator._env.robot.gripper_action, simulator._env.button.prev_is_pressed = -1, True
+    simulator.reset(task="open_drawer", scene="D", **lit(False))
+    assert (simulator._env.robot.gripper_action, simulator._env.button.prev_is_pressed) == (1, False)
 
 
 def test_mistakes_are_named(adapter, checkout, tmp_path):

@@ -113,6 +113,12 @@ def test_execute_never_exceeds_the_chunk(tmp_path):
         Drifting(n_action_steps=9)
 
 
+def test_an_expert_is_asked_for_a_part_of_a_long_task(tmp_path):
+    """The timeout is that of one request: tasks that are not solved would be those whose slow simulator did not answer in time."""
+    records, _ = run(tmp_path, "expert", EPISODES[:1], {"goal": 1000.0}, max_steps=300)
+    assert (records[0]["tasks"][0]["steps"], records[0]["tasks"][0]["chunks"]) == (300, 3)
+
+
 def test_one_drawing_per_executed_chunk(tmp_path):
     log = tmp_path / "renders"
     records, _ = run(tmp_path, environment={"render_log": str(log)})

@@ -2,6 +2,9 @@
 
 Nothing of calvin_env is contained here: its own configuration files, scenes, robot, cameras and tasks are read from the checkout.
 Blocks of `scene_obs` are in the order of the scene, as in recordings. Episodes start from given states, as CALVIN's protocol does.
+
+Unlike in the original, an episode does not depend on those that its process has run before: pairs of touching bodies are solved in a fixed
+order, and a reset also sets the last gripper command (to that of robot_obs) and the memory of a pressed button.
 """
 
 from __future__ import annotations
@@ -82,7 +85,9 @@ class CalvinPyBullet:
             states = type(button.state)
             lit = button.light is not None and button.light.get_state() == states.ON.value
             button.state = states.ON if lit and self._reset_version == "fixed" else states.OFF
+            button.prev_is_pressed = False
         self._env.robot.reset(np.asarray(robot_obs, np.float64))
+        self._env.robot.gripper_action = 1 if robot_obs[14] > 0 else -1
         self._env.p.stepSimulation(physicsClientId=self._env.cid)
         self.begin_task(task)
 
@@ -168,6 +173,8 @@ class CalvinPyBullet:
             options = {"show_gui": False, "use_vr": False, "use_scene_info": True, "use_egl": self._renderer == "egl"}
             self._env = self._instantiate(tree.env, **options)
             self.scene, self._lit = scene, False
+            # The original asks for this, too, but loses it when it loads the scene.
+            self._env.p.setPhysicsEngineParameter(deterministicOverlappingPairs=1, physicsClientId=self._env.cid)
 
 
 def _observed(info: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
