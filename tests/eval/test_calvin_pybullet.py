@@ -150,6 +150,8 @@ class Environment:
         return {"state": state, "robot_info": robot, "scene_info": {"fixed_objects": {"table": table}, "movable_objects": blocks}}
     def get_state_obs(self):
         return {"robot_obs": self.port.robot_obs(), "scene_obs": self.port.scene_obs()}
+    def close(self):
+        self.port.close()
 
 class Tasks:
     def __init__(self, names):
