@@ -39,7 +39,7 @@ def _check_evaluators(config: Any) -> None:
     names = [entry.name for entry in config.data.datasets]
     for number, entry in enumerate(config.train.evaluators):
         where = f"train.evaluators[{number}]"
-        if entry.dataset and entry.dataset not in names:
+        if entry.dataset and entry.dataset not in names and not config.data.mixture:  # whose members are known once it is expanded
             raise ConfigError(
                 f"{where}.dataset is '{entry.dataset}', which is not one of data.datasets ({', '.join(names) or 'none'})"
                 + nearest(entry.dataset, names)

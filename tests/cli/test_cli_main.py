@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -12,8 +13,10 @@ import pytest
 from PIL import Image
 
 from data_pipelines import storage
-from data_pipelines.errors import ReadFailedError, WriteFailedError
+from data_pipelines.config import DatasetConfig
+from data_pipelines.errors import DataError, ReadFailedError, WriteFailedError
 from data_pipelines.storage import Retry
+from vpp_jax.cli import config_flag
 from vpp_jax.cli import main as cli
 from vpp_jax.cli.config_flag import add_config_flag, load_config, parse
 from vpp_jax.cli.config_help import show
@@ -168,6 +171,28 @@ def test_fields_of_datasets_can_be_overridden(config_file):
     flags = ["--config.data.datasets[0].path=there", "--config.data.datasets[0].weight=2"]
     config, _ = parse(parser(), [f"--config={config_file}", *flags])
     assert (config.data.datasets[0].path, config.data.datasets[0].weight) == ("there", 2.0)
+
+
+def test_evaluators_of_a_mixture_name_its_members(tmp_path, monkeypatch):
+    tree = default_config().to_dict() | {"stage": "video"}
+    tree["data"] |= {"mixture": "vpp_released"}
+    tree["train"] |= {"evaluators": ({"kind": "loss", "dataset": "calvin"},)}
+    path = tmp_path / "config.json"
+    path.write_text(to_json(from_config_dict(tree)))
+    members = (DatasetConfig("here", "calvin"),)
+    monkeypatch.setattr(config_flag, "expand", lambda data, columns: replace(data, datasets=members, mixture=""))
+    config, _ = parse(parser(), [f"--config={path}"])
+    assert config.train.evaluators[0].dataset == config.data.datasets[0].name
+    with pytest.raises(ConfigError, match=r"dataset is 'calvn', which is not one of data\.datasets \(calvin\)"):
+        parse(parser(), [f"--config={path}", "--config.train.evaluators[0].dataset=calvn"])
+
+
+def test_a_mixture_needs_a_directory_only_where_it_is_read(project):
+    flag = f"--config={project / 'configs' / 'svd_calvin_video_published.py'}"
+    with pytest.raises(DataError, match=r"data\.data_dir is empty"):
+        parse(parser(), [flag])
+    config, _ = parse(parser(), [flag], reads_data=False)
+    assert (config.data.mixture, config.data.batch_size) == ("vpp_released", 48)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     from vpp_jax.aot.report import provenance, summary, table
     from vpp_jax.cli.config_flag import parse
 
-    config, options = parse(compile_parser(), argv)
+    config, options = parse(compile_parser(), argv, reads_data=False)
     jax.config.update("jax_optimization_level", options.optimisation)
     if options.hlo and options.step in ("all", "restore"):
         raise UsageError(f"--hlo={options.hlo}: step {options.step} is not one program; name one with --step")

@@ -36,11 +36,16 @@ def add_config_flag(parser: Parser, required: bool = True) -> None:
     parser.add_argument("--config.NAME", metavar="VALUE", default=argparse.SUPPRESS, help=text)
 
 
-def parse(parser: Parser, argv: Sequence[str]) -> tuple[ExperimentConfig, argparse.Namespace]:
-    """The configuration of a command line and its other flags. A mixture of datasets is replaced by what its directory has."""
+def parse(parser: Parser, argv: Sequence[str], reads_data: bool = True) -> tuple[ExperimentConfig, argparse.Namespace]:
+    """The configuration of a command line and its other flags.
+
+    A mixture of datasets is replaced by what its directory has; that a command that does not read them (`reads_data`) need not name.
+    """
     overrides, rest = split_overrides(argv)
     arguments = parser.parse_args(rest)
     config = from_config_dict(override(load_config(arguments.config), overrides))
+    if config.data.mixture and not config.data.data_dir and not reads_data:
+        return config, arguments
     columns = POLICY_COLUMNS if config.stage == "policy" else CLIP_COLUMNS
     return replace(config, data=expand(config.data, columns)), arguments
 

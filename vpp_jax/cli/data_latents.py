@@ -15,7 +15,7 @@ from vpp_jax.cli.parser import Parser, words
 def main(argv: Sequence[str]) -> int:
     from vpp_jax.cli.config_flag import parse
 
-    config, arguments = parse(_parser(), argv)
+    config, arguments = parse(_parser(), argv, reads_data=False)
     if not config.init.vae:
         raise UsageError("--config.init.vae=WORKDIR is missing: the work directory of stage vae")
     if arguments.identity:
