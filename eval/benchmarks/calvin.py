@@ -75,7 +75,7 @@ class CalvinBenchmark:
         run = _chains if arguments.sequences else _recorded if arguments.states else _single_tasks
         chosen = run(arguments)
         kwargs = _environment_kwargs(arguments, chosen.max_steps)
-        return replace(chosen, environment_kwargs=chosen.environment_kwargs | kwargs)
+        return replace(chosen, environment_kwargs={**chosen.environment_kwargs, **kwargs})
 
 
 CALVIN = CalvinBenchmark()

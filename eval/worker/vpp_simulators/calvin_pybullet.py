@@ -61,7 +61,8 @@ class CalvinPyBullet:
         self._instantiate = hydra.utils.instantiate
         self._oracle = self._instantiate(self._load("tasks/new_playtable_tasks"))
         self.tasks = tuple(self._oracle.tasks)
-        self.scene, self._env = "", None
+        self.scene = ""
+        self._env: Any = None
         self._lit = False  # whether the environment has rendered
         self.task, self._steps, self.instruction = "", 0, ""
 
