@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from data_pipelines.rlds.windows import CLIP_SAMPLING
+from data_pipelines.rlds.windows import CLIP_SAMPLING, LAST_ACTION
 from data_pipelines.transforms import NORMALIZATIONS
 from vpp_jax.common.config_fields import ANNOUNCED, FREE, check_ranges, derived, setting
 from vpp_jax.common.errors import ConfigError
@@ -29,6 +29,12 @@ class DatasetConfig:
     normalization: str = setting("", "how actions are normalised; '' is as in its description", choices=("", *NORMALIZATIONS))
     quantiles: tuple[float, ...] = setting(
         (), "the two quantiles that normalization 'quantile' maps to -1 and 1; empty: those of its description"
+    )
+    last_action: str = setting(
+        "",
+        "whether the action of an episode's last step, which the RLDS specification calls invalid, is trained on and counted; '' is as in "
+        "its description (used, as Octo does, unless it says otherwise)",
+        choices=("", *LAST_ACTION),
     )
     latents: bool = setting(False, "read clips as the VAE latents of `vpp data latents` instead of images; stage video only")
 

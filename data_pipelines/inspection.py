@@ -13,6 +13,7 @@ from data_pipelines import statistics
 from data_pipelines.errors import BadRecordError
 from data_pipelines.instructions import flat_list, instructions_of
 from data_pipelines.openx.local_copy import missing_keys, unusable_stages
+from data_pipelines.openx.registry import POLICY_COLUMNS
 from data_pipelines.openx.robot_spec import RobotSpec
 from data_pipelines.openx.robots import known_robot
 from data_pipelines.rlds import images
@@ -82,7 +83,7 @@ class _Survey:
         self.numbers = {
             name: _Range()
             for name, feature in schema.steps.items()
-            if feature.kind == "tensor" and len(feature.shape) == 1 and name.startswith((ACTION, f"{OBSERVATION}/"))
+            if not feature.why_no_vector() and not feature.is_raw_image and name.startswith((ACTION, f"{OBSERVATION}/"))
         }
         if self.spec:
             self.numbers[COMMON_ACTION] = _Range()
@@ -93,6 +94,11 @@ class _Survey:
         self.cameras = {name: _Camera() for name in schema.cameras}
         self.defects: list[str] = []
         self.warnings: dict[str, list[str]] = {}  # what -> where
+        if spec is not None and not spec.why_unusable(POLICY_COLUMNS):
+            self.defects += [f"features.json: {problem}" for problem in statistics.column_problems(schema, spec)]
+        for name, feature in schema.steps.items():
+            if feature.kind == "tensor" and (why := feature.why_no_vector()) and name.startswith((ACTION, f"{OBSERVATION}/")):
+                self.warnings[f"field '{name}' {why}: it cannot be an action or a state"] = []
 
     def of(self, dataset: RLDSDataset) -> dict:
         self.defects += [f"{defect.where}: {defect.problem}" for defect in dataset.defects]
@@ -142,7 +148,7 @@ class _Survey:
     def _values(self, episode: Episode, name: str) -> np.ndarray:
         if self.spec and name == COMMON_ACTION:
             return statistics.actions(episode, self.spec)
-        return np.asarray(episode.column(name), np.float64)
+        return np.asarray(episode.column(name), np.float64).reshape(len(episode), -1)
 
     def _guard(self, check) -> None:
         try:
@@ -212,8 +218,7 @@ class _Camera:
         """Checks the images of `steps`; returns whether all of them are blank."""
         blank = 0
         for step in steps:
-            data = episode.encoded(name, int(step))
-            self.formats["jpeg" if data.startswith(images.JPEG_MAGIC) else "png" if data.startswith(images.PNG_MAGIC) else "unknown"] += 1
+            self.formats["pixels" if episode.schema.steps[name].is_raw_image else _format(episode.encoded(name, int(step)))] += 1
             frame = episode.frame(name, int(step))
             self.sizes["x".join(map(str, frame.shape[:2]))] += 1
             self.checked += 1
@@ -223,6 +228,10 @@ class _Camera:
 
     def report(self) -> dict:
         return {"sizes": dict(self.sizes), "formats": dict(self.formats), "checked": self.checked, "blank": self.blank}
+
+
+def _format(data: bytes) -> str:
+    return "jpeg" if data.startswith(images.JPEG_MAGIC) else "png" if data.startswith(images.PNG_MAGIC) else "unknown"
 
 
 def summary(report: dict) -> str:

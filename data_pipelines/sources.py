@@ -263,9 +263,8 @@ class PolicySource(_EpisodeSource):
         training_split: RLDSDataset | None = None,
         with_images: bool = True,
     ):
-        lost = spec.action_parts.lost_steps if spec.action_parts else 0
         self._stride = spec.observation_stride or config.observation_stride
-        counts = windows.window_counts(dataset.lengths - lost, self._stride, spec.first_step)
+        counts = windows.window_counts(dataset.lengths - spec.lost_steps, self._stride, spec.first_step)
         super().__init__(dataset, spec, config, image_size, tokenizer, text_length, counts)
         asked, available, where = tuple(views) or spec.policy_views, dataset.schema.cameras, str(dataset.directory)
         self.views = tuple(view for view in asked if not padding or spec.find_camera(view, available))
@@ -531,22 +530,8 @@ def _weights(members: Sequence[DatasetConfig], steps: Sequence[int]) -> list[flo
 def _check_columns(dataset: RLDSDataset, spec: RobotSpec, action_dim: int | None, padding: Padding | None = None) -> None:
     """Checks that features.json has the action and proprio columns of the row, and that the action has the model's width."""
     where = dataset.directory
-    for key, parts, width in (
-        (spec.action, spec.action_parts, spec.action_width),
-        (spec.proprio, spec.proprio_parts, spec.proprio_width),
-    ):
-        problems = parts.problems(dataset.schema) if parts else []
-        if problems:
-            raise DataError(
-                f"{where}: the description of '{spec.name}' reads columns that features.json lacks: {', '.join(problems)} "
-                f"(has {', '.join(sorted(dataset.schema.steps))}). This copy has another version or layout"
-            )
-        shape = dataset.schema.step(key, str(where)).shape if key and not parts else (width,)
-        if shape != (width,):
-            raise DataError(
-                f"{where}: field '{key}' has shape {list(shape)} in features.json, but the description of '{spec.name}' says "
-                f"[{width}]. Choose a matching dataset or description"
-            )
+    if problems := statistics.column_problems(dataset.schema, spec):
+        raise DataError(f"{where}: {'; '.join(problems)}. Choose a matching dataset or description, or another version of this copy")
     for column, width in (("action", spec.action_width), ("proprio", spec.proprio_width)):
         room = getattr(padding, f"{column}_dim") if padding else 0
         if room and width > room:

@@ -22,6 +22,7 @@ from data_pipelines.openx.standardise import Composition
 from data_pipelines.partial_stats import PartialStats
 from data_pipelines.rlds.dataset import Episode, RLDSDataset
 from data_pipelines.rlds.index import LARGE, index_path
+from data_pipelines.rlds.schema import Schema
 from data_pipelines.running_stats import RunningStats
 from data_pipelines.storage import Location
 from data_pipelines.transforms import Normalizer
@@ -141,6 +142,8 @@ def partial_statistics(
         raise DataError(
             f"{dataset.directory}: the description of '{spec.name}' has no actions, so it has no statistics; stages vae and video need none"
         )
+    if problems := column_problems(dataset.schema, spec):
+        raise DataError(f"{dataset.directory}: {'; '.join(problems)}. Choose a matching dataset or description")
     made = PartialStats()
     if progress is not None:
         progress(0, len(episodes))
@@ -154,6 +157,26 @@ def partial_statistics(
         else:
             made.skipped.append(f"{storage.name_of(rows.where)}: {rows.field}: {rows.problem}")
     return made
+
+
+def column_problems(schema: Schema, spec: RobotSpec) -> list[str]:
+    """What is wrong with the action and proprio columns of features.json: the check that inspection, statistics and training share."""
+    found = []
+    for key, parts, width in (
+        (spec.action, spec.action_parts, spec.action_width),
+        (spec.proprio, spec.proprio_parts, spec.proprio_width),
+    ):
+        if parts is not None:
+            lacks = parts.problems(schema)
+            found += [f"the description of '{spec.name}' reads columns that features.json lacks: {', '.join(lacks)}"] if lacks else []
+        elif key and key not in schema.steps:
+            found.append(f"no step field '{key}' in features.json (has {', '.join(sorted(schema.steps)) or 'none'})")
+        elif key and (problem := schema.steps[key].why_no_vector()):
+            found.append(f"field '{key}' {problem}")
+        elif key and schema.steps[key].width != width:
+            shape = list(schema.steps[key].shape)
+            found.append(f"field '{key}' has shape {shape} in features.json, but the description of '{spec.name}' says [{width}]")
+    return found
 
 
 def _finished(dataset: RLDSDataset, spec: RobotSpec, partial: PartialStats) -> DatasetStatistics:
@@ -175,7 +198,8 @@ def _finished(dataset: RLDSDataset, spec: RobotSpec, partial: PartialStats) -> D
 
 
 def _keys(spec: RobotSpec) -> dict[str, str]:
-    return {"action": spec.action} | ({"proprio": spec.proprio} if spec.proprio else {})
+    dropped = " (without the last step)" if spec.last_action == "dropped" else ""
+    return {"action": spec.action + dropped} | ({"proprio": spec.proprio} if spec.proprio else {})
 
 
 def _rows(dataset: RLDSDataset, index: int, spec: RobotSpec) -> dict[str, np.ndarray] | BadRecordError:
@@ -204,7 +228,8 @@ def _in_order(read: Callable[[int], T], indices: range, workers: int) -> Iterato
 
 def actions(episode: Episode, spec: RobotSpec) -> np.ndarray:
     """The actions of an episode as `spec` defines them, [steps, action_width]; a composed action may lack the last step."""
-    return finite(episode, spec.action) if spec.action_parts is None else _composed(episode, "action", spec.action_parts)
+    made = finite(episode, spec.action) if spec.action_parts is None else _composed(episode, "action", spec.action_parts)
+    return made[: max(len(episode) - spec.lost_steps, 0)]
 
 
 def states(episode: Episode, spec: RobotSpec) -> np.ndarray:
@@ -222,9 +247,11 @@ def _composed(episode: Episode, name: str, composition: Composition) -> np.ndarr
 
 
 def finite(episode: Episode, key: str) -> np.ndarray:
-    """Numeric column `key` [steps, width]; BadRecordError if a number is NaN or infinite."""
-    values = np.asarray(episode.column(key))
-    good = np.isfinite(values.reshape(len(values), -1)).all(1)
+    """Numeric column `key` [steps, width], the values of a step one after the other; BadRecordError if one is NaN or infinite."""
+    if problem := episode.schema.step(key, episode.where).why_no_vector():
+        raise episode.bad(key, problem)
+    values = np.asarray(episode.column(key)).reshape(len(episode), -1)
+    good = np.isfinite(values).all(1)
     if not good.all():
         raise episode.bad(key, f"NaN or infinite values at step {int(np.argmin(good))}")
     return values

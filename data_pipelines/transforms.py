@@ -11,6 +11,8 @@ from jaxtyping import Float, UInt8
 NORMALIZATIONS = ("none", "mean_std", "quantile")
 # A dimension with a smaller spread is treated as constant: dividing by it would scale rounding noise up to the size of a signal.
 MIN_SPREAD = 1e-6
+RESTING = 0.01  # smallest scale of a dimension, relative to the largest of its column
+MAX_DEVIATIONS = 10.0
 _THREAD = threading.local()  # one resizer per thread: it reuses its scratch memory
 
 
@@ -62,17 +64,19 @@ def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndar
 class Normalizer:
     """x -> (x - shift) / scale per dimension, and back.
 
-    `kind` says where the numbers come from: 'none' (identity), 'mean_std', or 'quantile' (a low and a high quantile map to -1 and 1,
-    values outside are clipped, so `inverse` is exact only inside). Dimensions that are not normalised have shift 0 and scale 1.
+    `kind` says where the numbers come from: 'none' (identity), 'mean_std', or 'quantile' (a low and a high quantile map to -1 and 1).
+    Values outside the limit are clipped, so `inverse` is exact only inside. Dimensions that are not normalised have shift 0 and scale 1.
 
     Attributes:
-      clipped: per dimension, whether `forward` clips to [-1, 1].
+      clipped: per dimension, whether `forward` clips to [-limit, limit].
+      limit: 1 for quantiles, MAX_DEVIATIONS for standard deviations.
     """
 
     kind: str
     shift: tuple[float, ...]
     scale: tuple[float, ...]
     clipped: tuple[bool, ...]
+    limit: float = 1.0
 
     def __post_init__(self):
         if self.kind not in NORMALIZATIONS:
@@ -82,6 +86,8 @@ class Normalizer:
             raise ValueError(f"normalisation has {lengths}; expected as many of each")
         if not all(scale > 0 for scale in self.scale):
             raise ValueError(f"normalisation scales must be positive, got {self.scale}")
+        if not self.limit > 0:
+            raise ValueError(f"the limit of normalised values must be positive, got {self.limit}")
 
     @property
     def width(self) -> int:
@@ -90,18 +96,20 @@ class Normalizer:
     def forward(self, x: Float[np.ndarray, "*b d"]) -> Float[np.ndarray, "*b d"]:
         """Raw to normalised, float32."""
         y = (np.asarray(x, np.float64) - self.shift) / self.scale
-        return np.where(self.clipped, np.clip(y, -1.0, 1.0), y).astype(np.float32)
+        return np.where(self.clipped, np.clip(y, -self.limit, self.limit), y).astype(np.float32)
 
     def inverse(self, y: Float[np.ndarray, "*b d"]) -> Float[np.ndarray, "*b d"]:
         """Normalised to raw, float32."""
         return (np.asarray(y, np.float64) * self.scale + self.shift).astype(np.float32)
 
     def to_json(self) -> dict:
-        return {"kind": self.kind, "shift": list(self.shift), "scale": list(self.scale), "clipped": list(self.clipped)}
+        lists = {"shift": list(self.shift), "scale": list(self.scale), "clipped": list(self.clipped)}
+        return {"kind": self.kind, **lists, "limit": self.limit}
 
     @classmethod
     def from_json(cls, tree: dict) -> "Normalizer":
-        return cls(tree["kind"], tuple(map(float, tree["shift"])), tuple(map(float, tree["scale"])), tuple(map(bool, tree["clipped"])))
+        shift, scale, clipped = tuple(map(float, tree["shift"])), tuple(map(float, tree["scale"])), tuple(map(bool, tree["clipped"]))
+        return cls(tree["kind"], shift, scale, clipped, float(tree.get("limit", 1.0)))  # older checkpoints have none
 
     @classmethod
     def identity(cls, width: int) -> "Normalizer":
@@ -109,20 +117,28 @@ class Normalizer:
 
     @classmethod
     def mean_std(cls, mean: Sequence[float], std: Sequence[float], mask: Sequence[bool] | None = None) -> "Normalizer":
-        """`mask`: False where a dimension is not normalised (grippers, which are already 0..1 or ±1)."""
+        """Values beyond MAX_DEVIATIONS standard deviations are clipped.
+
+        `mask`: False where a dimension is not normalised (grippers, which are already 0..1 or ±1).
+        """
         used = (True,) * len(mean) if mask is None else tuple(mask)
-        return cls("mean_std", _where(used, mean, 0.0), _where(used, [_spread(value) for value in std], 1.0), (False,) * len(used))
+        return cls("mean_std", _where(used, mean, 0.0), _where(used, _spreads(std, used), 1.0), used, MAX_DEVIATIONS)
 
     @classmethod
     def quantile(cls, low: Sequence[float], high: Sequence[float], mask: Sequence[bool] | None = None) -> "Normalizer":
         used = (True,) * len(low) if mask is None else tuple(mask)
         middle = [(first + last) / 2 for first, last in zip(low, high, strict=True)]
-        half = [_spread((last - first) / 2) for first, last in zip(low, high, strict=True)]
+        half = _spreads([(last - first) / 2 for first, last in zip(low, high, strict=True)], used)
         return cls("quantile", _where(used, middle, 0.0), _where(used, half, 1.0), used)
 
 
-def _spread(value: float) -> float:
-    return float(value) if value > MIN_SPREAD else 1.0
+def _spreads(values: Sequence[float], used: Sequence[bool]) -> list[float]:
+    """Scales from spreads: 1 for a constant dimension, and at least the share RESTING of the largest of the column.
+
+    A joint that rests has the spread of its sensor's noise; divided by that, the smallest motion would be thousands of deviations.
+    """
+    least = RESTING * max((value for value, mine in zip(values, used, strict=True) if mine), default=0.0)
+    return [max(float(value), least) if value > MIN_SPREAD else 1.0 for value in values]
 
 
 def _where(mask: Sequence[bool], values: Sequence[float], other: float) -> tuple[float, ...]:

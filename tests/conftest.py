@@ -116,3 +116,7 @@ def micro_config() -> Callable:
 
     module = load_module(PROJECT / "tests" / "configs" / "micro.py")
     return lambda stage: from_config_dict(module.micro(stage))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--command_lines", type=int, default=300, help="command lines and configurations of tests/cli/test_command_lines.py")

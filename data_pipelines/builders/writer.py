@@ -102,7 +102,7 @@ def leaf(feature: Feature) -> dict:
         (length,) = feature.sequence
         inside = {"feature": leaf(replace(feature, sequence=())), "length": "-1" if length is None else str(length)}
         return {"pythonClassName": f"{FEATURES}.sequence_feature.Sequence", "sequence": inside}
-    if feature.kind == "text":
+    if feature.kind == "text" and not feature.shape:
         return {"pythonClassName": f"{FEATURES}.text_feature.Text", "text": {}, **description}
     if feature.kind == "image":
         body = {"shape": shape, "dtype": feature.dtype, "encodingFormat": feature.encoding}

@@ -12,7 +12,7 @@ from typing import Any
 from data_pipelines.errors import DataError
 from data_pipelines.openx.standardise import Composition
 from data_pipelines.rlds.filters import EpisodeFilter
-from data_pipelines.rlds.windows import CLIP_SAMPLING
+from data_pipelines.rlds.windows import CLIP_SAMPLING, LAST_ACTION
 from data_pipelines.transforms import NORMALIZATIONS
 from vpp_jax.common.config_tree import build, to_tree
 from vpp_jax.common.errors import ConfigError
@@ -47,6 +47,8 @@ class RobotSpec:
       clip_sampling: 'strided' (robot episodes) or 'whole' (the clip spans the episode).
       clip_stride, clip_start_every, observation_stride: in place of those in `data`; 0: as there.
       first_step: earlier steps are excluded from policy examples and statistics.
+      last_action: 'used', or 'dropped' from policy examples and statistics: by the specification of RLDS the action of the last step
+        (is_last) is invalid, but most datasets of Open-X store the command given there, and Octo trains on it.
       episode_filter: which episodes are used; None: all.
       unsupported, unverified: 'cameras', 'instruction', 'action', 'gripper', 'proprio' or 'control_hz' -> why it cannot be used, or what
         is not documented about it.
@@ -76,6 +78,7 @@ class RobotSpec:
     clip_start_every: int = 0
     observation_stride: int = 0
     first_step: int = 0
+    last_action: str = "used"
     episode_filter: EpisodeFilter | None = None
     unsupported: dict[str, str] = field(default_factory=dict)
     unverified: dict[str, str] = field(default_factory=dict)
@@ -85,6 +88,7 @@ class RobotSpec:
         for name, choices in (
             ("normalization", NORMALIZATIONS),
             ("clip_sampling", CLIP_SAMPLING),
+            ("last_action", LAST_ACTION),
             ("action_mode", ACTION_MODES),
             ("rotation", ROTATIONS),
             ("frame", FRAMES),
@@ -133,6 +137,12 @@ class RobotSpec:
     def proprio_parts(self) -> Composition | None:
         """Likewise of the state."""
         return self._parts("proprio")
+
+    @property
+    def lost_steps(self) -> int:
+        """Steps at the end of an episode that have no action."""
+        composed = self.action_parts.lost_steps if self.action_parts else 0
+        return max(composed, int(self.last_action == "dropped"))
 
     def camera(self, view: str, available: tuple[str, ...], where: str) -> str:
         """Step feature of `view`: a role of this robot, or the name of a camera. DataError if the dataset does not have it."""

@@ -13,6 +13,7 @@ from data_pipelines.openx.registry import REGISTRY, dataset_spec
 from data_pipelines.openx.robot_spec import RobotSpec
 from data_pipelines.rlds.dataset import DatasetInfo, resolve
 from data_pipelines.storage import Location
+from vpp_jax.common.text_files import decode_text
 
 # Looked for next to the shards of a dataset.
 BESIDE = ("robot.toml", "robot.json")
@@ -39,7 +40,8 @@ def known_robot(info: DatasetInfo, robot: str = "") -> RobotSpec | None:
 def robot_of(entry: DatasetConfig) -> RobotSpec:
     """The description of a member, with what its configuration says in place of the description's choice."""
     spec = find_robot(storage.location(entry.path), entry.name, entry.robot)
-    return replace(spec, normalization=entry.normalization or spec.normalization, quantiles=entry.quantiles or spec.quantiles)
+    names = ("normalization", "quantiles", "last_action")
+    return replace(spec, **{name: getattr(entry, name) or getattr(spec, name) for name in names})
 
 
 def described_robot(directory: Location, name: str = "", robot: str = "") -> RobotSpec | None:
@@ -68,7 +70,7 @@ def _beside(directory: Location) -> Location | None:
 
 def _from_file(file: Location, name: str, directory: Location) -> RobotSpec:
     try:
-        text = storage.read(file).decode()
+        text = decode_text(storage.read(file), str(file))
     except FileNotFoundError:
         raise DataError(f"{file} does not exist: it was to describe the robot of {directory}") from None
     tree = _parsed(text, ".json" if str(file).endswith(".json") else ".toml", str(file))
@@ -80,7 +82,7 @@ def _from_file(file: Location, name: str, directory: Location) -> RobotSpec:
 def _parsed(text: str, suffix: str, where: str) -> dict[str, Any]:
     try:
         tree = json.loads(text) if suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not {suffix.removeprefix('.').upper()}: {error}") from None
     if not isinstance(tree, dict):
         raise DataError(f"{where} is not a table of attributes")

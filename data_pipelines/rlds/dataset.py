@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from data_pipelines import storage
 from data_pipelines.cache import ByteLRU
-from data_pipelines.errors import BadRecordError, DataError, DatasetNotFoundError, ReadFailedError
+from data_pipelines.errors import BadRecordError, DataError, DatasetNotFoundError
 from data_pipelines.instructions import flat_list, instructions_of
 from data_pipelines.rlds import array_record, examples, images, tfrecord
 from data_pipelines.rlds import index as record_index
@@ -24,6 +24,7 @@ from data_pipelines.rlds.shards import FILTERED, Defect, ShardIndex
 from data_pipelines.rlds.sparse import Blobs, SparseExample
 from data_pipelines.storage import RETRY, FileInfo, Location, Retry
 
+MAX_CONFIGS = 20
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 METADATA_FILE = "metadata.json"  # where TFDS stores custom metadata of a dataset
 RECORDED_IN = "recorded_in"  # its entry about the simulator
@@ -74,11 +75,16 @@ class DatasetInfo:
             for entry in tree["splits"]:
                 lengths = tuple(int(length) for length in entry.get("shardLengths", []))
                 template, split = entry.get("filepathTemplate") or DEFAULT_TEMPLATE, entry["name"]
+                if "/" in template:
+                    raise DataError(
+                        f"{source}: split '{split}' has its shards in a folder (filepathTemplate '{template}'); move them next to "
+                        "dataset_info.json, and the folder out of the template"
+                    )
                 listed = tuple(_file_name(template, name, split, extension, shard, len(lengths)) for shard in range(len(lengths)))
                 splits[split] = SplitInfo(split, listed, lengths, tuple(file for file in listed if file in files))
-        except ReadFailedError:
+        except DataError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"{source}: not a TFDS dataset description ({reason})") from error
         if extension not in FORMATS:
@@ -91,6 +97,11 @@ class DatasetInfo:
         advice = f"complete splits: {', '.join(usable) or 'none'}"
         if name not in self.splits:
             listed = ", ".join(self.splits) or "none"
+            if any(sign in name for sign in "[]+"):
+                raise DatasetNotFoundError(
+                    f"{self.directory}: '{name}' is TFDS's syntax for parts and sums of splits, which is not supported: name one split "
+                    f"({listed}). Several are several members of data.datasets; a part is a dataset of its own, written by TFDS"
+                )
             raise DatasetNotFoundError(f"{self.directory}: no split '{name}' in dataset_info.json (has {listed}); {advice}")
         split = self.splits[name]
         if not split.present or (split.absent and not allow_absent):
@@ -112,9 +123,14 @@ class Episode:
 
     def __init__(self, example: examples.Example, schema: Schema, where: str, length: int):
         self._example, self._schema, self.where, self.length = example, schema, where, length
+        self._raw: tuple[str, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return self.length
+
+    @property
+    def schema(self) -> Schema:
+        return self._schema
 
     def column(self, name: str) -> np.ndarray | list:
         """Step column: numeric [length, *shape], texts as list[str], images as list of encoded bytes; sequences as one list per step."""
@@ -169,11 +185,19 @@ class Episode:
         return BadRecordError(self.where, field, problem)
 
     def _decode(self, camera: str, step: int, min_size: int | None) -> UInt8[np.ndarray, "h w 3"]:
+        if self._schema.steps[camera].is_raw_image:
+            return self._pixels(camera)[step]
         image, stored = images.decode_scaled(self.encoded(camera, step), min_size)
         shape = self._schema.steps[camera].shape
         if any(size not in (None, found) for size, found in zip(shape[:2], stored, strict=False)):
             raise ValueError(f"an image of {stored[0]} x {stored[1]} pixels, features.json says {shape[0]} x {shape[1]}")
         return image
+
+    def _pixels(self, camera: str) -> UInt8[np.ndarray, "t h w 3"]:
+        """All images of a camera that is stored as pixels; only the last such camera is held."""
+        if self._raw is None or self._raw[0] != camera:
+            self._raw = camera, np.asarray(self.column(camera), np.uint8)
+        return self._raw[1]
 
     def _blobs(self, name: str):
         values = self._example.blobs(f"{STEPS}/{name}")
@@ -416,12 +440,25 @@ def resolve(path: Location, retry: Retry = RETRY) -> tuple[Location, dict[str, F
             files = storage.list_files(storage.join(path, name), retry)
             if "dataset_info.json" in files:
                 return storage.join(path, name), files
-        state = "has no dataset_info.json"
+        below = _datasets_in(path, retry)
+        state = f"has no dataset_info.json itself, but {', '.join(below)} below it has: name that" if below else "has no dataset_info.json"
     except (FileNotFoundError, NotADirectoryError):
         state = "does not exist"
     raise DatasetNotFoundError(
         f"dataset directory {path} {state}; expected a TFDS/RLDS directory (features.json, dataset_info.json, shards)"
     )
+
+
+def _datasets_in(path: Location, retry: Retry) -> list[str]:
+    """Datasets below `path`, as TFDS lays out builders with configurations: CONFIG/VERSION. The first few are looked for."""
+    found = []
+    for name in storage.list_dirs(path, retry)[:MAX_CONFIGS]:
+        folder = storage.join(path, name)
+        versions = [child for child in storage.list_dirs(folder, retry) if re.fullmatch(r"\d+\.\d+\.\d+", child)]
+        inside = [folder, *(storage.join(folder, child) for child in versions)]
+        if any("dataset_info.json" in storage.list_files(child, retry) for child in inside):
+            found.append(name)
+    return found
 
 
 def find_defects(listed: SplitInfo, shards: list[ShardIndex]) -> tuple[Defect, ...]:

@@ -6,6 +6,7 @@ contain "/" themselves (`gripper/closed`), hence a joined name is never split ag
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -70,8 +71,28 @@ class Feature:
 
     @property
     def is_colour(self) -> bool:
-        """A colour image; other images are depth or masks."""
-        return self.kind == "image" and self.dtype == "uint8" and (not self.shape or self.shape[-1] in (3, 4, None))
+        """A colour image, encoded or not; other images are depth or masks."""
+        encoded = self.kind == "image" and (not self.shape or self.shape[-1] in (3, 4, None))
+        return self.dtype == "uint8" and (encoded or self.is_raw_image)
+
+    @property
+    def is_raw_image(self) -> bool:
+        """A tensor of pixels [h, w, 3]."""
+        return self.kind == "tensor" and self.dtype == "uint8" and len(self.shape) == 3 and self.shape[-1] == 3 and None not in self.shape
+
+    def why_no_vector(self) -> str:
+        """Why a step's value is not a fixed number of numbers, as actions and states are; '' if it is."""
+        if self.kind != "tensor":
+            return f"is {'text' if self.kind == 'text' else self.kind}, expected numbers"
+        if self.sequence or None in self.shape:
+            lengths = "x".join("?" if size is None else str(size) for size in (*self.sequence, *self.shape))
+            return f"has a varying number of values per step ({lengths}), expected the same at every step"
+        return ""
+
+    @property
+    def width(self) -> int:
+        """Numbers per step, of a feature for which `why_no_vector` is ''. A scalar is one, [1, 7] are seven."""
+        return math.prod(self.fixed_shape)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from data_pipelines import storage
 from data_pipelines.rlds.shards import DEFECTIVE, UNCOUNTED, Defect, ShardIndex
 from data_pipelines.storage import RETRY, FileInfo, Location, Retry
 from vpp_jax.common.files import atomic_path
+from vpp_jax.common.text_files import lfs_hint
 
 Buffer = bytes | memoryview
 BufferT = TypeVar("BufferT", bytes, memoryview)
@@ -76,6 +77,8 @@ def scan(path: Location, file_info: FileInfo, count: Callable[[Buffer], int] | N
             length, crc = HEADER.unpack(header)
             if masked_crc(header[:8]) != crc:
                 problem = f"corrupt record header at offset {position} (CRC32C differs); the records after it cannot be located"
+                if position == 0:
+                    problem = lfs_hint(bytes(file.at(0, min(size, 64)))) or problem
             elif position + HEADER.size + length + FOOTER.size > size:
                 problem = f"truncated: the record at offset {position} has {length} bytes, but the file ends at {size}"
         if problem:

@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Int
 
+LAST_ACTION = ("used", "dropped")
 CLIP_SAMPLING = ("strided", "whole")
 
 

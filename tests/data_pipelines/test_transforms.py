@@ -112,3 +112,18 @@ def test_nonsense_is_refused():
         Normalizer("minmax", (0.0,), (1.0,), (False,))
     with pytest.raises(ValueError, match="positive"):
         Normalizer("mean_std", (0.0,), (0.0,), (False,))
+
+
+def test_a_joint_that_rests_is_not_blown_up():
+    """Its standard deviation is its sensor's noise: an offset of 0.05 was 5,147 deviations."""
+    normalizer = Normalizer.mean_std([0.0, 0.0, 1.0], [0.4, 9.7e-6, 0.0])
+    assert normalizer.scale == (0.4, pytest.approx(0.004), 1.0)
+    np.testing.assert_allclose(normalizer.forward(np.array([0.2, 0.05, 1.0])), [0.5, 10.0, 0.0])  # 12.5 deviations, clipped to 10
+    np.testing.assert_allclose(normalizer.forward(np.array([-100.0, 0.004, 1.0])), [-10.0, 1.0, 0.0])
+    again = Normalizer.from_json(normalizer.to_json())
+    assert again == normalizer
+    assert normalizer.to_json()["limit"] == 10.0
+    quantile = Normalizer.quantile([-1.0, -1e-5], [1.0, 1e-5])
+    assert quantile.scale == (1.0, pytest.approx(0.01))
+    old = {key: value for key, value in normalizer.to_json().items() if key != "limit"} | {"clipped": [False] * 3}
+    np.testing.assert_allclose(Normalizer.from_json(old).forward(np.array([40.0, 0.0, 1.0])), [100.0, 0.0, 0.0])  # as it was trained

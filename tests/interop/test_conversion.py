@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from data_pipelines.transforms import Normalizer
 from vpp_jax.cli.main import main
 from vpp_jax.common.errors import VppError
 from vpp_jax.config import ExperimentConfig, from_config_dict, to_dict
@@ -178,7 +179,7 @@ def test_metadata_says_what_the_files_said(imported, system):
     assert (config.model.tap_blocks, config.model.text_length, config.model.n_action_steps) == ((0,), 12, 4)
     assert config.policy_diffusion.noise_schedule.sigma_min == 1.0  # of evaluation; args have training's
     assert config.init.video == str(imported / "video")
-    assert policy["data"]["datasets"][0]["action"] == {"kind": "none", "shift": [0.0] * 7, "scale": [1.0] * 7, "clipped": [False] * 7}
+    assert policy["data"]["datasets"][0]["action"] == Normalizer.identity(7).to_json()
 
 
 def test_position_encoding_is_an_option_of_the_video_model(system, tmp_path):

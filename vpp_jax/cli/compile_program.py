@@ -9,7 +9,7 @@ from vpp_jax.aot.request import parse_mesh
 from vpp_jax.cli.compile import compile_parser
 from vpp_jax.cli.main import UsageError, paragraph
 from vpp_jax.common.errors import VppError
-from vpp_jax.common.files import write_atomically
+from vpp_jax.common.files import require_writable, write_atomically
 from vpp_jax.common.os_errors import explain
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def main(argv: list[str]) -> int:
     jax.config.update("jax_optimization_level", options.optimisation)
     if options.hlo and options.step in ("all", "restore"):
         raise UsageError(f"--hlo={options.hlo}: step {options.step} is not one program; name one with --step")
+    for path in filter(None, (options.out, options.hlo)):
+        require_writable(path)
     mesh = parse_mesh(options.mesh, config.mesh) if options.mesh else None
     origin, reports = provenance(argv, config), {}
     for step in steps_of(config.stage) if options.step == "all" else [options.step]:

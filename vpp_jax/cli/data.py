@@ -20,7 +20,7 @@ from data_pipelines.errors import DataError, DatasetNotFoundError
 from data_pipelines.storage import Location, location
 from vpp_jax.cli.main import UsageError
 from vpp_jax.cli.parser import Parser
-from vpp_jax.common.files import write_atomically
+from vpp_jax.common.files import require_writable, write_atomically
 from vpp_jax.common.progress import ProgressBar
 
 
@@ -201,6 +201,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from data_pipelines.openx.robots import known_robot
     from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset
 
+    for path in filter(None, (arguments.json, arguments.png)):
+        require_writable(path)
     if arguments.mixture:
         table = mixture(arguments.mixture)
         print(f"mixture {arguments.mixture} ({table.source}); weights {'per step of the dataset' if table.per_step else 'per dataset'}")
@@ -218,7 +220,6 @@ def _inspect(arguments: argparse.Namespace) -> int:
         split = next((name for name, entry in report["splits"].items() if entry.get("episodes")), None)
         if split is None:
             raise DataError(f"{arguments.directory}: no split has an episode to draw")
-        arguments.png.parent.mkdir(parents=True, exist_ok=True)
         spec = known_robot(DatasetInfo.read(arguments.directory), arguments.robot)
         episode_filter = spec.episode_filter if spec else None
         dataset = RLDSDataset(

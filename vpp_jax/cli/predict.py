@@ -7,6 +7,7 @@ from pathlib import Path
 from data_pipelines.storage import location
 from vpp_jax.cli.parser import Parser
 from vpp_jax.common.errors import VppError
+from vpp_jax.common.files import require_writable
 
 
 class PredictError(VppError):
@@ -30,10 +31,11 @@ def main(argv: Sequence[str]) -> int:
     from vpp_jax.serving.video_generator import load_video_generator
     from vpp_jax.training.previews import write_strips
 
+    strip = options.out.with_suffix(".png")
+    for path in (options.out, strip):
+        require_writable(path)
     image = read_image(options.image)
     video = load_video_generator(options.checkpoint).generate(image, options.instruction, options.seed)
-    strip = options.out.with_suffix(".png")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     write_video(options.out, video, options.fps)
     write_strips(strip, [[(options.instruction, video)]])
     print(json.dumps({"out": str(options.out), "strip": str(strip), "frames": len(video), "size": video.shape[1], "seed": options.seed}))

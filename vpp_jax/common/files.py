@@ -1,5 +1,6 @@
 """Files written so that a reader sees the old one or the new one, never half of one."""
 
+import errno
 import os
 import re
 import secrets
@@ -34,6 +35,16 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def require_writable(path: Path) -> None:
+    """Makes the directory of a file that a command writes at its end. OSError, e.g. a `ReadOnlyError`, where it could not be written."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.stat().st_mode & WRITE_BITS or not os.access(path.parent, os.W_OK):
+        advice = "change its permissions, or name another place"
+        raise ReadOnlyError(f"{path.parent} is read-only, so {path.name} cannot be written there: {advice}")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary neighbour of `path` to be written inside the block; it takes the place of `path` when the block ends.
@@ -41,10 +52,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     After an exception `path` is what it was, and the temporary file is gone. The directory is created where it does not exist. One
     without any write bit is left alone even when the user is root and could write: somebody protected it on purpose.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.parent.stat().st_mode & WRITE_BITS or not os.access(path.parent, os.W_OK):
-        advice = "change its permissions, or name another place"
-        raise ReadOnlyError(f"{path.parent} is read-only, so {path.name} cannot be written there: {advice}")
+    require_writable(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")  # hosts that share a disk may share process numbers
     try:
         yield temporary
