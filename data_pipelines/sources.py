@@ -4,7 +4,7 @@ A source is a pure function of the index: `len(source)`, `source[i]`. The loader
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -25,6 +25,10 @@ from data_pipelines.transforms import resize
 
 log = logging.getLogger(__name__)
 Example = dict[str, np.ndarray]
+# Seeds what takes the place of bad windows, apart from other draws.
+REPLACEMENT = 0x5EED
+# Windows that are drawn to replace a bad one before all are tried in turn.
+MAX_DRAWS = 64
 # list[str] -> (ids int32[n l], mask bool[n l])
 Tokenizer = Callable[[list[str]], tuple[np.ndarray, np.ndarray]]
 
@@ -86,6 +90,7 @@ class _EpisodeSource:
         self.dataset, self.spec, self.config = dataset, spec, config
         self.image_size, self.text_length = image_size, text_length
         self.skipped: dict[str, str] = {defect.where: defect.problem for defect in dataset.defects}
+        self._bad: set[int] = set()  # windows that could not be read: not tried again
         self._tokenizer = tokenizer
         self._tokens: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._frames: ByteLRU[np.ndarray] = ByteLRU(config.bytes_per_dataset(config.frame_cache_mb))
@@ -105,24 +110,34 @@ class _EpisodeSource:
         return len(self._table)
 
     def __getitem__(self, index: int) -> Example:
-        """Example `index`. A bad record raises, or (on_bad_record=skip) is replaced by the first window of the next good episode."""
+        """Example `index`. A bad record raises, or (on_bad_record=skip) is replaced by a window drawn from all good ones."""
         return self.in_epoch(index, 0)
 
     def in_epoch(self, index: int, epoch: int) -> Example:
-        """The same with the instruction of another epoch, where the clip has several."""
+        """The same of another epoch: with another of several instructions, and of a clip another camera."""
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        for _ in range(len(self.dataset)):
-            number, window = self._table[index]
+        for replacement in self._replacements(index, epoch):
+            if replacement in self._bad:
+                continue
+            number, window = self._table[replacement]
             try:
-                return self._example(self.dataset[number], number, window, index, epoch)
+                return self._example(self.dataset[number], number, window, replacement, epoch)
             except BadRecordError as error:
                 if self.config.on_bad_record == "fail":
                     raise
                 self._skip(error)
-                index = self._table.next_episode(index)
+                self._bad.add(replacement)
         raise DataError(f"{self.dataset.directory} split {self.dataset.split}: no usable record; {len(self.skipped)} skipped")
+
+    def _replacements(self, index: int, epoch: int) -> Iterator[int]:
+        """The window `index`, then what may take its place: uniform draws, so that every good window is as likely; in the end all."""
+        yield index
+        rng = np.random.default_rng((REPLACEMENT, index, epoch))
+        for _ in range(MAX_DRAWS):
+            yield int(rng.integers(len(self)))
+        yield from range(len(self))
 
     def _skip(self, error: BadRecordError) -> None:
         problem = f"{error.field}: {error.problem}" if error.field else error.problem
@@ -161,7 +176,7 @@ class _EpisodeSource:
 class ClipSource(_EpisodeSource):
     """Video clips with their instruction: {video uint8[t s s 3], text_ids int32[l], text_mask bool[l]}.
 
-    Each clip shows one view, sampled with the probabilities of the registry row as a function of the clip's number. With `latents`,
+    Each clip shows one view, drawn anew in every epoch with the probabilities of the robot's `clip_views`. With `latents`,
     {latent_mean, latent_logvar} float16[t h w c] of the same frames replace `video`.
 
     Attributes:
@@ -215,7 +230,7 @@ class ClipSource(_EpisodeSource):
         }
 
     def _example(self, episode: Episode, number: int, window: int, index: int, epoch: int) -> Example:
-        camera = self._camera(index)
+        camera = self._camera(index, epoch)
         if self.sampling == "whole":
             steps = windows.whole_clip(len(episode), self.config.clip_frames)
         else:
@@ -227,10 +242,10 @@ class ClipSource(_EpisodeSource):
         frames = {step: self._frame(episode, number, camera, step) for step in dict.fromkeys(steps.tolist())}  # clamped steps repeat
         return {"video": np.stack([frames[step] for step in steps.tolist()]), **text}
 
-    def _camera(self, index: int) -> str:
+    def _camera(self, index: int, epoch: int) -> str:
         if len(self.cameras) == 1:
             return self.cameras[0]
-        draw = np.random.default_rng((self._seed, index)).random()
+        draw = np.random.default_rng((self._seed, epoch, index)).random()
         return self.cameras[min(int(np.searchsorted(self._cumulative, draw, side="right")), len(self.cameras) - 1)]
 
 

@@ -51,7 +51,3 @@ class WindowTable:
             raise IndexError(f"window {index} of {len(self)}")
         episode = int(np.searchsorted(self._stops, index, side="right"))
         return episode, int(index - (self._stops[episode - 1] if episode else 0))
-
-    def next_episode(self, index: int) -> int:
-        """First window of the next episode after that of window `index`; 0 after the last episode."""
-        return int(self._stops[self[index][0]]) % len(self)

@@ -121,11 +121,39 @@ def test_bad_records_fail_or_are_replaced_and_listed(write_dataset, tokenizer):
         clip_source(config(directory), 8, tokenizer, 6)[2]
     source = policy_source(config(directory, on_bad_record="skip"), 8, tokenizer, 6)
     examples = [source[index] for index in range(len(source))]
-    assert [int(example["action"][0, 0]) // 100 for example in examples] == [0] * 4 + [3] * 8 + [3] * 4
+    episodes = [int(example["action"][0, 0]) // 100 for example in examples]
+    assert (episodes[:4], episodes[12:], set(episodes[4:12])) == ([0] * 4, [3] * 4, {0, 3})
     assert sorted(where.rsplit(" ", 1)[1] + ": " + problem for where, problem in source.skipped.items()) == [
         "1: language_instruction: empty instruction",
         "2: action: NaN or infinite values at step 3",
     ]
+
+
+def test_what_takes_the_place_of_bad_windows_is_not_biased(write_dataset, tokenizer):
+    """Half of the records are bad: of all examples each good window gets its share, and first windows no more than others."""
+
+    def spoil(episode, steps):
+        if episode % 2:
+            steps["language_instruction"] = [""] * 10
+
+    source = policy_source(config(write_dataset([10] * 40, spoil), on_bad_record="skip"), 8, tokenizer, 6)
+    seen = [float(source.sources[0].in_epoch(index, epoch)["action"][0, 0]) for epoch in range(4) for index in range(len(source))]
+    first = np.mean([value % 100 == 0 for value in seen])
+    assert abs(first - 0.1) < 4 * np.sqrt(0.1 * 0.9 / (len(seen) / 2))  # a tenth of the windows; the old rule gave 0.55
+    counts = np.unique(seen, return_counts=True)[1]
+    assert len(counts) == 200
+    assert counts.min() >= 4  # itself in every epoch
+    again = policy_source(config(source.sources[0].dataset.directory, on_bad_record="skip"), 8, tokenizer, 6)
+    backwards = [float(again.sources[0].in_epoch(index, 3)["action"][0, 0]) for index in reversed(range(len(source)))]
+    assert backwards[::-1] == seen[-len(source) :]  # whatever was read before
+
+
+def test_the_camera_of_a_clip_changes_between_epochs(write_dataset, tokenizer):
+    source = clip_source(config(write_dataset([40])), 8, tokenizer, 6).sources[0]
+    cameras = np.array([[source._camera(index, epoch) for index in range(20)] for epoch in range(60)])
+    assert all(len(set(cameras[:, index])) == 2 for index in range(20))
+    share = np.mean(cameras == "observation/rgb_static")
+    assert abs(share - 0.75) < 4 * np.sqrt(0.75 * 0.25 / cameras.size)
 
 
 def test_unknown_dataset_names_the_nearest():

@@ -49,9 +49,6 @@ def test_window_table_numbers_every_window_once():
     table = windows.WindowTable(np.array(counts))
     expected = [(episode, window) for episode, count in enumerate(counts) for window in range(count)]
     assert [table[index] for index in range(len(table))] == expected
-    for index, (episode, _) in enumerate(expected):
-        later = [position for position, (other, _) in enumerate(expected) if other > episode]
-        assert table.next_episode(index) == (later[0] if later else 0)
     with pytest.raises(IndexError):
         table[len(expected)]
 

@@ -95,7 +95,7 @@ class VideoStage:
         """Clips as images, or as latents of the VAE in `frozen`."""
         model, data = self.config.model, self.config.data.only(dataset)
         tokenizer = CLIPTokenizer(model.text_length)
-        source = clip_source(data, model.image_size, tokenizer, model.text_length, split, accept_latents=True)
+        source = clip_source(data, model.image_size, tokenizer, model.text_length, split, accept_latents=True, seed=self.config.seed)
         if any(entry.latents for entry in data.datasets):
             identity = vae_identity(model.vae, frozen)
             for member in source.sources:
