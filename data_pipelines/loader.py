@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.mixture_index import MAX_EXAMPLES, DatasetRange, MixtureIndex
-from data_pipelines.sources import EpochSource, Example, Mixture, Source, clip_source, policy_source
+from data_pipelines.sources import EpochSource, Example, Source, WeightedSource, clip_source, policy_source
 
 __all__ = ["Batches", "clip_source", "eval_batches", "make_iterator", "mixture_index", "policy_source"]
 
@@ -28,10 +28,7 @@ ALIGNED = 64
 
 def mixture_index(source: Source, seed: int, shuffle: bool = True) -> MixtureIndex:
     """The infinite sequence of example numbers: each dataset is reshuffled every epoch; a mixture is interleaved by weight."""
-    ranges = [DatasetRange(0, len(source))]
-    if isinstance(source, Mixture):
-        parts = zip(source.starts[:-1], source.starts[1:], source.weights, strict=True)
-        ranges = [DatasetRange(start, stop - start, weight) for start, stop, weight in parts]
+    ranges = source.ranges() if isinstance(source, WeightedSource) else [DatasetRange(0, len(source))]
     return MixtureIndex(ranges, seed, shuffle)
 
 

@@ -14,6 +14,7 @@ from data_pipelines.cache import ByteLRU
 from data_pipelines.config import DataConfig, DatasetConfig
 from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.instructions import draw
+from data_pipelines.mixture_index import DatasetRange
 from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS
 from data_pipelines.openx.robot_spec import RobotSpec
 from data_pipelines.openx.robots import robot_of
@@ -52,6 +53,13 @@ class SkippingSource(Source, Protocol):
     def skipped(self) -> dict[str, str]:
         """`FILE record N` -> `field: problem` of every record skipped so far."""
         ...
+
+
+@runtime_checkable
+class WeightedSource(Source, Protocol):
+    """A source that is sampled by weights."""
+
+    def ranges(self) -> list[DatasetRange]: ...
 
 
 @runtime_checkable
@@ -370,6 +378,11 @@ class Mixture(Generic[SourceT]):
 
     def __len__(self) -> int:
         return self.starts[-1]
+
+    def ranges(self) -> list[DatasetRange]:
+        """The examples of each source, with its weight."""
+        parts = zip(self.starts[:-1], self.starts[1:], self.weights, strict=True)
+        return [DatasetRange(start, stop - start, weight) for start, stop, weight in parts]
 
     def __getitem__(self, index: int) -> Example:
         return self.in_epoch(index, 0)

@@ -133,9 +133,11 @@ class InitConfig:
 
     vae: str = setting("", "stage video: the VAE", on_resume=ANNOUNCED)
     video: str = setting(
-        "", "stage policy: the video model; stage video: the U-Net to fine-tune, empty for a fresh one", on_resume=ANNOUNCED
+        "",
+        "stage policy: the video model, empty for that of init.policy; stage video: the U-Net to fine-tune, empty for a fresh one",
+        on_resume=ANNOUNCED,
     )
-    policy: str = setting("", "stage policy: the policy to fine-tune or adapt to other robots, empty for a fresh one", on_resume=ANNOUNCED)
+    policy: str = setting("", "stage policy: the policy to fine-tune or to adapt to other robots; empty: a fresh one")
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,8 @@ def check_inputs(config: Any) -> None:
             "lora.rank is set, but there is no model to adapt: set init.video to the work directory of a stage video "
             "(--config.init.video=DIR)"
         )
-    if config.stage == "policy" and not config.init.video:
+    if config.stage == "policy" and not (config.init.video or config.init.policy):
         raise ConfigError(
-            "stage policy needs a trained video model: set init.video to the work directory of stage video (--config.init.video=DIR)"
+            "stage policy needs a trained video model: set init.video to the work directory of stage video (--config.init.video=DIR), or "
+            "init.policy to that of a policy to start from"
         )

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.loader import mixture_index
+from data_pipelines.sources import Mixture
 from vpp_jax.training import feature_cache
 from vpp_jax.training.feature_cache import CachedFeatures, FeatureCacheError, build_feature_cache
 
@@ -65,6 +67,19 @@ def test_every_observation_has_its_draws(tmp_path):
     np.testing.assert_array_equal(source[9]["features"], features[9])
     assert source[9]["observation"] == 2
     assert source.metadata() == {"dataset": "numbers"}
+
+
+def test_the_weights_of_a_mixture_hold_for_its_features(tmp_path):
+    mixture = Mixture([Observations(), Observations()], [0.9, 0.1])
+    options = {"shape": (2, 3, 1), "batch_size": 3, "seed": 5, "identity": "one", "limit_gb": 1.0}
+    numbers = {}
+    for draws in (1, 2):
+        files = build_feature_cache(mixture, compute, tmp_path / str(draws), draws=draws, **options)
+        numbers[draws] = mixture_index(CachedFeatures(mixture, files), 3)(np.arange(2800))
+        assert np.mean(numbers[draws] % 14 < 7) == pytest.approx(0.9, abs=0.002)
+    assert np.mean(numbers[2] < 14) == pytest.approx(0.5, abs=0.002)
+    np.testing.assert_array_equal(numbers[1], mixture_index(mixture, 3)(np.arange(2800)))
+    assert set(numbers[2].tolist()) == set(range(28))
 
 
 def test_an_interrupted_build_resumes_and_ends_equal(tmp_path):

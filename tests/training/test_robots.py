@@ -14,9 +14,11 @@ from data_pipelines.errors import DataError
 from data_pipelines.rlds.dataset import RLDSDataset
 from eval.policies import Observations
 from vpp_jax.cli.main import main
+from vpp_jax.common.errors import VppError
 from vpp_jax.config import ConfigError, to_dict
 from vpp_jax.serving.policy_runner import load_policy
-from vpp_jax.training.checkpoints import Checkpoints
+from vpp_jax.training.checkpoint_writing import Checkpoints
+from vpp_jax.training.checkpoints import list_tensors, load_params
 from vpp_jax.training.loop import train
 from vpp_jax.training.robots import UnknownRobotError
 from vpp_jax.training.stages.registry import make_stage
@@ -275,3 +277,43 @@ def test_a_robot_wider_than_the_model_and_a_view_nobody_has(policy_config, robot
         make_stage(with_robots(config, action_dim=7))._observations(config.data, "train")
     with pytest.raises(DataError, match=r"no dataset has the views top of the policy .*correct model\.views"):
         make_stage(with_robots(config))._observations(config.data, "train")
+
+
+# --- starting from a policy -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_robot_trains_its_own_parameters_alone(robots, trained, policy_config, tmp_path):
+    new = with_robots(policy_config(write_robot(tmp_path / "new", action_width=9, state_width=3, views=("wrist",))))
+    new = dataclasses.replace(new, model=dataclasses.replace(new.model, views=("wrist",)))
+    init = dataclasses.replace(new.init, video="", policy=str(trained))
+    optimizer = dataclasses.replace(new.optimizer, trainable=("robots/.*",))
+    assert train(make_stage(dataclasses.replace(new, init=init, optimizer=optimizer)), tmp_path / "run").finished
+    names = {name: spec for name, spec in list_tensors(tmp_path / "run").items() if not name.startswith("robots/")}
+    before, after = load_params(trained, names), load_params(tmp_path / "run", names)
+    for name in names:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    prompt = {"robots/prompt": list_tensors(tmp_path / "run")["robots/prompt"]}
+    assert prompt["robots/prompt"].shape[0] == 1
+    fresh = make_stage(dataclasses.replace(new, init=init))._robot_rows(str(trained))["robots/prompt"]
+    assert np.abs(np.asarray(load_params(tmp_path / "run", prompt)["robots/prompt"]) - fresh).max() > 1e-4
+    policy = load_policy(tmp_path / "run")
+    observations = Observations({"wrist": np.zeros((1, 32, 32, 3), np.uint8)}, np.zeros((1, 3), np.float32), ["push it"])
+    assert policy.act(observations, np.zeros(1, np.uint32)).shape == (1, 6, 9)
+
+
+def test_known_robots_keep_what_was_learnt_of_them(robots, trained, policy_config, tmp_path):
+    root, _ = robots
+    config = with_robots(policy_config(write_robot(tmp_path / "new"), root / "hand"))
+    config = dataclasses.replace(config, init=dataclasses.replace(config.init, policy=str(trained)))
+    stage = make_stage(config)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    params = stage.load_trainable(dict.fromkeys(stage.abstract_trainable(), device))
+    learnt = load_params(trained, {name: spec for name, spec in list_tensors(trained).items() if name.startswith("robots/")})
+    for name, rows in learnt.items():
+        np.testing.assert_array_equal(params[name][1], rows[1])  # the hand's number is 1 in both
+        assert params[name].shape == (2, *rows.shape[1:])
+    assert not np.array_equal(params["robots/prompt"][0], learnt["robots/prompt"][0])
+    wider = dataclasses.replace(config.model.action, action_dim=20)
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, action=wider))
+    with pytest.raises(VppError, match=r"action_transformer/action_emb\.kernel"):
+        make_stage(other).load_trainable(dict.fromkeys(stage.abstract_trainable(), device))

@@ -105,7 +105,7 @@ def read_metadata(directory: str | Path, step: int | str = "latest") -> dict[str
 
 def check_stage(directory: str | Path, metadata: Mapping[str, Any], stage: str) -> None:
     if metadata["stage"] != stage:
-        hint = f"; set --config.init.{stage} to a work directory of stage {stage}" if stage in ("vae", "video") else ""
+        hint = f"; set --config.init.{stage} to a work directory of stage {stage}" if stage in ("vae", "video", "policy") else ""
         raise CheckpointError(f"{directory} holds stage {metadata['stage']}, expected {stage}{hint}")
 
 

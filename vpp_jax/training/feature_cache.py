@@ -18,7 +18,8 @@ from typing import Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from data_pipelines.sources import Source
+from data_pipelines.mixture_index import DatasetRange
+from data_pipelines.sources import Source, WeightedSource
 from vpp_jax.common.errors import VppError
 from vpp_jax.common.files import atomic_path, write_atomically
 from vpp_jax.common.progress import track
@@ -88,6 +89,15 @@ class CachedFeatures:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         observation = index % len(self.observations)
         return self.observations[observation] | {"features": self.features[index], "observation": np.array(observation, np.int32)}
+
+    def ranges(self) -> list[DatasetRange]:
+        """A mixture of observations is sampled by its weights, with every draw of features equally often."""
+        count, rows = len(self.observations), [DatasetRange(0, len(self))]
+        parts = self.observations.ranges() if isinstance(self.observations, WeightedSource) else []
+        if len(parts) > 1:
+            starts = range(0, len(self), count)
+            rows = [DatasetRange(start + part.start, part.length, part.weight / len(starts)) for part in parts for start in starts]
+        return rows
 
     @property
     def skipped(self) -> dict[str, str]:

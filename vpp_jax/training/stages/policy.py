@@ -21,16 +21,21 @@ from vpp_jax.models.video_former import VideoFormerConfig
 from vpp_jax.parallel.first_examples import map_first_examples
 from vpp_jax.parallel.mesh import batch_sharding, compiler_options, put_batch
 from vpp_jax.policy import Embodiment, VideoPredictionPolicy
-from vpp_jax.training.checkpoints import load_params, read_metadata
+from vpp_jax.training.checkpoints import list_tensors, load_params, read_metadata
 from vpp_jax.training.compatibility import check_model_agrees
 from vpp_jax.training.distributed import local_rows, on_host, process_shard
 from vpp_jax.training.feature_cache import CachedFeatures, FeatureFiles, build_feature_cache
 from vpp_jax.training.previews import PREVIEW_EXAMPLES, write_action_traces, write_observations
+from vpp_jax.training.random_streams import random_streams
+from vpp_jax.training.robots import trained_robots
 from vpp_jax.training.stages.specs import as_frozen, feature_shape
 from vpp_jax.video_predictor import SCALING_FACTOR
 
 # Fields of the model that determine what the frozen video model computes.
 FROM_VIDEO = ("image_size", "frames", "vae", "unet", "text", "text_length", "position_encode", "fps_id_train", "motion_bucket")
+
+# Fields of a policy that may differ from those of the policy it starts from: they change no parameter that is loaded.
+MAY_DIFFER = ("attention_dropout", "residual_dropout", "mlp_dropout", "init_std", "prompt_tokens", "robot_projections")
 
 
 @dataclass(frozen=True)
@@ -73,14 +78,41 @@ class PolicyStage:
             params |= with_prefix("goal_text_encoder", self.policy.goal_text_encoder.init(goal_key))
         return params
 
-    def load_trainable(self, shardings: Mapping[str, jax.sharding.Sharding]) -> None:
-        """None: always initialised randomly."""
+    def load_trainable(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params | None:
+        """The policy of `init.policy`, its EMA if it has one; None for random initialisation.
+
+        Robots that it knows by name keep what was learnt of them; the rows of others are fresh.
+        """
+        directory = self.config.init.policy
+        if not directory:
+            return None
+        shared = {name: spec for name, spec in self.abstract_trainable().items() if not name.startswith("robots/")}
+        params = load_params(directory, shared, {name: shardings[name] for name in shared}, stage="policy")
+        check_model_agrees(self.config, directory, ("former", "action", "text"), MAY_DIFFER)
+        return params | {name: jax.device_put(rows, shardings[name]) for name, rows in self._robot_rows(directory).items()}
+
+    def _robot_rows(self, directory: str) -> dict[str, np.ndarray]:
+        """The parameters `robots/...`, whose first axis is the robot."""
+        fresh = with_prefix("robots", self.policy.robots.init(random_streams(self.config.seed).init))
+        rows = {name: np.array(value) for name, value in fresh.items()}
+        known, stored = list(trained_robots(read_metadata(directory), directory)), list_tensors(directory)
+        abstract = {name: stored[name] for name in rows if name in stored}
+        learnt = load_params(directory, abstract, stage="policy") if abstract else {}
+        for number, entry in enumerate(self.config.data.datasets):
+            for name in learnt:
+                if entry.name in known:
+                    rows[name][number] = learnt[name][known.index(entry.name)]
+        return rows
 
     def load_frozen(self, shardings: Mapping[str, jax.sharding.Sharding]) -> Params:
-        """The video model from checkpoint `init.video`; blocks beyond the last tap are not read.
+        """The video model from checkpoint `init.video`, else that of the policy `init.policy`; blocks beyond the last tap are not read.
 
         A goal encoder that is not trained here is the video model's text encoder: both are the published CLIP.
         """
+        if not self.config.init.video:
+            params = load_params(self.config.init.policy, self.abstract_frozen(), shardings, stage="policy")
+            check_model_agrees(self.config, self.config.init.policy, FROM_VIDEO)
+            return params
         directory, goal = self.config.init.video, {} if self.config.model.text_trainable else self._goal
         if goal and read_metadata(directory)["config"]["model"]["text_trainable"]:
             raise ConfigError(
@@ -132,7 +164,7 @@ class PolicyStage:
         seen = config_hash(replace(DataConfig(), **images))
         # features do not depend on the policy's part of the model
         upstream = replace(self.config.model, former=VideoFormerConfig(), action=ActionTransformerConfig(), n_action_steps=1)
-        observations, origin = self._observations(data, split), read_metadata(self.config.init.video)
+        observations, origin = self._observations(data, split), read_metadata(self.config.init.video or self.config.init.policy)
         return build_feature_cache(
             observations,
             self.compute_features(frozen),
