@@ -15,7 +15,7 @@ from vpp_jax.common.provenance import git_revision, library_versions
 # Browsers load nothing but what is embedded in the page.
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 SECTIONS = (
-    ("success", "Success", "Closed loop: each task from random initial states, the same for all policies.", success.closed_loop),
+    ("success", "Success", "Closed loop, from the same initial states for all policies.", success.closed_loop),
     ("rollouts", "Rollouts", "Selected before the run, not by outcome. In real time.", media.rollouts),
     ("predictions", "Predictions", "Predicted and true frames at the last evaluation during training.", media.predictions),
     ("training", "Training", "Losses of each stage.", sections.training),
