@@ -93,6 +93,15 @@ def test_visual_meshes_are_closed_and_face_outwards():
         assert all((end, start) in edges for start, end in edges), model.mesh(i).name
 
 
+def test_what_is_drawn_takes_no_part_in_the_physics():
+    model = compile_scene("D").model
+    drawn = np.flatnonzero(model.geom_group == 0)
+    assert len(drawn) > 30
+    assert not model.geom_contype[drawn].any()
+    assert not model.geom_conaffinity[drawn].any()
+    assert not np.isin(drawn, [model.pair_geom1, model.pair_geom2]).any()
+
+
 @pytest.mark.parametrize("scene", sorted(SCENES))
 def test_patch_colours_in_faithful_quality(env: CalvinEnvironment, scene: str):
     table = SCENES[scene]
