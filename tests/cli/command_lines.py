@@ -141,9 +141,7 @@ def _value(action: argparse.Action, where: tuple[str, ...]) -> st.SearchStrategy
     plausible = [str(choice) for choice in action.choices] if action.choices else []
     if action.default not in (None, argparse.SUPPRESS, [], ()):
         plausible.append(str(action.default))
-    return st.one_of(
-        *([st.sampled_from(plausible)] if plausible else []), st.sampled_from(where), anything, st.text(max_size=12).filter(_typed)
-    )
+    return st.one_of(*([st.sampled_from(plausible)] if plausible else []), st.sampled_from(where), st.sampled_from(ANYTHING), _text)
 
 
 _text = st.text(max_size=12).filter(lambda text: "\0" not in text)  # no shell passes one

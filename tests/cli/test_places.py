@@ -42,6 +42,7 @@ def build(videos: Path, out: Path) -> list[str]:
 def dataset(videos, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data") / ODD_NAME / "videos"
     assert main(build(videos, out)) == 0
+    (out.parent / "timing.json").write_text(json.dumps({"data": {"seconds": 1.0, "done": True, "command": ["vpp", "data"]}}))
     return out
 
 
@@ -53,7 +54,7 @@ def commands(videos: Path, dataset: Path, place: Path) -> dict[str, list[str]]:
         "index": ["data", "index", str(dataset), f"--index_dir={place}"],
         "inspect": ["data", "inspect", str(dataset), f"--json={place / 'a.json'}", f"--png={place / 'a.png'}"],
         "dump": [*chains, f"--dump={place / 'chains.json'}"],
-        "report": ["report", str(dataset), f"--out={place / 'page.html'}"],
+        "report": ["report", str(dataset.parent), f"--out={place / 'page.html'}"],
         "predict": ["predict", "--checkpoint=absent", "--image=absent.png", "--instruction=open", f"--out={place / 'v.mp4'}"],
         "train": ["train", "--config=configs/tiny_calvin_vae.py", f"--workdir={place}", "--config.data.datasets[0].path=absent"],
         "demo": ["demo", f"--workdir={place}", "--minutes=0.01"],
