@@ -86,6 +86,12 @@ class DataConfig:
     on_bad_record: str = setting(
         "fail", "skip: replace a bad record by the next episode; count and list it", choices=("fail", "skip"), on_resume=ANNOUNCED
     )
+    empty_instructions: str = setting(
+        "fail",
+        "episodes without an instruction: fail is as on_bad_record says; filter: they are removed when the records are indexed; keep: "
+        "their text is empty, stages vae and video only",
+        choices=("fail", "filter", "keep"),
+    )
     read_attempts: int = setting(
         5, "attempts per read; transient errors (network, disk) are retried with exponential backoff", at_least=1, on_resume=FREE
     )

@@ -26,12 +26,13 @@ class BadRecordError(DataError):
       where: "FILE record N".
       field: name of the column, or "" when the record itself is broken.
       problem: what is wrong.
+      advice: what to do about it, apart from skipping.
     """
 
-    def __init__(self, where: str, field: str, problem: str):
-        self.where, self.field, self.problem = where, field, problem
+    def __init__(self, where: str, field: str, problem: str, advice: str = "Repair or replace the file"):
+        self.where, self.field, self.problem, self.advice = where, field, problem, advice
         place = f"{where}, field '{field}'" if field else where
-        super().__init__(f"{place}: {problem}. Repair or replace the file, or set on_bad_record=skip to skip such records.")
+        super().__init__(f"{place}: {problem}. {advice}, or set on_bad_record=skip to skip such records.")
 
     def __reduce__(self):  # without this, exceptions with several arguments do not survive pickling (worker processes)
-        return type(self), (self.where, self.field, self.problem)
+        return type(self), (self.where, self.field, self.problem, self.advice)

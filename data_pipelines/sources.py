@@ -20,6 +20,7 @@ from data_pipelines.openx.robot_spec import RobotSpec
 from data_pipelines.openx.robots import robot_of
 from data_pipelines.rlds import windows
 from data_pipelines.rlds.dataset import RECORDED_IN, Episode, RLDSDataset
+from data_pipelines.rlds.filters import without_text
 from data_pipelines.rlds.latents import LatentsInfo, latent_cameras, read_latents
 from data_pipelines.storage import Retry
 from data_pipelines.transforms import resize
@@ -169,9 +170,10 @@ class _EpisodeSource:
 
     def _text(self, episode: Episode, step: int, index: int, epoch: int) -> Example:
         texts = episode.texts(self._instruction, step)
-        if not texts:
-            raise episode.bad(self._instruction, "empty instruction")
-        text = draw(texts, index, epoch)
+        if not texts and self.config.empty_instructions != "keep":
+            advice = "Set data.empty_instructions=filter (for stage video, or keep)"
+            raise BadRecordError(episode.where, self._instruction, "empty instruction", advice)
+        text = draw(texts, index, epoch) if texts else ""
         if text not in self._tokens:
             ids, mask = self._tokenizer([text])
             if ids.shape != (1, self.text_length):
@@ -231,6 +233,7 @@ class ClipSource(_EpisodeSource):
             "version": self.dataset.version,
             RECORDED_IN: self.dataset.recorded_in,
             "robot": self.spec.to_json(),
+            "fingerprint": self.dataset.fingerprint,
             "cameras": list(self.cameras),
             "sampling": self.sampling,
             "windows": len(self),
@@ -320,6 +323,7 @@ class PolicySource(_EpisodeSource):
             "version": self.dataset.version,
             RECORDED_IN: self.dataset.recorded_in,
             "robot": self.spec.to_json(),
+            "fingerprint": self.dataset.fingerprint,
             "views": dict(zip(self.views, self.cameras, strict=True)),
             "windows": len(self),
             "action_steps": self.action_steps,
@@ -512,13 +516,13 @@ def policy_source(
 
 def open_dataset(config: DataConfig, entry: DatasetConfig, spec: RobotSpec, split: str = "train") -> RLDSDataset:
     """The split of a dataset; 'train' and 'val' are mapped to the names in its configuration."""
-    name = {"train": entry.split, "val": entry.val_split}.get(split, split)
+    name, filtered = {"train": entry.split, "val": entry.val_split}.get(split, split), config.empty_instructions == "filter"
     return RLDSDataset(
         entry.path,
         name,
         index_dir=config.index_dir or None,
         on_bad_record=config.on_bad_record,
-        episode_filter=spec.episode_filter,
+        episode_filter=without_text(spec.episode_filter, spec.instruction_keys) if filtered else spec.episode_filter,
         cache_bytes=config.bytes_per_dataset(config.cache_mb),
         retry=Retry(config.read_attempts),
     )

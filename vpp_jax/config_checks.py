@@ -32,6 +32,8 @@ def check_experiment(config: Any) -> None:
     _check_evaluators(config)
     if config.stage == "policy":
         _check_policy(model)
+        if data.empty_instructions == "keep":
+            raise ConfigError("data.empty_instructions is keep, but a policy follows instructions: set it to filter")
         _check_robots(data)
 
 

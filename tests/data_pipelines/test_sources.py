@@ -9,6 +9,8 @@ from data_pipelines.config import DataConfig, DatasetConfig
 from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.openx.registry import REGISTRY, dataset_spec
 from data_pipelines.rlds.dataset import RLDSDataset
+from data_pipelines.rlds.examples import Example, encode
+from data_pipelines.rlds.filters import without_text
 from data_pipelines.sources import clip_source, policy_source
 from data_pipelines.transforms import resize
 from vpp_jax.common.errors import ConfigError
@@ -154,6 +156,38 @@ def test_the_camera_of_a_clip_changes_between_epochs(write_dataset, tokenizer):
     assert all(len(set(cameras[:, index])) == 2 for index in range(20))
     share = np.mean(cameras == "observation/rgb_static")
     assert abs(share - 0.75) < 4 * np.sqrt(0.75 * 0.25 / cameras.size)
+
+
+def test_episodes_without_an_instruction(write_dataset, tokenizer):
+    def spoil(episode, steps):
+        if episode == 1:
+            steps["language_instruction"] = [" "] * 4
+
+    directory = write_dataset([4, 4, 6], spoil)
+    with pytest.raises(BadRecordError, match=r"empty instruction\. Set data\.empty_instructions=filter .*on_bad_record=skip"):
+        clip_source(config(directory), 8, tokenizer, 6)[2]
+    filtered = policy_source(config(directory, empty_instructions="filter"), 8, tokenizer, 6)
+    (member,) = filtered.sources
+    assert (member.dataset.lengths.tolist(), member.dataset.num_filtered, len(filtered), member.skipped) == ([4, 6], 1, 10, {})
+    assert member.statistics.episodes == 2
+    kept = clip_source(config(directory, empty_instructions="keep"), 8, tokenizer, 6)
+    assert len(kept) == 2 + 2 + 3
+    assert not kept[2]["text_mask"].any()
+    assert kept.metadata()["datasets"][0]["fingerprint"] != filtered.metadata()["datasets"][0]["fingerprint"]
+
+
+def test_filters_of_texts_in_every_form():
+    def keeps(**columns):
+        return without_text(None, ("first", "second")).keep(Example(encode(columns)), 2)
+
+    assert keeps(**{"steps/second": [b"", b"go"]})
+    assert not keeps(**{"steps/first": [b" ", b""], "steps/second": [b"go", b"go"]})
+    assert keeps(**{"steps/first/ragged_flat_values": [b"go"], "steps/first/ragged_row_lengths_0": np.array([1, 0])})
+    assert keeps(first=[b"go"])
+    assert not keeps(**{"steps/first": np.zeros(6, np.int64)})
+    assert keeps(**{"steps/first": np.array([103, 111, 0, 0])})
+    with pytest.raises(IndexError, match="none of first, second"):
+        keeps(third=[b"go"])
 
 
 def test_unknown_dataset_names_the_nearest():

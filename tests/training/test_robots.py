@@ -19,7 +19,7 @@ from vpp_jax.config import ConfigError, to_dict
 from vpp_jax.serving.policy_runner import load_policy
 from vpp_jax.training.checkpoint_writing import Checkpoints
 from vpp_jax.training.checkpoints import list_tensors, load_params
-from vpp_jax.training.loop import train
+from vpp_jax.training.loop import _check_data, train
 from vpp_jax.training.robots import UnknownRobotError
 from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.stages.specs import example_spec
@@ -126,6 +126,15 @@ def test_a_run_does_not_resume_on_another_description(policy_config, tmp_path):
     longer = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=3))
     with pytest.raises(ConfigError, match=r"robot 'arm' was described otherwise: cameras\.primary was 'observation/primary'"):
         train(make_stage(longer), tmp_path / "run")
+
+
+def test_a_run_does_not_resume_on_other_shards():
+    def metadata(fingerprint):
+        return {"datasets": [{"robot": {"name": "arm"}, "fingerprint": fingerprint}]}
+
+    with pytest.raises(ConfigError, match="on other shards of 'arm'"):
+        _check_data("run", metadata("a"), metadata("b"))
+    _check_data("run", metadata("a"), metadata("a"))
 
 
 def test_names_of_robots_differ(policy_config, tmp_path):

@@ -134,7 +134,7 @@ def train(
                 "the old shards, or use a new work directory"
             )
         if start is not None:
-            _check_robots(place, saved["data"], data)
+            _check_data(place, saved["data"], data)
         iterator = make_iterator(
             source,
             config.data.batch_size,
@@ -310,9 +310,14 @@ def _check_resumable(workdir: Workdir, config: ExperimentConfig, saved: dict[str
     return {name: values for name, values in changed.items() if on_resume(name) is ANNOUNCED}
 
 
-def _check_robots(workdir: Workdir, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """ConfigError where the description of a robot is not the one that the run was started with: it may be in a file next to the data."""
+def _check_data(workdir: Workdir, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """ConfigError where shards, or the description of a robot, are not those that the run was started with."""
     for old, new in zip(before.get("datasets", ()), now.get("datasets", ()), strict=False):
+        if old.get("fingerprint", "") != new.get("fingerprint", old.get("fingerprint", "")):
+            raise ConfigError(
+                f"{workdir} holds a run on other shards of '{new['robot']['name']}' (names, sizes or numbers of steps have changed): the "
+                "order of its examples would differ. Restore them, or use a new --workdir"
+            )
         was, is_now = (flatten_dict({**entry.get("robot", {}), "notes": ""}) for entry in (old, new))
         if differ := {key: (was.get(key), is_now.get(key)) for key in was | is_now if was.get(key) != is_now.get(key)}:
             raise ConfigError(
