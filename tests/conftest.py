@@ -96,6 +96,7 @@ def bucket(tmp_path_factory) -> Iterator[str]:
 
     with emulated_bucket(tmp_path_factory.mktemp("bucket")) as url:
         yield url
+    assert not Path("gs:").exists()  # what a URL becomes where it is taken for a path
 
 
 @pytest.fixture(scope="session")
