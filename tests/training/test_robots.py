@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from contextlib import closing
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from vpp_jax.training.robots import UnknownRobotError
 from vpp_jax.training.stages.registry import make_stage
 from vpp_jax.training.stages.specs import example_spec
 from vpp_jax.training.state import TrainState
+from vpp_jax.training.workdir import Workdir
 
 pytestmark = pytest.mark.medium
 
@@ -128,13 +130,14 @@ def test_a_run_does_not_resume_on_another_description(policy_config, tmp_path):
         train(make_stage(longer), tmp_path / "run")
 
 
-def test_a_run_does_not_resume_on_other_shards():
+def test_a_run_does_not_resume_on_other_shards(tmp_path):
     def metadata(fingerprint):
         return {"datasets": [{"robot": {"name": "arm"}, "fingerprint": fingerprint}]}
 
-    with pytest.raises(ConfigError, match="on other shards of 'arm'"):
-        _check_data("run", metadata("a"), metadata("b"))
-    _check_data("run", metadata("a"), metadata("a"))
+    with closing(Workdir(tmp_path)) as place:
+        _check_data(place, metadata("a"), metadata("a"))
+        with pytest.raises(ConfigError, match="on other shards of 'arm'"):
+            _check_data(place, metadata("a"), metadata("b"))
 
 
 def test_names_of_robots_differ(policy_config, tmp_path):
