@@ -242,6 +242,8 @@ def _attempt(path: Location, retry: Retry, action: Callable[[], T]) -> T:
             return action()
         except Exception as error:  # bucket libraries raise their own error classes
             if _is_permanent(error):
+                if isinstance(path, str) and isinstance(error, ValueError) and not isinstance(error, DataError):
+                    raise DataError(f"{path} cannot be read ({type(error).__name__}: {error})") from error  # no URL, say
                 raise
             failed += 1
             if failed == retry.attempts:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import EvaluationError
+from vpp_jax.common import text_files
 from vpp_jax.common.files import AppendedFile, write_atomically
 from vpp_jax.common.json_values import config_hash, to_jsonable
 from vpp_jax.common.provenance import cpu_cores, cpu_model, git_revision, library_versions
@@ -43,7 +44,8 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The value in a JSON file. FileFormatError where it is damaged."""
+    return text_files.read_json(path)
 
 
 def write_results(

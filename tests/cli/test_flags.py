@@ -159,3 +159,24 @@ def test_brackets_in_brackets():
     tree = override(ExperimentConfig(), [("optimizer.frozen", "(" * 5000)])
     assert tree["optimizer"]["frozen"]
     assert sys.getrecursionlimit() < 5000
+
+
+@pytest.mark.parametrize("place", ["http://[", "http://x/y", "nosuch://x", "~no_such_user_here/x"])
+@pytest.mark.parametrize("verb", [("convert", "export", "--out=out"), ("sim", "install", "calvin_pybullet")])
+def test_places_that_no_library_knows(verb, place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flag = "--checkout" if verb[0] == "sim" else "--checkpoint"
+    assert main([*verb, f"{flag}={place}"]) == 1
+    assert place in " ".join(capsys.readouterr().err.split())
+    if not place.startswith("http://x"):  # which could be a server
+        assert main(["data", "stats", place]) == 1
+        assert place in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(b"\xff\xfe{", "damaged"), (b"\xe9", "is not UTF-8"), (b"\xef\xbb\xbf{}", "data.datasets names no")]
+)
+def test_a_configuration_of_another_encoding(content, problem, tmp_path, capsys):
+    (tmp_path / "config.json").write_bytes(content)
+    assert main(["train", f"--config={tmp_path / 'config.json'}", f"--workdir={tmp_path / 'run'}"]) == 1
+    assert problem in " ".join(capsys.readouterr().err.split())

@@ -17,6 +17,7 @@ from vpp_jax.cli.parser import Parser, boolean, words
 from vpp_jax.common.config_fields import groups, type_name
 from vpp_jax.common.config_tree import field_type
 from vpp_jax.common.errors import VppError
+from vpp_jax.common.text_files import read_text
 from vpp_jax.config import ConfigError, ExperimentConfig, from_config_dict, from_json, to_dict
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -126,7 +127,7 @@ def load_config(name: str) -> ExperimentConfig:
         known = ", ".join(f"configs/{entry.name}" for entry in sorted((PROJECT / "configs").glob("[!_]*_*.py")))
         raise ConfigError(f"configuration file {name} does not exist{f'; there are {known}' if known else ''}")
     if path.suffix == ".json":
-        return from_json(path.read_text(), str(path))
+        return from_json(read_text(path), str(path))
     if path.suffix != ".py":
         raise ConfigError(f"configuration file {name} is neither .py nor .json")
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vpp_jax.cli.parser import Parser
 from vpp_jax.common.files import write_atomically
+from vpp_jax.common.text_files import read_json
 
 REFERENCE_MINUTES = 15
 TRAINING_SCENES = "A,B,C"
@@ -86,7 +87,7 @@ EPISODES_PER_TASK = 6
 
 
 def read_timing(path: Path) -> dict[str, dict]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def write_timing(path: Path, timing: dict[str, dict]) -> None:

@@ -21,7 +21,10 @@ class SimulatorError(VppError):
 def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     simulator = SIMULATORS[arguments.simulator]
-    checkout = Path(arguments.checkout).expanduser().resolve()
+    try:
+        checkout = Path(arguments.checkout).expanduser().resolve()
+    except RuntimeError as error:  # a user that there is not, or links in a circle
+        raise SimulatorError(f"--checkout={arguments.checkout}: {error}") from None
     if not (checkout / simulator.proof).is_file():
         raise SimulatorError(f"--checkout={arguments.checkout} has no {simulator.proof}: clone {simulator.source} there first")
     python = shutil.which(arguments.python)

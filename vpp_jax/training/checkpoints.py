@@ -131,8 +131,14 @@ def locate(directory: str | Path, step: int | str = "latest") -> epath.Path:
 
 def absolute(directory: str | Path | epath.Path) -> epath.Path:
     """A local directory as an absolute path; a URL stays one (`epath` would put it below the working directory)."""
-    path = epath.Path(directory)
-    return path if in_bucket(path) else path.expanduser().absolute()
+    try:
+        path = epath.Path(directory)
+        return path if in_bucket(path) else path.expanduser().absolute()
+    except (KeyError, ValueError, RuntimeError) as error:  # a scheme or a user that there is not
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(
+            f"{directory} is no place of checkpoints ({reason}): name a local path, or a folder in a gs:// bucket"
+        ) from None
 
 
 def in_bucket(path: epath.Path) -> bool:
