@@ -5,7 +5,7 @@ grey is scaled from its range, floating-point grey from [0, 1]; what has no such
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
@@ -23,7 +23,7 @@ MAX_PIXELS = 1 << 26  # a larger image is a damaged header, which must not alloc
 WHITE = (255, 255, 255, 255)
 
 
-def decode(data: bytes, formats: Sequence[str] = FORMATS) -> UInt8[np.ndarray, "h w 3"]:
+def decode(data: bytes, formats: tuple[str, ...] = FORMATS) -> UInt8[np.ndarray, "h w 3"]:
     """RGB image from the bytes of a file of one of `formats`. ValueError if it is none, damaged, or has values of unknown range."""
     if data.startswith((JPEG_MAGIC, PNG_MAGIC)):
         return decode_scaled(data, None)[0]
@@ -55,7 +55,8 @@ def _decoded(decode: Callable[[], tuple[np.ndarray, tuple[int, int]]]) -> tuple[
 
 
 def _jpeg(data: bytes, min_size: int | None) -> tuple[np.ndarray, tuple[int, int]]:
-    height, width, space = simplejpeg.decode_jpeg_header(data)[:3]
+    *size, space = simplejpeg.decode_jpeg_header(data)[:3]
+    height, width = map(int, size)
     _check_size(height, width)
     if space in ("CMYK", "YCCK") or (EXIF in data[: 1 << 16] and _is_turned(data)):  # which libjpeg-turbo leaves to others
         return _pillow(data, ("JPEG",))
@@ -69,7 +70,7 @@ def _is_turned(data: bytes) -> bool:
         return image.getexif().get(ORIENTATION, 1) != 1
 
 
-def _pillow(data: bytes, formats: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
+def _pillow(data: bytes, formats: tuple[str, ...]) -> tuple[np.ndarray, tuple[int, int]]:
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:

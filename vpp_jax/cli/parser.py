@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         ranges = {name: options.pop(name) for name in RANGES if name in options}
         self._add_declared(flag, kind, default, Declaration(help, **ranges), **options)
 
-    def add_numbers(self, flag: str, kind: type[int] | type[float], default: str, help: str, **ranges: float) -> None:
+    def add_numbers(self, flag: str, kind: type[int] | type[float], default: str, help: str, **ranges: Any) -> None:
         """The same for several numbers, comma-separated."""
         self._add_declared(flag, lambda text: tuple(map(kind, text.split(","))), default, Declaration(help, **ranges))
 
