@@ -58,6 +58,14 @@ def steps_of(stage: str) -> list[str]:
 
 # The compiler's messages for too many temporaries, and for too large a total.
 OUT_OF_MEMORY = re.compile(r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)|Used ([\d.]+)G of ([\d.]+)G hbm")
+# Its message for a memory inside the chip; and what to try, by the memory.
+OUT_OF_CHIP_MEMORY = re.compile(r"Ran out of memory in memory space (sflag|smem|vmem)\. Used ([\d.]+[KM]?) of ([\d.]+[KM]?) \1")
+TO_TRY = {
+    "sflag": "it holds a semaphore for each transfer under way. With several slices every sum of a gradient over them is one: a larger "
+    "--config.mesh.min_size_to_shard replicates more parameters, whose gradients are summed together, or use one slice",
+    "smem": "it holds the scalars of the program's kernels: try another --per_chip",
+    "vmem": "it holds the operands of what the chip computes: try another --per_chip",
+}
 
 
 class DoesNotFitError(VppError):
@@ -66,6 +74,10 @@ class DoesNotFitError(VppError):
     def __init__(self, needed: float, available: float):
         super().__init__(f"at least {needed:.2f} GiB per chip are needed, {available:.2f} are available")
         self.needed, self.available = needed, available
+
+
+class ChipMemoryError(VppError):
+    """A memory inside the chip, not its HBM, is too small for the program."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +163,12 @@ class Program:
         try:
             executable = self._executable()
         except jax.errors.JaxRuntimeError as error:
+            if inside := OUT_OF_CHIP_MEMORY.search(str(error)):
+                space, needed, available = inside.groups()
+                raise ChipMemoryError(
+                    f"step {self.step} for {self.topology.name} does not compile: it needs {needed}iB of the chip's memory {space}, "
+                    f"{available}iB are there; {TO_TRY[space]}"
+                ) from None
             found = OUT_OF_MEMORY.search(str(error))
             if not found:
                 raise
