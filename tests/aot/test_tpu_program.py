@@ -13,7 +13,7 @@ import pytest
 
 from vpp_jax.aot.chips import parse_topology
 from vpp_jax.aot.environment import VARIABLES, MissingCompilerError, require_compiler
-from vpp_jax.aot.program import Compiled, DoesNotFitError, Program
+from vpp_jax.aot.program import ChipMemoryError, Compiled, DoesNotFitError, Program
 from vpp_jax.aot.report import suggest_change
 from vpp_jax.aot.roofline import UnreadableProgramError, analyse
 from vpp_jax.config import ExperimentConfig
@@ -176,6 +176,28 @@ def test_a_program_that_the_compiler_gives_up_does_not_fit(monkeypatch, message,
     monkeypatch.setattr(Program, "_executable", give_up)
     with pytest.raises(DoesNotFitError, match=sizes):
         Program(ExperimentConfig(), parse_topology("v5e-16"), per_chip=1).compile()
+
+
+@pytest.mark.parametrize(
+    ("space", "used", "advice"),
+    [
+        ("sflag", "2.6K of 2.0K", "semaphore .*min_size_to_shard"),
+        ("smem", "1.02M of 1.00M", "--per_chip"),
+        ("vmem", "140.50M of 128.00M", "--per_chip"),
+    ],
+)
+def test_a_memory_inside_the_chip_that_is_too_small_is_named(monkeypatch, space, used, advice):
+    needed, available = used.split(" of ")
+
+    def give_up(self):
+        raise jax.errors.JaxRuntimeError(
+            f"RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space {space}. Used {used} {space}. "
+            f"Exceeded {space} capacity by 564B.\n\nProgram {space} requirement 2.5K:\n    reserved           204B"
+        )
+
+    monkeypatch.setattr(Program, "_executable", give_up)
+    with pytest.raises(ChipMemoryError, match=f"step train for 2xv5e-16 .* {needed}iB .*{space}, {available}iB are there; .*{advice}"):
+        Program(ExperimentConfig(), parse_topology("2xv5e-16"), per_chip=1).compile()
 
 
 def test_a_program_whose_text_cannot_be_read_still_says_what_it_takes():
