@@ -10,10 +10,11 @@ from eval.calvin.task_names import FIXTURE_TASKS
 from eval.calvin.tasks import TASKS
 from eval.envs.calvin_mujoco.environment import CalvinEnvironment
 from eval.envs.calvin_mujoco.initial_states import sample_initial_state
-from eval.envs.calvin_mujoco.model import compile_scene
+from eval.envs.calvin_mujoco.model import ROBOT_JOINTS, compile_scene
 from eval.experts.calvin.expert import act
 
 STILL = np.array([0.0] * 6 + [1.0])
+HELD = 2 + len(ROBOT_JOINTS)  # kinematic trees that motors keep awake: robot, button, and the motors' drives
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_what_rests_sleeps_but_still_touches_and_wakes_when_moved(env: CalvinEnv
     place(env, scene_obs)
     for _ in range(20):
         env.advance(STILL)
-    assert env.data.ntree_awake == 2  # robot and button, which motors hold
+    assert env.data.ntree_awake == HELD
     assert env.data.ncon == 0
     touches = {colour: sorted(block.touches) for colour, block in env.task_state().blocks.items()}
     on_red = [("blue", "block"), ("table", "base_link")]
@@ -63,10 +64,10 @@ def test_what_rests_sleeps_but_still_touches_and_wakes_when_moved(env: CalvinEnv
     for _ in range(3):
         env.advance(STILL)
     assert env.task_state().blocks["pink"].position[1] - start[1] > 0.01
-    assert env.data.ntree_awake == 4
+    assert env.data.ntree_awake == HELD + 2
     for _ in range(30):
         env.advance(STILL)
-    assert env.data.ntree_awake == 2
+    assert env.data.ntree_awake == HELD
 
 
 def test_touches_do_not_depend_on_sleep(env: CalvinEnvironment):

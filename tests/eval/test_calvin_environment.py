@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import dm_env
+import mujoco
 import numpy as np
 import pytest
 
@@ -124,7 +125,7 @@ def test_dm_control_sees_the_same_state(env: CalvinEnvironment):
     for _ in range(5):
         env.advance(act(env))
     physics = env.dm_control_physics()
-    np.testing.assert_allclose(physics.named.data.site_xpos["tcp"], env.controller.tcp_position(), atol=1e-9)
+    np.testing.assert_allclose(physics.named.data.site_xpos["tcp"], env.data.site("tcp").xpos, atol=1e-9)
     np.testing.assert_allclose(physics.named.data.qpos["base__drawer"], env.task_state().drawer)
 
 
@@ -164,7 +165,7 @@ def test_reset_takes_robot_and_scene_obs(env: CalvinEnvironment):
         env.advance(env.random_action(np.random.default_rng(1)))
     robot, scene = env.robot_obs(), env.scene_obs()
     env.reset(task="open_drawer", scene="C", seed=9, robot_obs=robot, scene_obs=scene, render=False)
-    np.testing.assert_allclose(env.robot_obs(), robot, atol=2e-3)
+    np.testing.assert_allclose(env.robot_obs()[6:], robot[6:], atol=2e-3)  # the pose is of the step before, when the hand moved
     np.testing.assert_allclose(env.scene_obs(), scene, atol=5e-3)  # the hand may have set a block rocking
 
 
@@ -333,3 +334,31 @@ def test_training_instructions_are_our_own():
     assert all(s == s.strip() and s for s in everything)
     with pytest.raises(ValueError, match="no training instructions"):
         training_instructions("dance")
+
+
+def test_the_reported_pose_is_one_physics_step_old(env: CalvinEnvironment):
+    """As in the original: joints are those of the moment, the hand's pose is that from which the last physics step started."""
+    env.reset(task="open_drawer", scene="D", seed=1, render=False)
+    forward = np.array([1.0, 0, 0, 0, 0, 0, 1])
+    for _ in range(3):
+        env.advance(forward)
+    jacobian = np.zeros((3, env.compiled.model.nv))
+    mujoco.mj_jacSite(env.compiled.model, env.data, jacobian, None, env.compiled.tcp)
+    velocity = jacobian @ env.data.qvel
+    assert 0.2 < velocity[0] < 0.8  # m/s
+    np.testing.assert_allclose(env.data.site("tcp").xpos - env.robot_obs()[:3], velocity / 240.0, atol=3e-5)
+
+
+def test_environments_do_not_share_what_a_command_changes():
+    """The force of the fingers' motors is part of the model, which environments of a scene would share."""
+    widths = []
+    for other in (False, True):
+        env, second = CalvinEnvironment("D", blocks=False), CalvinEnvironment("D", blocks=False)
+        for one in (env, second):
+            one.reset(task="open_drawer", seed=0, render=False)
+        for step in range(8):
+            env.advance(np.array([0.0] * 6 + [-1.0 if step < 4 else 1.0]))
+            if other:
+                second.advance(np.array([0.0] * 6 + [1.0 if step < 4 else -1.0]))
+        widths.append(env.robot_obs()[6])
+    assert widths[0] == widths[1]

@@ -1,6 +1,7 @@
 """Kinematics, joints, cameras and controller of the CALVIN scene against figures measured in the original simulator."""
 
 import itertools
+from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -10,10 +11,11 @@ from eval.benchmarks.calvin_sequences import INITIAL_ROBOT_OBS
 from eval.calvin import rotations
 from eval.calvin.scenes import SCENES
 from eval.envs.calvin_mujoco.cameras import project_static
-from eval.envs.calvin_mujoco.controller import _damped_solution
 from eval.envs.calvin_mujoco.environment import CalvinEnvironment
+from eval.envs.calvin_mujoco.inverse_kinematics import InverseKinematics
 from eval.envs.calvin_mujoco.model import compile_scene
 
+RECORDED = Path(__file__).parents[1] / "data/calvin/original_motion.npz"
 STILL_OPEN = np.array([0.0] * 6 + [1.0])
 
 
@@ -192,16 +194,29 @@ def test_the_target_persists_and_is_not_clipped(env: CalvinEnvironment):
     np.testing.assert_allclose(env.controller.target_position - start[:3], [0, 0, 0.04], atol=1e-6)
 
 
-@pytest.mark.parametrize("smallest", [0.3, 0.12, 0.08, 0.01])
-def test_least_squares_are_damped_only_near_singular_poses(smallest: float):
-    """Against the formula written with singular values: below 0.1 they are damped, by up to 0.01."""
-    rng = np.random.default_rng(0)
-    left, _, right = np.linalg.svd(rng.standard_normal((6, 7)), full_matrices=False)
-    values = np.linspace(1.5, smallest, 6)
-    jacobian, error = left @ np.diag(values) @ right, rng.standard_normal(6)
-    damping = 0.01 * np.maximum(0.0, 1.0 - values**2 / 0.01) ** 2
-    expected = left @ ((left.T @ error) / (values**2 + damping))
-    np.testing.assert_allclose(_damped_solution(jacobian @ jacobian.T, error), expected, rtol=1e-4)
+def test_inverse_kinematics_are_those_of_bullet():
+    """Poses asked of PyBullet during random motion, and its answers."""
+    with np.load(RECORDED) as file:
+        joints, positions, quaternions, results = (file[f"ik_{name}"] for name in ("joints", "position", "quaternion_xyzw", "result"))
+    solver = InverseKinematics()
+    for q, position, (x, y, z, w), result in zip(joints, positions, quaternions, results, strict=True):
+        np.testing.assert_allclose(solver.solve(q, position, np.array([w, x, y, z])), result, atol=1e-9)
+
+
+def test_free_motion_is_that_of_the_original():
+    """Sequences of random actions recorded in the original, some of them with a block in the hand."""
+    with np.load(RECORDED) as file:
+        starts, scenes, actions, recorded = (file[name] for name in ("initial_robot_obs", "initial_scene_obs", "actions", "robot_obs"))
+    env = CalvinEnvironment("D", block_order="original")
+    errors = []
+    for start, scene, sequence, expected in zip(starts, scenes, actions, recorded, strict=True):
+        env.reset(task="open_drawer", seed=0, robot_obs=start, scene_obs=scene, render=False)
+        for action, robot_obs in zip(sequence, expected[1:], strict=True):
+            env.advance(action)
+            errors.append(np.abs(env.robot_obs() - robot_obs))
+    errors = np.stack(errors)
+    assert np.percentile(np.linalg.norm(errors[:, :3], axis=1), 99) < 3e-3  # m
+    assert np.percentile(errors[:, 7:14].max(1), 99) < 6e-3  # rad
 
 
 def test_arm_keeps_its_pose_without_commands(env: CalvinEnvironment):

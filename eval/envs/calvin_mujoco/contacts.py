@@ -14,15 +14,17 @@ import mujoco
 import numpy as np
 
 CONTACT_GROUP = 3  # of shapes that take part in contacts and are not drawn
-REPORTED = 0.00075  # m; in the original a block 0.5 mm above the table counts as touching it, one at 1 mm does not
-# Contacts and dry friction as stiff as a step of 1/240 s allows: twice the step.
-SOLREF = [2.0 / 240.0, 1.0]
+# Up to this separation contacts are reported [m]; in the original a block 0.5 mm above the table counts as touching it, one at 1 mm does
+# not, and two blocks count only when they do touch.
+REPORTED, REPORTED_BETWEEN_BLOCKS = 0.00055, 0.00002
+FINGER_MARGIN = 0.00125  # m by which the fingers' hulls stand out, so that a 0.04 block stops them at a width of 0.0407
+# As stiff as a step of 1/240 s allows, a time constant of twice the step, and slow to give up what has sunk in (the second number): 8 % per
+# step, as the original's fingers do. At 1, a quarter per step, it throws things apart.
+SOLREF = [2.0 / 240.0, 1.75]
 SOLIMP = [0.95, 0.99, 0.001, 0.5, 2.0]
-GRIP_SOLIMP = [0.98, 0.999, 0.0005, 0.5, 2.0]  # a grip carries twenty times a block's weight
-# Friction between sliding bodies sets in over a longer time: MuJoCo's convex contacts push a sliding body off its support the more, the
-# harder friction tries to stop it at once.
-SLIDING_SOLREF = [0.06, 1.0]
-TORSION = 0.004  # m, of the finger pads
+GRIP_SOLIMP = [0.95, 0.99, 0.0005, 0.5, 2.0]
+# Resistance to turning about the contact's normal [m], the original's spinning friction: coefficients of one times friction of the other
+PAD_TORSION, FINGER_TORSION = 0.0017, 0.071
 
 
 class Touchable(NamedTuple):
@@ -58,18 +60,21 @@ def add_contact_pairs(spec: mujoco.MjSpec) -> None:
     for (name1, one), (name2, two) in itertools.combinations(shapes, 2):
         if one.body == two.body or {one.body, two.body} == {"floor", "table"}:
             continue
-        grip = any(t.link.startswith("finger") for t in (one, two)) and not {one.body, two.body} <= set(FIXED)
+        blocks = [t.body not in FIXED for t in (one, two)]
+        finger = any(t.link.startswith("finger") for t in (one, two))
+        grip = finger and any(blocks)
         friction = one.friction * two.friction
+        torsion = PAD_TORSION if any(name.endswith("_pad") for name in (name1, name2)) else FINGER_TORSION
         spec.add_pair(
             geomname1=name1,
             geomname2=name2,
             condim=4 if grip else 3,
-            friction=[friction, friction, TORSION, 0.0001, 0.0001],
+            friction=[friction, friction, torsion, 0.0001, 0.0001],
             solref=SOLREF,
-            solreffriction=SOLREF if grip else SLIDING_SOLREF,
+            solreffriction=SOLREF,
             solimp=GRIP_SOLIMP if grip else SOLIMP,
-            margin=0.0,
-            gap=REPORTED,
+            margin=FINGER_MARGIN if finger else 0.0,
+            gap=REPORTED_BETWEEN_BLOCKS if all(blocks) else REPORTED,
         )
 
 

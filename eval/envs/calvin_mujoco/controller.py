@@ -1,38 +1,38 @@
-"""From Cartesian actions to the targets of the motors: a persistent target pose and one damped least squares step per action."""
+"""From Cartesian actions to the motors: a persistent target pose, inverse kinematics once per action, velocities in every physics step."""
 
-import math
+import copy
 
 import mujoco
 import numpy as np
 from jaxtyping import Float
 
-from eval.calvin.rotations import euler_from_matrix, matrix_from_euler, rotation_vector
+from eval.calvin.rotations import euler_from_matrix, quaternion_from_euler
 from eval.calvin.situation import FINGER_MAX, POSITION_SCALE, ROTATION_SCALE
-from eval.envs.calvin_mujoco.model import MOTOR_DOFS, SUBSTEPS, SceneModel
-from eval.envs.calvin_mujoco.panda import ARM_JOINTS, NEUTRAL_JOINTS, SOFT_LIMITS
+from eval.envs.calvin_mujoco.inverse_kinematics import InverseKinematics
+from eval.envs.calvin_mujoco.model import SUBSTEPS, SceneModel
+from eval.envs.calvin_mujoco.motors import ARM_SPEED, CLOSING_FORCE, FINGER_SPEED, MOTOR_GAIN, OPENING_FORCE
+from eval.envs.calvin_mujoco.panda import ARM_JOINTS, FINGER_JOINTS
 
-# The original's iterative solver stops short of the target and closes the gap over the next steps; so do these shares of the error.
-POSITION_SHARE, ROTATION_SHARE = 0.88, 0.95
-SINGULAR, DAMPING = 0.10, 0.01  # singular values below the first are damped, by up to the second
-SINGULAR_SQUARES = SINGULAR**2 * np.eye(6)
-MAX_ERROR = 0.15  # [m]: larger position errors are clipped to this for one step
-NULL_SPACE_GAIN = 0.1
-LOWEST, HIGHEST = SOFT_LIMITS.T.copy()
+SPEEDS = np.array([ARM_SPEED] * ARM_JOINTS + [FINGER_SPEED] * len(FINGER_JOINTS))
 
 
 class Controller:
     """Moves one robot. Invariant between calls: `data` has been evaluated at its current state (`mj_step1`)."""
 
     def __init__(self, compiled: SceneModel, data: mujoco.MjData) -> None:
-        self.compiled, self.model, self.data = compiled, compiled.model, data
+        # its own copy: the force of the fingers' motors depends on the command, and is part of the model
+        self.model, self.data = copy.copy(compiled.model), data
         self.target_position = np.zeros(3)
         self.target_euler = np.zeros(3)
         self.gripper_command = 1.0
         # views: MuJoCo does not move these arrays, and looking them up costs more than using them
-        self._goal, self._joints = data.ctrl, data.qpos[:ARM_JOINTS]
-        self._tcp_position, self._tcp_matrix = data.site_xpos[compiled.tcp], data.site_xmat[compiled.tcp].reshape(3, 3)
-        jacobian = np.zeros((6, self.model.nv))
-        self._jacobian, self._jacobian_position, self._jacobian_rotation = jacobian[:, :ARM_JOINTS], jacobian[:3], jacobian[3:]
+        self._joints, self._drives = data.qpos[: len(SPEEDS)], data.qvel[compiled.drives : compiled.drives + len(SPEEDS)]
+        self._site_position, self._site_matrix = data.site_xpos[compiled.tcp], data.site_xmat[compiled.tcp].reshape(3, 3)
+        self._tcp_position, self._tcp_matrix = np.zeros(3), np.eye(3)
+        first, second = (self.model.tendon(f"{joint}_motor").id for joint in FINGER_JOINTS)
+        self._finger_forces = self.model.tendon_frictionloss[first : second + 1]
+        self._goal = np.zeros(len(SPEEDS))
+        self._inverse_kinematics = InverseKinematics()
 
     # --- state
 
@@ -46,10 +46,11 @@ class Controller:
 
     def synchronise(self) -> None:
         """After a reset: the target becomes the measured pose, and every motor holds where its joint is."""
+        self._measure()
         self.target_position = self.tcp_position()
         self.target_euler = euler_from_matrix(self.tcp_matrix())
-        self._goal[:] = self.data.qpos[:MOTOR_DOFS]
-        self._goal[-1] = 0.0
+        self._goal[:] = self._joints
+        self._finger_forces[:] = CLOSING_FORCE
 
     # --- motion
 
@@ -66,54 +67,44 @@ class Controller:
             self.target_position = self.target_position + POSITION_SCALE * action[:3]
             self.target_euler = self.target_euler + ROTATION_SCALE * action[3:6]
         self.command_gripper(1.0 if action[6] > 0 else -1.0)
-        self._goal[:ARM_JOINTS] = self.inverse_kinematics(self.target_position, matrix_from_euler(self.target_euler))
+        quaternion = np.array(quaternion_from_euler(*self.target_euler.tolist()))
+        self._goal[:ARM_JOINTS] = self._inverse_kinematics.solve(self._joints[:ARM_JOINTS], self.target_position, quaternion)
         self.physics(SUBSTEPS)
 
     def command_gripper(self, command: float) -> None:
         """Opens (+1) or closes (-1) from the next physics step on."""
         self.gripper_command = command
-        self._goal[ARM_JOINTS : ARM_JOINTS + 2] = FINGER_MAX if command > 0 else 0.0
-
-    def inverse_kinematics(self, position: Float[np.ndarray, "3"], rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "7"]:
-        """One damped least squares step from the current joints towards a pose, null space towards the rest pose, clipped to the soft
-        limits.
-        """
-        q, tcp = self._joints, self._tcp_matrix
-        mujoco.mj_jacSite(self.model, self.data, self._jacobian_position, self._jacobian_rotation, self.compiled.tcp)
-        jacobian = self._jacobian.copy()  # contiguous: small products are faster
-        away = (position - self._tcp_position).tolist()
-        share = POSITION_SHARE * min(1.0, MAX_ERROR / max(math.hypot(*away), 1e-9))
-        error = np.array([share * x for x in away] + [ROTATION_SHARE * x for x in rotation_vector(rotation.dot(tcp.T))])
-        rest = NULL_SPACE_GAIN * (NEUTRAL_JOINTS - q)
-        # dq = rest + J^T (J J^T + damping)^-1 (error - J rest): the rest term acts only where it does not move the hand
-        dq = rest + _damped_solution(jacobian.dot(jacobian.T), error - jacobian.dot(rest)).dot(jacobian)
-        return np.minimum(np.maximum(q + dq, LOWEST), HIGHEST)
+        self._goal[ARM_JOINTS:], force = (FINGER_MAX, OPENING_FORCE) if command > 0 else (0.0, CLOSING_FORCE)
+        if self._finger_forces[0] != force:
+            self._finger_forces[:] = force
+            mujoco.mj_step1(self.model, self.data)  # the constraints of the next physics step are made here
 
     def physics(self, substeps: int) -> None:
         """Runs `substeps` steps of 1/240 s with the motors on."""
-        # step2 + whole steps + step1: as many steps, and the state is evaluated at the end
-        mujoco.mj_step2(self.model, self.data)
-        if substeps > 1:
-            mujoco.mj_step(self.model, self.data, substeps - 1)
+        for substep in range(substeps):
+            self._drive()
+            if substep:
+                mujoco.mj_step1(self.model, self.data)
+            else:  # only the drives' velocities are new
+                mujoco.mj_fwdVelocity(self.model, self.data)
+            mujoco.mj_step2(self.model, self.data)
+        self._measure()
         mujoco.mj_step1(self.model, self.data)
 
-    def place(self, position: Float[np.ndarray, "3"], rotation: Float[np.ndarray, "3 3"], iterations: int = 40) -> None:
-        """Puts the arm (no physics) at the joints that reach a pose, coming from its current joints."""
-        for _ in range(iterations):
-            self.data.qpos[:ARM_JOINTS] = self.inverse_kinematics(position, rotation)
-            mujoco.mj_kinematics(self.model, self.data)
-            mujoco.mj_comPos(self.model, self.data)
+    def place(self, position: Float[np.ndarray, "3"], euler: Float[np.ndarray, "3"], repetitions: int = 10) -> None:
+        """Puts the arm (no physics) at joints that reach a pose, coming from its current joints."""
+        quaternion = np.array(quaternion_from_euler(*euler))
+        for _ in range(repetitions):
+            self.data.qpos[:ARM_JOINTS] = self._inverse_kinematics.solve(self._joints[:ARM_JOINTS], position, quaternion)
 
+    def _drive(self) -> None:
+        """Sets the drives' velocities for the next physics step."""
+        velocities = self._drives
+        np.subtract(self._goal, self._joints, out=velocities)
+        np.multiply(velocities, MOTOR_GAIN, out=velocities)
+        np.minimum(velocities, SPEEDS, out=velocities)
+        np.maximum(velocities, -SPEEDS, out=velocities)
 
-def _damped_solution(normal: Float[np.ndarray, "6 6"], error: Float[np.ndarray, "6"]) -> Float[np.ndarray, "6"]:
-    """Solves (J J^T + damping) x = error. Directions in which the arm is nearly singular (stretched out) are damped, or a target out of
-    reach would make it thrash.
-    """
-    if mujoco.mju_cholFactor(normal - SINGULAR_SQUARES, 1e-12) == 6:  # positive definite: no singular value is below SINGULAR
-        solution = np.empty(6)
-        mujoco.mju_cholFactor(normal, 1e-12)
-        mujoco.mju_cholSolve(solution, normal, error)
-        return solution
-    squares, directions = np.linalg.eigh(normal)
-    squares = squares + DAMPING * np.maximum(0.0, 1.0 - squares / SINGULAR**2) ** 2
-    return directions @ ((directions.T @ error) / (squares + 1e-9))
+    def _measure(self) -> None:
+        """The hand's pose as the original reports it: that from which the last physics step started."""
+        self._tcp_position[:], self._tcp_matrix[:] = self._site_position, self._site_matrix

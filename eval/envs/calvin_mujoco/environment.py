@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 from dm_env import specs
 
-from eval.calvin.rotations import euler_angles, euler_from_matrix, matrix_from_euler
+from eval.calvin.rotations import euler_angles, euler_from_matrix
 from eval.calvin.situation import FINGER_MAX, Hand, Situation
 from eval.calvin.task_names import FIXTURE_TASKS
 from eval.calvin.tasks import TASKS, BlockState, TaskState, get_task
@@ -366,9 +366,7 @@ class CalvinEnvironment(LanguageEnvironment):
         fingers = slice(ARM_JOINTS, ARM_JOINTS + 2)
         if robot_obs is None:
             data.qpos[:ARM_JOINTS], data.qpos[fingers] = NEUTRAL_JOINTS, FINGER_MAX
-            mujoco.mj_kinematics(model, data)
-            mujoco.mj_comPos(model, data)
-            self.controller.place(initial.tcp_position, matrix_from_euler(initial.tcp_euler))
+            self.controller.place(initial.tcp_position, initial.tcp_euler)
             self.controller.gripper_command = 1.0
         else:
             data.qpos[:ARM_JOINTS], data.qpos[fingers] = robot_obs[7:14], robot_obs[6] / 2

@@ -15,13 +15,15 @@ from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, add_contact_pairs
 from eval.envs.calvin_mujoco.limits import MAX_IMAGE, QUALITIES
 from eval.envs.calvin_mujoco.meshes import MeshBuilder, disc
 from eval.envs.calvin_mujoco.motors import PHYSICS_STEP
-from eval.envs.calvin_mujoco.panda import add_panda
+from eval.envs.calvin_mujoco.panda import ARM_JOINTS, FINGER_JOINTS, add_panda, add_panda_motors
 from eval.envs.calvin_mujoco.table import add_button, add_table
 from eval.envs.calvin_mujoco.textures import checker_texture, wood_texture
 
 Quality = Literal["no_shadows", "faithful"]
 SUBSTEPS = 8
-MOTOR_DOFS = 10  # arm 7, fingers 2, button 1: the leading joints, all driven by motors
+ROBOT_JOINTS = (*(f"panda_joint{number}" for number in range(1, ARM_JOINTS + 1)), *FINGER_JOINTS)
+TABLE_JOINTS = ("base__button", "base__slide", "base__drawer", "base__switch")
+LEADING_JOINTS = (*ROBOT_JOINTS, *TABLE_JOINTS, *(f"{joint}_drive" for joint in ROBOT_JOINTS))  # one coordinate each
 # The original's light comes from far away, from SUN. A surface whose normal has the cosine c to it shows this part of its colour:
 # 1/2 + (1 + c)/4 (LIT + (1 - LIT) v), where v is 1 in the light and 0 in shadow or on the far side. Without shadows
 # v is c.
@@ -36,6 +38,7 @@ class SceneModel:
     scene: Scene
     quality: Quality
     model: mujoco.MjModel
+    drives: int  # first dof of the motors' drives: arm 7, fingers 2
     slide: int  # qpos and dof index of each table joint (all joints before the blocks' have one dof)
     drawer: int
     button: int
@@ -57,8 +60,9 @@ def compile_scene(name: str, quality: str = "no_shadows", blocks: bool = True) -
     model.stat.extent = 1.0  # clip planes and the shadow's reach are multiples of it
     model.stat.center[:] = (0.0, 0.0, 0.4)
     index = {model.joint(i).name: model.joint(i).qposadr[0] for i in range(model.njnt)}
-    if [model.joint(i).name for i in range(MOTOR_DOFS)][-1] != "base__button" or index["base__switch"] != MOTOR_DOFS + 2:
-        raise RuntimeError("the leading joints must be arm, fingers and button, then slide, drawer and switch, one coordinate each")
+    names = [model.joint(i).name for i in range(len(LEADING_JOINTS))]
+    if tuple(names) != LEADING_JOINTS:
+        raise RuntimeError(f"the leading joints must be {', '.join(LEADING_JOINTS)}, not {', '.join(names)}")
     bodies = {colour: model.body(f"block_{colour}").id for colour in STANDARD_ORDER} if blocks else {}
     if list(bodies.values()) != list(range(model.nbody - len(bodies), model.nbody)):
         raise RuntimeError("the blocks must be the last bodies, in standard order")
@@ -66,6 +70,7 @@ def compile_scene(name: str, quality: str = "no_shadows", blocks: bool = True) -
         scene,
         quality,
         model,
+        int(index["panda_joint1_drive"]),
         int(index["base__slide"]),
         int(index["base__drawer"]),
         int(index["base__button"]),
@@ -86,7 +91,7 @@ def build_spec(scene: Scene, quality: Quality, blocks: bool = True) -> mujoco.Mj
     option.timestep, option.gravity = PHYSICS_STEP, [0.0, 0.0, -9.8]
     option.integrator, option.solver = mujoco.mjtIntegrator.mjINT_EULER, mujoco.mjtSolver.mjSOL_NEWTON
     option.iterations, option.ls_iterations, option.tolerance = 30, 20, 1e-9
-    option.cone, option.impratio = mujoco.mjtCone.mjCONE_ELLIPTIC, 10.0  # a held block must not creep out of the fingers
+    option.cone, option.impratio = mujoco.mjtCone.mjCONE_ELLIPTIC, 50.0  # a held block must not creep out of the fingers
     option.enableflags |= mujoco.mjtEnableBit.mjENBL_SLEEP  # what rests costs nothing until something touches it
     # Contacts are solved for undamped joints: integrating the motors' damping implicitly would let them fight, and grasps explode.
     option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP
@@ -95,6 +100,7 @@ def build_spec(scene: Scene, quality: Quality, blocks: bool = True) -> mujoco.Mj
     add_panda(spec)
     add_button(spec, scene)
     add_table(spec, scene)
+    add_panda_motors(spec)
     add_cameras(spec)
     if blocks:
         add_blocks(spec, scene)

@@ -1,42 +1,42 @@
-"""The motors of arm, fingers and button as MuJoCo's own actuators, so that a control step is one call into MuJoCo.
+"""The motors of arm and fingers, as constraints; the button's as an actuator of MuJoCo.
 
-The original drives every joint with a *velocity constraint*: per physics step the joint's velocity becomes clip(24 (q* - q), +-v_max),
-regardless of gravity and inertia, as long as the required force is within a bound. An affine actuator is the same law up to the lag of the
-inertia it drives:
-
-    arm:     torque = clip(24 D (q* - q), +-2 D) - D v    velocity at most 2 rad/s, torque at most 2 D = 200 Nm, both as in the original
-    others:  force  = clip(m / dt (24 (q* - q) - v))      exactly the original's law for a single inertia m
-
-A velocity constraint hides the inertia of the links. Here it shows, in the lag M / D of the arm and in its coupling between joints: the
-arm's own inertia is therefore mostly that of its motors (ARMATURE), and its links weigh a fifth of the original's. Fitted to the step
-responses measured in the original (`tests/eval/test_calvin_kinematics.py`), lag included. The arm weighs nothing.
+The original drives every joint with a *velocity constraint*: in each physics step the joint's velocity becomes clip(24 (q* - q), +-v_max),
+whatever gravity, inertia and contacts demand, as long as that takes no more than a given force. MuJoCo's nearest relative is dry friction:
+a constraint of bounded force that holds two coordinates' velocities together, solved with the contacts. So every motor has a *drive*, a
+joint of its own without shape and too heavy to be slowed down, whose velocity is set before each physics step (`controller.py`), and a
+tendon with friction between joint and drive. The gears that keep both fingers at the same opening are such a tendon as well.
 """
 
 import mujoco
 
 PHYSICS_STEP = 1.0 / 240.0
 MOTOR_GAIN = 0.1 / PHYSICS_STEP  # 1/s
-ARM_DAMPING = 100.0  # Nm s/rad
-ARMATURE = (0.42,) * 6 + (1.6,)  # kg m^2; the last joint is the slowest to follow in the original, too
-LINK_WEIGHT = 0.2  # share of the original's masses and inertias
-FINGER_MASS = 0.1001  # kg
-# Closing fingers press as hard as their inertia is large: 54 N on a block of 0.04 m (the original: up to 200 N, under which a contact with
-# a time constant of two steps would sink in visibly). The bound for opening, 2 N in the original, grows alike, so that they open as fast.
-FINGER_ARMATURE = 0.4  # kg
-FINGER_SHARE = 0.95  # of the velocity error that a finger makes up per step
-OPENING_FORCE = 2.0 * (FINGER_MASS + FINGER_ARMATURE) / FINGER_MASS  # N
-CLOSING_FORCE = 200.0  # N
+ARM_TORQUE, ARM_SPEED = 200.0, 2.0  # Nm, rad/s
+CLOSING_FORCE, OPENING_FORCE, FINGER_SPEED = 200.0, 2.0, 1.0  # N, N, m/s
+GEAR_FORCE = 50.0  # N
+# The friction's impedance, of 1: higher is stiffer, and takes the solver more iterations than it has.
+STIFFNESS, FINGER_STIFFNESS, GEAR_STIFFNESS = 0.995, 0.97, 0.99
+DRIVE_INERTIA = 1e3  # kg or kg m^2
 
 
-def add_arm_motor(spec: mujoco.MjSpec, joint: str) -> None:
-    """A motor for an arm joint, whose damping must be ARM_DAMPING."""
-    bound = 2.0 * ARM_DAMPING
-    _add_actuator(spec, joint, MOTOR_GAIN * ARM_DAMPING, 0.0, (-bound, bound))
+def add_drive(spec: mujoco.MjSpec, joint: str, kind: mujoco.mjtJoint, force: float, stiffness: float = STIFFNESS) -> None:
+    """The motor `{joint}_motor` of a joint, of at most `force` [N or Nm]. It follows the velocity of the joint `{joint}_drive`."""
+    body = spec.worldbody.add_body(name=f"{joint}_drive")
+    body.explicitinertial, body.mass, body.inertia, body.gravcomp = True, 1.0, [1.0, 1.0, 1.0], 1.0
+    body.add_joint(name=f"{joint}_drive", type=kind, axis=[0, 0, 1], armature=DRIVE_INERTIA)
+    add_coupling(spec, f"{joint}_motor", joint, f"{joint}_drive", force, stiffness)
 
 
-def add_finger_motor(spec: mujoco.MjSpec, joint: str) -> None:
-    """A motor for a finger, whose armature must be FINGER_ARMATURE."""
-    add_motor(spec, joint, FINGER_SHARE * (FINGER_MASS + FINGER_ARMATURE), (-CLOSING_FORCE, OPENING_FORCE))
+def add_coupling(spec: mujoco.MjSpec, name: str, one: str, other: str, force: float, stiffness: float) -> None:
+    """Friction that gives two joints the same velocity within one physics step, with at most `force`."""
+    tendon = spec.add_tendon(
+        name=name,
+        frictionloss=force,
+        solref_friction=[-1.0, -1.0 / PHYSICS_STEP],  # negative: stiffness, which friction has not, and damping
+        solimp_friction=[stiffness, stiffness, 0.001, 0.5, 2.0],
+    )
+    tendon.wrap_joint(one, 1.0)
+    tendon.wrap_joint(other, -1.0)
 
 
 def add_motor(spec: mujoco.MjSpec, joint: str, inertia: float, bound: tuple[float, float], load: float = 0.0) -> None:
@@ -44,14 +44,8 @@ def add_motor(spec: mujoco.MjSpec, joint: str, inertia: float, bound: tuple[floa
     is within `bound` [N].
     """
     damping = inertia / PHYSICS_STEP
-    _add_actuator(spec, joint, MOTOR_GAIN * damping, damping, bound, -load)
-
-
-def _add_actuator(
-    spec: mujoco.MjSpec, joint: str, stiffness: float, damping: float, bound: tuple[float, float], offset: float = 0.0
-) -> None:
     actuator = spec.add_actuator(name=f"{joint}_motor", trntype=mujoco.mjtTrn.mjTRN_JOINT, target=joint)
     actuator.gaintype, actuator.biastype = mujoco.mjtGain.mjGAIN_FIXED, mujoco.mjtBias.mjBIAS_AFFINE
-    actuator.gainprm[0] = stiffness
-    actuator.biasprm[:3] = [offset, -stiffness, -damping]
+    actuator.gainprm[0] = MOTOR_GAIN * damping
+    actuator.biasprm[:3] = [-load, -MOTOR_GAIN * damping, -damping]
     actuator.forcelimited, actuator.forcerange = True, list(bound)

@@ -5,6 +5,7 @@ the two cameras; only wrist, hand and fingers take part in contacts.
 """
 
 import math
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -15,13 +16,13 @@ from eval.envs.calvin_mujoco.cameras import GRIPPER_POSITION, GRIPPER_RIGHT, GRI
 from eval.envs.calvin_mujoco.contacts import CONTACT_GROUP, SOLREF
 from eval.envs.calvin_mujoco.meshes import MeshBuilder, disc, oval
 from eval.envs.calvin_mujoco.motors import (
-    ARM_DAMPING,
-    ARMATURE,
-    FINGER_ARMATURE,
-    FINGER_MASS,
-    LINK_WEIGHT,
-    add_arm_motor,
-    add_finger_motor,
+    ARM_TORQUE,
+    CLOSING_FORCE,
+    FINGER_STIFFNESS,
+    GEAR_FORCE,
+    GEAR_STIFFNESS,
+    add_coupling,
+    add_drive,
 )
 
 BASE_POSITION = (-0.34, -0.46, 0.24)
@@ -43,39 +44,56 @@ HARD_LIMITS = np.array(
     [[-2.9671, 2.9671], [-1.8326, 1.8326], [-2.9671, 2.9671], [-3.1416, 0.0], [-2.9671, 2.9671], [-0.0873, 3.8223], [-2.9671, 2.9671]]
 )
 LINK_MASSES = (2.7, 2.73, 2.04, 2.08, 3.0, 1.3, 0.2)
+FINGER_JOINTS = ("panda_finger1_joint", "panda_finger2_joint")
+FINGER_MASS = 0.1001
 NEUTRAL_JOINTS = np.array([-1.21779206, 1.03987646, 2.11978261, -2.34205014, -0.87015947, 1.64119353, 0.55344866])
 WHITE = (1.0, 1.0, 1.0, 1.0)
 DARK = (0.50, 0.50, 0.54, 1.0)
 
 
+def add_kinematics(spec: mujoco.MjSpec) -> tuple[mujoco.MjsBody, list[mujoco.MjsBody], mujoco.MjsBody]:
+    """Adds the chain of bodies to the world, with the arm's joints and the TCP site, without masses, motors, fingers and shapes.
+
+    Returns: base, the seven links, hand.
+    """
+    base = spec.worldbody.add_body(name="panda_link0", pos=list(BASE_POSITION))
+    body, links = base, []
+    for number, (origin, roll) in enumerate(JOINT_ORIGINS, 1):
+        body = body.add_body(name=f"panda_link{number}", pos=list(origin), quat=quaternion_from_euler(roll, 0.0, 0.0))
+        body.add_joint(name=f"panda_joint{number}", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1])
+        links.append(body)
+    hand = body.add_body(name="panda_hand", pos=[0, 0, 0.107], quat=quaternion_from_euler(0.0, 0.0, -math.pi / 4))
+    hand.add_site(name="tcp", pos=[0, 0, 0.14])
+    return base, links, hand
+
+
 def add_panda(spec: mujoco.MjSpec) -> None:
     """Adds the arm, hand, fingers, TCP site and gripper camera frame to the world body."""
-    base = spec.worldbody.add_body(name="panda_link0", pos=list(BASE_POSITION))
+    base, links, hand = add_kinematics(spec)
     foot = oval("z", 0.0, (-0.154, 0.0716), (-0.0945, 0.0945), power=2.6)
     MeshBuilder().loft([foot, disc("z", 0.14, (0.0, 0.0), 0.0557)]).add_to(spec, base, "link0", material="plain", rgba=WHITE)
-    body = base
-    for i, (origin, roll) in enumerate(JOINT_ORIGINS):
-        body = body.add_body(name=f"panda_link{i + 1}", pos=list(origin), quat=quaternion_from_euler(roll, 0.0, 0.0))
+    for i, body in enumerate(links):
         body.explicitinertial, body.gravcomp = True, 1.0
-        mass = LINK_WEIGHT * LINK_MASSES[i]
-        body.mass, body.ipos, body.inertia = mass, list(_CENTRES[i]), [0.006 * mass + LINK_WEIGHT * 0.002] * 3
-        body.add_joint(
-            name=f"panda_joint{i + 1}",
-            type=mujoco.mjtJoint.mjJNT_HINGE,
-            axis=[0, 0, 1],
-            range=HARD_LIMITS[i].tolist(),
-            limited=True,
-            damping=ARM_DAMPING,
-            armature=ARMATURE[i],
-        )
-        add_arm_motor(spec, f"panda_joint{i + 1}")
+        mass = LINK_MASSES[i]
+        body.mass, body.ipos, body.inertia = mass, list(_CENTRES[i]), [0.006 * mass + 0.002] * 3
+        joint = body.joints[0]
+        joint.range, joint.limited = HARD_LIMITS[i].tolist(), True
         for name, mesh, rgba in _link_meshes(i + 1):
             mesh.add_to(spec, body, name, material="plain", rgba=rgba)
-    _contact(body, "link7_contact", mujoco.mjtGeom.mjGEOM_CAPSULE, fromto=[0, 0, 0.02, 0, 0, 0.09], size=[0.045, 0, 0])
-    _add_hand(spec, body)
+    _contact(links[-1], "link7_contact", mujoco.mjtGeom.mjGEOM_CAPSULE, fromto=[0, 0, 0.02, 0, 0, 0.09], size=[0.045, 0, 0])
+    _add_hand(spec, hand)
 
 
-def _contact(body: mujoco.MjsBody, name: str, kind: mujoco.mjtGeom, **shape: list[float]) -> None:
+def add_panda_motors(spec: mujoco.MjSpec) -> None:
+    """Adds the motors of arm and fingers, and the fingers' gears. Added after the table: its joints precede the drives."""
+    for number in range(1, ARM_JOINTS + 1):
+        add_drive(spec, f"panda_joint{number}", mujoco.mjtJoint.mjJNT_HINGE, ARM_TORQUE)
+    for joint in FINGER_JOINTS:
+        add_drive(spec, joint, mujoco.mjtJoint.mjJNT_SLIDE, CLOSING_FORCE, FINGER_STIFFNESS)
+    add_coupling(spec, "panda_gears", *FINGER_JOINTS, GEAR_FORCE, GEAR_STIFFNESS)
+
+
+def _contact(body: mujoco.MjsBody, name: str, kind: mujoco.mjtGeom, **shape: Any) -> None:
     body.add_geom(name=name, type=kind, group=CONTACT_GROUP, contype=0, conaffinity=0, mass=0.0, **shape)
 
 
@@ -221,15 +239,12 @@ def _flange_rings() -> list[np.ndarray]:
     return [ring(0.052, 0.044, 0.0), ring(0.08, 0.044, 0.087), ring(0.095, 0.044, 0.085), ring(0.1068, 0.033, 0.0)]
 
 
-def _add_hand(spec: mujoco.MjSpec, flange_parent: mujoco.MjsBody) -> None:
-    hand = flange_parent.add_body(name="panda_hand", pos=[0, 0, 0.107], quat=quaternion_from_euler(0.0, 0.0, -math.pi / 4))
+def _add_hand(spec: mujoco.MjSpec, hand: mujoco.MjsBody) -> None:
     hand.explicitinertial, hand.gravcomp = True, 1.0
-    hand.mass, hand.ipos = LINK_WEIGHT * (0.81 + 0.2), [-0.02, 0, 0.03]
-    hand.inertia = [LINK_WEIGHT * moment for moment in (0.004, 0.003, 0.003)]
+    hand.mass, hand.ipos, hand.inertia = 0.81 + 0.2, [-0.02, 0, 0.03], [0.004, 0.003, 0.003]  # with the camera
     _hand_shapes(spec, hand)
     _contact(hand, "hand_upper_contact", mujoco.mjtGeom.mjGEOM_BOX, pos=[0, -0.002, 0.008], size=[0.0316, 0.102, 0.034])
     _contact(hand, "hand_lower_contact", mujoco.mjtGeom.mjGEOM_BOX, pos=[0, -0.002, 0.054], size=[0.018, 0.095, 0.012])
-    hand.add_site(name="tcp", pos=[0, 0, 0.14])
     for name, sign in (("finger1", 1), ("finger2", -1)):
         finger = hand.add_body(name=f"panda_{name}", pos=[0, 0, 0.0584])
         finger.explicitinertial, finger.gravcomp = True, 1.0
@@ -240,21 +255,10 @@ def _add_hand(spec: mujoco.MjSpec, flange_parent: mujoco.MjsBody) -> None:
             axis=[0, sign, 0],
             range=[0.0, FINGER_MAX],
             limited=True,
-            solref_limit=SOLREF,
-            armature=FINGER_ARMATURE,
+            solref_limit=[SOLREF[0], 4.0],  # what closed fingers sink into their stop must not throw them open
+            solimp_limit=[0.99, 0.999, 0.001, 0.5, 2.0],
         )
-        add_finger_motor(spec, f"panda_{name}_joint")
         _finger_shapes(spec, finger, name, sign)
-    # the gear constraint of the original: both fingers move alike
-    spec.add_equality(
-        name="fingers",
-        type=mujoco.mjtEq.mjEQ_JOINT,
-        objtype=mujoco.mjtObj.mjOBJ_JOINT,
-        name1="panda_finger1_joint",
-        name2="panda_finger2_joint",
-        data=[0.0, 1.0] + [0.0] * (mujoco.mjNEQDATA - 2),
-        solref=[0.02, 1.0],
-    )
 
 
 def _hand_shapes(spec: mujoco.MjSpec, hand: mujoco.MjsBody) -> None:
@@ -295,11 +299,47 @@ def _finger_shapes(spec: mujoco.MjSpec, finger: mujoco.MjsBody, name: str, sign:
     low, high = sorted((sign * 0.0009, sign * 0.0049))
     mesh.box((-0.0083, 0.0102), (low, high), (0.0707, 0.0957))
     mesh.add_to(spec, finger, name, material="plain", rgba=WHITE)
-    # the pads' collision hulls stand out: a 0.04 block stops the original's gripper at a width of 0.0407
-    _contact(finger, f"{name}_pad", mujoco.mjtGeom.mjGEOM_BOX, pos=[0.0, sign * 0.00405, 0.0707], size=[0.0105, 0.0044, 0.0257])
-    _contact(finger, f"{name}_root", mujoco.mjtGeom.mjGEOM_BOX, pos=[0.0, sign * 0.0135, 0.0225], size=[0.0105, 0.0096, 0.0225])
+    for part, points in (("pad", _pad()), ("hull", _hull())):
+        hull = spec.add_mesh(name=f"{name}_{part}")
+        hull.uservert = (points * [sign, sign, 1.0]).ravel().tolist()
+        _contact(finger, f"{name}_{part}", mujoco.mjtGeom.mjGEOM_MESH, meshname=f"{name}_{part}")
 
 
+def _pad() -> np.ndarray:
+    """The pad's shape in contacts, a shallow dome: points [n 3] of its convex hull."""
+    angles = (np.arange(16) + 0.5) * np.pi / 8
+    points = []
+    for y, (x0, x1), (z0, z1), power in _PAD:
+        direction = np.stack([np.cos(angles), np.sin(angles)], 1)
+        outline = direction * (np.abs(direction) ** power).sum(1, keepdims=True) ** (-1.0 / power)
+        x, z = (0.5 * ((high + low) + (high - low) * outline[:, i]) for i, (low, high) in enumerate(((x0, x1), (z0, z1))))
+        points.append(np.stack([x, np.full(16, y), z], 1))
+    return np.concatenate(points)
+
+
+def _hull() -> np.ndarray:
+    """The finger's shape in contacts: points [n 3] of its convex hull."""
+    return np.array([(x, y, z) for z, half, outer in _HULL for x in (-half, half) for y in (0.0039, outer)])
+
+
+# Outlines of the pad from the top of its dome down: distance from the middle of the hand, ranges along x and z, exponent (2: an oval)
+_PAD = (
+    (0.0009, (-0.0019, 0.0038), (0.0773, 0.0887), 2.0),
+    (0.0014, (-0.0046, 0.0062), (0.0746, 0.0918), 2.0),
+    (0.0019, (-0.0062, 0.0081), (0.0728, 0.0936), 2.0),
+    (0.0024, (-0.0074, 0.0090), (0.0713, 0.0949), 2.5),
+    (0.0029, (-0.0082, 0.0100), (0.0708, 0.0956), 4.0),
+    (0.0049, (-0.0083, 0.0102), (0.0707, 0.0957), 4.0),
+)
+# The finger from its root to its rounded tip: height, half width, outer side
+_HULL = (
+    (0.0, 0.0105, 0.0270),
+    (0.0345, 0.0105, 0.0215),
+    (0.0650, 0.0105, 0.0143),
+    (0.0906, 0.0088, 0.0082),
+    (0.0937, 0.0077, 0.0074),
+    (0.0964, 0.0055, 0.0068),
+)
 # The longer finger from its root to its tip: convex (y, z) sections, counter-clockwise, and their ranges along x
 _FINGER = (
     (((0.0027, 0.0), (0.0285, 0.0), (0.0285, 0.0035), (0.0027, 0.0035)), (-0.0097, 0.0114)),
