@@ -1,4 +1,4 @@
-"""Small rotation functions: 3x3 matrices, fixed-axis xyz Euler angles (R = Rz Ry Rx, as PyBullet's), rotation vectors, wxyz quaternions."""
+"""Small rotation functions: 3x3 matrices, fixed-axis xyz Euler angles (R = Rz Ry Rx, as PyBullet's), wxyz quaternions."""
 
 import math
 
@@ -32,16 +32,6 @@ def euler_angles(rows: list[list[float]]) -> tuple[float, float, float]:
     if horizontal < 1e-9:
         return math.atan2(-yz, yy), pitch, 0.0
     return math.atan2(zy, zz), pitch, math.atan2(yx, xx)
-
-
-def rotation_vector(matrix: Float[np.ndarray, "3 3"]) -> tuple[float, float, float]:
-    """Axis times angle [rad] of a rotation matrix, angle in [0, pi)."""
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = matrix.tolist()
-    x, y, z = zy - yz, xz - zx, yx - xy
-    sine = 0.5 * math.hypot(x, y, z)
-    angle = math.atan2(sine, 0.5 * (xx + yy + zz - 1.0))
-    scale = 0.5 if sine < 1e-9 else 0.5 * angle / sine
-    return scale * x, scale * y, scale * z
 
 
 def quaternion_from_euler(roll: float, pitch: float, yaw: float) -> list[float]:

@@ -17,12 +17,14 @@ CONTACT_GROUP = 3  # of shapes that take part in contacts and are not drawn
 # Up to this separation contacts are reported [m]; in the original a block 0.5 mm above the table counts as touching it, one at 1 mm does
 # not, and two blocks count only when they do touch.
 REPORTED, REPORTED_BETWEEN_BLOCKS = 0.00055, 0.00002
-FINGER_MARGIN = 0.00125  # m by which the fingers' hulls stand out, so that a 0.04 block stops them at a width of 0.0407
+FINGER_MARGIN = (
+    0.0014  # m by which the fingers' hulls stand out, so that a 0.04 block stops them at a width of 0.040 (the original: 0.0407)
+)
 # As stiff as a step of 1/240 s allows, a time constant of twice the step, and slow to give up what has sunk in (the second number): 8 % per
 # step, as the original's fingers do. At 1, a quarter per step, it throws things apart.
 SOLREF = [2.0 / 240.0, 1.75]
 SOLIMP = [0.95, 0.99, 0.001, 0.5, 2.0]
-GRIP_SOLIMP = [0.95, 0.99, 0.0005, 0.5, 2.0]
+GRIP_SOLIMP = [0.96, 0.995, 0.0005, 0.5, 2.0]
 # Resistance to turning about the contact's normal [m], the original's spinning friction: coefficients of one times friction of the other
 PAD_TORSION, FINGER_TORSION = 0.0017, 0.071
 
