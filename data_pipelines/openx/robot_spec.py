@@ -61,7 +61,7 @@ class RobotSpec:
     action_width: int = 0
     normalization: str = "mean_std"
     normalized: tuple[bool, ...] = ()
-    quantiles: tuple[float, ...] = (0.01, 0.99)
+    quantiles: tuple[float, float] = (0.01, 0.99)
     proprio: str = ""
     proprio_width: int = 0
     action_mode: str = "relative"

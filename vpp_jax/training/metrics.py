@@ -122,14 +122,15 @@ class TensorBoard:
     """
 
     def __init__(self, directory: Path, start: int):
-        from tensorboardX.proto import event_pb2  # take a third of a second, and nothing but training needs them
+        # these take a third of a second, and nothing but training needs them; protobuf makes its classes at run time
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.summary import scalar
 
-        self._event, self._scalar = event_pb2.Event, scalar
+        self._event, self._scalar = Event, scalar
         self._file = AppendedFile(directory / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}")
         self._append(file_version="brain.Event:2")
         if start:
-            self._append(step=start + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+            self._append(step=start + 1, session_log=SessionLog(status=SessionLog.START))
 
     def _append(self, **fields: Any) -> None:
         self._file.append(frame(self._event(wall_time=time.time(), **fields).SerializeToString()))
