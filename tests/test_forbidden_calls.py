@@ -10,6 +10,7 @@ EXCEPTIONS = {
     ("vpp_jax/cli/config_flag.py", "exec_module"): "--config=FILE.py: a configuration file is a program, chosen on the command line",
     ("vpp_jax/cli/main.py", "import_module"): "verbs, from a table",
     ("eval/worker/vpp_worker/process.py", "import_module"): "--environment module:Class of the person's own simulator",
+    ("eval/worker/vpp_worker/process.py", "exec_module"): "--package: the evaluator's own package, without what lies beside it",
     ("eval/experts/registry.py", "import_module"): "scripted experts, from a table",
     ("eval/envs/registry.py", "import_module"): "simulators, from a table",
     (

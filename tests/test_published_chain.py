@@ -190,7 +190,7 @@ def test_import_finetune_policy_act_export(beds, levels):
     for name, value in finetuned.items():
         np.testing.assert_array_equal(np.asarray(runner.params[name]), np.asarray(value), err_msg=name)
 
-    for workdir, files in ((video, {"unet", "vae", "text_encoder"}), (policy, {"policy.safetensors", "config.json"})):
+    for workdir, files in ((video, {"unet", "vae", "text_encoder"}), (policy, {"policy.safetensors", "config.json", "robot.json"})):
         out = bed.folder / f"exported_{workdir.name}"
         assert main(["convert", "export", f"--checkpoint={workdir}", f"--out={out}"]) == 0
         assert {entry.name for entry in out.iterdir()} == files

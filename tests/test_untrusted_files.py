@@ -98,7 +98,8 @@ def test_calvins_scenes(calvin, payload):
 
 
 def test_calvins_frames(calvin, payload):
-    np.savez(calvin / "training" / "episode_0000001.npz", rgb_static=np.array(payload.pickled, object))
+    columns = dict.fromkeys(("rgb_gripper", "robot_obs", "scene_obs", "rel_actions"), np.zeros(7))
+    np.savez(calvin / "training" / "episode_0000001.npz", **columns, rgb_static=np.array(payload.pickled, object))
     with pytest.raises(DataError, match=r"episode_0000001\.npz: not a CALVIN frame"):
         Frames(calvin).read("training", 1)
 
@@ -108,7 +109,7 @@ def test_annotations_that_are_no_annotations(calvin):
     for content, message in (
         ({"language": {}}, "no CALVIN annotations"),
         ([1, 2], "expected one dict"),
-        ({"language": {"ann": [1], "task": ["a"]}, "info": {"indx": [(0, 1)]}}, "lists of texts"),
+        ({"language": {"ann": [1], "task": ["a"]}, "info": {"indx": [(0, 1)]}}, "a text or a list of texts"),
         ({"language": {"ann": ["a"], "task": ["a"]}, "info": {"indx": [(0, 1, 2)]}}, "no CALVIN annotations"),
     ):
         np.save(path, content, allow_pickle=True)

@@ -23,7 +23,6 @@ from vpp_jax.common.errors import ConfigError
 from vpp_jax.models.attention import Attention
 from vpp_jax.models.initialization import normal_linears
 from vpp_jax.models.layers import MLP, Identity, LayerNorm, Linear, check_dtype, compute_dtype, sinusoidal_embedding
-from vpp_jax.ops.precision import exact
 
 # kernel [b i o] and bias [b o], one of each per example
 RobotAffine = tuple[Array, Array]
@@ -167,7 +166,7 @@ def _plus(shared: Float[Array, "b k o"], x: Float[Array, "b k i"], own: RobotAff
     if own is None:
         return shared
     kernel, bias = (values.astype(shared.dtype) for values in own)
-    return shared + jnp.matmul(x.astype(shared.dtype), kernel, precision=exact(shared.dtype)) + bias[:, None]
+    return shared + jax.vmap(ops.linear)(x.astype(shared.dtype), ops.Affine(kernel, bias))
 
 
 class _Stack(nnx.Module):
