@@ -40,7 +40,7 @@ def test_experts_solve_every_task(env: CalvinEnvironment, scene: str):
             assert steps <= 60, (task, seed, steps)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize("scene", sorted(SCENES))
 def test_experts_solve_tasks_on_blocks(env: CalvinEnvironment, scene: str):
     """A sample; `benchmarks/calvin_experts.py` measures the rates."""

@@ -166,7 +166,7 @@ def test_processes_take_turns_and_write_what_one_would(tmp_path, monkeypatch, pa
         assert (split / path.name).read_bytes() == path.read_bytes()
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_two_processes_on_one_mesh_write_what_one_writes(tmp_path, project):
     """The real program on 2 x 2 devices, kernels sharded over both processes, against one process with 2 devices."""
     with socket.socket() as free:
