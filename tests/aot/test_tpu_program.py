@@ -181,7 +181,7 @@ def test_a_program_that_the_compiler_gives_up_does_not_fit(monkeypatch, message,
 @pytest.mark.parametrize(
     ("space", "used", "advice"),
     [
-        ("sflag", "2.6K of 2.0K", "semaphore .*min_size_to_shard"),
+        ("sflag", "2.6K of 2.0K", "semaphore .*one slice"),
         ("smem", "1.02M of 1.00M", "--per_chip"),
         ("vmem", "140.50M of 128.00M", "--per_chip"),
     ],

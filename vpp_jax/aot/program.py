@@ -61,8 +61,7 @@ OUT_OF_MEMORY = re.compile(r"\(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)|U
 # Its message for a memory inside the chip; and what to try, by the memory.
 OUT_OF_CHIP_MEMORY = re.compile(r"Ran out of memory in memory space (sflag|smem|vmem)\. Used ([\d.]+[KM]?) of ([\d.]+[KM]?) \1")
 TO_TRY = {
-    "sflag": "it holds a semaphore for each transfer under way. With several slices every sum of a gradient over them is one: a larger "
-    "--config.mesh.min_size_to_shard replicates more parameters, whose gradients are summed together, or use one slice",
+    "sflag": "it holds a semaphore for each transfer under way, and every sum of a gradient over slices is one: use one slice",
     "smem": "it holds the scalars of the program's kernels: try another --per_chip",
     "vmem": "it holds the operands of what the chip computes: try another --per_chip",
 }

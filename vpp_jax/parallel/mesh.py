@@ -40,15 +40,6 @@ OPTIONS: dict[str, dict[str, str | bool]] = {
         "xla_gpu_enable_latency_hiding_scheduler": True,
     },
 }
-# as OPTIONS, for devices of several slices
-BETWEEN_SLICES: dict[str, dict[str, str | bool]] = {
-    "tpu": {
-        # Each sum over slices is a transfer of its own. The list scheduler, which the compiler's default tries too and takes for large
-        # programs, opens all of them at the start, and the 550 of the published U-Net need more semaphores than the chip has ("Ran out of
-        # memory in memory space sflag"). In depth-first order each is opened where it is used.
-        "xla_memory_scheduler": "dfs",
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -86,7 +77,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(config, len(devices))
-    slices = _slices(devices)
+    slices = len({getattr(device, "slice_index", None) for device in devices if device.platform == "tpu"}) or 1
     if sizes["data"] % slices:
         inside = len(devices) // slices
         raise ConfigError(
@@ -101,10 +92,6 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _slices(devices: Sequence[Any]) -> int:
-    return len({getattr(device, "slice_index", None) for device in devices if device.platform == "tpu"}) or 1
-
-
 def _listed(sizes: dict[str, int]) -> str:
     return ", ".join(f"{name}={size}" for name, size in sizes.items())
 
@@ -113,18 +100,17 @@ def compiler_options(devices: Sequence[Any] | None = None) -> dict[str, str | bo
     """Compiler options of programs that run the video model on `devices` (default: all): those that their compiler knows."""
     devices = jax.devices() if devices is None else devices
     own = (device for device in devices if device.process_index == jax.process_index())
-    return dict(_known_options(next(own, devices[0]), _slices(devices) > 1))
+    return dict(_known_options(next(own, devices[0])))
 
 
 @cache
-def _known_options(device: Any, several_slices: bool) -> dict[str, str | bool]:
+def _known_options(device: Any) -> dict[str, str | bool]:
     """Asked of the compiler, by a program of one constant per option, which takes milliseconds: a person's libtpu is the one that pip pairs
     with their JAX, and publishes no list of its options."""
     known, mesh = {}, Mesh(np.asarray([device]), "device")
     with jax.set_mesh(mesh):  # instead of the caller's
         constant = jax.jit(lambda: jnp.zeros(()), out_shardings=replicated(mesh)).lower()
-        wanted = OPTIONS.get(device.platform, {}) | (BETWEEN_SLICES.get(device.platform, {}) if several_slices else {})
-        for name, value in wanted.items():
+        for name, value in OPTIONS.get(device.platform, {}).items():
             try:
                 constant.compile({name: value})
                 known[name] = value
