@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.configured_sources import clip_source, policy_source
 from data_pipelines.errors import DataError
 from data_pipelines.mixture_index import MAX_EXAMPLES, DatasetRange, MixtureIndex
-from data_pipelines.sources import EpochSource, Example, Source, WeightedSource, clip_source, policy_source
+from data_pipelines.sources import EpochSource, Example, Source, WeightedSource
 
 __all__ = ["Batches", "clip_source", "eval_batches", "make_iterator", "mixture_index", "policy_source"]
 

@@ -10,11 +10,11 @@ import pytest
 
 from data_pipelines.builders import writer
 from data_pipelines.config import DataConfig, DatasetConfig
+from data_pipelines.configured_sources import policy_source
 from data_pipelines.errors import BadRecordError, DatasetNotFoundError
 from data_pipelines.loader import make_iterator
 from data_pipelines.rlds import images, tfrecord
 from data_pipelines.rlds.dataset import RLDSDataset
-from data_pipelines.sources import policy_source
 
 FILE = writer.shard_name("calvin_mujoco", "train", 0, 1)
 LENGTHS = [4, 4, 4, 4]

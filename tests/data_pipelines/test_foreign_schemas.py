@@ -9,6 +9,7 @@ import pytest
 from data_pipelines import inspection, statistics
 from data_pipelines.builders import writer
 from data_pipelines.config import DataConfig, DatasetConfig
+from data_pipelines.configured_sources import clip_source, policy_source
 from data_pipelines.contact_sheet import draw
 from data_pipelines.errors import BadRecordError, DataError, DatasetNotFoundError
 from data_pipelines.openx.registry import dataset_spec
@@ -16,7 +17,6 @@ from data_pipelines.rlds import images
 from data_pipelines.rlds.dataset import DatasetInfo, RLDSDataset
 from data_pipelines.rlds.schema import Feature, Schema
 from data_pipelines.rlds.tfrecord import write_records
-from data_pipelines.sources import clip_source, policy_source
 from vpp_jax.cli.main import main
 
 STEPS = 5

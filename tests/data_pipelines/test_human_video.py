@@ -20,11 +20,11 @@ from data_pipelines.builders import sharded
 from data_pipelines.builders.human_video import CAMERA, HumanVideoRecipe, HumanVideoSettings, list_clips
 from data_pipelines.builders.video_files import BadVideoError, read_frames
 from data_pipelines.config import DataConfig, DatasetConfig
+from data_pipelines.configured_sources import clip_source, policy_source
 from data_pipelines.errors import DataError
 from data_pipelines.openx.registry import dataset_spec
 from data_pipelines.rlds.dataset import RLDSDataset
 from data_pipelines.rlds.latents import mean_of
-from data_pipelines.sources import clip_source, policy_source
 
 CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
 

@@ -8,12 +8,12 @@ import pytest
 from data_pipelines.builders.latents import LatentsBuild, LatentsSettings, edit_features, encoded
 from data_pipelines.builders.writer import features_json
 from data_pipelines.config import DataConfig, DatasetConfig
+from data_pipelines.configured_sources import clip_source, policy_source
 from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.rlds.dataset import RLDSDataset
 from data_pipelines.rlds.examples import Example
 from data_pipelines.rlds.latents import logvar_of, mean_of
 from data_pipelines.rlds.schema import Feature, Schema
-from data_pipelines.sources import clip_source, policy_source
 from data_pipelines.transforms import resize
 
 SHAPE = (2, 2, 3)

@@ -9,12 +9,12 @@ import fsspec
 import pytest
 
 from data_pipelines.config import DataConfig, DatasetConfig
+from data_pipelines.configured_sources import clip_source
 from data_pipelines.errors import DataError
 from data_pipelines.openx import local_copy
 from data_pipelines.openx.mixtures import MIXTURES, OCTO, OCTO_LISTS, OPENVLA, OPENVLA_LISTS, RT_1_X, expand, mixture
 from data_pipelines.openx.registry import POLICY_COLUMNS
 from data_pipelines.openx.table import OPENX
-from data_pipelines.sources import clip_source
 from vpp_jax.cli import data as command
 from vpp_jax.cli.config_flag import add_config_flag, parse
 from vpp_jax.cli.parser import Parser

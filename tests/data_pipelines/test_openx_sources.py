@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from data_pipelines.config import DataConfig, DatasetConfig
+from data_pipelines.configured_sources import clip_source, policy_source
 from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.inspection import inspect_dataset
 from data_pipelines.openx.registry import CLIP_COLUMNS, POLICY_COLUMNS, REGISTRY, dataset_spec
 from data_pipelines.openx.standardise import relative_to_absolute
 from data_pipelines.openx.table import OPENX
 from data_pipelines.rlds.dataset import RLDSDataset
-from data_pipelines.sources import clip_source, policy_source
 from vpp_jax.cli import data as command
 
 

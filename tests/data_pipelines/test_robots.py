@@ -7,6 +7,7 @@ import pytest
 
 from data_pipelines.builders import writer
 from data_pipelines.config import DataConfig, DatasetConfig
+from data_pipelines.configured_sources import clip_source, policy_source
 from data_pipelines.errors import DataError
 from data_pipelines.openx.registry import REGISTRY, dataset_spec
 from data_pipelines.openx.robot_spec import RobotSpec
@@ -14,7 +15,6 @@ from data_pipelines.openx.robots import find_robot, robot_of
 from data_pipelines.rlds import images
 from data_pipelines.rlds.schema import Feature, Schema
 from data_pipelines.rlds.tfrecord import write_records
-from data_pipelines.sources import clip_source, policy_source
 from vpp_jax.cli import data as command
 
 # What a person writes next to each dataset, and the columns of its features.json: name -> shape (() is text, None an image).

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from data_pipelines.config import DataConfig, DatasetConfig
+from data_pipelines.configured_sources import clip_source, policy_source
 from data_pipelines.errors import BadRecordError, DataError
 from data_pipelines.openx.registry import REGISTRY, dataset_spec
 from data_pipelines.rlds.dataset import RLDSDataset
 from data_pipelines.rlds.examples import Example, encode
 from data_pipelines.rlds.filters import without_text
-from data_pipelines.sources import clip_source, policy_source
 from data_pipelines.transforms import resize
 from vpp_jax.common.errors import ConfigError
 
